@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A queue's thread: take requests, run completions, publish, poll a little, sleep.
+ *
+ * How long to poll adapts, per queue and separately for the two things a queue waits for (the
+ * guest's next request when nothing is in flight; a completion or a request when something is):
+ * if the last gap was short enough that polling would have bridged it, poll longer next time (up
+ * to the operator's bound); if not, stop polling. An idle disk therefore polls once and never
+ * again, a fast one never sleeps. When the kernel preempted this thread since the last look, somebody
+ * else wants the CPU: it does not start polling.
+ *
+ * Notification and sleep: the driver's kicks are off while the thread is awake. Before it sleeps it
+ * turns them on and looks once more (virtq_kick_enable), so no request is left behind.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "loop/clock.h"
+#include "loop/thread.h"
+#include "vbd/queue.h"
+
+#define TAKE_BATCH 64u        /* requests taken before completions are looked at again */
+#define PUBLISH_BATCH 8u      /* completions made visible at once while taking goes on */
+#define WINDOW_MIN_NS UINT64_C(4000)
+#define SAMPLE_EVERY 32u      /* one request in so many is timed */
+#define UNKICKED_POLL_NS UINT64_C(1000000) /* a queue without a kick descriptor is looked at this often */
+
+static void notify_driver(struct vbd_queue *q)
+{
+    uint64_t one = 1;
+    if (q->call_fd < 0) return;
+    counter_add(&q->count.calls, 1);
+    ssize_t n = q->call_is_socket ? send(q->call_fd, &one, sizeof one, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                  : write(q->call_fd, &one, sizeof one);
+    (void)n; /* full: the driver has not looked at earlier ones yet; gone: the session will hear of it */
+}
+
+static void publish(struct vbd_queue *q)
+{
+    if (!q->unpublished) return;
+    q->unpublished = false;
+    if (virtq_publish(q->vq)) notify_driver(q);
+}
+
+static void break_device(struct vbd_queue *q, const char *why)
+{
+    struct vbd *d = q->vbd;
+    q->broken = true;
+    virtq_break(q->vq, why);
+    log_limited(LOG_LEVEL_ERROR, "disk %s: queue %u broken by its guest: %s", d->config.name, q->index, why);
+    const char *expected = NULL;
+    if (atomic_compare_exchange_strong(&d->broken_why, &expected, why)) {
+        uint64_t one = 1;
+        ssize_t n = write(d->broken_fd, &one, sizeof one);
+        (void)n;
+    }
+}
+
+void vbd_queue_finish(struct vbd_queue *q, struct vbd_request *r, uint32_t written_bytes)
+{
+    if (r->start_ns) {
+        counter_add(&q->count.latency_ns, clock_now_ns() - r->start_ns);
+        counter_add(&q->count.latency_samples, 1);
+    }
+    virtq_push(q->vq, r->chain.id, written_bytes);
+    q->unpublished = true;
+    q->in_flight--;
+    r->next_free = q->free;
+    q->free = r;
+}
+
+static void sample(struct vbd_queue *q, struct vbd_request *r)
+{
+    r->start_ns = 0;
+    if (--q->sample_countdown) return;
+    q->sample_countdown = SAMPLE_EVERY;
+    r->start_ns = clock_now_ns();
+}
+
+/* Take what the driver made available, at most a batch. Returns how many. */
+static unsigned take(struct vbd_queue *q)
+{
+    unsigned taken = 0;
+    if (!q->vq || q->broken) return 0;
+    while (taken < TAKE_BATCH && q->free) {
+        struct vbd_request *r = q->free;
+        int ret = virtq_pop(q->vq, &r->chain, r->iov, q->iov_max);
+        if (ret == 0) break;
+        if (ret < 0) {
+            break_device(q, virtq_broken(q->vq));
+            break;
+        }
+        q->free = r->next_free;
+        q->in_flight++;
+        taken++;
+        sample(q, r);
+        const char *why;
+        if (!vbd_request_begin(r, &why)) {
+            vbd_queue_finish(q, r, 0);
+            break_device(q, why);
+            break;
+        }
+        if (taken % PUBLISH_BATCH == 0) publish(q);
+    }
+    if (taken && guest_map_truncated(q->map)) break_device(q, "the guest's memory was cut short");
+    return taken;
+}
+
+static bool preempted(struct vbd_queue *q)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_THREAD, &usage);
+    bool yes = usage.ru_nivcsw != q->preemptions;
+    q->preemptions = usage.ru_nivcsw;
+    return yes;
+}
+
+static void adapt(struct vbd_queue *q, uint64_t *window_ns, uint64_t gap_ns)
+{
+    uint64_t bound_ns = atomic_load_explicit(&q->vbd->poll_ns, memory_order_relaxed);
+    if (gap_ns > bound_ns || preempted(q)) {
+        *window_ns = 0;
+        return;
+    }
+    uint64_t longer_ns = *window_ns ? *window_ns * 2 : WINDOW_MIN_NS;
+    *window_ns = min_u64(max_u64(longer_ns, gap_ns * 2), bound_ns);
+}
+
+static uint64_t *window_of(struct vbd_queue *q)
+{
+    return q->in_flight ? &q->window_io_ns : &q->window_guest_ns;
+}
+
+/* Nothing to do now: sleep until something is. */
+static void sleep_until_work(struct vbd_queue *q)
+{
+    bool kicks = q->vq && !q->broken;
+    if (kicks && virtq_kick_enable(q->vq)) {
+        virtq_kick_disable(q->vq);
+        return;
+    }
+    if (mailbox_has_mail(&q->mailbox)) return;
+    uint64_t *window_ns = window_of(q);
+    uint64_t start_ns = clock_now_ns();
+    counter_add(&q->count.sleeps, 1);
+    if (q->idle_since_ns) counter_add(&q->count.polls_ns, start_ns - q->idle_since_ns);
+    engine_sleep(q->engine, kicks && q->kick_fd < 0 ? UNKICKED_POLL_NS : UINT64_MAX);
+    adapt(q, window_ns, clock_now_ns() - (q->idle_since_ns ? q->idle_since_ns : start_ns));
+    q->idle_since_ns = 0;
+    if (kicks && q->vq) virtq_kick_disable(q->vq);
+    publish(q);
+}
+
+/* One round of the thread. */
+static void pass(struct vbd_queue *q)
+{
+    if (mailbox_has_mail(&q->mailbox)) mailbox_run(&q->mailbox);
+    unsigned taken = take(q);
+    publish(q);
+    uint64_t window_ns = *window_of(q);
+    bool more = taken && virtq_has_work(q->vq);
+    if (!more && window_ns == 0) {
+        /* Submitting and waiting are one system call. */
+        sleep_until_work(q);
+        return;
+    }
+    int ran = engine_poll(q->engine);
+    publish(q);
+    if (taken || ran > 0) {
+        q->idle_since_ns = 0;
+        return;
+    }
+    uint64_t now_ns = clock_now_ns();
+    if (q->idle_since_ns == 0) q->idle_since_ns = now_ns;
+    if (now_ns - q->idle_since_ns < window_ns) cpu_relax();
+    else sleep_until_work(q);
+}
+
+static void wake_ready(struct engine_watch *w)
+{
+    (void)w; /* the pass looks at everything anyway */
+}
+
+struct start_order {
+    struct vbd_queue *queue;
+    sem_t ready;
+    int ret;
+};
+
+static int thread_open(struct vbd_queue *q)
+{
+    struct vbd *d = q->vbd;
+    struct errmsg e;
+    int ret = d->maker->make(d->maker->arg, &q->engine, &e);
+    if (ret < 0) {
+        log_error("disk %s: queue %u: %s", d->config.name, q->index, e.text);
+        return ret;
+    }
+    q->mail_watch = (struct engine_watch){.fd = mailbox_fd(&q->mailbox), .ready = wake_ready};
+    ret = engine_watch(q->engine, &q->mail_watch);
+    if (ret == 0) {
+        ret = d->chains.open(d->chains.arg, q->index, q->engine, &q->top);
+        if (ret < 0) engine_unwatch(q->engine, &q->mail_watch);
+    }
+    if (ret < 0) {
+        engine_free(q->engine);
+        q->engine = NULL;
+    }
+    return ret;
+}
+
+static void *thread_main(void *arg)
+{
+    struct start_order *order = arg;
+    struct vbd_queue *q = order->queue;
+    int ret = thread_open(q);
+    order->ret = ret;
+    sem_post(&order->ready); /* order is gone from here on */
+    if (ret < 0) return NULL;
+    while (!q->quit)
+        pass(q);
+    q->vbd->chains.close(q->vbd->chains.arg, q->index);
+    engine_unwatch(q->engine, &q->mail_watch);
+    engine_free(q->engine);
+    return NULL;
+}
+
+static int thread_ensure(struct vbd_queue *q)
+{
+    if (q->thread_started) return 0;
+    int ret = mailbox_init(&q->mailbox);
+    if (ret < 0) return ret;
+    struct start_order order = {.queue = q};
+    sem_init(&order.ready, 0, 0);
+    q->quit = false;
+    char name[16];
+    snprintf(name, sizeof name, "vbd-q%u", q->index);
+    ret = thread_start(&q->thread, name, thread_main, &order);
+    if (ret == 0) {
+        while (sem_wait(&order.ready) < 0)
+            ;
+        ret = order.ret;
+        if (ret < 0) pthread_join(q->thread, NULL);
+    }
+    sem_destroy(&order.ready);
+    if (ret < 0) mailbox_destroy(&q->mailbox);
+    q->thread_started = ret == 0;
+    return ret;
+}
+
+/* Commands: run on the queue's thread between two passes while the control thread waits. */
+struct command {
+    struct mail mail;
+    sem_t done;
+    struct vbd_queue *queue;
+    const struct guest_queue *setup;
+    struct guest_map *map;
+    void *call_arg;
+    int fd;
+    bool grows;
+    int ret;
+    uint32_t base;
+};
+
+static void command_run(struct vbd_queue *q, struct command *c, void (*run)(struct mail *))
+{
+    c->queue = q;
+    c->mail.run = run;
+    sem_init(&c->done, 0, 0);
+    mailbox_post(&q->mailbox, &c->mail);
+    while (sem_wait(&c->done) < 0)
+        ;
+    sem_destroy(&c->done);
+}
+
+/* Let everything in flight complete. Requests are not taken meanwhile. */
+static void drain(struct vbd_queue *q)
+{
+    while (q->in_flight)
+        engine_sleep(q->engine, UINT64_MAX);
+    if (q->vq) publish(q);
+}
+
+static void requests_make(struct vbd_queue *q, unsigned count)
+{
+    q->free = NULL;
+    for (unsigned i = count; i-- > 0;) {
+        struct vbd_request *r = (struct vbd_request *)(void *)(q->requests + i * q->request_bytes);
+        r->queue = q;
+        r->next_free = q->free;
+        q->free = r;
+    }
+}
+
+static void set_call(struct vbd_queue *q, int call_fd)
+{
+    struct stat st;
+    q->call_fd = call_fd;
+    q->call_is_socket = call_fd >= 0 && fstat(call_fd, &st) == 0 && S_ISSOCK(st.st_mode);
+}
+
+static void release(struct vbd_queue *q)
+{
+    if (q->kick_fd >= 0) engine_unwatch(q->engine, &q->kick_watch);
+    virtq_free(q->vq);
+    guest_map_unref(q->map);
+    free(q->requests);
+    q->vq = NULL;
+    q->map = NULL;
+    q->requests = NULL;
+    q->free = NULL;
+    q->kick_fd = q->call_fd = -1;
+    q->unpublished = false;
+    atomic_store(&q->count.running, false);
+}
+
+static int start(struct vbd_queue *q, const struct guest_queue *setup, struct guest_map *map)
+{
+    const struct vbd_config *config = &q->vbd->config;
+    struct errmsg e;
+    int ret = virtq_new(&q->vq, &setup->setup, map, &e);
+    if (ret < 0) {
+        log_limited(LOG_LEVEL_ERROR, "disk %s: queue %u refused: %s", config->name, q->index, e.text);
+        return ret;
+    }
+    q->map = guest_map_ref(map);
+    q->kick_fd = -1;
+    q->iov_max = (unsigned)max_u64(config->seg_max + 18, VBD_DISCARD_SEGMENTS + 2);
+    q->request_bytes = align_up(sizeof(struct vbd_request) + q->iov_max * sizeof(struct iovec), 64);
+    q->requests = calloc(setup->setup.size, q->request_bytes);
+    if (q->requests && setup->kick_fd >= 0) {
+        q->kick_watch = (struct engine_watch){.fd = setup->kick_fd, .ready = wake_ready};
+        ret = engine_watch(q->engine, &q->kick_watch);
+        if (ret == 0) q->kick_fd = setup->kick_fd;
+    }
+    if (!q->requests) ret = -ENOMEM;
+    if (ret < 0) {
+        release(q);
+        return ret;
+    }
+    requests_make(q, setup->setup.size);
+    set_call(q, setup->call_fd);
+    q->broken = false;
+    q->sample_countdown = SAMPLE_EVERY;
+    q->window_io_ns = q->window_guest_ns = 0;
+    q->idle_since_ns = 0;
+    virtq_kick_disable(q->vq);
+    atomic_store(&q->count.running, true);
+    /* A successor cannot know whether the driver was told of the last publication: tell it again. */
+    if (setup->setup.resume) notify_driver(q);
+    return 0;
+}
+
+static void run_start(struct mail *m)
+{
+    struct command *c = container_of(m, struct command, mail);
+    c->ret = start(c->queue, c->setup, c->map);
+    sem_post(&c->done);
+}
+
+static void run_stop(struct mail *m)
+{
+    struct command *c = container_of(m, struct command, mail);
+    struct vbd_queue *q = c->queue;
+    if (q->vq) {
+        drain(q);
+        c->base = virtq_base(q->vq);
+        release(q);
+    }
+    sem_post(&c->done);
+}
+
+static void run_set_call(struct mail *m)
+{
+    struct command *c = container_of(m, struct command, mail);
+    set_call(c->queue, c->fd);
+    /* What completed while there was no descriptor would never be told. */
+    if (c->queue->vq) notify_driver(c->queue);
+    sem_post(&c->done);
+}
+
+static void run_set_map(struct mail *m)
+{
+    struct command *c = container_of(m, struct command, mail);
+    struct vbd_queue *q = c->queue;
+    if (q->vq) {
+        if (!c->grows) drain(q);
+        virtq_set_map(q->vq, c->map);
+        guest_map_ref(c->map);
+        guest_map_unref(q->map);
+        q->map = c->map;
+    }
+    sem_post(&c->done);
+}
+
+static void run_call(struct mail *m)
+{
+    struct command *c = container_of(m, struct command, mail);
+    struct vbd *d = c->queue->vbd;
+    d->chains.call(d->chains.arg, c->queue->index, c->call_arg);
+    sem_post(&c->done);
+}
+
+static void run_quit(struct mail *m)
+{
+    struct command *c = container_of(m, struct command, mail);
+    c->queue->quit = true;
+    sem_post(&c->done);
+}
+
+int vbd_queue_start(struct vbd_queue *q, const struct guest_queue *setup, struct guest_map *map)
+{
+    int ret = thread_ensure(q);
+    if (ret < 0) return ret;
+    struct command c = {.setup = setup, .map = map};
+    command_run(q, &c, run_start);
+    return c.ret;
+}
+
+uint32_t vbd_queue_stop(struct vbd_queue *q)
+{
+    if (!q->thread_started) return 0;
+    struct command c = {0};
+    command_run(q, &c, run_stop);
+    return c.base;
+}
+
+void vbd_queue_set_call(struct vbd_queue *q, int call_fd)
+{
+    if (!q->thread_started) return;
+    struct command c = {.fd = call_fd};
+    command_run(q, &c, run_set_call);
+}
+
+void vbd_queue_set_map(struct vbd_queue *q, struct guest_map *map, bool grows)
+{
+    if (!q->thread_started) return;
+    struct command c = {.map = map, .grows = grows};
+    command_run(q, &c, run_set_map);
+}
+
+void vbd_queue_call(struct vbd_queue *q, void *call_arg)
+{
+    if (!q->thread_started) return;
+    struct command c = {.call_arg = call_arg};
+    command_run(q, &c, run_call);
+}
+
+void vbd_queue_end(struct vbd_queue *q)
+{
+    if (!q->thread_started) return;
+    vbd_queue_stop(q);
+    struct command c = {0};
+    command_run(q, &c, run_quit);
+    pthread_join(q->thread, NULL);
+    mailbox_destroy(&q->mailbox);
+    q->thread_started = false;
+}

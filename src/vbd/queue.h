@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One queue of a virtual disk and the thread that owns it. Inside vbd/ only.
+ *
+ * States of a queue, seen from its thread:
+ *   no virtq   the thread sleeps on its mailbox; costs nothing
+ *   running    takes requests, polls a little after each burst of work, sleeps otherwise
+ *   broken     the virtq refused what the guest wrote: no more requests are taken, those in flight finish
+ *   draining   inside a command that must not return before the last request in flight has completed
+ */
+#ifndef VBD_QUEUE_H
+#define VBD_QUEUE_H
+
+#include <pthread.h>
+#include <semaphore.h>
+
+#include "disk/disk.h"
+#include "loop/mailbox.h"
+#include "vbd/vbd.h"
+#include "vbd/virtio_blk.h"
+
+/* A counter with one writer, read by anybody: no locked instruction is needed to move it. */
+typedef _Atomic uint64_t vbd_counter;
+
+static inline void counter_add(vbd_counter *c, uint64_t n)
+{
+    atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+struct vbd_request {
+    struct disk_req disk;
+    struct vbd_queue *queue;
+    struct vbd_request *next_free;
+    struct virtq_chain chain;
+    uint8_t *status;       /* the guest's status byte */
+    uint64_t start_ns;     /* 0: not in the latency sample */
+    uint32_t type;         /* enum virtio_blk_type */
+    uint8_t range_at;      /* DISCARD, WRITE_ZEROES: the range at work, of range_count */
+    uint8_t range_count;
+    bool flushing;         /* a write through: data are written, the flush is on its way */
+    struct iovec iov[];    /* queue->iov_max entries; ranges are kept here once they are copied out */
+};
+
+struct vbd_queue {
+    struct vbd *vbd;
+    unsigned index;
+    pthread_t thread;
+    bool thread_started;
+
+    /* Everything below belongs to the queue's thread once it runs. */
+    struct engine *engine;
+    struct layer_chan *top;
+    struct mailbox mailbox;
+    struct engine_watch mail_watch, kick_watch;
+    bool quit;
+
+    struct virtq *vq; /* NULL: not running */
+    struct guest_map *map;
+    int kick_fd, call_fd;
+    bool call_is_socket; /* User-mode Linux: written to without blocking */
+    bool broken;
+
+    char *requests;            /* array of requests, request_bytes apart */
+    size_t request_bytes;
+    struct vbd_request *free;  /* last used first: few are ever touched */
+    unsigned iov_max;
+    unsigned in_flight;
+    bool unpublished;
+    uint32_t sample_countdown;
+
+    /* Adaptive polling: how long to poll after the last work, with and without I/O in flight. */
+    uint64_t window_io_ns, window_guest_ns;
+    uint64_t idle_since_ns; /* 0: there was work in the last pass */
+    long preemptions;       /* involuntary context switches seen */
+
+    struct {
+        vbd_counter requests, reads, read_bytes, writes, write_bytes, flushes, discards, write_zeroes, errors;
+        vbd_counter fast_reads, calls, sleeps, polls_ns, latency_ns, latency_samples;
+        _Atomic bool running;
+    } count;
+};
+
+struct vbd {
+    struct vbd_config config;
+    struct layer *leaf;
+    struct vbd_chains chains;
+    const struct engine_maker *maker;
+    struct guest_device_ops ops;
+    _Atomic uint64_t capacity_bytes;
+    _Atomic bool write_through;
+    _Atomic uint64_t poll_ns;
+    _Atomic(const char *) broken_why;
+    int broken_fd;
+    uint64_t features; /* accepted */
+    struct vbd_queue queue[];
+};
+
+/* queue.c; all but the first and last on the control thread, answered by the queue's thread. */
+int vbd_queue_start(struct vbd_queue *q, const struct guest_queue *setup, struct guest_map *map);
+uint32_t vbd_queue_stop(struct vbd_queue *q);
+void vbd_queue_set_call(struct vbd_queue *q, int call_fd);
+void vbd_queue_set_map(struct vbd_queue *q, struct guest_map *map, bool grows);
+void vbd_queue_call(struct vbd_queue *q, void *call_arg);
+void vbd_queue_end(struct vbd_queue *q); /* stop and join the thread */
+
+/* request.c; on the queue's thread. */
+/* Carry out a popped chain; completes it at once or hands it to the layers. False: the chain is so
+ * malformed that there is no byte to put a status in; why says. */
+bool vbd_request_begin(struct vbd_request *r, const char **why);
+/* queue.c: a request is over; its status is in the guest's memory. */
+void vbd_queue_finish(struct vbd_queue *q, struct vbd_request *r, uint32_t written_bytes);
+
+#endif

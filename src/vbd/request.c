@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One virtio-blk request, from popped chain to status byte (virtio 1.2, section 5.2.6).
+ *
+ * The chain's entries were checked by ring/: they are in guest memory. Here they are given their
+ * meaning: the first 16 bytes that the device may read are the header (copied out once, then only
+ * the copy counts), the last byte that it may write is the status, what lies between is data, used
+ * in place. Framing is free (section 2.7.4): header and status may be cut up or joined to data in any
+ * way; the usual framing costs nothing extra.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/iov.h"
+#include "base/log.h"
+#include "loop/clock.h"
+#include "vbd/queue.h"
+
+static uint8_t status_of(int ret)
+{
+    if (ret == 0) return VIRTIO_BLK_S_OK;
+    return ret == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
+}
+
+static void finish(struct vbd_request *r, uint8_t status)
+{
+    struct vbd_queue *q = r->queue;
+    uint32_t written = 1;
+    if (status == VIRTIO_BLK_S_OK) {
+        if (r->type == VIRTIO_BLK_T_IN) written += (uint32_t)r->disk.length_bytes;
+        if (r->type == VIRTIO_BLK_T_GET_ID) written += VIRTIO_BLK_ID_BYTES;
+    } else {
+        counter_add(&q->count.errors, 1);
+    }
+    *r->status = status;
+    vbd_queue_finish(q, r, written);
+}
+
+static void report(struct vbd_request *r, int ret)
+{
+    static const char *const verb[] = {[DISK_READ] = "read",       [DISK_WRITE] = "write",
+                                       [DISK_FLUSH] = "flush",     [DISK_DISCARD] = "discard",
+                                       [DISK_WRITE_ZEROES] = "write zeroes", [DISK_MAP] = "map"};
+    log_limited(LOG_LEVEL_ERROR, "disk %s: %s of %llu bytes at %llu failed: %s (the guest got an I/O error)",
+                r->queue->vbd->config.name, verb[r->disk.op], (unsigned long long)r->disk.length_bytes,
+                (unsigned long long)r->disk.offset_bytes, strerror(-ret));
+}
+
+static void range_next(struct vbd_request *r);
+
+static void request_done(struct disk_req *req, int ret)
+{
+    struct vbd_request *r = container_of(req, struct vbd_request, disk);
+    struct vbd *d = r->queue->vbd;
+    if (ret < 0) {
+        if (ret != -EOPNOTSUPP) report(r, ret);
+        finish(r, status_of(ret));
+        return;
+    }
+    if (r->range_at + 1u < r->range_count) {
+        r->range_at++;
+        range_next(r);
+        return;
+    }
+    bool changes = r->type == VIRTIO_BLK_T_OUT || r->type == VIRTIO_BLK_T_WRITE_ZEROES;
+    if (changes && !r->flushing && atomic_load_explicit(&d->write_through, memory_order_relaxed)) {
+        r->flushing = true;
+        r->disk.op = DISK_FLUSH;
+        layer_submit(r->queue->top, &r->disk);
+        return;
+    }
+    finish(r, VIRTIO_BLK_S_OK);
+}
+
+static void submit(struct vbd_request *r, enum disk_op op, uint64_t offset_bytes, uint64_t length_bytes)
+{
+    r->disk.op = op;
+    r->disk.offset_bytes = offset_bytes;
+    r->disk.length_bytes = length_bytes;
+    r->disk.done = request_done;
+    layer_submit(r->queue->top, &r->disk);
+}
+
+/* Is [sector, sector + length) whole logical blocks inside the disk? */
+static bool range_valid(const struct vbd_queue *q, uint64_t sector, uint64_t length_bytes, uint64_t *offset_bytes)
+{
+    if (!mul_fits(sector, DISK_SECTOR_BYTES, offset_bytes)) return false;
+    uint64_t mask = q->vbd->config.sector_bytes - 1;
+    if ((*offset_bytes | length_bytes) & mask) return false;
+    return range_fits(*offset_bytes, length_bytes,
+                      atomic_load_explicit(&q->vbd->capacity_bytes, memory_order_relaxed));
+}
+
+/* Data segments as the driver was told to make them (seg_max, size_max)? */
+static bool segments_valid(const struct vbd_config *c, const struct iovec *iov, unsigned count)
+{
+    if (count > VBD_SEG_MAX_LIMIT + 16) return false;
+    if (c->size_max_bytes == 0) return true;
+    for (unsigned i = 0; i < count; i++)
+        if (iov[i].iov_len > c->size_max_bytes) return false;
+    return true;
+}
+
+static void begin_read(struct vbd_request *r, uint64_t sector, const struct iovec *iov, unsigned count, uint64_t bytes)
+{
+    struct vbd_queue *q = r->queue;
+    uint64_t offset_bytes;
+    if (bytes > DISK_REQUEST_MAX_BYTES || !range_valid(q, sector, bytes, &offset_bytes) ||
+        !segments_valid(&q->vbd->config, iov, count)) {
+        finish(r, VIRTIO_BLK_S_IOERR);
+        return;
+    }
+    counter_add(&q->count.reads, 1);
+    counter_add(&q->count.read_bytes, bytes);
+    if (bytes == 0) {
+        r->disk.length_bytes = 0;
+        finish(r, VIRTIO_BLK_S_OK);
+        return;
+    }
+    r->disk.iov = iov;
+    r->disk.iov_count = count;
+    int ret = layer_try_read(q->top, offset_bytes, bytes, iov, count);
+    if (ret == -EAGAIN) {
+        submit(r, DISK_READ, offset_bytes, bytes);
+        return;
+    }
+    counter_add(&q->count.fast_reads, 1);
+    r->disk.op = DISK_READ;
+    r->disk.offset_bytes = offset_bytes;
+    r->disk.length_bytes = bytes;
+    if (ret < 0) report(r, ret);
+    finish(r, status_of(ret));
+}
+
+static void begin_write(struct vbd_request *r, uint64_t sector, const struct iovec *iov, unsigned count, uint64_t bytes)
+{
+    struct vbd_queue *q = r->queue;
+    uint64_t offset_bytes;
+    if (q->vbd->config.read_only || bytes > DISK_REQUEST_MAX_BYTES || !range_valid(q, sector, bytes, &offset_bytes) ||
+        !segments_valid(&q->vbd->config, iov, count)) {
+        finish(r, VIRTIO_BLK_S_IOERR);
+        return;
+    }
+    counter_add(&q->count.writes, 1);
+    counter_add(&q->count.write_bytes, bytes);
+    if (bytes == 0) {
+        finish(r, VIRTIO_BLK_S_OK);
+        return;
+    }
+    r->disk.iov = iov;
+    r->disk.iov_count = count;
+    submit(r, DISK_WRITE, offset_bytes, bytes);
+}
+
+static void begin_flush(struct vbd_request *r)
+{
+    struct vbd_queue *q = r->queue;
+    counter_add(&q->count.flushes, 1);
+    if (q->vbd->config.read_only) finish(r, VIRTIO_BLK_S_OK);
+    else submit(r, DISK_FLUSH, 0, 0);
+}
+
+/* The ranges, once copied out, live where the iov entries were. */
+static const struct virtio_blk_range *ranges_of(const struct vbd_request *r)
+{
+    return (const struct virtio_blk_range *)(const void *)r->iov;
+}
+
+static void range_next(struct vbd_request *r)
+{
+    const struct virtio_blk_range *range = &ranges_of(r)[r->range_at];
+    bool zeroes = r->type == VIRTIO_BLK_T_WRITE_ZEROES;
+    r->disk.flags = zeroes && (le32_get(range->flags) & VIRTIO_BLK_RANGE_UNMAP) ? DISK_REQ_UNMAP : 0;
+    submit(r, zeroes ? DISK_WRITE_ZEROES : DISK_DISCARD, le64_get(range->sector) * DISK_SECTOR_BYTES,
+           (uint64_t)le32_get(range->num_sectors) * DISK_SECTOR_BYTES);
+}
+
+/* All ranges are checked before the first is carried out. */
+static uint8_t ranges_check(const struct vbd_request *r)
+{
+    uint32_t known = r->type == VIRTIO_BLK_T_WRITE_ZEROES ? VIRTIO_BLK_RANGE_UNMAP : 0;
+    for (unsigned i = 0; i < r->range_count; i++) {
+        const struct virtio_blk_range *range = &ranges_of(r)[i];
+        uint64_t offset_bytes, bytes = (uint64_t)le32_get(range->num_sectors) * DISK_SECTOR_BYTES;
+        if (le32_get(range->flags) & ~known) return VIRTIO_BLK_S_UNSUPP;
+        if (!range_valid(r->queue, le64_get(range->sector), bytes, &offset_bytes)) return VIRTIO_BLK_S_IOERR;
+    }
+    return VIRTIO_BLK_S_OK;
+}
+
+static void begin_ranges(struct vbd_request *r, const struct iovec *iov, unsigned count, uint64_t bytes)
+{
+    struct vbd_queue *q = r->queue;
+    size_t each = sizeof(struct virtio_blk_range);
+    if (q->vbd->config.read_only || bytes == 0 || bytes % each || bytes / each > VBD_DISCARD_SEGMENTS) {
+        finish(r, VIRTIO_BLK_S_IOERR);
+        return;
+    }
+    struct virtio_blk_range copy[VBD_DISCARD_SEGMENTS];
+    iov_copy_from(copy, iov, count, 0, bytes);
+    memcpy(r->iov, copy, bytes);
+    r->range_count = (uint8_t)(bytes / each);
+    uint8_t status = ranges_check(r);
+    if (status != VIRTIO_BLK_S_OK) {
+        finish(r, status);
+        return;
+    }
+    counter_add(r->type == VIRTIO_BLK_T_DISCARD ? &q->count.discards : &q->count.write_zeroes, 1);
+    range_next(r);
+}
+
+static void begin_get_id(struct vbd_request *r, const struct iovec *iov, unsigned count, uint64_t bytes)
+{
+    char id[VIRTIO_BLK_ID_BYTES] = {0};
+    memcpy(id, r->queue->vbd->config.serial, strnlen(r->queue->vbd->config.serial, sizeof id));
+    if (bytes < sizeof id) {
+        finish(r, VIRTIO_BLK_S_IOERR);
+        return;
+    }
+    iov_copy_to(iov, count, 0, id, sizeof id);
+    finish(r, VIRTIO_BLK_S_OK);
+}
+
+/* Cut `bytes` off the front of the entries; empty ones are dropped. */
+static void trim_front(struct iovec **iov, unsigned *count, uint64_t bytes)
+{
+    while (*count && bytes >= (*iov)->iov_len) {
+        bytes -= (*iov)->iov_len;
+        (*iov)++;
+        (*count)--;
+    }
+    if (*count && bytes) {
+        (*iov)->iov_base = (char *)(*iov)->iov_base + bytes;
+        (*iov)->iov_len -= bytes;
+    }
+}
+
+/* Take the last byte off the entries and return its address. */
+static uint8_t *take_last_byte(struct iovec *iov, unsigned *count)
+{
+    while (*count && iov[*count - 1].iov_len == 0)
+        (*count)--;
+    if (*count == 0) return NULL;
+    struct iovec *last = &iov[*count - 1];
+    last->iov_len--;
+    uint8_t *byte = (uint8_t *)last->iov_base + last->iov_len;
+    if (last->iov_len == 0) (*count)--;
+    return byte;
+}
+
+bool vbd_request_begin(struct vbd_request *r, const char **why)
+{
+    struct virtq_chain *c = &r->chain;
+    struct iovec *out = r->iov, *in = r->iov + c->out_count;
+    unsigned out_count = c->out_count, in_count = c->in_count;
+    struct virtio_blk_header header;
+
+    r->range_at = r->range_count = 0;
+    r->flushing = false;
+    r->disk.flags = 0;
+    if (c->out_bytes < sizeof header) {
+        *why = "request shorter than its header";
+        return false;
+    }
+    if (out[0].iov_len == sizeof header) memcpy(&header, out[0].iov_base, sizeof header);
+    else iov_copy_from(&header, out, out_count, 0, sizeof header);
+    trim_front(&out, &out_count, sizeof header);
+    r->status = take_last_byte(in, &in_count);
+    if (!r->status) {
+        *why = "request without room for a status";
+        return false;
+    }
+    r->type = le32_get(header.type);
+    uint64_t sector = le64_get(header.sector);
+    uint64_t out_bytes = c->out_bytes - sizeof header, in_bytes = c->in_bytes - 1;
+    counter_add(&r->queue->count.requests, 1);
+    switch (r->type) {
+    case VIRTIO_BLK_T_IN: begin_read(r, sector, in, in_count, in_bytes); break;
+    case VIRTIO_BLK_T_OUT: begin_write(r, sector, out, out_count, out_bytes); break;
+    case VIRTIO_BLK_T_FLUSH: begin_flush(r); break;
+    case VIRTIO_BLK_T_GET_ID: begin_get_id(r, in, in_count, in_bytes); break;
+    case VIRTIO_BLK_T_DISCARD:
+    case VIRTIO_BLK_T_WRITE_ZEROES: begin_ranges(r, out, out_count, out_bytes); break;
+    default: finish(r, VIRTIO_BLK_S_UNSUPP); break;
+    }
+    return true;
+}
