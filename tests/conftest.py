@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the whole-system tests. Every test is bounded in time and leaves no process behind."""
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from lib.paths import MissingProgram  # noqa: E402
+from lib.process import ProcessGroup  # noqa: E402
+
+DEFAULT_TIMEOUT_S = 120
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than a few seconds; left out by `make check-quick`")
+    config.addinivalue_line("markers", f"timeout_s(n): fails after n seconds (default {DEFAULT_TIMEOUT_S})")
+
+
+class TestTimeout(Exception):
+    """Not an OSError, so that no retry loop swallows it."""
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    """Bound every test: SIGALRM raises in the main thread, where the test and its waits run."""
+    marker = item.get_closest_marker("timeout_s")
+    limit_s = marker.args[0] if marker else DEFAULT_TIMEOUT_S
+
+    def expired(signum, frame):
+        raise TestTimeout(f"the test took longer than {limit_s} s")
+
+    old = signal.signal(signal.SIGALRM, expired)
+    signal.alarm(limit_s)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A tool of the system that is not installed skips the test that needs it."""
+    outcome = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(MissingProgram) and "is not there" not in str(call.excinfo.value):
+        report = outcome.get_result()
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), 0, str(call.excinfo.value))
+
+
+@pytest.fixture
+def run_dir():
+    """A short private directory: paths of Unix sockets are limited to 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def processes(run_dir):
+    """Starts programs; whatever still runs at the end of the test is killed, by process id."""
+    with ProcessGroup(run_dir) as group:
+        yield group

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs in the background: their output in a file, waits that are bounded, and an end for each."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+POLL_S = 0.02
+
+
+class ProcessError(Exception):
+    """A program ended too early, or did not do in time what was expected; the text has its output."""
+
+
+def wait_until(condition, timeout_s, what):
+    """Call `condition` until it answers something true, and return that."""
+    end = time.monotonic() + timeout_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > end:
+            raise ProcessError(f"waited {timeout_s} s for {what}")
+        time.sleep(POLL_S)
+
+
+class Process:
+    """One program. stdout and stderr go to `log`; stdin is empty."""
+
+    def __init__(self, command, log, env=None, pass_fds=(), name=None):
+        self.command = [str(word) for word in command]
+        self.name = name or Path(self.command[0]).name
+        self.log = Path(log)
+        with open(self.log, "ab") as output:
+            self.popen = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, pass_fds=pass_fds,
+                env={**os.environ, **(env or {})}, start_new_session=True)
+
+    @property
+    def pid(self):
+        return self.popen.pid
+
+    def output(self):
+        return self.log.read_text(errors="replace")
+
+    def running(self):
+        return self.popen.poll() is None
+
+    def fail(self, why):
+        raise ProcessError(f"{self.name}: {why}\n{self.output()[-4000:]}")
+
+    def wait_for(self, condition, timeout_s, what):
+        """wait_until, which also ends when the program does."""
+        end = time.monotonic() + timeout_s
+        while True:
+            answer = condition()
+            if answer:
+                return answer
+            if not self.running():
+                self.fail(f"ended with status {self.popen.returncode} while waiting for {what}")
+            if time.monotonic() > end:
+                self.fail(f"waited {timeout_s} s for {what}")
+            time.sleep(POLL_S)
+
+    def wait_for_socket(self, path, timeout_s=10):
+        """Until the Unix socket exists and accepts (a probe connection is not made: servers of one
+        client would take it for theirs)."""
+        self.wait_for(lambda: is_listening(path), timeout_s, f"socket {path}")
+
+    def wait(self, timeout_s):
+        """The exit status; an error when the program is still running then."""
+        try:
+            return self.popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.fail(f"still running after {timeout_s} s")
+
+    def terminate(self, timeout_s=10):
+        """SIGTERM, and SIGKILL for the whole session when that is not enough. Returns the status."""
+        if self.running():
+            self.popen.terminate()
+            try:
+                return self.popen.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self.popen.returncode
+
+    def kill(self):
+        """SIGKILL to the program and whatever it started in its session (UML has helpers)."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.popen.wait()
+
+    def cpu_seconds(self):
+        """User plus system time so far, of a running program."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def is_listening(path):
+    """True when a Unix socket at `path` is in the listening state (from /proc/net/unix)."""
+    path = str(path)
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        words = line.split()
+        if len(words) >= 8 and words[7] == path and int(words[3], 16) & 0x10000:  # SO_ACCEPTCON
+            return True
+    return False
+
+
+class ProcessGroup:
+    """Everything that a test started; killed when the `with` block ends."""
+
+    def __init__(self, run_dir):
+        self.run_dir = Path(run_dir)
+        self.processes = []
+
+    def start(self, command, name=None, **kwargs):
+        name = name or Path(str(command[0])).name
+        log = self.run_dir / f"{name}-{len(self.processes)}.log"
+        process = Process(command, log, name=name, **kwargs)
+        self.processes.append(process)
+        return process
+
+    def add(self, process):
+        self.processes.append(process)
+        return process
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        for process in reversed(self.processes):
+            if process.running():
+                process.kill()

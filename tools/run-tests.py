@@ -1,0 +1,196 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Run the project's tests and say, in one last line, how many passed, failed and were skipped.
+
+Steps: unit tests of the release build, the same under sanitizers, every fuzz target for a short
+while, and the whole-system tests (pytest). Each step adds its results; logs of what failed are
+printed where it failed. Exit status 1 when something failed.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+FUZZ_SECONDS_IN_CHECK = 10
+
+# kind: (environment, meson options)
+BUILDS = {
+    "release": ({}, ["--buildtype=release"]),
+    "asan": ({}, ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined"]),
+    "tsan": ({}, ["--buildtype=debugoptimized", "-Db_sanitize=thread"]),
+    "fuzz": (
+        {"CC": "clang"},
+        ["--buildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dfuzz=true"],
+    ),
+}
+# Undefined behaviour must end the program, or the test would pass over it.
+SANITIZER_ENV = {
+    "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1",
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1",
+}
+
+
+@dataclass
+class Results:
+    passed: int = 0
+    failed: list = field(default_factory=list)
+    skipped: list = field(default_factory=list)
+
+
+def heading(text):
+    print(f"== {text}", flush=True)
+
+
+def run(command, **kwargs):
+    return subprocess.run([str(word) for word in command], cwd=TOP, **kwargs)
+
+
+def build(kind, where, results):
+    """Configure build/KIND once and bring it up to date. False when that fails, which counts."""
+    directory = where / kind
+    environment, options = BUILDS[kind]
+    log = subprocess.DEVNULL if (directory / "build.ninja").exists() else None
+    if not (directory / "build.ninja").exists():
+        done = run(["meson", "setup", directory, *options], env={**os.environ, **environment}, stdout=log)
+        if done.returncode:
+            results.failed.append(f"{kind}: meson setup")
+            return False
+    done = run(["ninja", "-C", directory], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        print(done.stdout)
+        results.failed.append(f"{kind}: build")
+        return False
+    return True
+
+
+def unit_tests(kind, where, results):
+    heading(f"unit tests, {kind} build")
+    if not build(kind, where, results):
+        return
+    directory = where / kind
+    log = directory / "meson-logs" / "testlog.json"
+    log.unlink(missing_ok=True)
+    run(["meson", "test", "-C", directory, "--no-rebuild", "--quiet"], stdout=subprocess.DEVNULL,
+        env={**SANITIZER_ENV, **os.environ})
+    if not log.exists():
+        return  # meson has nothing to run
+    for line in log.read_text(errors="replace").splitlines():
+        test = json.loads(line)
+        name = f"{kind}: {test['name']}"
+        result = test["result"]
+        if result in ("OK", "EXPECTEDFAIL"):
+            results.passed += 1
+            print(f"  passed  {name} ({test['duration']:.1f} s)")
+        elif result == "SKIP":
+            results.skipped.append(name)
+            print(f"  skipped {name}")
+        else:
+            results.failed.append(f"{name} ({result.lower()})")
+            print(f"  FAILED  {name} ({result.lower()})\n{test.get('stdout', '')}{test.get('stderr', '')}")
+    sys.stdout.flush()
+
+
+def fuzz_targets(where, seconds, results):
+    heading(f"fuzzing, {seconds} s each")
+    if not build("fuzz", where, results):
+        return
+    for target in sorted((where / "fuzz" / "fuzz").glob("fuzz_*")):
+        if target.is_file() and os.access(target, os.X_OK):
+            fuzz_one(target, where, seconds, results)
+
+
+def fuzz_one(target, where, seconds, results):
+    """New inputs go to a directory of the build; the seeds of the source tree are only read."""
+    found = where / "fuzz" / "corpus" / target.name
+    found.mkdir(parents=True, exist_ok=True)
+    seeds = TOP / "fuzz" / "corpus" / target.name
+    command = [target, f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=4096", "-print_final_stats=1",
+               f"-artifact_prefix={found.parent}/{target.name}-", found, *([seeds] if seeds.is_dir() else [])]
+    started = time.monotonic()
+    try:
+        done = run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds + 120,
+                   env={**SANITIZER_ENV, **os.environ})
+        output, failed = done.stdout.decode(errors="replace"), done.returncode != 0
+    except subprocess.TimeoutExpired as expired:
+        output, failed = (expired.stdout or b"").decode(errors="replace") + "\nstuck", True
+    runs = re.search(r"stat::number_of_executed_units:\s*(\d+)", output)
+    count = f"{int(runs[1]):,} inputs" if runs else "no statistics"
+    if failed:
+        results.failed.append(f"fuzz: {target.name}")
+        print(f"  FAILED  {target.name}\n" + "\n".join(output.splitlines()[-60:]))
+    else:
+        results.passed += 1
+        print(f"  passed  {target.name}: {count} in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def system_tests(where, quick, results):
+    heading("whole-system tests")
+    if not build("release", where, results):
+        return
+    report = where / "release" / "pytest.xml"
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "tests", "-q", "-rs", "--durations=5", f"--junitxml={report}", "-p", "no:cacheprovider"]
+    if quick:
+        command += ["-m", "not slow"]
+    done = run(command, env={**os.environ, "CREEDENCE_BUILD": str(where / "release")})
+    if not report.exists():
+        results.failed.append(f"pytest (exit status {done.returncode})")
+        return
+    cases = ElementTree.parse(report).getroot().iter("testcase")
+    for case in cases:
+        name = f"{case.get('classname')}.{case.get('name')}"
+        if case.find("failure") is not None or case.find("error") is not None:
+            results.failed.append(name)
+        elif case.find("skipped") is not None:
+            results.skipped.append(name)
+        else:
+            results.passed += 1
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", type=Path, default=Path("build"), help="directory of the builds")
+    parser.add_argument("--quick", action="store_true", help="release unit tests and the fast whole-system tests only")
+    parser.add_argument("--only", choices=["unit", "asan", "tsan", "fuzz", "system"], help="one step only")
+    parser.add_argument("--fuzz-seconds", type=int, default=FUZZ_SECONDS_IN_CHECK)
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    where = (TOP / arguments.build).resolve()
+    results = Results()
+    started = time.monotonic()
+    steps = {
+        "unit": lambda: unit_tests("release", where, results),
+        "asan": lambda: unit_tests("asan", where, results),
+        "tsan": lambda: unit_tests("tsan", where, results),
+        "fuzz": lambda: fuzz_targets(where, arguments.fuzz_seconds, results),
+        "system": lambda: system_tests(where, arguments.quick, results),
+    }
+    if arguments.only:
+        chosen = [arguments.only]
+    else:
+        chosen = ["unit", "system"] if arguments.quick else list(steps)
+    for step in chosen:
+        steps[step]()
+    heading(f"done in {time.monotonic() - started:.0f} s")
+    for name in results.skipped:
+        print(f"skipped: {name}")
+    for name in results.failed:
+        print(f"FAILED: {name}")
+    print(f"{results.passed} passed, {len(results.failed)} failed, {len(results.skipped)} skipped")
+    return 1 if results.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
