@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real guests whose disks are vhost-user sockets: User-mode Linux, and QEMU without KVM.
+
+    with UmlGuest(run_dir, [socket]) as guest:
+        guest.wait_ready()
+        guest.check("mount /dev/vda /mnt && ls /mnt")
+        guest.power_off()
+
+A guest runs the initial RAM disk of lib/images.py. Its console is a shell: run() sends one line and
+returns its status and output. `script` is run before that (and may switch to the root file system of the
+disk and never come back).
+"""
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from lib.images import DONE_MARK, READY_MARK, guest_archive, qemu_kernel, uml_kernel
+from lib.paths import system_program
+
+UML_BLOCK_DEVICE = 2  # the virtio device id, in virtio_uml.device=SOCKET:ID
+
+
+class GuestError(Exception):
+    """The guest did not do what was asked; the text has the end of its console."""
+
+
+class Guest:
+    """A guest as a process with a console. Subclasses say how it is started."""
+
+    counter = 0
+
+    def __init__(self, run_dir, disks, script=None, files=None, mem_mib=256, name=None, kernel_args=""):
+        Guest.counter += 1
+        self.name = name or f"{type(self).__name__}-{Guest.counter}"
+        self.run_dir = Path(run_dir)
+        self.disks = [str(disk) for disk in disks]
+        self.mem_mib = mem_mib
+        self.kernel_args = kernel_args
+        self.initrd = self.run_dir / f"{self.name}.initrd"
+        self.log = self.run_dir / f"{self.name}.console"
+        self._script = script
+        self._files = files or {}
+        self._text = ""
+        self._taken = 0  # the console up to here was looked at
+        self._changed = threading.Condition()
+        self._closed = False
+        self.popen = None
+        self.started_at = None
+        self.ready_s = None
+
+    # -- for subclasses
+
+    def command(self):
+        raise NotImplementedError
+
+    def environment(self):
+        return {}
+
+    def base_initrd(self):
+        raise NotImplementedError
+
+    # -- life
+
+    def start(self):
+        self.initrd.write_bytes(self.base_initrd().read_bytes() + guest_archive(self._files, self._script))
+        self.started_at = time.monotonic()
+        self.popen = subprocess.Popen(
+            [str(word) for word in self.command()], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, env={**os.environ, **self.environment()}, start_new_session=True)
+        threading.Thread(target=self._read_console, daemon=True).start()
+        return self
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *unused):
+        self.kill()
+
+    @property
+    def pid(self):
+        return self.popen.pid
+
+    def running(self):
+        return self.popen is not None and self.popen.poll() is None
+
+    def kill(self):
+        """SIGKILL to the guest's whole session: a stuck guest ignores anything else, and UML has helpers."""
+        if self.popen is not None:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.popen.wait()
+            self.popen.stdin.close()
+        self.initrd.unlink(missing_ok=True)
+
+    def wait_end(self, timeout_s):
+        try:
+            status = self.popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.fail(f"still running after {timeout_s} s")
+        with self._changed:  # the rest of the console
+            self._changed.wait_for(lambda: self._closed, 5)
+        return status
+
+    def power_off(self, timeout_s=30):
+        self.send("sync; poweroff -f")
+        return self.wait_end(timeout_s)
+
+    # -- console
+
+    def _read_console(self):
+        with open(self.log, "wb") as log:
+            while chunk := self.popen.stdout.read1(65536):
+                log.write(chunk)
+                log.flush()
+                with self._changed:
+                    self._text += chunk.decode(errors="replace").replace("\r", "")
+                    self._changed.notify_all()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def console(self):
+        with self._changed:
+            return self._text
+
+    def fail(self, why):
+        raise GuestError(f"{self.name}: {why}; its console ends:\n{self.console()[-3000:]}")
+
+    def wait_for(self, pattern, timeout_s):
+        """Until the console, from where the last wait ended, matches the regular expression; the match."""
+        found = None
+
+        def look():
+            nonlocal found
+            found = re.compile(pattern, re.MULTILINE).search(self._text, self._taken)
+            return found or self._closed
+
+        with self._changed:
+            self._changed.wait_for(look, timeout_s)
+            if found:
+                self._taken = found.end()
+                return found
+        self.fail(f"ended while waiting for {pattern!r}" if self._closed else f"no {pattern!r} in {timeout_s} s")
+
+    def wait_ready(self, timeout_s=60):
+        self.wait_for(f"^{READY_MARK}\n", timeout_s)
+        self.ready_s = time.monotonic() - self.started_at
+        return self
+
+    def send(self, line):
+        assert "\n" not in line and len(line) < 4000, "one line, as long as a terminal takes"
+        self.popen.stdin.write(line.encode() + b"\n")
+        self.popen.stdin.flush()
+
+    def begin(self, line):
+        """Start a command and do not wait: finish() does."""
+        self.send(line)
+
+    def finish(self, timeout_s=60):
+        """(status, output) of the command that begin() started."""
+        before = self._taken
+        match = self.wait_for(rf"{DONE_MARK} (\d+)\n", timeout_s)
+        return int(match[1]), self.console()[before:match.start()]
+
+    def run(self, line, timeout_s=60):
+        self.begin(line)
+        return self.finish(timeout_s)
+
+    def check(self, line, timeout_s=60):
+        """run() of what must succeed; its output."""
+        status, output = self.run(line, timeout_s)
+        if status:
+            self.fail(f"`{line}` ended with status {status}")
+        return output
+
+
+class UmlGuest(Guest):
+    """User-mode Linux: a kernel as a process, at native speed, one CPU. Its virtio_uml driver is the
+    vhost-user front end; it drops a device for good when the socket closes."""
+
+    def base_initrd(self):
+        return uml_kernel()[1]
+
+    def environment(self):
+        return {"TMPDIR": "/dev/shm"}  # its memory is a file: keep it off the disk
+
+    def command(self):
+        return [uml_kernel()[0], f"mem={self.mem_mib}M", f"initrd={self.initrd}", "quiet", "con=null", "con0=fd:0,fd:1",
+                *[f"virtio_uml.device={disk}:{UML_BLOCK_DEVICE}" for disk in self.disks], *self.kernel_args.split()]
+
+
+class QemuGuest(Guest):
+    """QEMU with TCG: a Debian kernel for clouds, several CPUs and queues, reconnection."""
+
+    def __init__(self, *args, queues=1, cpus=1, reconnect_s=None, device_args="", **kwargs):
+        kwargs.setdefault("mem_mib", 384)
+        super().__init__(*args, **kwargs)
+        self.queues = queues
+        self.cpus = cpus
+        self.reconnect_s = reconnect_s
+        self.device_args = device_args
+        self.qmp_path = self.run_dir / f"{self.name}.qmp"
+
+    def base_initrd(self):
+        return qemu_kernel()[1]
+
+    def command(self):
+        reconnect = f",reconnect={self.reconnect_s}" if self.reconnect_s else ""
+        disks = []
+        for index, disk in enumerate(self.disks):
+            disks += ["-chardev", f"socket,id=c{index},path={disk}{reconnect}",
+                      "-device", f"vhost-user-blk-pci,chardev=c{index},num-queues={self.queues}{self.device_args}"]
+        return [system_program("qemu-system-x86_64", "qemu-system-x86"),
+                "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", self.cpus,
+                "-M", "q35,memory-backend=mem", "-m", self.mem_mib,
+                "-object", f"memory-backend-memfd,id=mem,size={self.mem_mib}M,share=on",
+                "-kernel", qemu_kernel()[0], "-initrd", self.initrd,
+                "-append", f"console=ttyS0 quiet panic=-1 {self.kernel_args}",
+                "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot", "-nic", "none",
+                "-qmp", f"unix:{self.qmp_path},server=on,wait=off", *disks]
+
+
+GUESTS = {"uml": UmlGuest, "qemu": QemuGuest}
