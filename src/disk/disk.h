@@ -80,6 +80,18 @@ struct disk_req {
 struct layer;
 struct layer_chan;
 
+/*
+ * Memory that outlives this process but not the host: a piece of the memfd that the daemon (or a
+ * front end with INFLIGHT_SHMFD) keeps while a worker is replaced. A layer records in it what it
+ * has acknowledged but not yet written to storage, so that the next worker can go on. All
+ * zeroes when new. Updates must leave it readable when the process is killed between any two
+ * instructions. mem is NULL when there is none; the layer then writes before it acknowledges.
+ */
+struct disk_stash {
+    void *mem; /* 64-byte aligned, shared mapping */
+    uint64_t size_bytes;
+};
+
 struct layer_ops {
     const char *type; /* "raw", "qcow2", "cached" */
 
@@ -102,6 +114,11 @@ struct layer_ops {
     /* Make everything durable and release the layer; all channels are closed. The layer is gone even when
      * the answer is an error (which then says what could not be written). Does not touch `below`. */
     int (*close)(struct layer *l, struct errmsg *e);
+
+    /* Optional: use another stash from now on (mem NULL: none). Everything recorded in the old one is
+     * written out first; what the new one holds is checked and taken over. No request may be in flight.
+     * Blocking; control thread. 0 or -errno. */
+    int (*set_stash)(struct layer *l, struct disk_stash stash, struct errmsg *e);
 };
 
 /* Common head of every layer. */
@@ -136,18 +153,6 @@ static inline uint64_t layer_size(struct layer *l)
 {
     return atomic_load_explicit(&l->size_bytes, memory_order_acquire);
 }
-
-/*
- * Memory that outlives this process but not the host: a piece of the memfd that the daemon (or a
- * front end with INFLIGHT_SHMFD) keeps while a worker is replaced. A layer records in it what it
- * has acknowledged but not yet written to storage, so that the next worker can go on. All
- * zeroes when new. Updates must leave it readable when the process is killed between any two
- * instructions. mem is NULL when there is none; the layer then writes before it acknowledges.
- */
-struct disk_stash {
-    void *mem; /* 64-byte aligned, shared mapping */
-    uint64_t size_bytes;
-};
 
 /* What every format needs to open an image as a layer. */
 struct layer_args {

@@ -88,7 +88,8 @@ struct vhost_session;
 struct vhost_args {
     struct loop *loop;
     const struct guest_device_ops *ops;
-    void *device;
+    void *device;               /* first argument of ops */
+    void *owner;                /* first argument of stash_ready and ended */
     struct vhost_state *state;  /* vhost_state_bytes() long, zeroed when new; outlives the session */
     struct guest_hold hold;
     /* Memory for the in-flight tables of all queues when the front end does not share its own
@@ -98,10 +99,10 @@ struct vhost_args {
     /* Extra bytes that the device wants at the end of a front end's in-flight memory, to survive
      * with it (disk.h, struct disk_stash), and the call that says where they are. */
     size_t stash_bytes;
-    void (*stash_ready)(void *device, void *mem, size_t bytes, bool resumed);
+    void (*stash_ready)(void *owner, void *mem, size_t bytes, bool resumed);
     /* The session is over (connection closed, or the front end broke the protocol; why says).
      * Queues are stopped, the device was reset. The session may be freed from inside. */
-    void (*ended)(void *device, const char *why);
+    void (*ended)(void *owner, const char *why);
 };
 
 /* A new connection; fd becomes the session's. 0 or -errno. */

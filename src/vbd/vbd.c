@@ -29,8 +29,9 @@ static uint64_t features_of(const struct vbd_config *c)
 /* Without FLUSH the driver cannot ask for durability, so every write gets it (5.2.5.1). */
 static bool write_through_by(const struct vbd *d, uint64_t features)
 {
+    const struct vbd_kept *kept = d->config.kept;
     if (!(features & BIT(VIRTIO_BLK_F_FLUSH))) return true;
-    return d->config.write_through;
+    return kept->cache_mode_set ? kept->write_through : d->config.write_through;
 }
 
 static int op_set_features(void *device, uint64_t features)
@@ -79,6 +80,7 @@ static int op_set_config(void *device, uint32_t offset, uint32_t length, const u
     /* What was written under write-back must not be less durable than what follows; requests in
      * flight see either mode, and the driver flushes by itself when it leaves write-back. */
     atomic_store(&d->write_through, through);
+    *d->config.kept = (struct vbd_kept){.cache_mode_set = 1, .write_through = through};
     return 0;
 }
 
@@ -113,6 +115,7 @@ static void op_reset(void *device)
     struct vbd *d = device;
     uint64_t count;
     d->features = 0;
+    *d->config.kept = (struct vbd_kept){0};
     atomic_store(&d->write_through, d->config.write_through);
     atomic_store(&d->broken_why, NULL);
     ssize_t n = read(d->broken_fd, &count, sizeof count);
@@ -121,6 +124,7 @@ static void op_reset(void *device)
 
 static int config_check(const struct vbd_config *c, struct errmsg *e)
 {
+    assert(c->kept);
     if (c->queues < 1 || c->queues > VBD_QUEUES_MAX)
         return errmsg_set(e, EINVAL, "disk %s: %u queues, expected 1 to %u", c->name, c->queues, VBD_QUEUES_MAX);
     if (c->sector_bytes != 512 && c->sector_bytes != 4096)

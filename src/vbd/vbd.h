@@ -32,6 +32,13 @@
 #define VBD_DISCARD_SEGMENTS 32u
 #define VBD_SERIAL_BYTES 21
 
+/* What the driver set that no other part remembers; survives with the session's state. */
+struct vbd_kept {
+    uint8_t cache_mode_set; /* 1: the driver wrote write_through */
+    uint8_t write_through;
+    uint8_t unused[62];
+};
+
 struct vbd_config {
     const char *name;        /* for messages; outlives the device */
     unsigned queues;         /* 1..VBD_QUEUES_MAX */
@@ -43,6 +50,7 @@ struct vbd_config {
     uint32_t size_max_bytes; /* largest segment, 0: no limit */
     uint32_t io_opt_bytes;   /* the leaf's natural unit (cluster), 0: unknown */
     uint64_t poll_ns;        /* upper bound of adaptive polling; 0: never poll */
+    struct vbd_kept *kept;   /* zeroed when new; outlives the device */
     char serial[VBD_SERIAL_BYTES]; /* zero-terminated */
 };
 
