@@ -63,14 +63,15 @@ struct engine_io {
 
     struct { /* the engine's own, meaningless to others */
         struct list node;
-        struct iovec *iov;
         void *bounce;
-        uint64_t moved_bytes;
-        uint64_t time_ns;
+        uint64_t moved_bytes; /* how far a request that goes in pieces has come */
+        uint64_t asked_bytes; /* of the piece that the kernel has */
+        uint32_t retries;
         int res;
     } priv;
 };
 #define ENGINE_IOV_MAX 1024
+#define ENGINE_ALIGN_MAX (64u << 10) /* largest mem_align and io_align; disk/file.h refuses more */
 
 /* Something to be run by the next poll, on the same thread, with no system call. */
 struct engine_task {
@@ -92,7 +93,8 @@ struct engine_ops {
     void (*submit)(struct engine *e, struct engine_io *io);
     /* Give what was submitted to the kernel, run completions, watches and deferred tasks. Sleeps
      * up to wait_ns when there is nothing to run (0: never; UINT64_MAX: for ever). Returns how
-     * many things ran, or -errno when the engine itself is broken. */
+     * many things ran, or -errno when the engine itself is broken. May return 0 before its time: a signal,
+     * or a request of which only a piece was finished. */
     int (*poll)(struct engine *e, uint64_t wait_ns);
     int (*watch)(struct engine *e, struct engine_watch *w);
     void (*unwatch)(struct engine *e, struct engine_watch *w); /* `ready` is not called after it */
@@ -161,8 +163,18 @@ struct engine_maker {
 };
 
 /* io_uring (disk/engine/uring.c). depth: how many requests the kernel is given at once (a power of
- * two, 1..32768); more wait inside. The engine belongs to the thread that first polls it. */
+ * two, 1..32768); more wait inside. The engine belongs to the thread that first polls it, which may be another one
+ * than made it; it is freed by that thread, or by another one when that thread has ended. */
 int engine_uring_new(struct engine **out, unsigned depth, struct errmsg *e);
-extern const struct engine_maker engine_uring_maker;
+extern const struct engine_maker engine_uring_maker; /* of ENGINE_URING_DEPTH */
+#define ENGINE_URING_DEPTH 128u
+
+/*
+ * A process that was killed may leave direct I/O behind in the kernel, which can land on the file after the
+ * process is gone. Returns when no such write can land any more; to be called once the predecessor is dead (waited
+ * for) and before anything of its is submitted again. Blocks. 0; -ETIMEDOUT when a block device did not come to
+ * rest for 5 s (others use it); -EOPNOTSUPP where the file system offers no way to know; other -errno.
+ */
+int engine_wait_previous(const struct engine_file *f);
 
 #endif

@@ -1,0 +1,513 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The production engine: io_uring (Linux 6.1 and later).
+ *
+ * Theory of operation
+ *
+ * One ring per thread. The ring is made disabled and enabled by the first thread that polls it, which is from
+ * then on the only one that the kernel accepts (SINGLE_ISSUER). Completions are left in the kernel until we ask
+ * (DEFER_TASKRUN), so nothing interrupts the thread; the kernel raises a flag in shared memory when there is
+ * something to ask for (TASKRUN_FLAG). A poll that finds no flag, no completion and nothing to submit is
+ * therefore a few loads and no system call: spinning on an engine is cheap. Any other poll is one system call, that
+ * submits, waits and collects at once.
+ *
+ * A request is in one of these states:
+ *
+ *   in the kernel   has a submission entry or is being worked on; in_kernel counts them, at most depth
+ *   waiting         for room in the kernel; in order
+ *   no_bounce       for a bounce slot; in order, and not in the way of those that need none
+ *   finished        its result is known without asking the kernel; reported by the next poll
+ *
+ * One that goes in pieces (short result, bounced in parts) passes through the kernel once per piece.
+ *
+ * A watch is a multishot poll request. What the kernel knows is a slot of ours, never the caller's structure, so
+ * engine_unwatch() can cut the two apart at once: the slot stays until the kernel has said its last word.
+ *
+ * System calls, for whoever writes the sandbox: io_uring_setup, io_uring_register and mmap when made and enabled;
+ * io_uring_enter; fcntl in watch; mmap, munmap for bounce memory; munmap and close when freed.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/iov.h"
+#include "base/log.h"
+#include "disk/engine/bounce.h"
+#include "disk/engine/engine.h"
+
+#define URING_DEPTH_MAX 32768u
+#define URING_PIECE_MAX_BYTES (UINT64_C(1) << 30) /* the length in a submission entry has 32 bits */
+#define URING_RETRIES_MAX 1000u                   /* of one piece, on EINTR and EAGAIN */
+#define URING_BOUNCE_LINGER_NS (UINT64_C(1000000000))
+
+/* user_data: a pointer to the request, or to the watch's slot with this bit; 0: nobody wants to know. */
+#define URING_IS_WATCH UINT64_C(1)
+
+struct uring {
+    struct engine base;
+    struct io_uring ring;
+    unsigned depth;
+    unsigned in_kernel;
+    bool enabled;
+    struct list waiting, no_bounce, finished; /* engine_io */
+    unsigned finished_count;
+    struct list watches; /* uring_watch: every slot */
+    unsigned unarmed;    /* how many of them the kernel is to be told of */
+    struct bounce_pool bounce;
+};
+
+struct uring_watch {
+    struct list node;
+    struct engine_watch *watch; /* NULL: cut off, waiting for the kernel's last word */
+    bool armed;                 /* the kernel has it */
+};
+
+static struct uring *uring_of(struct engine *e)
+{
+    return container_of(e, struct uring, base);
+}
+
+/* ---- Requests ---- */
+
+static void finish(struct uring *u, struct engine_io *io, int res)
+{
+    if (io->priv.bounce) {
+        bounce_give(&u->bounce, io->priv.bounce);
+        io->priv.bounce = NULL;
+    }
+    io->priv.res = res;
+    list_push_back(&u->finished, &io->priv.node);
+    u->finished_count++;
+}
+
+/* The storage can move the request's own buffers. Direct I/O wants every piece of the buffer to start at
+ * mem_align and to be whole blocks. */
+static bool buffers_fit(const struct engine_io *io)
+{
+    const struct engine_file *f = io->file;
+    if (f->mem_align == 1 && f->io_align == 1) return true;
+    uintptr_t bases = 0, lengths = io->offset_bytes;
+    for (unsigned i = 0; i < io->iov_count; i++) {
+        bases |= (uintptr_t)io->iov[i].iov_base;
+        lengths |= io->iov[i].iov_len;
+    }
+    return (bases & (f->mem_align - 1)) == 0 && (lengths & (f->io_align - 1)) == 0;
+}
+
+static void prep_bounced(struct engine_io *io, struct io_uring_sqe *sqe)
+{
+    uint64_t at = io->offset_bytes + io->priv.moved_bytes;
+    uint64_t left = io->length_bytes - io->priv.moved_bytes;
+    if (io->op == ENGINE_WRITE) {
+        size_t take = min_u64(left, BOUNCE_BYTES);
+        iov_copy_from(io->priv.bounce, io->iov, io->iov_count, io->priv.moved_bytes, take);
+        io->priv.asked_bytes = take;
+        io_uring_prep_write(sqe, io->file->fd, io->priv.bounce, (unsigned)take, at);
+        return;
+    }
+    uint64_t start = align_down(at, io->file->io_align);
+    uint64_t want = min_u64(align_up(at - start + left, io->file->io_align), BOUNCE_BYTES);
+    io->priv.asked_bytes = want;
+    io_uring_prep_read(sqe, io->file->fd, io->priv.bounce, (unsigned)want, start);
+}
+
+/* The rest of a request of which the kernel did a part: one buffer at a time, which needs no list of buffers. */
+static struct iovec next_buffer(const struct engine_io *io)
+{
+    uint64_t skip = io->priv.moved_bytes;
+    unsigned i = 0;
+    while (skip >= io->iov[i].iov_len) {
+        skip -= io->iov[i++].iov_len;
+        assert(i < io->iov_count);
+    }
+    return (struct iovec){(char *)io->iov[i].iov_base + skip, min_u64(io->iov[i].iov_len - skip, URING_PIECE_MAX_BYTES)};
+}
+
+static void prep_transfer(struct engine_io *io, struct io_uring_sqe *sqe)
+{
+    bool write = io->op == ENGINE_WRITE;
+    int fd = io->file->fd;
+    uint64_t at = io->offset_bytes + io->priv.moved_bytes;
+    if (io->iov_count > 1 && io->priv.moved_bytes == 0) {
+        io->priv.asked_bytes = io->length_bytes;
+        if (write) io_uring_prep_writev(sqe, fd, io->iov, io->iov_count, at);
+        else io_uring_prep_readv(sqe, fd, io->iov, io->iov_count, at);
+        return;
+    }
+    struct iovec one = next_buffer(io);
+    io->priv.asked_bytes = one.iov_len;
+    if (write) io_uring_prep_write(sqe, fd, one.iov_base, (unsigned)one.iov_len, at);
+    else io_uring_prep_read(sqe, fd, one.iov_base, (unsigned)one.iov_len, at);
+}
+
+static void prep_range(struct engine_io *io, struct io_uring_sqe *sqe, int mode)
+{
+    io_uring_prep_fallocate(sqe, io->file->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)io->offset_bytes,
+                            (off_t)io->length_bytes);
+}
+
+static void prep(struct engine_io *io, struct io_uring_sqe *sqe)
+{
+    switch (io->op) {
+    case ENGINE_READ:
+    case ENGINE_WRITE:
+        if (io->priv.bounce) prep_bounced(io, sqe);
+        else prep_transfer(io, sqe);
+        break;
+    case ENGINE_SYNC: io_uring_prep_fsync(sqe, io->file->fd, IORING_FSYNC_DATASYNC); break;
+    case ENGINE_PUNCH: prep_range(io, sqe, FALLOC_FL_PUNCH_HOLE); break;
+    case ENGINE_ZERO: prep_range(io, sqe, FALLOC_FL_ZERO_RANGE); break;
+    }
+    io_uring_sqe_set_data(sqe, io);
+}
+
+/* True when the kernel's queue took it; on false nothing has changed. */
+static bool try_issue(struct uring *u, struct engine_io *io)
+{
+    if (u->in_kernel == u->depth) return false;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+    if (!sqe) return false;
+    u->in_kernel++;
+    prep(io, sqe);
+    return true;
+}
+
+static void issue(struct uring *u, struct engine_io *io)
+{
+    if (!list_empty(&u->waiting) || !try_issue(u, io)) list_push_back(&u->waiting, &io->priv.node);
+}
+
+/* Get a slot for the request, and then issue it; or let it wait. */
+static void issue_bounced(struct uring *u, struct engine_io *io)
+{
+    int ret = bounce_take(&u->bounce, &io->priv.bounce);
+    if (ret == -EAGAIN) list_push_back(&u->no_bounce, &io->priv.node);
+    else if (ret < 0) finish(u, io, ret);
+    else issue(u, io);
+}
+
+static void uring_submit(struct engine *e, struct engine_io *io)
+{
+    struct uring *u = uring_of(e);
+    io->priv.bounce = NULL;
+    io->priv.moved_bytes = 0;
+    io->priv.retries = 0;
+    e->inflight++;
+    if (io->op != ENGINE_READ && io->op != ENGINE_WRITE) {
+        issue(u, io);
+        return;
+    }
+    assert(io->iov_count <= ENGINE_IOV_MAX && iov_bytes(io->iov, io->iov_count) == io->length_bytes);
+    if (io->length_bytes == 0) finish(u, io, 0);
+    else if (buffers_fit(io)) issue(u, io);
+    else if (io->op == ENGINE_WRITE && ((io->offset_bytes | io->length_bytes) & (io->file->io_align - 1)))
+        finish(u, io, -EINVAL);
+    else issue_bounced(u, io);
+}
+
+static void retry(struct uring *u, struct engine_io *io, int res)
+{
+    if (io->priv.retries++ < URING_RETRIES_MAX) list_push_back(&u->waiting, &io->priv.node);
+    else finish(u, io, res);
+}
+
+static void read_ended_at_eof(struct uring *u, struct engine_io *io)
+{
+    iov_zero(io->iov, io->iov_count, io->priv.moved_bytes, io->length_bytes - io->priv.moved_bytes);
+    finish(u, io, 0);
+}
+
+/* How many bytes of what was asked for does a piece of `got` bytes bring? Copies them out of a bounced read. */
+static uint64_t take_piece(struct engine_io *io, uint64_t got)
+{
+    if (!io->priv.bounce || io->op == ENGINE_WRITE) return got;
+    uint64_t at = io->offset_bytes + io->priv.moved_bytes;
+    uint64_t head = at - align_down(at, io->file->io_align); /* read in front of it by widening */
+    if (got <= head) return 0;
+    uint64_t useful = min_u64(got - head, io->length_bytes - io->priv.moved_bytes);
+    iov_copy_to(io->iov, io->iov_count, io->priv.moved_bytes, (char *)io->priv.bounce + head, useful);
+    return useful;
+}
+
+/*
+ * A piece of a read or write came back. A short read is carried on with until one brings nothing, which is the end
+ * of the file; direct reads end in the middle of a block only there, and must not be carried on with from there.
+ */
+static void transfer_done(struct uring *u, struct engine_io *io, uint64_t got)
+{
+    bool odd = (got & (io->file->io_align - 1)) != 0;
+    uint64_t useful = take_piece(io, got);
+    io->priv.moved_bytes += useful;
+    io->priv.retries = 0;
+    if (io->priv.moved_bytes == io->length_bytes) finish(u, io, 0);
+    else if (io->op == ENGINE_READ && (useful == 0 || odd)) read_ended_at_eof(u, io);
+    else if (useful == 0) finish(u, io, -EIO);
+    else issue(u, io);
+}
+
+static void io_returned(struct uring *u, struct engine_io *io, int res)
+{
+    u->in_kernel--;
+    if (res == -EINTR || res == -EAGAIN) retry(u, io, res);
+    else if (res < 0) finish(u, io, res == -ENOSYS ? -EOPNOTSUPP : res);
+    else if (io->op == ENGINE_READ || io->op == ENGINE_WRITE) transfer_done(u, io, (uint64_t)res);
+    else finish(u, io, 0);
+}
+
+/* Slots and room in the kernel may have become free. */
+static void start_waiting(struct uring *u)
+{
+    while (!list_empty(&u->no_bounce)) {
+        struct engine_io *io = list_entry(u->no_bounce.next, struct engine_io, priv.node);
+        int ret = bounce_take(&u->bounce, &io->priv.bounce);
+        if (ret == -EAGAIN) break;
+        list_remove(&io->priv.node);
+        if (ret < 0) finish(u, io, ret);
+        else issue(u, io);
+    }
+    while (!list_empty(&u->waiting)) {
+        struct engine_io *io = list_entry(u->waiting.next, struct engine_io, priv.node);
+        if (!try_issue(u, io)) break;
+        list_remove(&io->priv.node);
+    }
+}
+
+/* Only those finished when it begins: a callback that submits what fails at once cannot hold the thread. */
+static unsigned run_finished(struct uring *u)
+{
+    unsigned ran = 0;
+    for (unsigned budget = u->finished_count; budget > 0 && u->finished_count > 0; budget--) {
+        struct engine_io *io = list_entry(list_pop_front(&u->finished), struct engine_io, priv.node);
+        u->finished_count--;
+        u->base.inflight--;
+        io->done(io, io->priv.res);
+        ran++;
+    }
+    return ran;
+}
+
+/* ---- Watches ---- */
+
+static void slot_free(struct uring_watch *slot)
+{
+    list_remove(&slot->node);
+    free(slot);
+}
+
+static void arm_watches(struct uring *u)
+{
+    LIST_FOR_EACH(node, &u->watches) {
+        if (u->unarmed == 0) return;
+        struct uring_watch *slot = list_entry(node, struct uring_watch, node);
+        if (slot->armed) continue;
+        struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+        if (!sqe) return;
+        io_uring_prep_poll_multishot(sqe, slot->watch->fd, POLLIN);
+        io_uring_sqe_set_data64(sqe, (uintptr_t)slot | URING_IS_WATCH);
+        slot->armed = true;
+        u->unarmed--;
+    }
+}
+
+static int uring_watch(struct engine *e, struct engine_watch *w)
+{
+    struct uring *u = uring_of(e);
+    if (fcntl(w->fd, F_GETFD) < 0) return -errno;
+    struct uring_watch *slot = malloc(sizeof *slot);
+    if (!slot) return -ENOMEM;
+    *slot = (struct uring_watch){.watch = w};
+    list_push_back(&u->watches, &slot->node);
+    u->unarmed++;
+    return 0;
+}
+
+static void uring_unwatch(struct engine *e, struct engine_watch *w)
+{
+    struct uring *u = uring_of(e);
+    struct uring_watch *slot = NULL;
+    LIST_FOR_EACH(node, &u->watches)
+        if (list_entry(node, struct uring_watch, node)->watch == w) slot = list_entry(node, struct uring_watch, node);
+    if (!slot) return;
+    slot->watch = NULL;
+    if (!slot->armed) {
+        u->unarmed--;
+        slot_free(slot);
+        return;
+    }
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+    if (!sqe) {
+        io_uring_submit(&u->ring);
+        sqe = io_uring_get_sqe(&u->ring);
+    }
+    if (!sqe) return; /* the kernel takes nothing now: it keeps the slot, and the ring's end is its end */
+    io_uring_prep_poll_remove(sqe, (uintptr_t)slot | URING_IS_WATCH);
+    io_uring_sqe_set_data64(sqe, 0);
+    /* Now, so that the kernel lets go of the descriptor even if this thread polls no more. */
+    io_uring_submit_and_get_events(&u->ring);
+}
+
+/* Returns how many callbacks ran. */
+static unsigned watch_returned(struct uring *u, struct uring_watch *slot, int res, unsigned flags)
+{
+    struct engine_watch *w = slot->watch;
+    if (!(flags & IORING_CQE_F_MORE)) { /* the kernel is done with it */
+        slot->armed = false;
+        if (!w) slot_free(slot);
+        else u->unarmed++;
+    }
+    if (!w) return 0;
+    if (res < 0) {
+        if (res != -ECANCELED) log_limited(LOG_LEVEL_ERROR, "cannot watch descriptor %d: %s", w->fd, strerror(-res));
+        return 0;
+    }
+    w->ready(w);
+    return 1;
+}
+
+/* ---- Polling ---- */
+
+static int enable(struct uring *u)
+{
+    int ret = io_uring_enable_rings(&u->ring);
+    if (ret < 0) return ret;
+    /* Saves looking the ring's descriptor up in every call; one that cannot be had is no loss. */
+    (void)io_uring_register_ring_fd(&u->ring);
+    u->enabled = true;
+    return 0;
+}
+
+static bool kernel_wants_a_call(const struct uring *u)
+{
+    unsigned flags = __atomic_load_n(u->ring.sq.kflags, __ATOMIC_RELAXED);
+    return (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) || io_uring_sq_ready(&u->ring);
+}
+
+/* One system call at most. 0, -ETIME when the wait ended with nothing, other -errno when the ring is broken. */
+static int enter(struct uring *u, uint64_t wait_ns)
+{
+    int ret = 0;
+    if (wait_ns == 0) {
+        if (kernel_wants_a_call(u)) ret = io_uring_submit_and_get_events(&u->ring);
+    } else if (wait_ns >= INT64_MAX) {
+        ret = io_uring_submit_and_wait(&u->ring, 1);
+    } else {
+        struct __kernel_timespec ts = {.tv_sec = (int64_t)(wait_ns / 1000000000), .tv_nsec = (int64_t)(wait_ns % 1000000000)};
+        struct io_uring_cqe *cqe;
+        ret = io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &ts, NULL);
+    }
+    /* EAGAIN: the kernel is short of memory; EBUSY: completions must be taken first. Both pass. */
+    if (ret >= 0 || ret == -EINTR || ret == -EAGAIN || ret == -EBUSY) return 0;
+    return ret;
+}
+
+/* Sleep, but not for ever on top of bounce memory that nobody uses any more. */
+static int enter_asleep(struct uring *u, uint64_t wait_ns)
+{
+    if (!bounce_is_idle(&u->bounce) || wait_ns <= URING_BOUNCE_LINGER_NS) return enter(u, wait_ns);
+    int ret = enter(u, URING_BOUNCE_LINGER_NS);
+    if (ret != -ETIME) return ret;
+    bounce_trim(&u->bounce);
+    return enter(u, wait_ns == UINT64_MAX ? wait_ns : wait_ns - URING_BOUNCE_LINGER_NS);
+}
+
+/* Those that were there when it began. An entry is given back before its callback runs, which may poll itself. */
+static unsigned reap(struct uring *u)
+{
+    unsigned ran = 0;
+    for (unsigned budget = io_uring_cq_ready(&u->ring); budget > 0 && io_uring_cq_ready(&u->ring) > 0; budget--) {
+        const struct io_uring_cqe *cqe = &u->ring.cq.cqes[*u->ring.cq.khead & u->ring.cq.ring_mask];
+        uint64_t data = cqe->user_data;
+        int res = cqe->res;
+        unsigned flags = cqe->flags;
+        io_uring_cq_advance(&u->ring, 1);
+        if (data == 0) continue;
+        void *whose = (void *)(uintptr_t)(data & ~URING_IS_WATCH);
+        if (data & URING_IS_WATCH) ran += watch_returned(u, whose, res, flags);
+        else io_returned(u, whose, res);
+    }
+    return ran + run_finished(u);
+}
+
+/* Nothing can be run without the kernel, and the kernel is about to know all that it can be told: what is left
+ * over because the submission queue was full must not wait for a completion that it is to cause. */
+static bool may_sleep(const struct uring *u)
+{
+    bool untold = u->unarmed || (!list_empty(&u->waiting) && u->in_kernel < u->depth);
+    return !untold && u->finished_count == 0 && list_empty(&u->base.deferred) && io_uring_cq_ready(&u->ring) == 0;
+}
+
+static int uring_poll(struct engine *e, uint64_t wait_ns)
+{
+    struct uring *u = uring_of(e);
+    if (!u->enabled) {
+        int ret = enable(u);
+        if (ret < 0) return ret;
+    }
+    if (u->unarmed) arm_watches(u);
+    start_waiting(u);
+    int ret = wait_ns && may_sleep(u) ? enter_asleep(u, wait_ns) : enter(u, 0);
+    if (ret < 0 && ret != -ETIME) return ret;
+    unsigned ran = reap(u);
+    ran += engine_run_deferred(e);
+    return (int)ran;
+}
+
+static void uring_free(struct engine *e)
+{
+    struct uring *u = uring_of(e);
+    assert(e->inflight == 0);
+    io_uring_queue_exit(&u->ring);
+    LIST_FOR_EACH_SAFE(node, &u->watches)
+        slot_free(list_entry(node, struct uring_watch, node));
+    bounce_trim(&u->bounce);
+    free(u);
+}
+
+static const struct engine_ops uring_ops = {
+    .submit = uring_submit,
+    .poll = uring_poll,
+    .watch = uring_watch,
+    .unwatch = uring_unwatch,
+    .free = uring_free,
+};
+
+static int ring_error(struct errmsg *e, int code)
+{
+    if (code == EPERM) return errmsg_sys(e, code, "io_uring is not permitted (see sysctl kernel.io_uring_disabled, and seccomp)");
+    if (code == EINVAL) return errmsg_sys(e, code, "io_uring lacks what is needed (DEFER_TASKRUN): Linux 6.1 or later is expected");
+    return errmsg_sys(e, code, "cannot make an io_uring");
+}
+
+int engine_uring_new(struct engine **out, unsigned depth, struct errmsg *e)
+{
+    assert(is_power_of_2(depth) && depth <= URING_DEPTH_MAX);
+    struct uring *u = calloc(1, sizeof *u);
+    if (!u) return errmsg_sys(e, ENOMEM, "cannot make an I/O engine");
+    struct io_uring_params p = {.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                                         IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED};
+    int ret = io_uring_queue_init_params(depth, &u->ring, &p);
+    if (ret < 0) {
+        free(u);
+        return ring_error(e, -ret);
+    }
+    u->base.ops = &uring_ops;
+    u->depth = depth;
+    list_init(&u->base.deferred);
+    list_init(&u->waiting);
+    list_init(&u->no_bounce);
+    list_init(&u->finished);
+    list_init(&u->watches);
+    *out = &u->base;
+    return 0;
+}
+
+static int uring_make(void *arg, struct engine **out, struct errmsg *e)
+{
+    return engine_uring_new(out, ENGINE_URING_DEPTH, e);
+}
+
+const struct engine_maker engine_uring_maker = {.make = uring_make};
