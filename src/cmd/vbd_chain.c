@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cmd/vbd_chain.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "disk/format/qcow2.h"
+
+struct chain_thread {
+    struct disk_chans chans;
+    int cache_fd; /* waiting for the thread to take it, or -1 */
+};
+
+struct chain {
+    struct worker_config *config; /* the worker's */
+    unsigned count;               /* layers of the configuration */
+    struct engine_file file[DISK_CHAIN_MAX];
+    struct layer *own[DISK_CHAIN_MAX]; /* each image, directly */
+    struct layer *stack[DISK_CHAIN_MAX]; /* what threads open, leaf first */
+    struct chain_thread thread[VBD_QUEUES_MAX];
+};
+
+static int open_file(struct chain *c, unsigned i, struct errmsg *e)
+{
+    struct worker_layer *l = &c->config->layer[i];
+    bool writable = i == 0 && !c->config->device.read_only;
+    if (l->fd >= 0) {
+        int fd = l->fd;
+        l->fd = -1;
+        return disk_file_adopt(&c->file[i], fd, l->path, e);
+    }
+    return disk_file_open(&c->file[i], l->path, (writable ? DISK_FILE_WRITE : 0u) | (l->direct ? DISK_FILE_DIRECT : 0u), e);
+}
+
+int chain_open_files(struct chain **out, struct worker_config *config, const int *cache_fd, bool after_crash, struct errmsg *e)
+{
+    struct chain *c = calloc(1, sizeof *c);
+    if (!c) return errmsg_set(e, ENOMEM, "out of memory");
+    *out = c;
+    c->config = config;
+    for (unsigned i = 0; i < VBD_QUEUES_MAX; i++)
+        c->thread[i].cache_fd = cache_fd[i];
+    for (unsigned i = 0; i < config->layer_count; i++) {
+        int ret = open_file(c, i, e);
+        if (ret < 0) return ret;
+        c->count = i + 1;
+    }
+    if (c->file[0].direct && c->file[0].io_align > config->device.sector_bytes)
+        return errmsg_set(e, EINVAL,
+                          "%s: direct I/O here works in units of %u bytes, the disk's sectors have %u: use "
+                          "--sector-size %u or direct=off",
+                          c->file[0].name, c->file[0].io_align, config->device.sector_bytes, c->file[0].io_align);
+    if (!after_crash) return 0;
+    int ret = engine_wait_previous(&c->file[0]);
+    return ret < 0 ? errmsg_sys(e, -ret, "%s: waiting for the last worker's writes", c->file[0].name) : 0;
+}
+
+int chain_open_layers(struct chain *c, struct disk_stash stash, struct errmsg *e)
+{
+    for (unsigned i = c->count; i-- > 0;) {
+        struct layer_args args = {
+            .file = &c->file[i],
+            .below = i + 1 < c->count ? c->stack[i + 1] : NULL,
+            .writable = i == 0 && !c->config->device.read_only,
+            .stash = i == 0 ? stash : (struct disk_stash){0},
+            .maker = &engine_uring_maker,
+        };
+        int ret = layer_open(&c->own[i], c->config->layer[i].format, &args, e);
+        if (ret < 0) return ret;
+        c->stack[i] = c->own[i];
+    }
+    return 0;
+}
+
+int chain_close(struct chain *c, struct errmsg *e)
+{
+    int ret = 0;
+    for (unsigned i = 0; i < c->count; i++) {
+        if (!c->own[i]) continue;
+        int closed = c->own[i]->ops->close(c->own[i], i == 0 ? e : NULL);
+        if (i == 0) ret = closed;
+    }
+    for (unsigned i = 0; i < c->count; i++)
+        disk_file_close(&c->file[i]);
+    for (unsigned i = 0; i < VBD_QUEUES_MAX; i++)
+        if (c->thread[i].cache_fd >= 0) close(c->thread[i].cache_fd);
+    free(c);
+    return ret;
+}
+
+struct layer *chain_leaf(struct chain *c)
+{
+    return c->stack[0];
+}
+
+int chain_file_fd(const struct chain *c, unsigned layer)
+{
+    return c->file[layer].fd;
+}
+
+uint32_t chain_cluster_bytes(const struct chain *c)
+{
+    return c->config->layer[0].format == DISK_FORMAT_QCOW2 ? layer_qcow2_cluster_bytes(c->own[0]) : 0;
+}
+
+static int thread_open(void *arg, unsigned queue, struct engine *e, struct layer_chan **top)
+{
+    struct chain *c = arg;
+    int ret = disk_chans_open(&c->thread[queue].chans, c->stack, c->count, e);
+    if (ret == 0) *top = c->thread[queue].chans.chan[0];
+    return ret;
+}
+
+static void thread_close(void *arg, unsigned queue)
+{
+    struct chain *c = arg;
+    disk_chans_close(&c->thread[queue].chans);
+}
+
+static void thread_call(void *arg, unsigned queue, void *call_arg)
+{
+    (void)arg, (void)queue, (void)call_arg;
+}
+
+struct vbd_chains chain_callbacks(struct chain *c)
+{
+    return (struct vbd_chains){.open = thread_open, .close = thread_close, .call = thread_call, .arg = c};
+}
+
+int chain_resize(struct chain *c, uint64_t size_bytes, struct errmsg *e)
+{
+    return c->own[0]->ops->resize(c->own[0], size_bytes, e);
+}
+
+int chain_set_stash(struct chain *c, struct disk_stash stash, struct errmsg *e)
+{
+    struct layer *leaf = c->own[0];
+    return leaf->ops->set_stash ? leaf->ops->set_stash(leaf, stash, e) : 0;
+}
+
+int chain_cache_attach(struct chain *c, struct vbd *d, const int *fds, unsigned count)
+{
+    for (unsigned i = 0; i < VBD_QUEUES_MAX; i++) {
+        if (i >= count || fds[i] < 0) continue;
+        if (c->thread[i].cache_fd >= 0) close(c->thread[i].cache_fd);
+        c->thread[i].cache_fd = fds[i];
+    }
+    vbd_call_queues(d, NULL);
+    return 0;
+}
+
+void chain_stats_read(struct chain *c, struct chain_stats *out)
+{
+    (void)c;
+    *out = (struct chain_stats){0};
+}

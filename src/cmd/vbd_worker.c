@@ -1,0 +1,475 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Opens the chain, makes the device, takes front ends one after another, keeps what survives.
+ *
+ * What survives a worker that the daemon watches is one memfd ("state"), laid out as
+ *
+ *     head | vhost_state | in-flight tables of every queue | stash of the leaf
+ *
+ * and the descriptors that the session names. The daemon holds duplicates; after a crash the next worker
+ * is given all of them and goes on. Without a daemon the in-flight tables and the stash live in the
+ * front end's memory (INFLIGHT_SHMFD), which gives them back when it reconnects.
+ */
+#include "cmd/vbd_worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "cmd/vbd_chain.h"
+#include "guest/vhost_user.h"
+#include "ring/virtq.h"
+
+#define STATE_MAGIC UINT64_C(0x3145544154534443) /* "CDSTATE1" */
+#define STASH_BYTES (UINT64_C(1) << 20)
+
+struct state_head {
+    uint64_t magic;
+    uint32_t queues;
+    uint32_t queue_size_max;
+    uint64_t vhost_bytes, inflight_bytes, stash_bytes;
+    struct vbd_kept device;
+};
+#define STATE_HEAD_BYTES 4096u
+
+struct worker {
+    struct loop *loop;
+    struct worker_config config;
+    struct worker_keeper keeper;
+    bool one_front_end;
+
+    struct chain *chain;
+    struct vbd *vbd;
+
+    char *state; /* mapped; private memory when nothing survives */
+    size_t state_bytes, vhost_bytes, inflight_bytes;
+    int state_fd;
+
+    int listen_fd;
+    int connected_fd; /* until worker_serve() */
+    struct loop_watch listen_watch, broken_watch;
+    struct vhost_session *session;
+    bool ending; /* quit or leave: take no other front end */
+
+    struct worker_held held[WORKER_HELD_MAX];
+    unsigned held_count;
+};
+
+/* ---- what is held ---- */
+
+static int held_find(const struct worker *w, const char *name)
+{
+    for (unsigned i = 0; i < w->held_count; i++)
+        if (strcmp(w->held[i].name, name) == 0) return (int)i;
+    return -1;
+}
+
+static void held_drop(void *arg, const char *name)
+{
+    struct worker *w = arg;
+    int i = held_find(w, name);
+    if (i < 0) return;
+    close(w->held[i].fd);
+    w->held[i] = w->held[--w->held_count];
+    if (w->keeper.drop) w->keeper.drop(w->keeper.arg, name);
+}
+
+static void held_keep(void *arg, const char *name, int fd)
+{
+    struct worker *w = arg;
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0) {
+        log_error("disk %s: cannot keep %s for a successor: %s", w->config.name, name, strerror(errno));
+        return;
+    }
+    int i = held_find(w, name);
+    if (i >= 0) {
+        close(w->held[i].fd);
+    } else if (w->held_count < WORKER_HELD_MAX) {
+        i = (int)w->held_count++;
+        snprintf(w->held[i].name, sizeof w->held[i].name, "%s", name);
+    } else {
+        close(copy);
+        return;
+    }
+    w->held[i].fd = copy;
+    if (w->keeper.keep) w->keeper.keep(w->keeper.arg, name, copy);
+}
+
+unsigned worker_held(const struct worker *w, const struct worker_held **out)
+{
+    *out = w->held;
+    return w->held_count;
+}
+
+/* ---- state that survives ---- */
+
+static struct state_head *state_head(struct worker *w)
+{
+    return (struct state_head *)(void *)w->state;
+}
+
+static void state_layout(struct worker *w)
+{
+    const struct worker_config *c = &w->config;
+    size_t split = virtq_inflight_bytes(c->queue_size_max, false);
+    size_t packed = virtq_inflight_bytes(c->queue_size_max, true);
+    w->vhost_bytes = align_up(vhost_state_bytes(), 4096);
+    w->inflight_bytes = align_up((split > packed ? split : packed) * c->device.queues, 4096);
+    w->state_bytes = STATE_HEAD_BYTES + w->vhost_bytes + w->inflight_bytes + STASH_BYTES;
+}
+
+static int state_check(struct worker *w, struct errmsg *e)
+{
+    const struct state_head *h = state_head(w);
+    if (h->magic == STATE_MAGIC && h->queues == w->config.device.queues &&
+        h->queue_size_max == w->config.queue_size_max && h->vhost_bytes == w->vhost_bytes &&
+        h->inflight_bytes == w->inflight_bytes && h->stash_bytes == STASH_BYTES)
+        return 0;
+    return errmsg_set(e, EPROTO,
+                      "disk %s: the state left by the last worker is of another layout (%u queues of %u, expected %u of %u)",
+                      w->config.name, h->queues, h->queue_size_max, w->config.device.queues, w->config.queue_size_max);
+}
+
+/* fd: a predecessor's state, or -1 for a new one. */
+static int state_map(struct worker *w, int fd, bool survives, struct errmsg *e)
+{
+    state_layout(w);
+    bool fresh = fd < 0;
+    if (fresh && survives) {
+        fd = memfd_create("creedence-vbd-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        if (fd < 0 || ftruncate(fd, (off_t)w->state_bytes) < 0)
+            return errmsg_sys(e, errno, "disk %s: memory for the device's state", w->config.name);
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+    }
+    off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
+    w->state_fd = fd;
+    if (fd >= 0 && (uint64_t)size != w->state_bytes)
+        return errmsg_set(e, EPROTO, "disk %s: the state left by the last worker has %lld bytes, expected %zu",
+                          w->config.name, (long long)size, w->state_bytes);
+    void *mem = mmap(NULL, w->state_bytes, PROT_READ | PROT_WRITE,
+                     fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, 0);
+    if (mem == MAP_FAILED) return errmsg_sys(e, errno, "disk %s: mapping the device's state", w->config.name);
+    w->state = mem;
+    if (!fresh) return state_check(w, e);
+    *state_head(w) = (struct state_head){.magic = STATE_MAGIC,
+                                         .queues = w->config.device.queues,
+                                         .queue_size_max = w->config.queue_size_max,
+                                         .vhost_bytes = w->vhost_bytes,
+                                         .inflight_bytes = w->inflight_bytes,
+                                         .stash_bytes = STASH_BYTES};
+    if (survives) held_keep(w, "state", fd);
+    return 0;
+}
+
+static struct disk_stash state_stash(struct worker *w)
+{
+    if (w->state_fd < 0) return (struct disk_stash){0};
+    return (struct disk_stash){w->state + STATE_HEAD_BYTES + w->vhost_bytes + w->inflight_bytes, STASH_BYTES};
+}
+
+/* ---- sessions ---- */
+
+static void tell_state(struct worker *w, const char *state, const char *why)
+{
+    if (w->keeper.state) w->keeper.state(w->keeper.arg, state, why);
+}
+
+static int listen_start(struct worker *w);
+
+static void session_ended(void *device, const char *why)
+{
+    struct worker *w = device;
+    log_info("disk %s: front end gone: %s", w->config.name, why);
+    vhost_session_free(w->session);
+    w->session = NULL;
+    if (w->state_fd < 0) {
+        struct errmsg e;
+        if (chain_set_stash(w->chain, (struct disk_stash){0}, &e) < 0) log_error("disk %s: %s", w->config.name, e.text);
+    }
+    if (w->ending) return;
+    if (w->one_front_end || w->listen_fd < 0) {
+        loop_stop(w->loop);
+        return;
+    }
+    tell_state(w, "listening", NULL);
+    if (listen_start(w) < 0) loop_stop(w->loop);
+}
+
+/* A front end's in-flight memory has room for the leaf's stash at its end. */
+static void stash_ready(void *device, void *mem, size_t bytes, bool resumed)
+{
+    struct worker *w = device;
+    struct errmsg e;
+    if (w->state_fd >= 0) return; /* it has a better place already */
+    if (!resumed) memset(mem, 0, bytes);
+    if (chain_set_stash(w->chain, (struct disk_stash){mem, bytes}, &e) < 0) {
+        /* Going on would show the guest old data where it was promised new. */
+        log_error("disk %s: what the last worker had acknowledged cannot be taken over: %s", w->config.name, e.text);
+        exit(1);
+    }
+}
+
+/* The device operations that the session calls go straight to vbd; only our own arrive with a worker. */
+static struct vhost_args session_args(struct worker *w)
+{
+    return (struct vhost_args){
+        .loop = w->loop,
+        .ops = vbd_guest_ops(w->vbd),
+        .device = w->vbd,
+        .owner = w,
+        .state = (struct vhost_state *)(void *)(w->state + STATE_HEAD_BYTES),
+        .hold = {.keep = w->state_fd >= 0 ? held_keep : NULL, .drop = w->state_fd >= 0 ? held_drop : NULL, .arg = w},
+        .inflight = w->state_fd >= 0 ? w->state + STATE_HEAD_BYTES + w->vhost_bytes : NULL,
+        .inflight_bytes = w->state_fd >= 0 ? w->inflight_bytes : 0,
+        .stash_bytes = w->state_fd >= 0 || w->config.device.read_only ? 0 : STASH_BYTES,
+        .stash_ready = stash_ready,
+        .ended = session_ended,
+    };
+}
+
+static int session_start(struct worker *w, int fd, struct errmsg *e)
+{
+    if (w->state_fd < 0) memset(w->state + STATE_HEAD_BYTES, 0, w->vhost_bytes);
+    struct vhost_args args = session_args(w);
+    int ret = vhost_session_new(&w->session, &args, fd, e);
+    if (ret == 0) tell_state(w, "connected", NULL);
+    return ret;
+}
+
+static void listen_ready(struct loop_watch *watch, uint32_t events)
+{
+    struct worker *w = container_of(watch, struct worker, listen_watch);
+    struct errmsg e;
+    (void)events;
+    int fd = accept4(w->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0) return;
+    /* One front end at a time; others wait in the backlog. */
+    loop_remove(&w->listen_watch);
+    if (session_start(w, fd, &e) < 0) {
+        log_error("disk %s: %s", w->config.name, e.text);
+        listen_start(w);
+    }
+}
+
+static int listen_start(struct worker *w)
+{
+    if (w->listen_fd < 0) return 0;
+    return loop_add(w->loop, &w->listen_watch, w->listen_fd, EPOLLIN, listen_ready);
+}
+
+static void broken_ready(struct loop_watch *watch, uint32_t events)
+{
+    struct worker *w = container_of(watch, struct worker, broken_watch);
+    uint64_t count;
+    (void)events;
+    if (read(watch->fd, &count, sizeof count) < 0) return;
+    const char *why = vbd_broken(w->vbd);
+    if (why) tell_state(w, "broken", why);
+}
+
+static int session_resume(struct worker *w, struct errmsg *e)
+{
+    const char *names[WORKER_HELD_MAX];
+    int fds[WORKER_HELD_MAX];
+    unsigned count = 0;
+    for (unsigned i = 0; i < w->held_count; i++) {
+        if (strcmp(w->held[i].name, "state") == 0) continue;
+        int copy = fcntl(w->held[i].fd, F_DUPFD_CLOEXEC, 0);
+        if (copy < 0) continue;
+        names[count] = w->held[i].name;
+        fds[count++] = copy;
+    }
+    struct vhost_args args = session_args(w);
+    int ret = vhost_session_resume(&w->session, &args, names, fds, count, e);
+    if (ret == 0) tell_state(w, "connected", NULL);
+    return ret;
+}
+
+int worker_serve(struct worker *w, struct errmsg *e)
+{
+    if (held_find(w, "conn") >= 0) {
+        int ret = session_resume(w, e);
+        if (ret == 0) return 0;
+        /* The front end is lost, the disk is not. */
+        log_error("disk %s: cannot go on where the last worker stopped: %s", w->config.name, e->text);
+        while (w->held_count > 1) {
+            unsigned i = strcmp(w->held[0].name, "state") == 0 ? 1 : 0;
+            char name[sizeof w->held[i].name];
+            memcpy(name, w->held[i].name, sizeof name);
+            held_drop(w, name);
+        }
+        memset(w->state + STATE_HEAD_BYTES, 0, w->vhost_bytes + w->inflight_bytes);
+    }
+    if (w->connected_fd >= 0) return session_start(w, steal_fd(&w->connected_fd), e);
+    tell_state(w, "listening", NULL);
+    int ret = listen_start(w);
+    return ret < 0 ? errmsg_sys(e, -ret, "disk %s: listening", w->config.name) : 0;
+}
+
+/* ---- life ---- */
+
+static void release(struct worker *w)
+{
+    loop_remove(&w->listen_watch);
+    loop_remove(&w->broken_watch);
+    vbd_free(w->vbd);
+    for (unsigned i = 0; i < w->held_count; i++)
+        close(w->held[i].fd);
+    if (w->state) munmap(w->state, w->state_bytes);
+    if (w->state_fd >= 0) close(w->state_fd);
+    if (w->listen_fd >= 0) close(w->listen_fd);
+    if (w->connected_fd >= 0) close(w->connected_fd);
+    worker_config_free(&w->config);
+    free(w);
+}
+
+static int open_inner(struct worker *w, const struct worker_args *args, struct errmsg *e)
+{
+    int state = held_find(w, "state");
+    int state_fd = state < 0 ? -1 : fcntl(w->held[state].fd, F_DUPFD_CLOEXEC, 0);
+    int ret = state_map(w, state_fd, args->survives, e);
+    if (ret < 0) return ret;
+    ret = chain_open_files(&w->chain, &w->config, args->cache_fd, state >= 0, e);
+    if (ret == 0 && args->sandbox) ret = sandbox_enter(args->sandbox, e);
+    if (ret == 0) ret = chain_open_layers(w->chain, state_stash(w), e);
+    if (ret < 0) return ret;
+    struct vbd_chains chains = chain_callbacks(w->chain);
+    w->config.device.kept = &state_head(w)->device;
+    w->config.device.io_opt_bytes = chain_cluster_bytes(w->chain);
+    ret = vbd_new(&w->vbd, &w->config.device, chain_leaf(w->chain), &chains, &engine_uring_maker, e);
+    if (ret < 0) return ret;
+    ret = loop_add(w->loop, &w->broken_watch, vbd_broken_fd(w->vbd), EPOLLIN, broken_ready);
+    return ret < 0 ? errmsg_sys(e, -ret, "disk %s: event loop", w->config.name) : 0;
+}
+
+int worker_open(struct worker **out, const struct worker_args *args, struct errmsg *e)
+{
+    struct worker *w = calloc(1, sizeof *w);
+    if (!w) return errmsg_set(e, ENOMEM, "out of memory");
+    w->loop = args->loop;
+    w->config = *args->config;
+    *args->config = (struct worker_config){0};
+    w->keeper = args->keeper;
+    w->one_front_end = args->one_front_end;
+    w->listen_fd = args->listen_fd;
+    w->connected_fd = args->connected_fd;
+    w->state_fd = -1;
+    memcpy(w->held, args->held, args->held_count * sizeof args->held[0]);
+    w->held_count = args->held_count;
+    int ret = open_inner(w, args, e);
+    if (ret < 0) {
+        if (w->chain) chain_close(w->chain, NULL);
+        release(w);
+        return ret;
+    }
+    *out = w;
+    return 0;
+}
+
+/* The device's threads end before the layers that they use; the leaf is closed last. */
+static int finish(struct worker *w, struct errmsg *e)
+{
+    loop_remove(&w->broken_watch);
+    vbd_free(w->vbd);
+    w->vbd = NULL;
+    int ret = chain_close(w->chain, e);
+    w->chain = NULL;
+    release(w);
+    return ret;
+}
+
+int worker_quit(struct worker *w, struct errmsg *e)
+{
+    w->ending = true;
+    vhost_session_free(w->session);
+    return finish(w, e);
+}
+
+int worker_leave(struct worker *w, struct errmsg *e)
+{
+    w->ending = true;
+    if (w->session) vhost_session_leave(w->session);
+    return finish(w, e);
+}
+
+int worker_resize(struct worker *w, uint64_t size_bytes, struct errmsg *e)
+{
+    if (size_bytes % w->config.device.sector_bytes)
+        return errmsg_set(e, EINVAL, "disk %s: size %" PRIu64 " is no multiple of the sector size %u", w->config.name,
+                          size_bytes, w->config.device.sector_bytes);
+    int ret = chain_resize(w->chain, size_bytes, e);
+    if (ret < 0) return ret;
+    vbd_size_changed(w->vbd);
+    if (w->session && !vhost_session_config_changed(w->session))
+        log_warn("disk %s: this front end cannot be told of the new size; the guest sees it when it looks again",
+                 w->config.name);
+    return 0;
+}
+
+int worker_cache_channels(struct worker *w, const int *fds, unsigned count)
+{
+    return chain_cache_attach(w->chain, w->vbd, fds, count);
+}
+
+const struct worker_config *worker_config(const struct worker *w)
+{
+    return &w->config;
+}
+
+int worker_layer_fd(const struct worker *w, unsigned i)
+{
+    return chain_file_fd(w->chain, i);
+}
+
+struct vbd *worker_device(struct worker *w)
+{
+    return w->vbd;
+}
+
+json_t *worker_stats(struct worker *w)
+{
+    struct vbd_queue_stats sum = {0};
+    json_t *queues = json_array();
+    for (unsigned i = 0; i < vbd_queues(w->vbd); i++) {
+        struct vbd_queue_stats q;
+        vbd_stats_read(w->vbd, i, &q);
+        sum.reads += q.reads, sum.read_bytes += q.read_bytes, sum.writes += q.writes, sum.write_bytes += q.write_bytes;
+        sum.flushes += q.flushes, sum.discards += q.discards, sum.write_zeroes += q.write_zeroes, sum.errors += q.errors;
+        sum.latency_ns += q.latency_ns, sum.latency_samples += q.latency_samples;
+        json_array_append_new(queues, json_pack("{s:i, s:b, s:I, s:I, s:I, s:I, s:I}", "index", (int)i, "running",
+                                                q.running, "requests", (json_int_t)q.requests, "fast_reads",
+                                                (json_int_t)q.fast_reads, "calls", (json_int_t)q.calls, "sleeps",
+                                                (json_int_t)q.sleeps, "poll_ns", (json_int_t)q.polls_ns));
+    }
+    struct vhost_session_info info = {0};
+    if (w->session) vhost_session_describe(w->session, &info);
+    char features[24];
+    snprintf(features, sizeof features, "0x%" PRIx64, info.features);
+    const char *why = vbd_broken(w->vbd);
+    struct chain_stats c;
+    chain_stats_read(w->chain, &c);
+    uint64_t from_base = c.cache_hit_bytes + c.cache_fill_bytes + c.base_direct_bytes + c.zero_bytes;
+    json_t *o = json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:I, s:i, s:I}", "state",
+        why ? "broken" : info.connected ? "connected" : "listening", "reads", (json_int_t)sum.reads, "read_bytes",
+        (json_int_t)sum.read_bytes, "writes", (json_int_t)sum.writes, "write_bytes", (json_int_t)sum.write_bytes,
+        "flushes", (json_int_t)sum.flushes, "discards", (json_int_t)sum.discards, "write_zeroes",
+        (json_int_t)sum.write_zeroes, "errors", (json_int_t)sum.errors, "leaf_read_bytes", (json_int_t)(sum.read_bytes > from_base ? sum.read_bytes - from_base : 0),
+        "cache_hit_bytes", (json_int_t)c.cache_hit_bytes, "cache_fill_bytes", (json_int_t)c.cache_fill_bytes,
+        "base_direct_bytes", (json_int_t)c.base_direct_bytes, "zero_bytes", (json_int_t)c.zero_bytes, "latency_ns_mean",
+        (json_int_t)(sum.latency_samples ? sum.latency_ns / sum.latency_samples : 0), "queues", queues, "features",
+        features, "memory_bytes", (json_int_t)info.memory_bytes, "regions", (int)info.regions, "size_bytes",
+        (json_int_t)layer_size(chain_leaf(w->chain)));
+    if (o && why) json_object_set_new(o, "why", json_string(why));
+    return o;
+}

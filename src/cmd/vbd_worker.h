@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The disk worker: where guest/, vbd/, disk/ and cache/ meet. One virtual disk, one front end at a time.
+ *
+ *   vbd_options.c  configuration from the command line or from the daemon, and its checks
+ *   vbd_worker.c   opens the chain, makes the device, takes front ends, keeps what survives
+ *   vbd_link.c     the daemon's requests
+ *   vbd_sandbox.c  gives up every right that is not needed
+ *
+ * Thread-safety: everything here runs on the control thread, except the chain callbacks.
+ */
+#ifndef CMD_VBD_WORKER_H
+#define CMD_VBD_WORKER_H
+
+#include <jansson.h>
+
+#include "base/errmsg.h"
+#include "disk/disk.h"
+#include "disk/file.h"
+#include "loop/loop.h"
+#include "vbd/vbd.h"
+
+struct worker_layer {
+    char *path;
+    enum disk_format format;
+    bool direct;
+    int fd; /* opened by the daemon, or -1 */
+};
+
+enum worker_datapath { DATAPATH_DIRECT, DATAPATH_STAGED };
+
+struct worker_config {
+    char *name;
+    struct vbd_config device;
+    uint16_t queue_size_max;
+    enum worker_datapath datapath;
+    unsigned layer_count;
+    struct worker_layer layer[DISK_CHAIN_MAX];
+};
+
+void worker_config_init(struct worker_config *c);
+void worker_config_free(struct worker_config *c);
+
+/* From a `configure` request's params. Descriptors are set by the caller. 0 or -EINVAL with the field, what
+ * it is and what was expected. */
+int worker_config_from_json(struct worker_config *c, const json_t *params, struct errmsg *e);
+json_t *worker_config_to_json(const struct worker_config *c);
+
+/* "PATH,format=F[,direct=on|off]"; a comma in the path is doubled. Appends a layer. */
+int worker_config_add_layer(struct worker_config *c, const char *text, struct errmsg *e);
+/* Fill in what was left open and check the whole. */
+int worker_config_finish(struct worker_config *c, struct errmsg *e);
+
+/* Descriptors kept for the next process (and sent to the daemon, when there is one). */
+struct worker_held {
+    char name[32];
+    int fd;
+};
+#define WORKER_HELD_MAX (GUEST_REGIONS_MAX + 3 * VHOST_QUEUES_MAX + 16)
+
+struct worker;
+
+/* How what is to be kept reaches whoever keeps it; NULL members: nobody does. */
+struct worker_keeper {
+    void (*keep)(void *arg, const char *name, int fd);
+    void (*drop)(void *arg, const char *name);
+    void (*state)(void *arg, const char *state, const char *why);
+    void *arg;
+};
+
+struct sandbox_args {
+    bool required;    /* fail when any part cannot be had */
+    const char *user; /* become this user, or NULL */
+};
+
+struct worker_args {
+    struct loop *loop;
+    struct worker_config *config;  /* taken over */
+    struct worker_keeper keeper;
+    bool survives;                 /* keep state in a memfd of our own (the daemon holds it) */
+    int listen_fd;                 /* -1: none; taken over */
+    int connected_fd;              /* a front end already there, or -1; taken over */
+    const struct worker_held *held; /* from a process before us; descriptors taken over */
+    unsigned held_count;
+    int cache_fd[VBD_QUEUES_MAX];  /* channels of the read cache, or -1; taken over */
+    bool one_front_end;            /* stop the loop when the first front end leaves */
+    const struct sandbox_args *sandbox; /* entered once all files are open, before any is read; NULL: not at all */
+};
+
+/* Open the disk. On failure everything taken over is closed. 0 or -errno. */
+int worker_open(struct worker **out, const struct worker_args *args, struct errmsg *e);
+/* Serve: go on with the front end that is held, or wait for one. */
+int worker_serve(struct worker *w, struct errmsg *e);
+
+/* End: the session is ended and the leaf made durable. 0 or -errno. w is gone. */
+int worker_quit(struct worker *w, struct errmsg *e);
+/* Make way for a successor: what is held stays as it is. w is gone. */
+int worker_leave(struct worker *w, struct errmsg *e);
+
+int worker_resize(struct worker *w, uint64_t size_bytes, struct errmsg *e);
+/* Channels of a service that came back, one per queue; taken over. */
+int worker_cache_channels(struct worker *w, const int *fds, unsigned count);
+json_t *worker_stats(struct worker *w);
+const struct worker_config *worker_config(const struct worker *w);
+struct vbd *worker_device(struct worker *w);
+/* Everything held, for a daemon that came back. */
+unsigned worker_held(const struct worker *w, const struct worker_held **out);
+
+/* The open image of layer i (its lock lives in it). Stays the worker's. */
+int worker_layer_fd(const struct worker *w, unsigned i);
+
+/* vbd_sandbox.c; before any other thread is started. */
+int sandbox_enter(const struct sandbox_args *args, struct errmsg *e);
+
+/* vbd_link.c: serve the daemon on this listening socket until told to go. Returns the exit status. */
+int link_worker_run(int listen_fd, const struct sandbox_args *sandbox);
+
+#endif
