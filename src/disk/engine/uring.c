@@ -372,7 +372,8 @@ static unsigned watch_returned(struct uring *u, struct uring_watch *slot, int re
 
 static int enable(struct uring *u)
 {
-    int ret = io_uring_enable_rings(&u->ring);
+    /* Not io_uring_enable_rings(): liburing 2.3 declares it and does not export it. */
+    int ret = io_uring_register((unsigned)u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
     if (ret < 0) return ret;
     /* Saves looking the ring's descriptor up in every call; one that cannot be had is no loss. */
     (void)io_uring_register_ring_fd(&u->ring);
