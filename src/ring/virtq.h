@@ -47,13 +47,20 @@ struct virtq_setup {
      * next used, 31 its wrap counter (as VRING_BASE carries them). */
     uint32_t base;
     void *inflight;         /* this queue's in-flight region, virtq_inflight_bytes() long, or NULL */
-    bool resume;            /* the region holds what an earlier process left: base is taken from it */
+    /* The region holds what an earlier process left: base is taken from it (from here when that process never
+     * started the region). */
+    bool resume;
 };
+
+/* How much memory the three pointers must have behind them. */
+size_t virtq_desc_bytes(uint16_t size);
+size_t virtq_driver_bytes(uint16_t size, bool packed);
+size_t virtq_device_bytes(uint16_t size, bool packed);
 
 /* One request as popped. The iov entries are the caller's; first the out (driver to device), then the
  * in entries. */
 struct virtq_chain {
-    uint16_t id;         /* give back with the push; unique among chains in flight */
+    uint16_t id;         /* give back with the push; below the queue's size, unique among chains in flight */
     uint16_t slots;      /* ring slots it takes (packed) */
     unsigned out_count;  /* entries that the device reads */
     unsigned in_count;   /* entries that the device writes */
@@ -63,12 +70,18 @@ struct virtq_chain {
 
 struct virtq;
 
-/* NULL map is refused. 0, -EINVAL with the reason (size, alignment), -ENOMEM. The map is referenced. */
+/*
+ * 0, -EINVAL with the reason (size, alignment, base, a region that is not ours), -ENOMEM. The map is referenced. Rings
+ * whose content is impossible make a queue that is broken from the start. After a resume the driver
+ * may still be waiting for what the last process published: the first virtq_publish() returns true, even
+ * with nothing pushed.
+ */
 int virtq_new(struct virtq **out, const struct virtq_setup *s, struct guest_map *map, struct errmsg *e);
 void virtq_free(struct virtq *q);
 
 /* Replace the memory map. No chain popped under the old one may be in flight, unless every region
- * of the old map is also in the new one. Ring pointers may move with it (NULL: as they were). */
+ * of the old map is also in the new one. Ring pointers into the old map are moved to the same user addresses
+ * in the new one; a queue whose rings are not in it breaks. */
 void virtq_set_map(struct virtq *q, struct guest_map *map);
 
 /*
@@ -92,11 +105,16 @@ bool virtq_kick_enable(struct virtq *q);
 /* Cheap: is there something to pop? A hint; virtq_pop() decides. */
 bool virtq_has_work(const struct virtq *q);
 
-/* Where the queue stands, in the form of virtq_setup.base. Only meaningful with nothing in flight. */
+/* Where the queue stands, in the form of virtq_setup.base. Only meaningful with nothing in flight and nothing left
+ * to resume. */
 uint32_t virtq_base(const struct virtq *q);
 
 /* Chains popped and not pushed. */
 unsigned virtq_in_flight(const struct virtq *q);
+
+/* True while chains that an earlier process popped are still to be given out: a queue that stops for good pops
+ * and finishes them first. */
+bool virtq_resuming(const struct virtq *q);
 
 /* Break the queue: pop returns -EPROTO from now on. why is a literal. */
 void virtq_break(struct virtq *q, const char *why);

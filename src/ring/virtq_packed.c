@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Packed virtqueues, device side (Virtual I/O Device 1.2, section 2.8).
+ *
+ * One ring of 16-byte descriptors (address, length, buffer id, flags) goes both ways. Each side has a position in it and a wrap
+ * counter, a bit that flips each time round. A descriptor is available when its AVAIL flag equals the counter of that round
+ * and its USED flag does not; it is used when both equal it. The driver writes a chain into consecutive
+ * slots; the device answers with one descriptor at its own position and skips as many slots as that chain had.
+ *
+ * What the other side must see first: a chain's other words are read after its head's flags (acquire). A batch
+ * of used descriptors is written except for the first one's flags; those are stored last (release), and the
+ * driver, which looks only at its own position, then sees all of it. Before either side sleeps or skips a notification a full fence
+ * stands between its store and its look at the other's, as in the split ring.
+ *
+ * Bounds: slots in flight never exceed the ring, so our position for used descriptors never passes the one for available
+ * ones, and a chain ends there at the latest. A buffer id is the driver's choice of 16 bits;
+ * our name for a chain is its entry in a private table. The ids in flight are a bitmap: none is taken twice.
+ *
+ * Killed while a batch was being written: slots past the first may say "used", and the driver would believe them as soon as it
+ * came to them, in whatever order the next process finishes the chains. So that process first makes all slots in
+ * flight say "available" again (scrub()).
+ */
+#include "ring/virtq_impl.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bitmap.h"
+
+#define IDS 65536u
+#define EVENT_WRAP (1u << 15)
+
+static inline char *slot(const struct packed_queue *p, uint16_t at)
+{
+    return p->ring + (size_t)at * DESC_BYTES;
+}
+
+static inline bool is_available(uint16_t flags, bool wrap)
+{
+    return !!(flags & DESC_F_AVAIL) == wrap && !!(flags & DESC_F_USED) != wrap;
+}
+
+static inline uint16_t available_flags(uint16_t flags, bool wrap)
+{
+    return (uint16_t)((flags & ~(DESC_F_AVAIL | DESC_F_USED)) | (wrap ? DESC_F_AVAIL : DESC_F_USED));
+}
+
+/* Move a position on by count slots, at most once around. */
+static inline void advance(const struct virtq *q, uint16_t *at, bool *wrap, unsigned count)
+{
+    unsigned next = *at + count;
+    if (next >= q->size) {
+        next -= q->size;
+        *wrap = !*wrap;
+    }
+    *at = (uint16_t)next;
+}
+
+static void scrub(struct virtq *q)
+{
+    struct packed_queue *p = &q->pack;
+    uint16_t at = p->used_next;
+    bool wrap = p->used_wrap;
+    for (unsigned i = 0; i < p->slots_in_flight; i++) {
+        char *flags = slot(p, at) + PACKED_FLAGS;
+        ring_store16(flags, available_flags(ring_load16(flags), wrap));
+        advance(q, &at, &wrap, 1);
+    }
+    KILL_POINT();
+}
+
+/* Take over the chains that the last process left. 0, or -EPROTO when they contradict each other. */
+static int adopt_chains(struct virtq *q, unsigned count)
+{
+    struct packed_queue *p = &q->pack;
+    for (unsigned i = 0; i < count; i++) {
+        const struct inflight_chain *c = &q->resume[i];
+        if (bitmap_test(p->ids, c->id)) return -EPROTO;
+        bitmap_set(p->ids, c->id);
+        p->entry[c->head].last = c->last;
+        p->entry[c->head].slots = c->slots;
+        p->entry[c->head].id = c->id;
+        p->slots_in_flight = (uint16_t)(p->slots_in_flight + c->slots);
+    }
+    return 0;
+}
+
+static int resume_table(struct virtq *q, uint16_t *links)
+{
+    struct packed_queue *p = &q->pack;
+    struct inflight_packed_used u = p->table->used;
+    bool first_is_used = !is_available(ring_load16(slot(p, u.old_used_idx) + PACKED_FLAGS), u.old_used_wrap_counter);
+    int count = inflight_packed_resume(p->table, q->size, first_is_used, q->resume, links, &p->free_head);
+    if (count < 0) return count;
+    for (unsigned i = 0; i < q->size; i++)
+        p->entry[i].next = links[i];
+    int ret = adopt_chains(q, (unsigned)count);
+    if (ret) return ret;
+    q->resume_count = (unsigned)count;
+    p->avail_next = p->used_next = p->table->used.used_idx;
+    p->avail_wrap = p->used_wrap = p->table->used.used_wrap_counter;
+    advance(q, &p->avail_next, &p->avail_wrap, p->slots_in_flight);
+    scrub(q);
+    return 0;
+}
+
+static int resume(struct virtq *q, struct errmsg *e)
+{
+    int ret = inflight_packed_check(q->pack.table, q->size, e);
+    if (ret) return ret;
+    uint16_t *links = malloc(q->size * sizeof links[0]);
+    q->resume = malloc(q->size * sizeof q->resume[0]);
+    if (links && q->resume) {
+        if (resume_table(q, links)) virtq_break(q, "the in-flight table contradicts itself");
+    } else {
+        ret = errmsg_sys(e, ENOMEM, "virtqueue");
+    }
+    free(links);
+    return ret;
+}
+
+int packed_new(struct virtq *q, const struct virtq_setup *setup, struct errmsg *e)
+{
+    struct packed_queue *p = &q->pack;
+    *p = (struct packed_queue){.ring = setup->desc, .driver_event = setup->driver, .device_event = setup->device};
+    p->table = setup->inflight;
+    p->avail_next = setup->base & 0x7fff;
+    p->avail_wrap = (setup->base >> 15) & 1;
+    p->used_next = (setup->base >> 16) & 0x7fff;
+    p->used_wrap = setup->base >> 31;
+    if (p->avail_next >= q->size || p->used_next >= q->size)
+        return errmsg_set(e, EINVAL, "virtqueue base 0x%x: index %u or %u in a packed queue of %u entries", setup->base,
+                          p->avail_next, p->used_next, q->size);
+    p->entry = calloc(q->size, sizeof p->entry[0]);
+    p->ids = calloc(bitmap_words(IDS), sizeof p->ids[0]);
+    if (!p->entry || !p->ids) return errmsg_sys(e, ENOMEM, "virtqueue");
+    for (unsigned i = 0; i < q->size; i++)
+        p->entry[i].next = (uint16_t)(i + 1);
+    int ret = p->table && setup->resume ? resume(q, e) : -ENODATA;
+    if (ret == -ENODATA) {
+        ret = 0;
+        if (p->table) inflight_packed_init(p->table, q->size, p->used_next, p->used_wrap);
+    }
+    p->used_seen = p->used_next;
+    p->used_seen_wrap = p->used_wrap;
+    return ret;
+}
+
+void packed_free(struct virtq *q)
+{
+    free(q->pack.entry);
+    free(q->pack.ids);
+}
+
+/* The buffers of an indirect table: all of its entries, in order; only WRITE means something in their flags. */
+static int walk_indirect(struct virtq *q, struct chain_walk *w, const struct ring_desc *d, bool alone)
+{
+    if (!q->indirect) return virtq_broke(q, "an indirect descriptor, which was not negotiated");
+    if (!alone) return virtq_broke(q, "an indirect descriptor in a chain of several");
+    if (d->length == 0 || d->length % DESC_BYTES || d->length / DESC_BYTES > VIRTQ_SIZE_MAX)
+        return virtq_broke(q, "an indirect table of an impossible length");
+    const char *table = guest_lookup_at(&q->hot, q->map, (struct gpa){d->addr}, d->length);
+    if (!table) return virtq_broke(q, "an indirect table outside the guest's memory");
+    for (unsigned i = 0; i < d->length / DESC_BYTES; i++) {
+        struct ring_desc inner = packed_desc_copy(table + (size_t)i * DESC_BYTES);
+        if (inner.flags & DESC_F_INDIRECT) return virtq_broke(q, "an indirect descriptor inside an indirect table");
+        if (virtq_walk_add(q, w, &inner)) return -EPROTO;
+    }
+    return 0;
+}
+
+static inline int walk_one(struct virtq *q, struct chain_walk *w, const struct ring_desc *d, bool alone)
+{
+    return unlikely(d->flags & DESC_F_INDIRECT) ? walk_indirect(q, w, d, alone) : virtq_walk_add(q, w, d);
+}
+
+/* A chain on its way from the ring into the table. */
+struct taking {
+    uint16_t entry, last, id;
+    unsigned slots;
+};
+
+/* The entry stays free until commit(). Without a table a chain takes one entry however long it is. */
+static inline void take_entry(struct packed_queue *p, struct taking *t, const struct ring_desc *d)
+{
+    t->id = d->next_or_id;
+    if (t->slots++ > 0 && !p->table) return;
+    if (p->table) {
+        struct inflight_packed_desc *to = &p->table->desc[t->entry];
+        inflight_store64(&to->addr, d->addr);
+        __atomic_store_n(&to->len, d->length, __ATOMIC_RELAXED);
+        inflight_store16(&to->flags, d->flags);
+        inflight_store16(&to->id, d->next_or_id);
+    }
+    t->last = t->entry;
+    t->entry = p->entry[t->entry].next;
+}
+
+static int walk_ring(struct virtq *q, struct chain_walk *w, struct taking *t)
+{
+    struct packed_queue *p = &q->pack;
+    unsigned room = q->size - p->slots_in_flight;
+    uint16_t at = p->avail_next;
+    bool wrap = p->avail_wrap;
+    while (t->slots < room) {
+        struct ring_desc d = packed_desc_copy(slot(p, at));
+        bool more = d.flags & DESC_F_NEXT;
+        take_entry(p, t, &d);
+        if (unlikely(walk_one(q, w, &d, t->slots == 1 && !more))) return -EPROTO;
+        if (!more) return 0;
+        advance(q, &at, &wrap, 1);
+    }
+    return virtq_broke(q, "a descriptor chain longer than the room in the ring");
+}
+
+/* The chain becomes one in flight, in the table by the last of these stores. */
+static inline void commit(struct virtq *q, const struct taking *t)
+{
+    struct packed_queue *p = &q->pack;
+    uint16_t head = p->free_head;
+    p->entry[head].last = t->last;
+    p->entry[head].slots = (uint16_t)t->slots;
+    p->entry[head].id = t->id;
+    p->free_head = t->entry;
+    p->slots_in_flight = (uint16_t)(p->slots_in_flight + t->slots);
+    bitmap_set(p->ids, t->id);
+    if (!p->table) return;
+    struct inflight_packed_desc *to = &p->table->desc[head];
+    inflight_store16(&to->num, (uint16_t)t->slots);
+    inflight_store16(&to->last, t->last);
+    inflight_store64(&to->counter, q->counter++);
+    KILL_POINT();
+    inflight_store8(&to->inflight, 1);
+    KILL_POINT(); /* marked, but in the free list: not in flight yet */
+    inflight_store16(&p->table->free_head, t->entry);
+    KILL_POINT();
+    inflight_store16(&p->table->old_free_head, t->entry);
+    KILL_POINT();
+}
+
+int packed_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigned iov_max)
+{
+    struct packed_queue *p = &q->pack;
+    if (!packed_has_work(q)) return 0;
+    struct chain_walk w = {.iov = iov, .iov_max = iov_max};
+    struct taking t = {.entry = p->free_head};
+    if (unlikely(walk_ring(q, &w, &t) || virtq_walk_end(q, &w, c))) return -EPROTO;
+    if (unlikely(bitmap_test(p->ids, t.id))) return virtq_broke(q, "a buffer id was made available while in flight");
+    c->id = p->free_head;
+    c->slots = (uint16_t)t.slots;
+    commit(q, &t);
+    advance(q, &p->avail_next, &p->avail_wrap, t.slots);
+    q->in_flight++;
+    if (packed_has_work(q)) virtq_prefetch_target(q, slot(p, p->avail_next));
+    return 1;
+}
+
+int packed_resume(struct virtq *q, uint16_t entry, struct virtq_chain *c, struct iovec *iov, unsigned iov_max)
+{
+    struct packed_queue *p = &q->pack;
+    struct chain_walk w = {.iov = iov, .iov_max = iov_max};
+    c->id = entry;
+    c->slots = p->entry[entry].slots;
+    for (unsigned i = 0; i < c->slots; i++, entry = p->entry[entry].next) {
+        /* The ring's own slots may be overwritten: the table has the copies. */
+        const volatile struct inflight_packed_desc *from = &p->table->desc[entry];
+        struct ring_desc d = {.addr = from->addr, .length = from->len, .flags = from->flags};
+        if (walk_one(q, &w, &d, c->slots == 1)) return -EPROTO;
+    }
+    if (virtq_walk_end(q, &w, c)) return -EPROTO;
+    q->in_flight++;
+    return 1;
+}
+
+void packed_push(struct virtq *q, uint16_t id, uint32_t written_bytes)
+{
+    struct packed_queue *p = &q->pack;
+    assert(id < q->size && p->entry[id].slots > 0);
+    struct packed_entry *e = &p->entry[id];
+    uint16_t flags = (uint16_t)((p->used_wrap ? DESC_F_AVAIL | DESC_F_USED : 0) | (written_bytes ? DESC_F_WRITE : 0));
+    char *at = slot(p, p->used_next);
+    if (q->batch_count == 0) {
+        ring_store32(at + PACKED_LENGTH, written_bytes);
+        ring_store16(at + PACKED_ID, e->id);
+        p->first_at = p->used_next;
+        p->first_flags = flags;
+    } else {
+        ring_store64(at + PACKED_LENGTH, written_bytes | (uint64_t)e->id << 32 | (uint64_t)flags << 48);
+    }
+    advance(q, &p->used_next, &p->used_wrap, e->slots);
+    p->batch_slots = (uint16_t)(p->batch_slots + e->slots);
+    e->slots = 0;
+    q->batch[q->batch_count++] = id;
+    q->in_flight--;
+}
+
+/* Has the driver asked to be told of a descriptor among the `slots` before our position? */
+static bool driver_waits(const struct virtq *q, unsigned slots)
+{
+    const struct packed_queue *p = &q->pack;
+    atomic_thread_fence(memory_order_seq_cst);
+    uint32_t event = ring_load32(p->driver_event); /* both fields at once */
+    uint16_t flags = (event >> 16) & 3;
+    if (flags != PACKED_EVENT_DESC || !q->event_idx) return flags != PACKED_EVENT_DISABLE;
+    int behind = (int)p->used_next - (int)(event & (EVENT_WRAP - 1));
+    if (!!(event & EVENT_WRAP) != p->used_wrap) behind += q->size;
+    return behind > 0 && behind <= (int)slots;
+}
+
+/* Return the batch's entries to the free list. The table's list counts only once old_free_head says so. */
+static void free_entries(struct virtq *q)
+{
+    struct packed_queue *p = &q->pack;
+    for (unsigned i = 0; i < q->batch_count; i++) {
+        struct packed_entry *e = &p->entry[q->batch[i]];
+        bitmap_clear(p->ids, e->id);
+        p->entry[e->last].next = p->free_head;
+        if (p->table) inflight_store16(&p->table->desc[e->last].next, p->free_head);
+        p->free_head = q->batch[i];
+    }
+}
+
+bool packed_publish(struct virtq *q)
+{
+    struct packed_queue *p = &q->pack;
+    struct inflight_packed *t = p->table;
+    struct inflight_packed_used u = {p->used_next, p->used_seen, p->used_wrap, p->used_seen_wrap, {0}};
+    free_entries(q);
+    if (t) {
+        KILL_POINT();
+        inflight_store16(&t->free_head, p->free_head);
+        KILL_POINT();
+        inflight_packed_store_used(t, u);
+        KILL_POINT(); /* from here on the ring's first descriptor decides which of the two states holds */
+    }
+    ring_store16_release(slot(p, p->first_at) + PACKED_FLAGS, p->first_flags);
+    if (t) {
+        KILL_POINT();
+        for (unsigned i = 0; i < q->batch_count; i++)
+            inflight_store8(&t->desc[q->batch[i]].inflight, 0);
+        KILL_POINT();
+        inflight_store16(&t->old_free_head, p->free_head);
+        KILL_POINT();
+        u.old_used_idx = u.used_idx;
+        u.old_used_wrap_counter = u.used_wrap_counter;
+        inflight_packed_store_used(t, u);
+        KILL_POINT();
+    }
+    p->used_seen = p->used_next;
+    p->used_seen_wrap = p->used_wrap;
+    unsigned slots = p->batch_slots;
+    p->slots_in_flight = (uint16_t)(p->slots_in_flight - slots);
+    p->batch_slots = 0;
+    return driver_waits(q, slots);
+}
+
+void packed_kick_disable(struct virtq *q)
+{
+    ring_store16(q->pack.device_event + 2, PACKED_EVENT_DISABLE);
+}
+
+void packed_kick_enable(struct virtq *q)
+{
+    struct packed_queue *p = &q->pack;
+    if (q->event_idx) {
+        ring_store16(p->device_event, (uint16_t)(p->avail_next | (p->avail_wrap ? EVENT_WRAP : 0)));
+        ring_store16_release(p->device_event + 2, PACKED_EVENT_DESC);
+    } else {
+        ring_store16(p->device_event + 2, PACKED_EVENT_ENABLE);
+    }
+}
+
+bool packed_has_work(const struct virtq *q)
+{
+    const struct packed_queue *p = &q->pack;
+    return is_available(ring_load16_acquire(slot(p, p->avail_next) + PACKED_FLAGS), p->avail_wrap);
+}
+
+uint32_t packed_base(const struct virtq *q)
+{
+    const struct packed_queue *p = &q->pack;
+    uint32_t avail = p->avail_next | (p->avail_wrap ? EVENT_WRAP : 0);
+    uint32_t used = p->used_next | (p->used_wrap ? EVENT_WRAP : 0);
+    return avail | used << 16;
+}
