@@ -84,6 +84,9 @@ struct cache_fill {
     uint32_t reserved;
 };
 #define CACHE_FILL_MAX_BLOCKS 8192u /* 32 MiB, the largest disk request */
+/* FILLs of one channel that may be unanswered at once. A client that sends more, or does not read its
+ * answers, loses the channel. */
+#define CACHE_CHANNEL_FILLS_MAX 128u
 
 struct cache_filled {
     uint32_t type;  /* CACHE_MSG_FILLED */
