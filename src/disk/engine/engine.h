@@ -99,6 +99,7 @@ struct engine_ops {
     int (*watch)(struct engine *e, struct engine_watch *w);
     void (*unwatch)(struct engine *e, struct engine_watch *w); /* `ready` is not called after it */
     void (*free)(struct engine *e);                            /* all requests must be complete */
+    void (*point)(struct engine *e, const char *name);         /* optional: see engine_point() */
 };
 
 /* Common head of every engine. */
@@ -141,6 +142,13 @@ static inline void engine_unwatch(struct engine *e, struct engine_watch *w)
 static inline void engine_free(struct engine *e)
 {
     if (e) e->ops->free(e);
+}
+
+/* Tell a test that the layer has come to the place of this name, at which it may cut the power (disk/engine/fault.h). For
+ * the steps of metadata updates; nothing happens in production. */
+static inline void engine_point(struct engine *e, const char *name)
+{
+    if (e->ops->point) e->ops->point(e, name);
 }
 
 /* For implementations: run the tasks deferred so far (not those that they defer); returns how many. */
