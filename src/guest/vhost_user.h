@@ -120,6 +120,9 @@ void vhost_session_free(struct vhost_session *s);
  * descriptors stay for the next process (an upgrade). */
 void vhost_session_leave(struct vhost_session *s);
 
+/* Keep everything once more: whoever held it lost it. */
+void vhost_session_rekeep(struct vhost_session *s);
+
 /* Tell the driver that the configuration changed (BACKEND_REQ CONFIG_CHANGE_MSG). False when the
  * front end cannot be told. */
 bool vhost_session_config_changed(struct vhost_session *s);
