@@ -127,6 +127,7 @@ struct layer {
     struct layer *below;        /* not owned */
     const char *name;           /* path, for messages; outlives the layer */
     bool writable;
+    uint32_t unit_bytes;         /* what the format allocates at once (a cluster), 0: nothing to say */
     _Atomic uint64_t size_bytes; /* virtual size; changes in resize() only */
 };
 
