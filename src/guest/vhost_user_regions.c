@@ -23,7 +23,7 @@
 
 /* The regions of a map to be made, and where they are in the state. */
 struct table {
-    unsigned count = 0;
+    unsigned count;
     struct guest_region_desc desc[VHOST_REGIONS_MAX];
     int fd[VHOST_REGIONS_MAX];
 };
