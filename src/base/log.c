@@ -30,7 +30,8 @@ static const char *level_word(enum log_level level)
 }
 
 /* One write(2) per line, so that lines of several threads and processes do not mix. */
-static void log_line(enum log_level level, uint64_t suppressed, const char *format, va_list args)
+static void __attribute__((format(printf, 3, 0)))
+log_line(enum log_level level, uint64_t suppressed, const char *format, va_list args)
 {
     char line[1024];
     size_t room = sizeof line - 1;
