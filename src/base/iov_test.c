@@ -67,10 +67,11 @@ static void copies_agree_with_a_flat_buffer(void **state)
 
 static void slices_cover_exactly_the_range(void **state)
 {
+    static const char letters[] = "abcdefghijkl";
     struct scattered s;
     scatter(&s);
     assert_int_equal(iov_bytes(s.iov, 4), TOTAL);
-    iov_copy_to(s.iov, 4, 0, "abcdefghijkl", TOTAL);
+    iov_copy_to(s.iov, 4, 0, letters, TOTAL);
     for (size_t offset = 0; offset <= TOTAL; offset++) {
         for (size_t length = 0; length <= TOTAL; length++) {
             struct iovec part[4];
@@ -83,7 +84,7 @@ static void slices_cover_exactly_the_range(void **state)
             assert_int_equal(iov_bytes(part, (unsigned)n), length);
             char back[TOTAL];
             iov_copy_from(back, part, (unsigned)n, 0, length);
-            assert_memory_equal(back, "abcdefghijkl" + offset, length);
+            assert_memory_equal(back, letters + offset, length);
         }
     }
 }
