@@ -53,7 +53,8 @@ static int memory_map(struct frontend *f, uint64_t bytes, struct errmsg *e)
 {
     bool huge = f->args.huge_pages;
     uint64_t unit = huge ? HUGE_BYTES : 4096;
-    f->mem_bytes = align_up(bytes, unit * f->args.regions);
+    unit *= f->args.regions;
+    f->mem_bytes = div_round_up(bytes, unit) * unit;
     f->mem_fd = memfd_create("guest-memory", MFD_CLOEXEC | (huge ? MFD_HUGETLB : 0));
     if (f->mem_fd < 0) return errmsg_sys(e, errno, "memfd_create");
     if (ftruncate(f->mem_fd, (off_t)f->mem_bytes) < 0) return errmsg_sys(e, errno, "guest memory");
@@ -316,15 +317,16 @@ static int features_apply(struct frontend *f, struct errmsg *e)
 
 int frontend_read_config(struct frontend *f, struct errmsg *e)
 {
+    /* As far as write-zeroes: back ends older than what follows refuse to be asked for more. */
     struct {
         uint32_t offset, size, flags;
-        struct virtio_blk_config c;
-    } __attribute__((packed)) msg = {.size = sizeof f->config};
+        uint8_t c[offsetof(struct virtio_blk_config, max_secure_erase_sectors)];
+    } __attribute__((packed)) msg = {.size = sizeof msg.c};
     if (!agreed(f, FE_PROTO_CONFIG)) return errmsg_set(e, ENOTSUP, "the back end has no CONFIG protocol feature");
     int ret = frontend_ask(f, FE_GET_CONFIG, &msg, sizeof msg, &msg, sizeof msg, NULL, e);
     if (ret < 0) return ret;
     if (ret != sizeof msg) return errmsg_set(e, EPROTO, "GET_CONFIG: %d bytes, expected %zu", ret, sizeof msg);
-    memcpy(&f->config, &msg.c, sizeof f->config);
+    memcpy(&f->config, msg.c, sizeof msg.c);
     f->capacity_bytes = f->config.capacity * 512;
     return 0;
 }
@@ -464,13 +466,23 @@ int frontend_start_queues(struct frontend *f, struct errmsg *e)
     return ret;
 }
 
-int frontend_attach(struct frontend *f, struct errmsg *e)
+static int attach_once(struct frontend *f, struct errmsg *e)
 {
     int ret = frontend_connect(f, e);
     if (ret == 0) ret = frontend_negotiate(f, e);
     if (ret == 0) ret = frontend_share_memory(f, e);
     if (ret == 0) ret = frontend_start_queues(f, e);
     if (ret < 0) frontend_hangup(f);
+    return ret;
+}
+
+int frontend_attach(struct frontend *f, struct errmsg *e)
+{
+    uint64_t deadline_ms = clock_ms() + f->args.connect_wait_ms;
+    int ret;
+    do {
+        ret = attach_once(f, e); /* a back end that dies in the middle may come back too */
+    } while (ret == -EPIPE && clock_ms() < deadline_ms);
     return ret;
 }
 

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Measure Creedence on this machine, against qemu-storage-daemon, fio and memcpy, and write a report.
+
+    bench/run.py [--quick] [--only cached,leaf,storm,density] [--rounds N] [--build DIR]
+
+Needs root (page cache, other processes' accounts), an otherwise quiet machine with two cores, and about 10 GB of
+disk and memory. Writes latest.json, latest.md and latest.svg into bench/results.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TOP / "bench"), str(TOP / "tests")]
+
+from suite import cached, density, host, leaf, report, storm  # noqa: E402
+from suite.bed import BenchError, Plan, ProcessError, open_bed  # noqa: E402
+from suite.measure import progress_end  # noqa: E402
+
+PARTS = {"cached": cached.run, "leaf": leaf.run, "storm": storm.run, "density": density.run}
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description="Measure Creedence on this machine.")
+    parser.add_argument("--quick", action="store_true", help="small and short: does it all work, not how fast it is")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, of {', '.join(PARTS)}")
+    parser.add_argument("--rounds", type=int, help="samples of each figure (5)")
+    parser.add_argument("--runtime", type=float, help="seconds of each sample (3)")
+    parser.add_argument("--build", default=os.environ.get("CREEDENCE_BUILD", TOP / "build" / "release"))
+    parser.add_argument("--work", default="/var/tmp", help="where the images are made (on the storage to measure)")
+    parser.add_argument("--results", default=TOP / "bench" / "results", type=Path)
+    parser.add_argument("--debug-anyway", action="store_true", help="measure a debug build, and say so")
+    arguments = parser.parse_args()
+    unknown = set(arguments.only.split(",")) - set(PARTS)
+    if unknown:
+        parser.error(f"--only: no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    return arguments
+
+
+def plan_from(arguments):
+    plan = Plan.quick() if arguments.quick else Plan()
+    if arguments.rounds:
+        plan.rounds = arguments.rounds
+        plan.storm_rounds = min(plan.storm_rounds, arguments.rounds)
+    if arguments.runtime:
+        plan.runtime_s = arguments.runtime
+    return plan
+
+
+def check_machine(bed, arguments):
+    """What must be so, or be said, before anything is measured."""
+    if os.geteuid() != 0:
+        raise BenchError("bench/run.py needs root: it drops the page cache and reads other processes' accounts")
+    version = subprocess.run([bed.program("creedence-vbd"), "--version"], capture_output=True, text=True).stdout.strip()
+    machine = host.describe(version)
+    if machine["debug"]:
+        print(f"\n*** DEBUG BUILD: {version}\n*** Its speed says nothing. Build with --buildtype=release "
+              "(`make`), or `creedence debug off`.\n", file=sys.stderr)
+        if not arguments.debug_anyway:
+            raise BenchError("refusing to measure a debug build (--debug-anyway does it all the same)")
+    if machine["cores"] < 2:
+        print("*** one core only: worker and generator share it, figures will be far too low", file=sys.stderr)
+    if machine["load_at_start"] > 0.5:
+        print(f"*** this machine is not idle (load average {machine['load_at_start']:.2f}): figures will vary", file=sys.stderr)
+    return machine
+
+
+def write_results(arguments, machine, plan, sections, commands):
+    results = arguments.results
+    results.mkdir(parents=True, exist_ok=True)
+    text = report.markdown(machine, plan, sections, commands)
+    (results / "latest.json").write_text(report.as_json(machine, plan, sections, commands))
+    (results / "latest.md").write_text(text)
+    (results / "latest.svg").write_text(report.svg(machine, sections))
+    print(text)
+    print(f"written: {results}/latest.md, latest.json, latest.svg", file=sys.stderr)
+
+
+def main():
+    arguments = parse_arguments()
+    plan = plan_from(arguments)
+    sections = []
+    try:
+        with open_bed(arguments.build, plan, arguments.work) as bed:
+            machine = check_machine(bed, arguments)
+            for part in arguments.only.split(","):
+                sections += PARTS[part](bed)
+                write = bed.commands
+    except (BenchError, ProcessError) as error:
+        progress_end()
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        progress_end()
+        return 130
+    write_results(arguments, machine, plan, sections, write)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

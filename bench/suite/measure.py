@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples taken in turns, and what follows from them.
+
+Machines drift. So contenders are measured in turns (A B C, C B A, ...), and two are compared by the
+median of the ratios of samples of the same round, never by figures from different times.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from statistics import median
+
+
+@dataclass
+class Series:
+    """One contender's samples of one figure, one a round."""
+    samples: list = field(default_factory=list)
+    details: list = field(default_factory=list)
+
+    def median(self):
+        return median(self.samples)
+
+    def low(self):
+        return min(self.samples)
+
+    def high(self):
+        return max(self.samples)
+
+
+@dataclass
+class Check:
+    """A goal, and how it stands."""
+    goal: str
+    value: float
+    want: float
+    unit: str = "x"
+    at_most: bool = False
+    noise: float = 0.0  # how far beyond the goal still counts as even with it
+
+    def verdict(self):
+        over = self.value <= self.want if self.at_most else self.value >= self.want
+        if over:
+            return "PASS"
+        slack = self.want * (1 + self.noise) if self.at_most else self.want * (1 - self.noise)
+        near = self.value <= slack if self.at_most else self.value >= slack
+        return "PASS (even, within noise)" if self.noise and near else "BELOW"
+
+
+@dataclass
+class Row:
+    """One figure: what each contender reached."""
+    label: str
+    unit: str
+    series: dict = field(default_factory=dict)
+    checks: list = field(default_factory=list)
+    more_is_better: bool = True
+
+    def ratio(self, ours, theirs):
+        """Median over rounds of ours/theirs."""
+        return median(a / b for a, b in zip(self.series[ours].samples, self.series[theirs].samples))
+
+
+@dataclass
+class Section:
+    """Rows with the same contenders."""
+    title: str
+    contenders: list
+    rows: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+    checks: list = field(default_factory=list)
+
+
+def progress(text):
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
+def progress_end():
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def interleave(row, rounds, tasks):
+    """tasks: {contender: function that measures once and answers (sample, details)}."""
+    order = list(tasks)
+    for contender in order:
+        row.series.setdefault(contender, Series())
+    for turn in range(rounds):
+        for contender in order if turn % 2 == 0 else reversed(order):
+            progress(f"{row.label}: {contender}, round {turn + 1} of {rounds}")
+            sample, details = tasks[contender]()
+            row.series[contender].samples.append(sample)
+            row.series[contender].details.append(details)
+    progress_end()
+    return row
