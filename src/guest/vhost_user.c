@@ -180,8 +180,7 @@ static void conn_ready(struct loop_watch *w, uint32_t events)
         }
     } else {
         ret = vhost_socket_peek(s, &e);
-        if (ret > 0)
-            ret = carry_out(s, &e);
+        if (ret > 0) ret = carry_out(s, &e);
         else if (ret == 0) /* the rest of it: wake up when more comes, not because of what is here */
             ret = loop_change(w, EPOLLIN | EPOLLET);
     }

@@ -71,8 +71,8 @@ static void req_ready(struct loop_watch *w, uint32_t events)
     struct vhost_session *s = container_of(w, struct vhost_session, req_watch);
     if (events & EPOLLOUT) tell(s);
     if (s->req_fd < 0 || !(events & (EPOLLIN | EPOLLHUP | EPOLLERR))) return;
-    ssize_t n = recv(s->req_fd, s->req_answer + s->req_answer_bytes, sizeof s->req_answer - s->req_answer_bytes,
-                     MSG_DONTWAIT);
+    ssize_t n =
+        recv(s->req_fd, s->req_answer + s->req_answer_bytes, sizeof s->req_answer - s->req_answer_bytes, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (n <= 0) {
         loop_remove(&s->req_watch);
@@ -109,7 +109,8 @@ void vhost_backend_close(struct vhost_session *s, bool drop)
 int vhost_set_backend_req_fd(struct vhost_session *s, struct vhost_message *m, struct errmsg *e)
 {
     struct stat st;
-    if (fstat(m->fd[0], &st) < 0 || !S_ISSOCK(st.st_mode)) return errmsg_set(e, EINVAL, "its descriptor is not a socket");
+    if (fstat(m->fd[0], &st) < 0 || !S_ISSOCK(st.st_mode))
+        return errmsg_set(e, EINVAL, "its descriptor is not a socket");
     loop_remove(&s->req_watch);
     if (s->req_fd >= 0) close(s->req_fd);
     s->req_waiting = false;

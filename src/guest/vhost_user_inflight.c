@@ -55,7 +55,8 @@ int vhost_inflight_region(const struct vhost_session *s, unsigned index, uint16_
     if (!in->present) {
         if (!s->args.inflight) return 0;
         if (virtq_inflight_bytes(size, packed) > own_stride(s))
-            return errmsg_set(e, ENOSPC, "ring %u: %u entries are more than the in-flight memory has room for", index, size);
+            return errmsg_set(e, ENOSPC, "ring %u: %u entries are more than the in-flight memory has room for", index,
+                              size);
         *out = (char *)s->args.inflight + index * own_stride(s);
         return 0;
     }
@@ -81,8 +82,7 @@ void vhost_inflight_void(struct vhost_session *s, unsigned index)
     char *region = NULL;
     if (in->present && index < in->queues)
         region = s->inflight_map->region[0].host + index * virtq_inflight_bytes((uint16_t)in->queue_size, in->packed);
-    else if (!in->present && s->args.inflight)
-        region = (char *)s->args.inflight + index * own_stride(s);
+    else if (!in->present && s->args.inflight) region = (char *)s->args.inflight + index * own_stride(s);
     if (!region) return;
     struct region_head head;
     memcpy(&head, region, sizeof head);
@@ -125,7 +125,8 @@ int vhost_get_inflight_fd(struct vhost_session *s, struct vhost_message *m, stru
     uint64_t bytes = align_up(tables_bytes(v.queues, v.queue_size, vhost_packed(s)), PAGE_BYTES);
     bytes += align_up(s->args.stash_bytes, PAGE_BYTES);
     autoclose int fd = memfd_create("vhost-user-inflight", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
         return errmsg_sys(e, errno, "in-flight memory of %" PRIu64 " bytes", bytes);
     struct stat st;
     if (fstat(fd, &st) < 0) return errmsg_sys(e, errno, "in-flight memory");
@@ -139,13 +140,14 @@ int vhost_get_inflight_fd(struct vhost_session *s, struct vhost_message *m, stru
 }
 
 /* Check the description against what it must hold; fill in where things are. */
-static int layout(struct vhost_session *s, const struct vu_inflight *v, struct vhost_inflight_state *in, struct errmsg *e)
+static int layout(struct vhost_session *s, const struct vu_inflight *v, struct vhost_inflight_state *in,
+                  struct errmsg *e)
 {
     bool packed = vhost_packed(s);
     uint64_t tables = tables_bytes(v->queues, v->queue_size, packed), stash = align_up(tables, PAGE_BYTES);
     if (v->size_bytes < tables)
-        return errmsg_set(e, EINVAL, "%" PRIu64 " bytes, expected at least %" PRIu64 " for %u rings of %u", v->size_bytes,
-                          tables, v->queues, v->queue_size);
+        return errmsg_set(e, EINVAL, "%" PRIu64 " bytes, expected at least %" PRIu64 " for %u rings of %u",
+                          v->size_bytes, tables, v->queues, v->queue_size);
     if (v->offset_bytes % PAGE_BYTES)
         return errmsg_set(e, EINVAL, "offset %" PRIu64 " is not a multiple of %u", v->offset_bytes, PAGE_BYTES);
     bool room = s->args.stash_bytes && range_fits(stash, s->args.stash_bytes, v->size_bytes);
@@ -179,10 +181,9 @@ static void tell_stash(struct vhost_session *s, bool resumed)
     if (!here && !s->stash_told) return;
     s->stash_told = here;
     if (here)
-        s->args.stash_ready(s->args.owner, s->inflight_map->region[0].host + in->stash_offset_bytes, s->args.stash_bytes,
-                            resumed);
-    else
-        s->args.stash_ready(s->args.owner, NULL, 0, true);
+        s->args.stash_ready(s->args.owner, s->inflight_map->region[0].host + in->stash_offset_bytes,
+                            s->args.stash_bytes, resumed);
+    else s->args.stash_ready(s->args.owner, NULL, 0, true);
 }
 
 int vhost_set_inflight_fd(struct vhost_session *s, struct vhost_message *m, struct errmsg *e)

@@ -149,10 +149,8 @@ static int set_status(struct vhost_session *s, struct vhost_message *m, struct e
 {
     uint64_t status = payload_u64(m);
     if (status > 0xff) return errmsg_set(e, EINVAL, "status 0x%" PRIx64 ", expected 8 bits", status);
-    if (status == 0)
-        reset_device_state(s);
-    else
-        s->state->status = (uint32_t)status;
+    if (status == 0) reset_device_state(s);
+    else s->state->status = (uint32_t)status;
     return 0;
 }
 
@@ -199,8 +197,7 @@ static int set_config(struct vhost_session *s, struct vhost_message *m, struct e
         return errmsg_set(e, EINVAL, "%u bytes at %u, the configuration has %u", head.size_bytes, head.offset,
                           s->args.ops->config_bytes);
     ret = s->args.ops->set_config(s->args.device, head.offset, head.size_bytes, m->payload + sizeof head);
-    if (ret < 0)
-        return errmsg_set(e, -ret, "%u bytes at %u cannot be written", head.size_bytes, head.offset);
+    if (ret < 0) return errmsg_set(e, -ret, "%u bytes at %u cannot be written", head.size_bytes, head.offset);
     return 0;
 }
 
@@ -277,8 +274,7 @@ static const struct message_rule rules[VU_REQUEST_COUNT] = {
     [VU_VRING_KICK] = {"VRING_KICK"},
     [VU_GET_MAX_MEM_SLOTS] = {"GET_MAX_MEM_SLOTS", get_max_mem_slots, EXACTLY(0), FDS_NONE, FAIL_ENDS,
                               VU_PROTOCOL_F_CONFIGURE_MEM_SLOTS},
-    [VU_ADD_MEM_REG] = {"ADD_MEM_REG", vhost_add_mem_reg, REGION, FDS_ONE, FAIL_ACK,
-                        VU_PROTOCOL_F_CONFIGURE_MEM_SLOTS},
+    [VU_ADD_MEM_REG] = {"ADD_MEM_REG", vhost_add_mem_reg, REGION, FDS_ONE, FAIL_ACK, VU_PROTOCOL_F_CONFIGURE_MEM_SLOTS},
     [VU_REM_MEM_REG] = {"REM_MEM_REG", vhost_rem_mem_reg, REGION, FDS_NONE_OR_ONE, FAIL_ACK,
                         VU_PROTOCOL_F_CONFIGURE_MEM_SLOTS},
     [VU_SET_STATUS] = {"SET_STATUS", set_status, U64, FDS_NONE, FAIL_ACK, VU_PROTOCOL_F_STATUS},
@@ -294,7 +290,8 @@ static int check_fds(const struct message_rule *rule, const struct vhost_message
 {
     unsigned least = rule->fds == FDS_ONE, most = rule->fds == FDS_ONE || rule->fds == FDS_NONE_OR_ONE;
     if (m->fds_lost)
-        return errmsg_set(e, EMFILE, "some of its descriptors were lost: more than %u, or too many open here", VU_FDS_MAX);
+        return errmsg_set(e, EMFILE, "some of its descriptors were lost: more than %u, or too many open here",
+                          VU_FDS_MAX);
     if (rule->fds == FDS_PER_REGION) return 0;
     if (rule->fds == FDS_RING) least = most = !(payload_u64(m) & VU_RING_NO_FD);
     if (m->fd_count < least || m->fd_count > most)
@@ -308,7 +305,8 @@ static int run_by_rule(struct vhost_session *s, const struct message_rule *rule,
     if ((m->head.flags & VU_FLAG_VERSION_MASK) != VU_VERSION)
         return errmsg_set(e, EBADMSG, "protocol version %u, expected %u", m->head.flags & VU_FLAG_VERSION_MASK,
                           VU_VERSION);
-    if (m->head.flags & VU_FLAG_REPLY) return errmsg_set(e, EBADMSG, "it is marked as an answer, but nothing was asked");
+    if (m->head.flags & VU_FLAG_REPLY)
+        return errmsg_set(e, EBADMSG, "it is marked as an answer, but nothing was asked");
     if (!rule || !rule->run) return errmsg_set(e, EOPNOTSUPP, "not supported by this device");
     if (rule->needs && !vhost_negotiated(s, rule->needs))
         return errmsg_set(e, EPROTO, "its protocol feature (bit %u) was not negotiated", rule->needs);
@@ -330,12 +328,9 @@ static int fail(const struct message_rule *rule, struct vhost_message *m, int re
     bool due = how == FAIL_EMPTY || how == FAIL_ZEROES || (how == FAIL_ACK && (m->head.flags & VU_FLAG_NEED_REPLY));
     if (!due || ret == -EBADMSG) return ret;
     log_limited(LOG_LEVEL_WARN, "vhost-user: refused: %s", e->text);
-    if (how == FAIL_EMPTY)
-        vhost_message_answer(m, NULL, 0);
-    else if (how == FAIL_ZEROES)
-        vhost_message_answer(m, &(struct vu_inflight){0}, sizeof(struct vu_inflight));
-    else
-        answer_u64(m, (uint64_t)-ret);
+    if (how == FAIL_EMPTY) vhost_message_answer(m, NULL, 0);
+    else if (how == FAIL_ZEROES) vhost_message_answer(m, &(struct vu_inflight){0}, sizeof(struct vu_inflight));
+    else answer_u64(m, (uint64_t)-ret);
     return 0;
 }
 

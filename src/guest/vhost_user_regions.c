@@ -40,8 +40,7 @@ static struct guest_region_desc desc_of(const struct vu_region *r)
 
 static int table_add(struct table *t, const struct vu_region *r, int fd, struct errmsg *e)
 {
-    if (t->count == VHOST_REGIONS_MAX)
-        return errmsg_set(e, ENOSPC, "more than %u memory regions", VHOST_REGIONS_MAX);
+    if (t->count == VHOST_REGIONS_MAX) return errmsg_set(e, ENOSPC, "more than %u memory regions", VHOST_REGIONS_MAX);
     t->desc[t->count] = desc_of(r);
     t->fd[t->count++] = fd;
     return 0;
@@ -181,8 +180,8 @@ static int parse_table(struct vhost_message *m, struct vu_region *region, unsign
     return 0;
 }
 
-static int replace_table(struct vhost_session *s, struct vhost_message *m, const struct vu_region *region, unsigned count,
-                         struct guest_map *map, struct errmsg *e)
+static int replace_table(struct vhost_session *s, struct vhost_message *m, const struct vu_region *region,
+                         unsigned count, struct guest_map *map, struct errmsg *e)
 {
     struct vhost_state *st = s->state;
     uint32_t next = st->table + 1 ? st->table + 1 : 1;
@@ -281,7 +280,8 @@ int vhost_rem_mem_reg(struct vhost_session *s, struct vhost_message *m, struct e
     int slot = slot_find(s, &want.region);
     if (slot < 0 && st->removed_by == st->sequence) return 0; /* by this very message, before a kill */
     if (slot < 0)
-        return errmsg_set(e, ENOENT, "no region of %" PRIu64 " bytes at guest address 0x%" PRIx64 ", user address 0x%" PRIx64,
+        return errmsg_set(e, ENOENT,
+                          "no region of %" PRIu64 " bytes at guest address 0x%" PRIx64 ", user address 0x%" PRIx64,
                           want.region.size_bytes, want.region.guest_addr, want.region.user_addr);
 
     struct guest_map *map = NULL;

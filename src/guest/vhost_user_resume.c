@@ -27,8 +27,8 @@ static int check_state(const struct vhost_session *s, struct errmsg *e)
         return errmsg_set(e, EINVAL, "the state left behind is of a device with %u rings, this one has %u",
                           st->queues_max, s->args.ops->queues_max);
     bool sound = st->step <= VHOST_STEP_SENDING && st->message.size <= VU_PAYLOAD_MAX &&
-                 st->reply_bytes <= sizeof(struct vu_header) + VU_REPLY_MAX && st->inflight.queues <= VHOST_QUEUES_MAX &&
-                 st->inflight.queue_size <= VIRTQ_SIZE_MAX;
+                 st->reply_bytes <= sizeof(struct vu_header) + VU_REPLY_MAX &&
+                 st->inflight.queues <= VHOST_QUEUES_MAX && st->inflight.queue_size <= VIRTQ_SIZE_MAX;
     for (unsigned i = 0; i < VHOST_QUEUES_MAX; i++)
         sound = sound && st->ring[i].size <= VIRTQ_SIZE_MAX && (i < st->queues_max || !st->ring[i].running);
     return sound ? 0 : errmsg_set(e, EPROTO, "the state left behind is damaged");
@@ -117,7 +117,8 @@ static int start_ring(struct vhost_session *s, unsigned index, struct errmsg *e)
 static int start_device(struct vhost_session *s, struct errmsg *e)
 {
     if (s->state->features_set) {
-        int ret = s->args.ops->set_features(s->args.device, s->state->features & ~BIT64(VHOST_USER_F_PROTOCOL_FEATURES));
+        int ret =
+            s->args.ops->set_features(s->args.device, s->state->features & ~BIT64(VHOST_USER_F_PROTOCOL_FEATURES));
         if (ret < 0) return errmsg_set(e, -ret, "the device refused the features that it had agreed to");
     }
     for (unsigned i = 0; i < s->args.ops->queues_max; i++) {

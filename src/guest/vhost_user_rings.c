@@ -53,7 +53,8 @@ static int resolve_part(const struct guest_map *map, uint64_t addr, uint64_t byt
 {
     *out = map ? guest_map_at_user(map, addr, bytes) : NULL;
     if (*out) return 0;
-    return errmsg_set(e, EFAULT, "ring %u: its %s (%" PRIu64 " bytes at user address 0x%" PRIx64 ") is not in one memory region",
+    return errmsg_set(e, EFAULT,
+                      "ring %u: its %s (%" PRIu64 " bytes at user address 0x%" PRIx64 ") is not in one memory region",
                       index, what, bytes, addr);
 }
 
@@ -64,7 +65,8 @@ int vhost_ring_resolve(const struct vhost_session *s, unsigned index, const stru
     uint64_t size = r->size, event = s->state->features & BIT64(VIRTIO_F_RING_EVENT_IDX) ? 2 : 0;
     bool packed = vhost_packed(s);
     if (size == 0) return errmsg_set(e, EINVAL, "ring %u: its size is not known yet", index);
-    if (!(r->flags & VHOST_RING_HAS_ADDR)) return errmsg_set(e, EINVAL, "ring %u: its addresses are not known yet", index);
+    if (!(r->flags & VHOST_RING_HAS_ADDR))
+        return errmsg_set(e, EINVAL, "ring %u: its addresses are not known yet", index);
     int ret = resolve_part(map, r->descriptor, 16 * size, packed ? "descriptor ring" : "descriptor table", index,
                            &out->descriptor, e);
     if (ret == 0)
@@ -139,7 +141,8 @@ int vhost_ring_fd_check(int fd, const char *what, unsigned index, struct errmsg 
     struct stat st;
     if (fstat(fd, &st) < 0) return errmsg_sys(e, errno, "%s descriptor of ring %u", what, index);
     if (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode) || S_ISLNK(st.st_mode))
-        return errmsg_set(e, EINVAL, "%s descriptor of ring %u is a file, expected an eventfd, pipe or socket", what, index);
+        return errmsg_set(e, EINVAL, "%s descriptor of ring %u is a file, expected an eventfd, pipe or socket", what,
+                          index);
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
         return errmsg_sys(e, errno, "%s descriptor of ring %u", what, index);
@@ -213,7 +216,8 @@ void vhost_rings_close(struct vhost_session *s, bool drop)
 
 /* ---- messages ---- */
 
-static int ring_of(struct vhost_session *s, uint32_t index, bool may_run, struct vhost_ring_state **out, struct errmsg *e)
+static int ring_of(struct vhost_session *s, uint32_t index, bool may_run, struct vhost_ring_state **out,
+                   struct errmsg *e)
 {
     if (index >= s->args.ops->queues_max)
         return errmsg_set(e, EINVAL, "ring %u, the device has %u", index, s->args.ops->queues_max);
@@ -305,10 +309,8 @@ int vhost_set_vring_kick(struct vhost_session *s, struct vhost_message *m, struc
     struct vhost_ring_pointers p;
     int ret = parse_fd(s, m, "kick", &index, &fd, e);
     if (ret < 0) return ret;
-    if (!s->state->features_set)
-        ret = errmsg_set(e, EINVAL, "ring %u: features were not agreed yet", index);
-    else
-        ret = vhost_ring_resolve(s, index, s->map, &p, e);
+    if (!s->state->features_set) ret = errmsg_set(e, EINVAL, "ring %u: features were not agreed yet", index);
+    else ret = vhost_ring_resolve(s, index, s->map, &p, e);
     if (ret < 0) {
         if (fd >= 0) close(fd);
         return ret;

@@ -223,7 +223,8 @@ static int send_with_fd(struct vhost_session *s)
     struct iovec iov = {reply, s->state->reply_bytes};
     struct msghdr h = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
-    control.head = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    control.head =
+        (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
     memcpy(CMSG_DATA(&control.head), &s->msg.reply_fd, sizeof(int));
     vhost_state_mark(&s->state->step, VHOST_STEP_SENDING);
     ssize_t n = sendmsg(s->conn_fd, &h, MSG_DONTWAIT | MSG_NOSIGNAL);

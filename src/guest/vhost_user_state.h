@@ -54,7 +54,7 @@ struct vhost_ring_state {
     uint32_t running; /* the device has it, or had it when the process ended */
     uint32_t parked;  /* stopped by vhost_session_leave(): base is true even without in-flight tracking */
     uint32_t size;
-    uint32_t base; /* struct virtq_setup */
+    uint32_t base;                        /* struct virtq_setup */
     uint64_t descriptor, available, used; /* front end's addresses */
     uint64_t unused[2];
 };
@@ -75,7 +75,7 @@ struct vhost_inflight_state {
     uint32_t packed;
     uint64_t offset_bytes;
     uint64_t tables_bytes;
-    uint64_t stash_offset_bytes; /* 0: no room for a stash */
+    uint64_t stash_offset_bytes;      /* 0: no room for a stash */
     uint64_t made_device, made_inode; /* what GET_INFLIGHT_FD gave out last, to tell new memory from old */
 };
 
