@@ -116,17 +116,19 @@ static int ask_alignment(struct engine_file *f)
     return 1;
 }
 
-/* What works at one size works at every larger one, so the first success is the answer: unless it was at the end of
- * the file, which proves nothing about alignment; then the unit of nearly all storage is taken. */
+/* Read from where there is data (over a hole, file systems check nothing) with ever larger alignment: what works at
+ * one size works at every larger one. A file without data answers nothing; then the unit of nearly all storage is taken. */
 static int probe_alignment(struct engine_file *f)
 {
     autofree char *buffer = aligned_alloc(ENGINE_ALIGN_MAX, 2 * ENGINE_ALIGN_MAX);
     if (!buffer) return -ENOMEM;
+    f->mem_align = f->io_align = 4096;
+    off_t data = lseek(f->fd, 0, SEEK_DATA);
+    if (data < 0) return 0;
     for (uint32_t align = 512; align <= ENGINE_ALIGN_MAX; align *= 2) {
-        /* At an offset and an address that are multiples of this size and of no larger one. */
-        ssize_t n = pread(f->fd, buffer + align % ENGINE_ALIGN_MAX, align, align);
-        if (n >= 0) {
-            f->mem_align = f->io_align = n == (ssize_t)align || align > 4096 ? align : 4096;
+        /* The address is a multiple of this size and of no larger one. */
+        if (pread(f->fd, buffer + align % ENGINE_ALIGN_MAX, align, data) >= 0) {
+            f->mem_align = f->io_align = align;
             return 0;
         }
         if (errno != EINVAL) return -errno;
