@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/methods.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "control/version.h"
+#include "loop/clock.h"
+
+bool method_no_params(struct rpc_call *call, json_t *params)
+{
+    struct field_error why = {0};
+    struct fields f = fields_begin(params, "params", &why);
+    if (fields_end(&f) == 0) return true;
+    rpc_fail_field(call, &why);
+    return false;
+}
+
+struct vdisk *method_find_disk(struct daemon *d, struct rpc_call *call, struct fields *f)
+{
+    const char *name = fields_string(f, "name", FIELD_REQUIRED, DISK_NAME_MAX);
+    if (fields_end(f) < 0) {
+        rpc_fail_field(call, f->error);
+        return NULL;
+    }
+    struct vdisk *disk = vdisk_find(&d->host, name);
+    if (!disk) rpc_fail(call, RPC_NOT_FOUND, NULL, "there is no disk \"%s\"; `creedence disk list` shows those there are", name);
+    return disk;
+}
+
+static void method_version(void *arg, struct rpc_call *call, json_t *params)
+{
+    if (method_no_params(call, params)) rpc_answer(call, version_json("creedenced"));
+}
+
+static json_t *count_disks(struct host *h)
+{
+    unsigned counts[VDISK_GONE + 1] = {0}, connected = 0;
+    LIST_FOR_EACH(node, &h->disks) {
+        struct vdisk *d = list_entry(node, struct vdisk, node);
+        counts[d->state]++;
+        connected += d->state == VDISK_SERVING && strcmp(d->front_end, "connected") == 0;
+    }
+    json_t *o = json_pack("{s:i, s:i}", "total", (int)h->disk_count, "connected", (int)connected);
+    for (enum vdisk_state s = 0; s < VDISK_GONE; s++)
+        json_object_set_new(o, vdisk_state_name(s), json_integer(counts[s]));
+    return o;
+}
+
+static void method_status(void *arg, struct rpc_call *call, json_t *params)
+{
+    struct daemon *d = arg;
+    if (!method_no_params(call, params)) return;
+    json_t *o = version_json("creedenced");
+    json_object_set_new(o, "pid", json_integer(getpid()));
+    json_object_set_new(o, "uptime_seconds", json_integer((json_int_t)((clock_now_ns() - d->started_ns) / NS_PER_SECOND)));
+    json_object_set_new(o, "state_dir", json_string(d->host.state_dir));
+    json_object_set_new(o, "run_dir", json_string(d->host.run_dir));
+    json_object_set_new(o, "bin_dir", json_string(d->host.bin_dir));
+    json_object_set_new(o, "user", json_string(d->host.user.drop ? d->host.user.name : ""));
+    json_object_set_new(o, "disks", count_disks(&d->host));
+    json_object_set_new(o, "cache", cache_keeper_json(d->host.cache));
+    rpc_answer(call, o);
+}
+
+/* ---- shutdown ---- */
+
+static void end_now(struct daemon *d)
+{
+    struct rpc_call *call = d->shutdown_call;
+    d->shutdown_call = NULL;
+    if (call) rpc_answer(call, json_object());
+    loop_stop(d->host.loop);
+}
+
+static void disk_stopped(void *arg, int code, const char *message)
+{
+    if (code) log_error("stopping a disk: %s", message);
+}
+
+static void disk_gone(struct host *h)
+{
+    struct daemon *d = container_of(h, struct daemon, host);
+    if (d->shutting_down && list_empty(&h->disks)) {
+        cache_keeper_stop(h->cache);
+        end_now(d);
+    }
+}
+
+/* Why the disks cannot all be ended now; NULL when they can. */
+static const struct vdisk *unstoppable(struct host *h)
+{
+    LIST_FOR_EACH(node, &h->disks) {
+        struct vdisk *d = list_entry(node, struct vdisk, node);
+        bool can = vdisk_peer(d) ? !d->done : d->state == VDISK_WAITING && d->held_count == 0;
+        if (!can) return d;
+    }
+    return NULL;
+}
+
+static void stop_workers(struct daemon *d, struct rpc_call *call, bool force)
+{
+    const struct vdisk *busy = force ? NULL : unstoppable(&d->host);
+    if (busy) {
+        rpc_fail(call, RPC_BUSY, json_pack("{s:s}", "disk", busy->config.name),
+                 "disk %s is %s%s%s and cannot be ended in order: try again, or use force and lose what its guest wrote last",
+                 busy->config.name, vdisk_state_name(busy->state), busy->error[0] ? ": " : "", busy->error);
+        return;
+    }
+    d->shutting_down = true;
+    d->shutdown_call = call;
+    d->host.disk_gone = disk_gone;
+    if (list_empty(&d->host.disks)) {
+        disk_gone(&d->host);
+        return;
+    }
+    LIST_FOR_EACH_SAFE(node, &d->host.disks) {
+        struct vdisk *disk = list_entry(node, struct vdisk, node);
+        disk->keep_saved = true;
+        vdisk_detach(disk, true, disk_stopped, NULL);
+    }
+}
+
+static void method_shutdown(void *arg, struct rpc_call *call, json_t *params)
+{
+    struct daemon *d = arg;
+    struct field_error why = {0};
+    struct fields f = fields_begin(params, "params", &why);
+    bool stop = fields_bool(&f, "stop_workers", false), force = fields_bool(&f, "force", false);
+    if (fields_end(&f) < 0) {
+        rpc_fail_field(call, &why);
+    } else if (d->shutting_down) {
+        rpc_fail(call, RPC_BUSY, NULL, "the daemon is shutting down already");
+    } else if (stop) {
+        stop_workers(d, call, force);
+    } else {
+        d->shutting_down = true;
+        d->shutdown_call = call;
+        end_now(d);
+    }
+}
+
+const struct rpc_method daemon_methods[] = {
+    {"version", method_version},
+    {"status", method_status},
+    {"disk.attach", method_disk_attach},
+    {"disk.detach", method_disk_detach},
+    {"disk.list", method_disk_list},
+    {"disk.show", method_disk_show},
+    {"disk.resize", method_disk_resize},
+    {"disk.stats", method_disk_stats},
+    {"cache.show", method_cache_show},
+    {"cache.set", method_cache_set},
+    {"cache.drop", method_cache_drop},
+    {"upgrade", method_upgrade},
+    {"shutdown", method_shutdown},
+    {NULL, NULL},
+};
+
+/* ---- Start ---- */
+
+struct restore {
+    struct daemon *daemon;
+    void (*settled)(struct daemon *d);
+    unsigned waiting;
+};
+
+static void restore_one_less(struct restore *r)
+{
+    if (--r->waiting) return;
+    r->settled(r->daemon);
+    free(r);
+}
+
+static void disk_restored(void *arg, int code, const char *message)
+{
+    restore_one_less(arg);
+}
+
+static void disk_found(void *arg, struct disk_config *c)
+{
+    struct daemon *d = arg;
+    if (!vdisk_new(&d->host, c)) log_error("out of memory: a saved disk is left out");
+}
+
+int daemon_restore(struct daemon *d, void (*settled)(struct daemon *d), struct errmsg *e)
+{
+    int ret = state_load_disks(d->host.state_dir, disk_found, d, e);
+    struct restore *r = ret < 0 ? NULL : calloc(1, sizeof *r);
+    if (!r) return ret < 0 ? ret : -ENOMEM;
+    *r = (struct restore){.daemon = d, .settled = settled, .waiting = 1};
+    LIST_FOR_EACH_SAFE(node, &d->host.disks) {
+        r->waiting++;
+        vdisk_restore(list_entry(node, struct vdisk, node), disk_restored, r);
+    }
+    restore_one_less(r);
+    return 0;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * upgrade: workers are replaced by the program that is installed now, one after another, under their guests.
+ * First the program is run once with --version: one that does not even load must not get a guest's disk.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "control/methods.h"
+#include "loop/clock.h"
+
+#define TRIAL_LIMIT_MS 5000u
+
+struct upgrade {
+    struct daemon *daemon;
+    struct rpc_call *call;
+    struct process trial;
+    struct loop_timer limit;
+    unsigned count, next;
+    json_t *results;
+    uint64_t began_ns;
+    char from[32];
+    char names[][DISK_NAME_MAX + 1];
+};
+
+static void upgrade_next(struct upgrade *u);
+
+static void upgrade_end(struct upgrade *u)
+{
+    rpc_answer(u->call, json_pack("{s:o}", "disks", u->results));
+    free(u);
+}
+
+static void one_done(void *arg, int code, const char *message)
+{
+    struct upgrade *u = arg;
+    const char *name = u->names[u->next++];
+    struct vdisk *d = vdisk_find(&u->daemon->host, name);
+    json_t *o = json_pack("{s:s, s:s, s:i}", "name", name, "from", u->from, "milliseconds",
+                          (int)((clock_now_ns() - u->began_ns) / NS_PER_MS));
+    if (code)
+        json_object_set_new(o, "error", json_string(message));
+    else if (d && process_running(&d->process))
+        json_object_set_new(o, "pid", json_integer(d->process.pid));
+    json_array_append_new(u->results, o);
+    upgrade_next(u);
+}
+
+static void upgrade_next(struct upgrade *u)
+{
+    for (; u->next < u->count; u->next++) {
+        struct vdisk *d = vdisk_find(&u->daemon->host, u->names[u->next]);
+        if (!d) continue; /* detached meanwhile */
+        snprintf(u->from, sizeof u->from, "%s", d->worker_version);
+        u->began_ns = clock_now_ns();
+        vdisk_upgrade(d, one_done, u);
+        return;
+    }
+    upgrade_end(u);
+}
+
+static void trial_too_slow(struct loop_timer *t)
+{
+    process_kill(&container_of(t, struct upgrade, limit)->trial, SIGKILL);
+}
+
+static void trial_exited(struct process *p, int status)
+{
+    struct upgrade *u = container_of(p, struct upgrade, trial);
+    loop_timer_cancel(&u->limit);
+    if (status == 0) {
+        upgrade_next(u);
+        return;
+    }
+    char how[96];
+    process_describe_status(status, how, sizeof how);
+    rpc_fail(u->call, RPC_WORKER, NULL, "%s/creedence-vbd --version: %s; all disks keep the workers they have",
+             u->daemon->host.bin_dir, how);
+    json_decref(u->results);
+    free(u);
+}
+
+static struct upgrade *upgrade_new(struct daemon *d, struct rpc_call *call, struct vdisk *only)
+{
+    struct upgrade *u = calloc(1, sizeof *u + d->host.disk_count * sizeof u->names[0]);
+    if (!u) return NULL;
+    u->daemon = d;
+    u->call = call;
+    u->results = json_array();
+    LIST_FOR_EACH(node, &d->host.disks) {
+        struct vdisk *disk = list_entry(node, struct vdisk, node);
+        if (!only || disk == only) memcpy(u->names[u->count++], disk->config.name, sizeof disk->config.name);
+    }
+    return u;
+}
+
+void method_upgrade(void *arg, struct rpc_call *call, json_t *params)
+{
+    struct daemon *d = arg;
+    struct field_error why = {0};
+    struct fields f = fields_begin(params, "params", &why);
+    struct vdisk *only = NULL;
+    if (json_object_get(params, "name")) {
+        only = method_find_disk(d, call, &f);
+        if (!only) return;
+    } else if (!method_no_params(call, params)) {
+        return;
+    }
+    struct upgrade *u = upgrade_new(d, call, only);
+    if (!u) {
+        rpc_fail(call, RPC_INTERNAL, NULL, "out of memory");
+        return;
+    }
+    const char *argv[] = {"creedence-vbd", "--version", NULL};
+    struct process_args a = {.argv = argv, .quiet = true};
+    struct errmsg e = {""};
+    if (host_spawn(&d->host, &u->trial, &a, "trial", trial_exited, &e) < 0) {
+        rpc_fail(call, RPC_WORKER, NULL, "%s; all disks keep the workers they have", e.text);
+        json_decref(u->results);
+        free(u);
+        return;
+    }
+    loop_timer_arm(d->host.loop, &u->limit, TRIAL_LIMIT_MS * NS_PER_MS, trial_too_slow);
+}

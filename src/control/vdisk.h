@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One attached disk, as the daemon sees it: a configuration that is to be served, whatever happens to the
+ * worker that serves it.
+ *
+ *                      start                 configured
+ *      WAITING ------------------> STARTING ------------> SERVING
+ *         ^                           |                    | | |
+ *         |     the worker died       |                    | | |  leave     exit
+ *         +---------------------------+--------------------+ | +--------> LEAVING --> STARTING
+ *         ^                                                  |  quit       exit
+ *         +----------- ADOPTING ------> SERVING              +---------> QUITTING --> GONE
+ *              died       (a worker of an earlier daemon)
+ *
+ *   WAITING    no worker; one is started when the timer fires (how long depends on recent crashes), or, for a disk
+ *              that connects to its front end, when that can be reached
+ *   STARTING   a worker runs; cache channels are asked for, `configure` is sent
+ *   ADOPTING   a worker runs already; `adopt` was sent
+ *   SERVING    the guest's disk works
+ *   LEAVING    asked to make way for a successor (upgrade)
+ *   QUITTING   asked to end (detach, shutdown)
+ *   GONE       ended; the owner forgets the disk
+ *
+ * Held in all states but GONE: the images (their locks are in the descriptors), the listening socket, and every
+ * descriptor that the worker asked to have kept. A successor gets all of it.
+ */
+#ifndef CONTROL_VDISK_H
+#define CONTROL_VDISK_H
+
+#include "control/cache_keeper.h"
+#include "control/disk_config.h"
+#include "control/host.h"
+#include "control/peer.h"
+#include "control/rpc.h"
+
+#define VDISK_HELD_MAX 1024u /* descriptors kept for one worker; its own limit is lower */
+
+enum vdisk_state {
+    VDISK_WAITING,
+    VDISK_STARTING,
+    VDISK_ADOPTING,
+    VDISK_SERVING,
+    VDISK_LEAVING,
+    VDISK_QUITTING,
+    VDISK_GONE,
+};
+
+struct vdisk_held {
+    char name[LINK_FD_NAME_MAX + 1];
+    int fd;
+};
+
+/* The end of attach, upgrade, detach: code 0, or an rpc_code with the reason. */
+typedef void (*vdisk_done)(void *arg, int code, const char *message);
+
+struct vdisk {
+    struct list node; /* host's */
+    struct host *host;
+    struct disk_config config;
+    enum vdisk_state state;
+    bool attaching;      /* a failed first start is the end */
+    bool serving_before; /* it served once: starting again is a restart */
+    bool keep_saved;     /* it ends, but is to be back when the daemon starts again */
+
+    struct process process;
+    struct peer *peer;
+    struct loop_timer timer; /* next start, or limit of what was asked */
+
+    int listen_fd, connect_fd;
+    int layer_fd[DISK_CHAIN_MAX];
+    struct vdisk_held *held;
+    unsigned held_count, held_room;
+    struct cache_request cache_request;
+    bool cached; /* the worker was given channels */
+
+    char front_end[16];     /* "listening", "connected", "broken": what the worker said last */
+    char front_end_why[256];
+    int error_code;         /* rpc_code of: */
+    char error[512];        /* why it is not serving */
+    char cache_error[256];  /* why it runs without the cache */
+    char worker_version[32];
+    bool worker_debug;
+    unsigned restarts; /* not asked for */
+    struct crash_log crashes;
+    uint64_t serving_since_ns;
+
+    vdisk_done done; /* of the operation going on */
+    void *done_arg;
+};
+
+/* A disk of this configuration, WAITING, in the host's list. c is taken over. NULL: out of memory. */
+struct vdisk *vdisk_new(struct host *h, struct disk_config *c);
+/* Forget it; a worker runs on. An operation going on is answered. */
+void vdisk_free(struct vdisk *d);
+struct vdisk *vdisk_find(struct host *h, const char *name);
+
+/* Open, check and lock the images. 0 or -errno. */
+int vdisk_open_images(struct vdisk *d, struct errmsg *e);
+/* Start the worker. done: when it serves, or its first start failed (then the disk is GONE). */
+void vdisk_attach(struct vdisk *d, vdisk_done done, void *arg);
+/* After a restart of the daemon: go on with the worker there is, or start one. done: when that was decided. */
+void vdisk_restore(struct vdisk *d, vdisk_done done, void *arg);
+/* End the worker, make the leaf durable, GONE. force: even with a guest connected, or with no worker to ask. */
+void vdisk_detach(struct vdisk *d, bool force, vdisk_done done, void *arg);
+/* Replace the worker by one of the program that is installed now. */
+void vdisk_upgrade(struct vdisk *d, vdisk_done done, void *arg);
+
+/* The cache service can be asked (again). */
+void vdisk_cache_up(struct vdisk *d);
+
+/* To ask the worker; NULL when it cannot be asked. */
+struct peer *vdisk_peer(struct vdisk *d);
+
+const char *vdisk_state_name(enum vdisk_state s);
+json_t *vdisk_summary_json(const struct vdisk *d); /* for lists */
+json_t *vdisk_json(const struct vdisk *d);         /* all there is to know without asking the worker */
+/* Where front ends connect; NULL in connect mode. buffer is used when it is the default place. */
+const char *vdisk_socket_path(const struct vdisk *d, char buffer[PATH_MAX]);
+
+#endif
