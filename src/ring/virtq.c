@@ -226,9 +226,8 @@ int virtq_walk_far(struct virtq *q, struct chain_walk *w, struct gpa addr, uint3
         w->iov[w->count++] = (struct iovec){host, length};
         return 0;
     }
-    /* At most as many regions as there are; a caller's iovec is not that long by mistake. */
     int n = guest_map_iov(q->map, addr, length, w->iov + w->count, w->iov_max - w->count);
-    if (n < 0) return virtq_broke(q, "a buffer outside the guest's memory");
+    if (n < 0) return virtq_broke(q, "a buffer outside the guest's memory, or in more pieces than the device takes");
     w->count += (unsigned)n;
     return 0;
 }
