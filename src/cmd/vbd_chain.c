@@ -7,19 +7,22 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "disk/format/qcow2.h"
+#include "cache/client.h"
 
 struct chain_thread {
     struct disk_chans chans;
+    struct cache_client *cache;
     int cache_fd; /* waiting for the thread to take it, or -1 */
+    _Atomic bool open;
 };
 
 struct chain {
     struct worker_config *config; /* the worker's */
     unsigned count;               /* layers of the configuration */
     struct engine_file file[DISK_CHAIN_MAX];
-    struct layer *own[DISK_CHAIN_MAX]; /* each image, directly */
-    struct layer *stack[DISK_CHAIN_MAX]; /* what threads open, leaf first */
+    struct layer *own[DISK_CHAIN_MAX];      /* each image, directly */
+    struct layer *cached[DISK_CHAIN_MAX];   /* the same through the cache; NULL for the leaf */
+    struct layer *stack[DISK_CHAIN_MAX];    /* what threads open, leaf first */
     struct chain_thread thread[VBD_QUEUES_MAX];
 };
 
@@ -69,8 +72,9 @@ int chain_open_layers(struct chain *c, struct disk_stash stash, struct errmsg *e
             .maker = &engine_uring_maker,
         };
         int ret = layer_open(&c->own[i], c->config->layer[i].format, &args, e);
+        if (ret == 0 && i > 0) ret = cache_layer_open(&c->cached[i], c->own[i], args.below, i - 1, e);
         if (ret < 0) return ret;
-        c->stack[i] = c->own[i];
+        c->stack[i] = i > 0 ? c->cached[i] : c->own[i];
     }
     return 0;
 }
@@ -78,6 +82,8 @@ int chain_open_layers(struct chain *c, struct disk_stash stash, struct errmsg *e
 int chain_close(struct chain *c, struct errmsg *e)
 {
     int ret = 0;
+    for (unsigned i = 1; i < c->count; i++)
+        if (c->cached[i]) c->cached[i]->ops->close(c->cached[i], NULL);
     for (unsigned i = 0; i < c->count; i++) {
         if (!c->own[i]) continue;
         int closed = c->own[i]->ops->close(c->own[i], i == 0 ? e : NULL);
@@ -103,26 +109,50 @@ int chain_file_fd(const struct chain *c, unsigned layer)
 
 uint32_t chain_cluster_bytes(const struct chain *c)
 {
-    return c->config->layer[0].format == DISK_FORMAT_QCOW2 ? layer_qcow2_cluster_bytes(c->own[0]) : 0;
+    return c->own[0]->unit_bytes;
+}
+
+static void cache_take(struct chain_thread *t)
+{
+    if (t->cache_fd < 0) return;
+    int ret = cache_client_attach(t->cache, t->cache_fd);
+    t->cache_fd = -1;
+    if (ret < 0) log_warn("the read cache's channel is of no use: %s; reading base images directly", strerror(-ret));
 }
 
 static int thread_open(void *arg, unsigned queue, struct engine *e, struct layer_chan **top)
 {
     struct chain *c = arg;
-    int ret = disk_chans_open(&c->thread[queue].chans, c->stack, c->count, e);
-    if (ret == 0) *top = c->thread[queue].chans.chan[0];
-    return ret;
+    struct chain_thread *t = &c->thread[queue];
+    int ret = cache_client_new(&t->cache, e);
+    if (ret < 0) return ret;
+    ret = disk_chans_open(&t->chans, c->stack, c->count, e);
+    if (ret < 0) {
+        cache_client_free(t->cache);
+        return ret;
+    }
+    for (unsigned i = 0; i < t->chans.count; i++)
+        cache_client_join(t->cache, t->chans.chan[i]);
+    cache_take(t);
+    *top = t->chans.chan[0];
+    atomic_store(&t->open, true);
+    return 0;
 }
 
 static void thread_close(void *arg, unsigned queue)
 {
     struct chain *c = arg;
-    disk_chans_close(&c->thread[queue].chans);
+    struct chain_thread *t = &c->thread[queue];
+    atomic_store(&t->open, false);
+    disk_chans_close(&t->chans);
+    cache_client_free(t->cache);
 }
 
 static void thread_call(void *arg, unsigned queue, void *call_arg)
 {
-    (void)arg, (void)queue, (void)call_arg;
+    struct chain *c = arg;
+    (void)call_arg;
+    cache_take(&c->thread[queue]);
 }
 
 struct vbd_chains chain_callbacks(struct chain *c)
@@ -145,7 +175,7 @@ int chain_cache_attach(struct chain *c, struct vbd *d, const int *fds, unsigned 
 {
     for (unsigned i = 0; i < VBD_QUEUES_MAX; i++) {
         if (i >= count || fds[i] < 0) continue;
-        if (c->thread[i].cache_fd >= 0) close(c->thread[i].cache_fd);
+        if (c->thread[i].cache_fd >= 0) close(c->thread[i].cache_fd); /* never taken: that queue never ran */
         c->thread[i].cache_fd = fds[i];
     }
     vbd_call_queues(d, NULL);
@@ -154,6 +184,17 @@ int chain_cache_attach(struct chain *c, struct vbd *d, const int *fds, unsigned 
 
 void chain_stats_read(struct chain *c, struct chain_stats *out)
 {
-    (void)c;
     *out = (struct chain_stats){0};
+    for (unsigned q = 0; q < VBD_QUEUES_MAX; q++) {
+        struct chain_thread *t = &c->thread[q];
+        if (!atomic_load(&t->open)) continue;
+        for (unsigned i = 0; i < t->chans.count; i++) {
+            const struct cache_counters *n = cache_client_counters(t->chans.chan[i]);
+            if (!n) continue;
+            out->cache_hit_bytes += atomic_load_explicit(&n->hit_bytes, memory_order_relaxed);
+            out->cache_fill_bytes += atomic_load_explicit(&n->fill_bytes, memory_order_relaxed);
+            out->base_direct_bytes += atomic_load_explicit(&n->direct_bytes, memory_order_relaxed);
+            out->zero_bytes += atomic_load_explicit(&n->zero_bytes, memory_order_relaxed);
+        }
+    }
 }

@@ -65,7 +65,7 @@ static void tell_state(void *arg, const char *state, const char *why)
 static void take_layer_fds(struct worker_config *c, struct link_msg *m)
 {
     for (unsigned i = 0; i < c->layer_count; i++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "layer%u", i);
         c->layer[i].fd = link_msg_take_fd(m, name);
     }
@@ -90,7 +90,7 @@ static unsigned take_cache_fds(struct link_msg *m, int *fds)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < VBD_QUEUES_MAX; i++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "cache%u", i);
         fds[i] = link_msg_take_fd(m, name);
         if (fds[i] >= 0) count = i + 1;
@@ -202,7 +202,7 @@ static void resend_held(struct link_worker *lw)
     for (unsigned i = 0; i < count; i++)
         tell_keep(lw, held[i].name, held[i].fd);
     for (unsigned i = 0; i < worker_config(lw->worker)->layer_count; i++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "layer%u", i);
         tell_keep(lw, name, worker_layer_fd(lw->worker, i));
     }

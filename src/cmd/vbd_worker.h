@@ -5,6 +5,8 @@
  *   vbd_options.c  configuration from the command line or from the daemon, and its checks
  *   vbd_worker.c   opens the chain, makes the device, takes front ends, keeps what survives
  *   vbd_link.c     the daemon's requests
+ *   vbd_chain.c    the layers and every thread's channels of them
+ *   vbd_cache.c    asks the cache service when there is no daemon to do it
  *   vbd_sandbox.c  gives up every right that is not needed
  *
  * Thread-safety: everything here runs on the control thread, except the chain callbacks.
@@ -111,6 +113,9 @@ int worker_layer_fd(const struct worker *w, unsigned i);
 
 /* vbd_sandbox.c; before any other thread is started. */
 int sandbox_enter(const struct sandbox_args *args, struct errmsg *e);
+
+/* vbd_cache.c: get a channel per queue from the cache service at path, for a worker without a daemon. */
+int cache_connect(const char *path, const struct worker_config *c, int *out, struct errmsg *e);
 
 /* vbd_link.c: serve the daemon on this listening socket until told to go. Returns the exit status. */
 int link_worker_run(int listen_fd, const struct sandbox_args *sandbox);
