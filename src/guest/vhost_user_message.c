@@ -286,6 +286,22 @@ const char *vu_request_name(uint32_t request)
     return request < VU_REQUEST_COUNT ? rules[request].name : NULL;
 }
 
+unsigned vhost_message_fds_most(const struct vhost_message *m)
+{
+    const struct message_rule *rule = m->head.request < VU_REQUEST_COUNT ? &rules[m->head.request] : NULL;
+    if (!rule || !rule->run || m->head.size < rule->bytes_min) return 0;
+    switch (rule->fds) {
+    case FDS_NONE: return 0;
+    case FDS_ONE:
+    case FDS_NONE_OR_ONE: return 1;
+    case FDS_RING: return !(payload_u64(m) & VU_RING_NO_FD);
+    case FDS_PER_REGION: break;
+    }
+    struct vu_mem_table_head head;
+    memcpy(&head, m->payload, sizeof head);
+    return head.count;
+}
+
 static int check_fds(const struct message_rule *rule, const struct vhost_message *m, struct errmsg *e)
 {
     unsigned least = rule->fds == FDS_ONE, most = rule->fds == FDS_ONE || rule->fds == FDS_NONE_OR_ONE;

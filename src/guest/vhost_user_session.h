@@ -103,6 +103,8 @@ uint64_t vhost_features_offered(const struct vhost_session *s);
 uint64_t vhost_protocol_features_offered(const struct vhost_session *s);
 /* Carry out s->msg and put its answer, if one is due, into it. -errno: the session is over. */
 int vhost_message_run(struct vhost_session *s, struct errmsg *e);
+/* How many descriptors a message of this type and payload may bring. */
+unsigned vhost_message_fds_most(const struct vhost_message *m);
 void vhost_message_close_fds(struct vhost_message *m);
 void vhost_message_answer(struct vhost_message *m, const void *payload, size_t bytes);
 /* Take the only descriptor out of the message. */

@@ -4,7 +4,10 @@
  *
  * Receiving: a message is peeked at, its descriptors too (the kernel duplicates them), and stays in the
  * socket until it was carried out. A peek stops behind the bytes that descriptors came with, so
- * it is done piece by piece with SO_PEEK_OFF, which is set anew each time.
+ * it is done piece by piece with SO_PEEK_OFF, which is set anew each time. And it looks too far: where what was
+ * asked for came without descriptors, Linux also shows those of the next piece, though none of its bytes
+ * (unix_stream_read_generic()). So when more is queued than this message, descriptors past those
+ * that it may have are taken for the next one's, which will show them again.
  *
  * Sending: an answer is written to the reply file, a memfd that the next process is given, and goes from
  * there to the socket by sendfile(2), which moves the file's position in the very call that
@@ -76,6 +79,13 @@ static void take_fds(struct vhost_message *m, struct msghdr *h)
     }
 }
 
+static void give_back_fds(struct vhost_message *m, unsigned keep)
+{
+    while (m->fd_count > keep)
+        close(m->fd[--m->fd_count]);
+    m->fds_lost = false;
+}
+
 /*
  * Peek at the first `bytes` of the socket. Returns how many are there (fewer: they have not come yet), or
  * -ENOTCONN when the connection ended before them. fds: NULL, or where descriptors go.
@@ -136,11 +146,16 @@ int vhost_socket_peek(struct vhost_session *s, struct errmsg *e)
     m->reply_bytes = 0;
     m->reply_fd = -1;
     n = peek(s->conn_fd, &buf, bytes, m);
+    if (n < 0 || (size_t)n != bytes) {
+        vhost_message_close_fds(m);
+        return n < 0 ? peek_failed(n, e) : errmsg_set(e, EIO, "a message shrank in the socket");
+    }
     m->head = buf.head;
     memcpy(m->payload, buf.payload, buf.head.size);
-    if (n >= 0 && (size_t)n == bytes) return 1;
-    vhost_message_close_fds(m);
-    return n < 0 ? peek_failed(n, e) : errmsg_set(e, EIO, "a message shrank in the socket");
+    int queued = 0;
+    if (m->fd_count > vhost_message_fds_most(m) && ioctl(s->conn_fd, SIOCINQ, &queued) == 0 && (size_t)queued > bytes)
+        give_back_fds(m, vhost_message_fds_most(m));
+    return 1;
 }
 
 bool vhost_socket_head_is(struct vhost_session *s, const struct vu_header *head, const uint8_t *payload)
