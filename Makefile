@@ -37,7 +37,7 @@ debug: deps-build ## build the debug programs (build/debug)
 	@$(NINJA) -C $(BUILD)/debug
 
 demo: deps-build deps-demo release ## boot four real guests from clones of one image
-	@$(PYTHON) tools/demo --build $(BUILD)/release
+	@CREEDENCE_BUILD=$(BUILD)/release $(PYTHON) tools/demo
 
 check: deps-build deps-test ## every test
 	@$(PYTHON) tools/run-tests.py --build $(BUILD)

@@ -47,6 +47,7 @@ class Guest:
         self._files = files or {}
         self._text = ""
         self._taken = 0  # the console up to here was looked at
+        self._marks_at = 0  # marks() has returned what is before
         self._changed = threading.Condition()
         self._closed = False
         self.popen = None
@@ -148,6 +149,13 @@ class Guest:
                 self._taken = found.end()
                 return found
         self.fail(f"ended while waiting for {pattern!r}" if self._closed else f"no {pattern!r} in {timeout_s} s")
+
+    def marks(self, prefix):
+        """What follows `prefix` on the whole lines of the console that have come since the last call."""
+        with self._changed:
+            new = self._text[self._marks_at:self._text.rfind("\n") + 1]
+            self._marks_at += len(new)
+        return re.findall(rf"{re.escape(prefix)}(.*)\n", new)
 
     def wait_ready(self, timeout_s=60):
         self.wait_for(f"^{READY_MARK}\n", timeout_s)
