@@ -10,7 +10,8 @@
  * is allocated. Btrfs waits for the range only; but its direct writes are ordered extents, which fsync() waits for.
  *
  * Block devices have no such count. Their number of requests in flight is in sysfs; as soon as it has been seen at
- * zero once, everything from before has landed.
+ * zero once, everything from before has landed. Limit: what a control group's bandwidth limit (io.max) holds back is not in that
+ * number; a worker on a block device is better limited elsewhere.
  */
 #include <errno.h>
 #include <fcntl.h>
