@@ -226,8 +226,8 @@ static int parse(struct arguments *a, int argc, char **argv, struct errmsg *e)
 {
     bool leaf_given = false;
     int opt, index = 0, ret = 0;
-    uint64_t n;
-    unsigned w;
+    uint64_t n = 0;
+    unsigned w = 0;
     while (ret == 0 && (opt = getopt_long(argc, argv, "vVh", options, &index)) != -1) {
         switch (opt) {
         case OPT_SOCKET_PATH: a->socket_path = optarg; break;
