@@ -2,6 +2,7 @@
 #include "cache/service.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <semaphore.h>
 #include <stdlib.h>
@@ -100,8 +101,11 @@ static void drain(struct cache_service *s)
     close_channels(s);
     LIST_FOR_EACH(node, &s->bases)
         list_entry(node, struct base_layer, node)->dropping = false;
-    while (!s->failed && (s->fetch_count || !list_empty(&s->engine->deferred)))
-        if (engine_sleep(s->engine, UINT64_MAX) < 0) break;
+    while (!s->failed && (s->fetch_count || !list_empty(&s->engine->deferred))) {
+        int ret = engine_sleep(s->engine, UINT64_MAX);
+        if (ret < 0 && ret != -EINTR) s->failed = ret;
+    }
+    if (s->failed) engine_run_deferred(s->engine);
 }
 
 static void *service_body(void *arg)
@@ -129,10 +133,12 @@ static int service_init(struct cache_service *s, const struct cache_service_conf
     list_init(&s->bases);
     list_init(&s->channels);
     list_init(&s->starved);
-    s->maker = config->maker ? *config->maker : engine_uring_maker;
+    service_engine_init(s, config->maker);
     s->budget_bytes = max_u64(config->budget_bytes, CACHE_BUDGET_MIN_BYTES);
     s->next_tick_ns = UINT64_MAX;
     service_fetch_init(s);
+    s->fd_dir = config->fd_dir ? config->fd_dir : open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (s->fd_dir < 0) return errmsg_sys(e, errno, "cannot open /proc/self/fd");
     int ret = s->maker.make(s->maker.arg, &s->engine, e);
     if (ret < 0) return ret;
     ret = service_memory_init(s, max_u64(config->budget_most_bytes, s->budget_bytes));
@@ -148,6 +154,7 @@ static int service_init(struct cache_service *s, const struct cache_service_conf
 static void service_free(struct cache_service *s)
 {
     if (s->mailbox.event_fd >= 0) mailbox_destroy(&s->mailbox);
+    if (s->fd_dir >= 0) close(s->fd_dir);
     service_memory_destroy(s);
     engine_free(s->engine);
     free(s);
@@ -157,7 +164,7 @@ int cache_service_start(struct cache_service **out, const struct cache_service_c
 {
     struct cache_service *s = calloc(1, sizeof *s);
     if (!s) return errmsg_sys(e, ENOMEM, "cannot start the cache");
-    s->mailbox.event_fd = -1;
+    s->mailbox.event_fd = s->fd_dir = -1;
     int ret = service_init(s, config, e);
     if (ret == 0) {
         ret = thread_start(&s->thread, "cache-data", service_body, s);
@@ -173,6 +180,8 @@ void cache_service_stop(struct cache_service *s)
     if (!s) return;
     service_call(s, stop_call, NULL);
     pthread_join(s->thread, NULL);
+    /* The kernel may still write into memory that a broken engine gave it: better to leave all of it. */
+    if (s->failed) return;
     while (!list_empty(&s->bases)) {
         struct base_layer *b = list_entry(s->bases.next, struct base_layer, node);
         service_base_detach(b);
@@ -285,7 +294,7 @@ int cache_service_connect(struct cache_service *s, struct cache_layer_want *want
 {
     struct base_layer *bases[CACHE_CHANNEL_LAYERS_MAX];
     int ret = 0;
-    for (unsigned i = 0; i < channel_count; i++)
+    for (unsigned i = 0; i < channel_count && i < CACHE_SESSION_CHANNELS_MAX; i++)
         channel_fds[i] = -1;
     if (want_count == 0 || want_count > CACHE_CHANNEL_LAYERS_MAX)
         ret = errmsg_set(e, EINVAL, "%u layers asked for, 1 to %u expected", want_count, CACHE_CHANNEL_LAYERS_MAX);
@@ -299,7 +308,7 @@ int cache_service_connect(struct cache_service *s, struct cache_layer_want *want
         ret = service_call(s, session_call, &args);
         if (ret < 0) errmsg_sys(e, -ret, "cannot open the cache's channels");
     }
-    for (unsigned i = 0; ret < 0 && i < channel_count; i++) {
+    for (unsigned i = 0; ret < 0 && i < channel_count && i < CACHE_SESSION_CHANNELS_MAX; i++) {
         if (channel_fds[i] >= 0) close(channel_fds[i]);
         channel_fds[i] = -1;
     }
@@ -311,6 +320,17 @@ int cache_service_connect(struct cache_service *s, struct cache_layer_want *want
 }
 
 /* ---- the rest of what the control thread may ask ---- */
+
+static int failed_call(struct cache_service *s, void *arg)
+{
+    (void)arg;
+    return s->failed;
+}
+
+int cache_service_failed(struct cache_service *s)
+{
+    return service_call(s, failed_call, NULL);
+}
 
 static int budget_call(struct cache_service *s, void *arg)
 {
@@ -400,6 +420,8 @@ static int stats_call(struct cache_service *s, void *arg)
         t->format = b->format;
         t->size_bytes = b->size_bytes;
         t->cached_bytes = b->cached_bytes;
+        t->storage_read_bytes = atomic_load_explicit(&b->storage_read_bytes, memory_order_relaxed);
+        t->metadata_read_bytes = atomic_load_explicit(&b->metadata_read_bytes, memory_order_relaxed);
         t->clients = b->sessions;
         out->base_count++;
     }

@@ -37,10 +37,13 @@ struct cache_service_config {
     uint64_t budget_bytes;
     uint64_t budget_most_bytes;       /* what the budget may ever be set to: sizes the eviction's memory */
     const struct engine_maker *maker; /* the data thread's engine, and its layers'. NULL: io_uring */
+    int fd_dir;                       /* /proc/self/fd, when it cannot be opened any more; taken over. 0: open it */
 };
 
 /* Starts the data thread. 0 or -errno. */
 int cache_service_start(struct cache_service **out, const struct cache_service_config *config, struct errmsg *e);
+/* 0, or the -errno of an engine that is broken for good: clients were let go, the process should end. */
+int cache_service_failed(struct cache_service *s);
 /* Ends the data thread, closes every channel and base. NULL is harmless. */
 void cache_service_stop(struct cache_service *s);
 

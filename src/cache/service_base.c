@@ -22,11 +22,13 @@
 #define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3 */
 #endif
 
-static int reopen(int fd, int flags)
+/* Another description of the same file. Through a directory opened at the start: the process may have given up its
+ * file system since. */
+static int reopen(const struct cache_service *s, int fd, int flags)
 {
-    char path[32];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    int new_fd = open(path, flags | O_CLOEXEC);
+    char name[16];
+    snprintf(name, sizeof name, "%d", fd);
+    int new_fd = openat(s->fd_dir, name, flags | O_CLOEXEC);
     return new_fd < 0 ? -errno : new_fd;
 }
 
@@ -65,12 +67,12 @@ static uint64_t regions_map_bytes(const struct base_layer *b)
 }
 
 /* A memfd mapped read-write, and in *ro_fd (when not NULL) a read-only description of it. */
-static int make_shared(const char *name, uint64_t bytes, int *fd, int *ro_fd, void **map)
+static int make_shared(const struct cache_service *s, const char *name, uint64_t bytes, int *fd, int *ro_fd, void **map)
 {
     *fd = make_memfd(name, bytes);
     if (*fd < 0) return *fd;
     if (ro_fd) {
-        *ro_fd = reopen(*fd, O_RDONLY);
+        *ro_fd = reopen(s, *fd, O_RDONLY);
         if (*ro_fd < 0) return *ro_fd;
     }
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, *fd, 0);
@@ -81,13 +83,14 @@ static int make_shared(const char *name, uint64_t bytes, int *fd, int *ro_fd, vo
 
 static int make_memory(struct base_layer *b, struct errmsg *e)
 {
+    const struct cache_service *s = b->service;
     void *data = NULL, *words = NULL, *touched = NULL;
-    int ret = make_shared("creedence-cache-data", data_map_bytes(b), &b->data_fd, &b->data_ro_fd, &data);
+    int ret = make_shared(s, "creedence-cache-data", data_map_bytes(b), &b->data_fd, &b->data_ro_fd, &data);
     b->data = data;
     if (ret == 0)
-        ret = make_shared("creedence-cache-words", words_map_bytes(b), &b->words_fd, &b->words_ro_fd, &words);
+        ret = make_shared(s, "creedence-cache-words", words_map_bytes(b), &b->words_fd, &b->words_ro_fd, &words);
     b->words = words;
-    if (ret == 0) ret = make_shared("creedence-cache-touched", touched_map_bytes(b), &b->touched_fd, NULL, &touched);
+    if (ret == 0) ret = make_shared(s, "creedence-cache-touched", touched_map_bytes(b), &b->touched_fd, NULL, &touched);
     b->touched = touched;
     if (ret == 0) {
         /* Mapped instead of allocated: only what is looked at becomes memory. */
@@ -109,7 +112,7 @@ static int adopt_file(struct base_layer *b, struct cache_layer_want *want, struc
 {
     int fd = want->fd;
     want->fd = -1;
-    int direct_fd = reopen(fd, O_RDONLY | O_DIRECT);
+    int direct_fd = reopen(b->service, fd, O_RDONLY | O_DIRECT);
     if (direct_fd >= 0) {
         if (disk_file_adopt(&b->file, direct_fd, b->path, e) == 0) {
             close(fd);

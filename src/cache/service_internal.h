@@ -97,7 +97,8 @@ struct base_layer {
     struct stream stream[STREAMS_PER_BASE];
     uint64_t stream_clock;
     uint64_t cached_bytes, words_bytes, touched_bytes;
-    struct cache_base_stats stats;
+    _Atomic uint64_t storage_read_bytes, metadata_read_bytes; /* also by threads of the layer */
+    struct cache_base_stats stats;                            /* without these two */
 };
 
 struct service_fetch {
@@ -147,7 +148,8 @@ struct service_channel {
 
 struct cache_service {
     pthread_t thread;
-    struct engine_maker maker;
+    int fd_dir; /* /proc/self/fd */
+    struct engine_maker inner_maker, maker;
     struct engine *engine;
     struct mailbox mailbox;
     struct engine_watch mail_watch;
@@ -188,6 +190,9 @@ struct service_call {
     void *done; /* sem_t */
 };
 int service_call(struct cache_service *s, int (*fn)(struct cache_service *s, void *arg), void *arg);
+
+/* service_engine.c: s->maker makes engines that count. */
+void service_engine_init(struct cache_service *s, const struct engine_maker *inner);
 
 /* service_base.c. Opening and closing touch the image: control thread; attach and detach: data thread. */
 int service_base_open(struct base_layer **out, struct cache_service *s, struct cache_layer_want *want, struct errmsg *e);

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The service's engines: each wraps one of the configured kind and counts what is read from storage, for the base
+ * whose file it is. Layers may make more of them for threads of their own, so the counters are atomic.
+ *
+ * Invariant: every request of such an engine names the engine_file of a base (a format uses the one that it was
+ * given, disk/disk.h).
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "cache/service_internal.h"
+
+struct counting_engine {
+    struct engine base;
+    struct engine *inner;
+};
+
+static struct counting_engine *counting_of(struct engine *e)
+{
+    return container_of(e, struct counting_engine, base);
+}
+
+static void count_read(const struct engine_io *io)
+{
+    struct base_layer *b = container_of(io->file, struct base_layer, file);
+    const uint8_t *to = io->iov[0].iov_base;
+    bool into_cache = b->data && to >= b->data && to < b->data + b->size_bytes;
+    atomic_fetch_add_explicit(&b->storage_read_bytes, io->length_bytes, memory_order_relaxed);
+    if (!into_cache) atomic_fetch_add_explicit(&b->metadata_read_bytes, io->length_bytes, memory_order_relaxed);
+}
+
+static void counting_submit(struct engine *e, struct engine_io *io)
+{
+    struct counting_engine *c = counting_of(e);
+    if (io->op == ENGINE_READ && io->iov_count) count_read(io);
+    engine_submit(c->inner, io);
+    e->inflight = c->inner->inflight;
+}
+
+static int counting_poll(struct engine *e, uint64_t wait_ns)
+{
+    struct counting_engine *c = counting_of(e);
+    if (!list_empty(&e->deferred)) wait_ns = 0;
+    int ret = c->inner->ops->poll(c->inner, wait_ns);
+    if (ret < 0) return ret;
+    unsigned ran = engine_run_deferred(e);
+    e->inflight = c->inner->inflight;
+    return ret + (int)ran;
+}
+
+static int counting_watch(struct engine *e, struct engine_watch *w)
+{
+    return engine_watch(counting_of(e)->inner, w);
+}
+
+static void counting_unwatch(struct engine *e, struct engine_watch *w)
+{
+    engine_unwatch(counting_of(e)->inner, w);
+}
+
+static void counting_free(struct engine *e)
+{
+    engine_free(counting_of(e)->inner);
+    free(counting_of(e));
+}
+
+static void counting_point(struct engine *e, const char *name)
+{
+    engine_point(counting_of(e)->inner, name);
+}
+
+static const struct engine_ops counting_ops = {
+    .submit = counting_submit,
+    .poll = counting_poll,
+    .watch = counting_watch,
+    .unwatch = counting_unwatch,
+    .free = counting_free,
+    .point = counting_point,
+};
+
+static int counting_make(void *arg, struct engine **out, struct errmsg *e)
+{
+    const struct engine_maker *inner_maker = arg;
+    struct counting_engine *c = calloc(1, sizeof *c);
+    if (!c) return errmsg_sys(e, ENOMEM, "cannot make the cache's I/O engine");
+    int ret = inner_maker->make(inner_maker->arg, &c->inner, e);
+    if (ret < 0) {
+        free(c);
+        return ret;
+    }
+    c->base.ops = &counting_ops;
+    list_init(&c->base.deferred);
+    *out = &c->base;
+    return 0;
+}
+
+void service_engine_init(struct cache_service *s, const struct engine_maker *inner)
+{
+    s->inner_maker = inner ? *inner : engine_uring_maker;
+    s->maker = (struct engine_maker){.make = counting_make, .arg = &s->inner_maker};
+}
