@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Formats by name, and the channels of a whole chain. */
+/* Formats by name: the only place that knows all of them. */
 #include "disk/disk.h"
 
 #include <assert.h>
@@ -34,30 +34,4 @@ int layer_open(struct layer **out, enum disk_format f, const struct layer_args *
 {
     if (!disk_format_name(f)) return errmsg_set(e, EINVAL, "%s: unknown image format %d", args->file->name, (int)f);
     return formats[f].open(out, args, e);
-}
-
-int disk_chans_open(struct disk_chans *out, struct layer *const *layers, unsigned count, struct engine *e)
-{
-    assert(count > 0 && count <= DISK_CHAIN_MAX);
-    struct layer_chan *below = NULL;
-    out->count = count;
-    for (unsigned i = count; i-- > 0;) {
-        int ret = layers[i]->ops->chan_open(layers[i], e, below, &out->chan[i]);
-        if (ret < 0) {
-            for (i++; i < count; i++)
-                layers[i]->ops->chan_close(out->chan[i]);
-            out->count = 0;
-            return ret;
-        }
-        below = out->chan[i];
-    }
-    return 0;
-}
-
-/* From the leaf down: a layer may still talk to the one below it while it closes. */
-void disk_chans_close(struct disk_chans *chans)
-{
-    for (unsigned i = 0; i < chans->count; i++)
-        chans->chan[i]->layer->ops->chan_close(chans->chan[i]);
-    chans->count = 0;
 }
