@@ -37,7 +37,7 @@ struct bench_options {
     const char *model_path; /* load and save the model here */
     bool check_only;
     double flush_interval_s;
-    double stall_s; /* no completion for so long is a failure */
+    double stall_s;   /* no completion for so long is a failure */
     double pace_iops; /* at most so many requests a second; 0: no limit */
 
     /* many devices */

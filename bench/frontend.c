@@ -389,8 +389,8 @@ static int share_by_table(struct frontend *f, struct errmsg *e)
 
 static int inflight_get(struct frontend *f, struct errmsg *e)
 {
-    f->inflight = (struct fe_msg_inflight){.num_queues = (uint16_t)f->args.queues,
-                                           .queue_size = (uint16_t)f->args.queue_size};
+    f->inflight =
+        (struct fe_msg_inflight){.num_queues = (uint16_t)f->args.queues, .queue_size = (uint16_t)f->args.queue_size};
     struct fe_msg_inflight answer;
     int fd;
     int ret = frontend_ask(f, FE_GET_INFLIGHT_FD, &f->inflight, sizeof f->inflight, &answer, sizeof answer, &fd, e);
@@ -459,8 +459,8 @@ int frontend_start_queues(struct frontend *f, struct errmsg *e)
         if (ret < 0) return ret;
         fe_queue_kick(q); /* a ring starts with its first kick */
     }
-    uint64_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK |
-                      VIRTIO_CONFIG_S_DRIVER_OK;
+    uint64_t status =
+        VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
     int ret = agreed(f, FE_PROTO_STATUS) ? tell_u64(f, FE_SET_STATUS, status, e) : 0;
     if (ret == 0) f->attached_before = true;
     return ret;
@@ -514,8 +514,8 @@ int frontend_poll_backend(struct frontend *f, struct errmsg *e)
         struct {
             struct fe_msg_header h;
             uint64_t result;
-        } __attribute__((packed)) answer = {
-            .h = {.request = h.request, .flags = FE_FLAG_VERSION | FE_FLAG_REPLY, .size_bytes = 8}};
+        } __attribute__((packed))
+        answer = {.h = {.request = h.request, .flags = FE_FLAG_VERSION | FE_FLAG_REPLY, .size_bytes = 8}};
         if (send(f->backend_fd, &answer, sizeof answer, MSG_NOSIGNAL) != sizeof answer)
             return errmsg_sys(e, errno, "answering on the back end's channel");
     }

@@ -129,10 +129,10 @@ struct frontend {
     uint64_t mem_bytes;
     uint64_t mem_used; /* frontend_alloc() */
 
-    uint64_t features;          /* offered and accepted */
+    uint64_t features; /* offered and accepted */
     uint64_t features_offered;
     uint64_t protocol;
-    unsigned queues_max;        /* what the back end can do */
+    unsigned queues_max; /* what the back end can do */
     struct virtio_blk_config config;
     uint64_t capacity_bytes;
 
@@ -188,8 +188,8 @@ int frontend_send_raw(struct frontend *f, const void *bytes, size_t length, cons
 int frontend_recv_raw(struct frontend *f, struct fe_msg_header *h, void *payload, size_t capacity, int *fds,
                       unsigned *fd_count);
 /* Send one message that has no answer of its own; with REPLY_ACK agreed, ask for and check the acknowledgement. */
-int frontend_tell(struct frontend *f, enum frontend_request request, const void *payload, size_t length,
-                  const int *fds, unsigned fd_count, struct errmsg *e);
+int frontend_tell(struct frontend *f, enum frontend_request request, const void *payload, size_t length, const int *fds,
+                  unsigned fd_count, struct errmsg *e);
 /* Send one message and receive its answer. Returns the payload bytes or -errno; *fd (may be NULL) receives a
  * descriptor that came with it, or -1. */
 int frontend_ask(struct frontend *f, enum frontend_request request, const void *payload, size_t length, void *reply,

@@ -175,8 +175,8 @@ static int recv_answer(struct frontend *f, enum frontend_request request, void *
                       h.request, frontend_request_name(h.request), h.flags);
 }
 
-int frontend_tell(struct frontend *f, enum frontend_request request, const void *payload, size_t length,
-                  const int *fds, unsigned fd_count, struct errmsg *e)
+int frontend_tell(struct frontend *f, enum frontend_request request, const void *payload, size_t length, const int *fds,
+                  unsigned fd_count, struct errmsg *e)
 {
     bool ack = f->protocol & (UINT64_C(1) << FE_PROTO_REPLY_ACK);
     int ret = send_request(f, request, ack ? FE_FLAG_NEED_REPLY : 0, payload, length, fds, fd_count);

@@ -194,9 +194,8 @@ static void slot_reshape(struct fe_queue *q, unsigned slot, uint32_t length, boo
         if (q->packed) {
             indirect_to_packed(s->indirect, s->descs);
         } else {
-            ring[slot] = (struct vring_desc){.addr = frontend_gpa(q->f, s->indirect),
-                                             .len = 16u * s->descs,
-                                             .flags = VRING_DESC_F_INDIRECT};
+            ring[slot] = (struct vring_desc){
+                .addr = frontend_gpa(q->f, s->indirect), .len = 16u * s->descs, .flags = VRING_DESC_F_INDIRECT};
         }
     } else if (q->packed) {
         chain_write(q, s, s->indirect, 0); /* a template, copied into the ring by packed_add() */

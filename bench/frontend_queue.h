@@ -51,9 +51,9 @@ struct fe_queue {
     uint16_t avail_published; /* split: index that the device has been shown */
     uint16_t used_next;       /* split: free-running; packed: position */
     bool avail_wrap, used_wrap;
-    uint16_t held_at;     /* packed: first descriptor of the batch, whose flags are held back */
+    uint16_t held_at; /* packed: first descriptor of the batch, whose flags are held back */
     uint16_t held_flags;
-    uint16_t added;       /* descriptors added since the last submit */
+    uint16_t added; /* descriptors added since the last submit */
     unsigned in_flight;
     uint64_t kicks, calls;
     const char *broken; /* what the device did wrong */

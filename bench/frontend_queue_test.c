@@ -69,9 +69,8 @@ static void bed_new(struct bed *b, const struct kind *k)
     *b = (struct bed){.rng = 1};
     if (frontend_new(&b->f, &a, &e) < 0) fail_msg("%s", e.text);
     b->q = &b->f->queue[0];
-    struct guest_region_desc d = {.guest_addr = {FRONTEND_GPA_BASE},
-                                  .size_bytes = b->f->mem_bytes,
-                                  .user_addr = (uintptr_t)b->f->mem};
+    struct guest_region_desc d = {
+        .guest_addr = {FRONTEND_GPA_BASE}, .size_bytes = b->f->mem_bytes, .user_addr = (uintptr_t)b->f->mem};
     if (guest_map_new(&b->map, &d, &b->f->mem_fd, 1, NULL, &e) < 0) fail_msg("%s", e.text);
     size_t inflight_bytes = virtq_inflight_bytes(b->q->size, k->packed);
     b->inflight = aligned_alloc(64, inflight_bytes);
@@ -277,10 +276,12 @@ static void test_hostile_device(void **state)
 }
 
 #define KIND_TESTS(name, k)                                                                                            \
-    {"traffic, " name, test_traffic, NULL, NULL, (void *)(uintptr_t)&(k)},                                             \
-        {"resume, " name, test_resume, NULL, NULL, (void *)(uintptr_t)&(k)},                                           \
-        {"restart, " name, test_restart, NULL, NULL, (void *)(uintptr_t)&(k)},                                         \
-        {"hostile, " name, test_hostile_device, NULL, NULL, (void *)(uintptr_t)&(k)}
+    {"traffic, " name, test_traffic, NULL, NULL, (void *)(uintptr_t) & (k)},                                           \
+        {"resume, " name, test_resume, NULL, NULL, (void *)(uintptr_t) & (k)},                                         \
+        {"restart, " name, test_restart, NULL, NULL, (void *)(uintptr_t) & (k)},                                       \
+    {                                                                                                                  \
+        "hostile, " name, test_hostile_device, NULL, NULL, (void *)(uintptr_t) & (k)                                   \
+    }
 
 int main(void)
 {
@@ -289,10 +290,14 @@ int main(void)
         {true, false, false},  {true, false, true},  {true, true, false},  {true, true, true},
     };
     const struct CMUnitTest tests[] = {
-        KIND_TESTS("split", kinds[0]),  KIND_TESTS("split, event", kinds[1]),
-        KIND_TESTS("split, indirect", kinds[2]), KIND_TESTS("split, indirect, event", kinds[3]),
-        KIND_TESTS("packed", kinds[4]), KIND_TESTS("packed, event", kinds[5]),
-        KIND_TESTS("packed, indirect", kinds[6]), KIND_TESTS("packed, indirect, event", kinds[7]),
+        KIND_TESTS("split", kinds[0]),
+        KIND_TESTS("split, event", kinds[1]),
+        KIND_TESTS("split, indirect", kinds[2]),
+        KIND_TESTS("split, indirect, event", kinds[3]),
+        KIND_TESTS("packed", kinds[4]),
+        KIND_TESTS("packed, event", kinds[5]),
+        KIND_TESTS("packed, indirect", kinds[6]),
+        KIND_TESTS("packed, indirect, event", kinds[7]),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

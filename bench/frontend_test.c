@@ -33,8 +33,8 @@ static void server_start(struct server *s)
 {
     char file[256], export[256];
     snprintf(file, sizeof file, "driver=file,node-name=disk,filename=%s", s->image);
-    snprintf(export, sizeof export, "type=vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path=%s,num-queues=2,writable=on",
-             s->socket);
+    snprintf(export, sizeof export,
+             "type=vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path=%s,num-queues=2,writable=on", s->socket);
     unlink(s->socket);
     s->pid = fork();
     if (s->pid == 0) {

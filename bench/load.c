@@ -75,7 +75,8 @@ static void note_failure(struct load *l, const char *what, const struct fe_slot 
 {
     if (l->first_failure[0]) return;
     snprintf(l->first_failure, sizeof l->first_failure, "%s of %u bytes at %llu: %s (status %u, at +%lld)",
-             s->device_writes ? "read" : "write", s->length, (unsigned long long)s->user, what, *s->status, (long long)at);
+             s->device_writes ? "read" : "write", s->length, (unsigned long long)s->user, what, *s->status,
+             (long long)at);
 }
 
 static void finish(struct load *l, struct load_queue *lq, unsigned slot)
@@ -218,8 +219,8 @@ static void print_json(const struct load *l, double seconds, double cpu_s)
            us(histogram_percentile(h, 90)), us(histogram_percentile(h, 99)), us(histogram_percentile(h, 99.9)),
            us(h->max));
     printf("\"errors\":%llu,\"mismatches\":%llu,\"verify\":%d,\"kicks\":%llu,\"calls\":%llu,\"reconnects\":%llu,",
-           (unsigned long long)l->errors, (unsigned long long)l->mismatches, (int)o->verify,
-           (unsigned long long)kicks, (unsigned long long)calls, (unsigned long long)l->reconnects);
+           (unsigned long long)l->errors, (unsigned long long)l->mismatches, (int)o->verify, (unsigned long long)kicks,
+           (unsigned long long)calls, (unsigned long long)l->reconnects);
     printf("\"idle_passes\":%.3f,\"generator_cpu_s\":%.3f}\n",
            l->passes ? (double)l->idle_passes / (double)l->passes : 0, cpu_s);
 }

@@ -43,9 +43,10 @@ int model_load(struct model *m, const char *path, struct errmsg *e)
     int ret = 0;
     if (fread(&h, sizeof h, 1, file) != 1 || memcmp(h.magic, file_magic, sizeof h.magic) != 0) {
         ret = errmsg_set(e, EINVAL, "%s is no model", path);
-    } else if (h.block_bytes != m->block_bytes || h.block_count != m->block_count || h.offset_bytes != m->offset_bytes) {
-        ret = errmsg_set(e, EINVAL, "%s: made for %llu blocks of %u bytes at %llu; this run has %llu of %u at %llu", path,
-                         (unsigned long long)h.block_count, h.block_bytes, (unsigned long long)h.offset_bytes,
+    } else if (h.block_bytes != m->block_bytes || h.block_count != m->block_count ||
+               h.offset_bytes != m->offset_bytes) {
+        ret = errmsg_set(e, EINVAL, "%s: made for %llu blocks of %u bytes at %llu; this run has %llu of %u at %llu",
+                         path, (unsigned long long)h.block_count, h.block_bytes, (unsigned long long)h.offset_bytes,
                          (unsigned long long)m->block_count, m->block_bytes, (unsigned long long)m->offset_bytes);
     } else if (fread(m->generation, sizeof *m->generation, m->block_count, file) != m->block_count) {
         ret = errmsg_set(e, EINVAL, "%s is cut short", path);
@@ -58,10 +59,8 @@ int model_load(struct model *m, const char *path, struct errmsg *e)
 
 int model_save(const struct model *m, const char *path, struct errmsg *e)
 {
-    struct model_file_header h = {.seed = m->seed,
-                                  .offset_bytes = m->offset_bytes,
-                                  .block_count = m->block_count,
-                                  .block_bytes = m->block_bytes};
+    struct model_file_header h = {
+        .seed = m->seed, .offset_bytes = m->offset_bytes, .block_count = m->block_count, .block_bytes = m->block_bytes};
     memcpy(h.magic, file_magic, sizeof h.magic);
     FILE *file = fopen(path, "we");
     if (!file) return errmsg_sys(e, errno, "%s", path);

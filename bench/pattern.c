@@ -61,7 +61,8 @@ int pattern_make_file(const char *path, uint64_t size_bytes, struct errmsg *e)
         size_t n = size_bytes - at < WRITE_BYTES ? (size_t)(size_bytes - at) : WRITE_BYTES;
         pattern_fill(buffer, at, n);
         ssize_t written = pwrite(fd, buffer, n, (off_t)at);
-        if (written <= 0) return errmsg_sys(e, written ? errno : EIO, "writing %s at %llu", path, (unsigned long long)at);
+        if (written <= 0)
+            return errmsg_sys(e, written ? errno : EIO, "writing %s at %llu", path, (unsigned long long)at);
         at += (uint64_t)written;
     }
     return fdatasync(fd) < 0 ? errmsg_sys(e, errno, "syncing %s", path) : 0;

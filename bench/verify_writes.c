@@ -90,7 +90,8 @@ static bool add_load(struct verify *v, struct fe_queue *q, unsigned slot)
         add(v, q, slot, VIRTIO_BLK_T_FLUSH, 0);
         return true;
     }
-    if (v->o->pace_iops > 0 && (double)v->issued >= (double)(now_ns - v->start_ns) / 1e9 * v->o->pace_iops) return false;
+    if (v->o->pace_iops > 0 && (double)v->issued >= (double)(now_ns - v->start_ns) / 1e9 * v->o->pace_iops)
+        return false;
     uint64_t dice = bench_random_below(&v->rng, 100);
     if (!pick_block(v, dice < 12, &block)) return false;
     bool read = dice < 50 && model_known(&v->model, block);
@@ -216,7 +217,8 @@ static int stalled(struct verify *v, struct errmsg *e)
     uint64_t now_ns = bench_now_ns();
     if (in_flight(v) == 0) v->last_done_ns = now_ns;
     if ((double)(now_ns - v->last_done_ns) / 1e9 < v->o->stall_s) return 0;
-    return errmsg_set(e, ETIMEDOUT, "%u requests in flight, and none completed for %.0f s", in_flight(v), v->o->stall_s);
+    return errmsg_set(e, ETIMEDOUT, "%u requests in flight, and none completed for %.0f s", in_flight(v),
+                      v->o->stall_s);
 }
 
 /* Sleep until called. A completion that shows itself without a call was not notified: a guest would hang. */

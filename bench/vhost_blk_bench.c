@@ -51,11 +51,49 @@ static const char usage[] =
     "  --count=N --idle=S --trace=FILE --spread=S\n";
 
 enum long_option {
-    OPT_SOCKET = 256, OPT_RW, OPT_BS, OPT_IODEPTH, OPT_QUEUES, OPT_RUNTIME, OPT_RAMP, OPT_OFFSET, OPT_SIZE, OPT_VERIFY,
-    OPT_SLEEP, OPT_RECONNECT, OPT_SEED, OPT_JSON, OPT_PROGRESS, OPT_PACKED, OPT_EVENT_IDX, OPT_INDIRECT,
-    OPT_QUEUE_SIZE, OPT_SEGMENT, OPT_HUGE, OPT_REGIONS, OPT_MEM_SLOTS, OPT_NO_INFLIGHT, OPT_CONFIG_CHANNEL, OPT_LISTEN,
-    OPT_WAIT, OPT_VERIFY_WRITES, OPT_INITIAL, OPT_FLUSH_INTERVAL, OPT_STALL, OPT_PACE, OPT_MODEL, OPT_CHECK_ONLY,
-    OPT_ATTACH_MANY, OPT_STORM, OPT_COUNT, OPT_IDLE, OPT_TRACE, OPT_SPREAD, OPT_MAKE_PATTERN, OPT_MAKE_TRACE, OPT_HELP,
+    OPT_SOCKET = 256,
+    OPT_RW,
+    OPT_BS,
+    OPT_IODEPTH,
+    OPT_QUEUES,
+    OPT_RUNTIME,
+    OPT_RAMP,
+    OPT_OFFSET,
+    OPT_SIZE,
+    OPT_VERIFY,
+    OPT_SLEEP,
+    OPT_RECONNECT,
+    OPT_SEED,
+    OPT_JSON,
+    OPT_PROGRESS,
+    OPT_PACKED,
+    OPT_EVENT_IDX,
+    OPT_INDIRECT,
+    OPT_QUEUE_SIZE,
+    OPT_SEGMENT,
+    OPT_HUGE,
+    OPT_REGIONS,
+    OPT_MEM_SLOTS,
+    OPT_NO_INFLIGHT,
+    OPT_CONFIG_CHANNEL,
+    OPT_LISTEN,
+    OPT_WAIT,
+    OPT_VERIFY_WRITES,
+    OPT_INITIAL,
+    OPT_FLUSH_INTERVAL,
+    OPT_STALL,
+    OPT_PACE,
+    OPT_MODEL,
+    OPT_CHECK_ONLY,
+    OPT_ATTACH_MANY,
+    OPT_STORM,
+    OPT_COUNT,
+    OPT_IDLE,
+    OPT_TRACE,
+    OPT_SPREAD,
+    OPT_MAKE_PATTERN,
+    OPT_MAKE_TRACE,
+    OPT_HELP,
 };
 
 static const struct option options[] = {
@@ -212,8 +250,14 @@ static int take_many(struct command *c, int option, const char *arg)
 {
     struct bench_options *o = &c->o;
     switch (option) {
-    case OPT_ATTACH_MANY: c->mode = MODE_ATTACH_MANY; o->socket_dir = arg; return 0;
-    case OPT_STORM: c->mode = MODE_STORM; o->socket_dir = arg; return 0;
+    case OPT_ATTACH_MANY:
+        c->mode = MODE_ATTACH_MANY;
+        o->socket_dir = arg;
+        return 0;
+    case OPT_STORM:
+        c->mode = MODE_STORM;
+        o->socket_dir = arg;
+        return 0;
     case OPT_MAKE_PATTERN: c->mode = MODE_PATTERN; return 0;
     case OPT_MAKE_TRACE: c->mode = MODE_TRACE; return 0;
     case OPT_COUNT: return parse_count("--count", arg, 1, 100000, &o->count);

@@ -41,7 +41,7 @@ class DensityBed:
             workers.append(start(self.bed, self._server(which, i, cache), self.folder / f"{i}.sock", f"density-{i}"))
             started_s.append(time.monotonic() - begin)
             if i % 50 == 49:
-                progress(f"{which}: {i + 1} of {count} workers started")
+                progress(f"{count} idle disks", f"{which}, {i + 1} started")
         return workers, started_s
 
     def measure(self, which, count):
@@ -108,7 +108,6 @@ def run(bed):
     few, many = bed.plan.idle_workers, bed.plan.disks
     section = Section("Idle disks", [OURS, RIVAL])
     try:
-        progress(f"{few} idle disks")
         results = {OURS: density.measure(OURS, few), RIVAL: density.measure(RIVAL, few)}
         section.rows += _rows(few, results)
         thousand = density.measure(OURS, many)
@@ -123,7 +122,7 @@ def run(bed):
         Check("private memory of an idle worker, the largest seen", worst / (1 << 20), 3, "MiB", at_most=True),
         Check(f"processor use of an idle worker among {few}", idle * 100, 0.001, "%", at_most=True),
         Check(f"processor use of an idle worker among {many}", idle_many * 100, 0.001, "%", at_most=True),
-        Check(f"disks attached at once", thousand["attached"]["count"], many, "disks"),
+        Check("disks attached at once", thousand["attached"]["count"], many, "disks"),
     ]
     section.notes.append("Each worker has a front end attached that has read one block. Idle use below 0.001 % of a core "
                          "counts as none.")

@@ -69,11 +69,17 @@ class Section:
     checks: list = field(default_factory=list)
 
 
-def progress(text):
+_last_topic = None
+
+
+def progress(topic, detail):
+    """One line that changes on a terminal; elsewhere a line for each new topic."""
+    global _last_topic
     if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-    else:
-        print(text, file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{topic}: {detail}", end="", file=sys.stderr, flush=True)
+    elif topic != _last_topic:
+        print(topic, file=sys.stderr, flush=True)
+    _last_topic = topic
 
 
 def progress_end():
@@ -88,7 +94,7 @@ def interleave(row, rounds, tasks):
         row.series.setdefault(contender, Series())
     for turn in range(rounds):
         for contender in order if turn % 2 == 0 else reversed(order):
-            progress(f"{row.label}: {contender}, round {turn + 1} of {rounds}")
+            progress(row.label, f"{contender}, round {turn + 1} of {rounds}")
             sample, details = tasks[contender]()
             row.series[contender].samples.append(sample)
             row.series[contender].details.append(details)

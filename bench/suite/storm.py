@@ -5,6 +5,7 @@ import shutil
 from statistics import median
 
 from suite import host
+from suite.bed import BenchError
 from suite.measure import Check, Row, Section, Series, progress, progress_end
 from suite.servers import CacheService, Creedence, Image, QemuStorageDaemon, settle, start
 
@@ -88,9 +89,12 @@ def _boot_series(results):
     return Series([r["boot_s"]["median"] for r in results], results)
 
 
-def _verdicts(section, one, many, count):
+def _verdicts(section, one, many, count, storm_bytes):
     base_one = median(r["service_read_bytes"] for r in one[CACHED])
     base_many = median(r["service_read_bytes"] for r in many[CACHED])
+    if base_one < storm_bytes / 2:
+        raise BenchError(f"one boot of {storm_bytes} bytes made the cache service read {base_one} bytes of the base: "
+                         "the workers do not use it")
     bypassed = median(r["worker_read_bytes"] for r in many[CACHED]) / count
     section.checks.append(Check(f"base bytes read for {count} boots, against one boot", base_many / base_one, 1.02,
                                 at_most=True))
@@ -111,7 +115,7 @@ def run(bed):
     try:
         for turn in range(bed.plan.storm_rounds):
             for which in contenders if turn % 2 == 0 else reversed(contenders):
-                progress(f"boot storm: {which}, round {turn + 1} of {bed.plan.storm_rounds}")
+                progress("boot storm", f"{which}, round {turn + 1} of {bed.plan.storm_rounds}")
                 one[which].append(storm.storm(which, 1))
                 many[which].append(storm.storm(which, count))
         progress_end()
@@ -129,5 +133,5 @@ def run(bed):
         Row("processor time of the servers", "s", {c: _series(many[c], "host_cpu_s") for c in contenders},
             more_is_better=False),
     ]
-    _verdicts(section, one, many, count)
+    _verdicts(section, one, many, count, bed.plan.storm_working_set)
     return [section]
