@@ -12,7 +12,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "guest/memory.h"
 
 /* ---- the device that takes notes ---- */
 
@@ -425,7 +424,6 @@ static unsigned fds_before;
 
 int front_setup(void **state)
 {
-    guest_memory_init();
     fds_before = count_open_fds();
     struct front *f = malloc(sizeof *f);
     front_new(f);
