@@ -138,12 +138,9 @@ static void must_be_a_socket(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        FRONT_TEST(nobody_to_tell),
-        FRONT_TEST(told_without_an_answer),
-        FRONT_TEST(told_and_answered),
-        FRONT_TEST(garbage_closes_the_channel),
-        FRONT_TEST(closed_and_replaced),
-        FRONT_TEST(full),
+        FRONT_TEST(nobody_to_tell),      FRONT_TEST(told_without_an_answer),
+        FRONT_TEST(told_and_answered),   FRONT_TEST(garbage_closes_the_channel),
+        FRONT_TEST(closed_and_replaced), FRONT_TEST(full),
         FRONT_TEST(must_be_a_socket),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,7 +12,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-
 /* ---- the device that takes notes ---- */
 
 static int fake_set_features(void *device, uint64_t features)

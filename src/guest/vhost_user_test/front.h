@@ -84,7 +84,8 @@ int front_answer(struct front *f, uint32_t request, void *payload, size_t bytes,
 /* Send and pump, then: nothing came back and the session lives. */
 void front_tell(struct front *f, uint32_t request, const void *payload, size_t bytes, const int *fds, unsigned count);
 /* Ask for an acknowledgement and return it. */
-uint64_t front_ack(struct front *f, uint32_t request, const void *payload, size_t bytes, const int *fds, unsigned count);
+uint64_t front_ack(struct front *f, uint32_t request, const void *payload, size_t bytes, const int *fds,
+                   unsigned count);
 uint64_t front_get_u64(struct front *f, uint32_t request);
 /* The session has ended, and its reason contains text. */
 void front_assert_ended(struct front *f, const char *text);

@@ -131,17 +131,17 @@ static void bad_memory(void **state)
     int fd = memfd_create("inflight", MFD_CLOEXEC);
     assert_int_equal(ftruncate(fd, 8192), 0);
     const struct vu_inflight bad[] = {
-        {8192, 0, 0, RING_SIZE},             /* for no ring */
-        {8192, 0, QUEUES + 1, RING_SIZE},    /* for more than there are */
-        {8192, 0, QUEUES, 0},                /* of no size */
-        {8192, 0, QUEUES, 32769},            /* of too much */
-        {8192, 0, QUEUES, 32768},            /* of more than it has room for */
-        {100, 0, QUEUES, RING_SIZE},         /* the same */
+        {8192, 0, 0, RING_SIZE},          /* for no ring */
+        {8192, 0, QUEUES + 1, RING_SIZE}, /* for more than there are */
+        {8192, 0, QUEUES, 0},             /* of no size */
+        {8192, 0, QUEUES, 32769},         /* of too much */
+        {8192, 0, QUEUES, 32768},         /* of more than it has room for */
+        {100, 0, QUEUES, RING_SIZE},      /* the same */
         {0, 0, QUEUES, RING_SIZE},
-        {4096, 100, QUEUES, RING_SIZE},      /* cannot be mapped */
-        {4096, 8192, QUEUES, RING_SIZE},     /* behind its file */
+        {4096, 100, QUEUES, RING_SIZE},  /* cannot be mapped */
+        {4096, 8192, QUEUES, RING_SIZE}, /* behind its file */
         {4096, UINT64_MAX - 4095, QUEUES, RING_SIZE},
-        {1 << 20, 0, QUEUES, RING_SIZE},     /* says more than its file has: the stash would be there */
+        {1 << 20, 0, QUEUES, RING_SIZE}, /* says more than its file has: the stash would be there */
         {UINT64_MAX, 0, QUEUES, RING_SIZE},
     };
     negotiate(f);
@@ -232,15 +232,9 @@ static void features_first(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        FRONT_TEST(made_and_brought_back),
-        FRONT_TEST(without_the_padding),
-        FRONT_TEST(reconnected),
-        FRONT_TEST(smaller_than_ours),
-        FRONT_TEST(bad_memory),
-        FRONT_TEST(ring_does_not_fit_it),
-        FRONT_TEST(cut_short_later),
-        FRONT_TEST(our_own_memory),
-        FRONT_TEST(features_first),
+        FRONT_TEST(made_and_brought_back), FRONT_TEST(without_the_padding), FRONT_TEST(reconnected),
+        FRONT_TEST(smaller_than_ours),     FRONT_TEST(bad_memory),          FRONT_TEST(ring_does_not_fit_it),
+        FRONT_TEST(cut_short_later),       FRONT_TEST(our_own_memory),      FRONT_TEST(features_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -163,8 +163,9 @@ static void needs_its_protocol_feature(void **state)
         uint32_t request;
         size_t bytes;
         unsigned fds;
-    } gated[] = {{VU_SET_CONFIG, 13, 0}, {VU_SET_BACKEND_REQ_FD, 0, 1}, {VU_SET_INFLIGHT_FD, 24, 1}, {VU_RESET_DEVICE, 0, 0},
-                 {VU_ADD_MEM_REG, 40, 1}, {VU_REM_MEM_REG, 40, 0},      {VU_SET_STATUS, 8, 0}};
+    } gated[] = {{VU_SET_CONFIG, 13, 0},  {VU_SET_BACKEND_REQ_FD, 0, 1}, {VU_SET_INFLIGHT_FD, 24, 1},
+                 {VU_RESET_DEVICE, 0, 0}, {VU_ADD_MEM_REG, 40, 1},       {VU_REM_MEM_REG, 40, 0},
+                 {VU_SET_STATUS, 8, 0}};
     char zeroes[64] = {0};
     assert_int_equal(front_ack_u64(f, VU_SET_PROTOCOL_FEATURES, BIT64(VU_PROTOCOL_F_REPLY_ACK)), 0);
     for (unsigned i = 0; i < sizeof gated / sizeof gated[0]; i++)
@@ -179,15 +180,15 @@ static const struct {
     uint32_t request, bytes;
     unsigned fds;
 } forms[] = {
-    {VU_GET_FEATURES, 0, 0},      {VU_SET_FEATURES, 8, 0},        {VU_SET_OWNER, 0, 0},
-    {VU_RESET_OWNER, 0, 0},       {VU_SET_MEM_TABLE, 40, 1},      {VU_SET_VRING_NUM, 8, 0},
-    {VU_SET_VRING_ADDR, 40, 0},   {VU_SET_VRING_BASE, 8, 0},      {VU_GET_VRING_BASE, 8, 0},
-    {VU_SET_VRING_KICK, 8, 1},    {VU_SET_VRING_CALL, 8, 1},      {VU_SET_VRING_ERR, 8, 1},
-    {VU_GET_QUEUE_NUM, 0, 0},     {VU_SET_VRING_ENABLE, 8, 0},    {VU_SET_BACKEND_REQ_FD, 0, 1},
-    {VU_GET_CONFIG, 16, 0},       {VU_SET_CONFIG, 16, 0},         {VU_GET_INFLIGHT_FD, 24, 0},
-    {VU_SET_INFLIGHT_FD, 24, 1},  {VU_RESET_DEVICE, 0, 0},        {VU_GET_MAX_MEM_SLOTS, 0, 0},
-    {VU_ADD_MEM_REG, 40, 1},      {VU_REM_MEM_REG, 40, 0},        {VU_SET_STATUS, 8, 0},
-    {VU_GET_STATUS, 0, 0},        {VU_GET_PROTOCOL_FEATURES, 0, 0},
+    {VU_GET_FEATURES, 0, 0},     {VU_SET_FEATURES, 8, 0},          {VU_SET_OWNER, 0, 0},
+    {VU_RESET_OWNER, 0, 0},      {VU_SET_MEM_TABLE, 40, 1},        {VU_SET_VRING_NUM, 8, 0},
+    {VU_SET_VRING_ADDR, 40, 0},  {VU_SET_VRING_BASE, 8, 0},        {VU_GET_VRING_BASE, 8, 0},
+    {VU_SET_VRING_KICK, 8, 1},   {VU_SET_VRING_CALL, 8, 1},        {VU_SET_VRING_ERR, 8, 1},
+    {VU_GET_QUEUE_NUM, 0, 0},    {VU_SET_VRING_ENABLE, 8, 0},      {VU_SET_BACKEND_REQ_FD, 0, 1},
+    {VU_GET_CONFIG, 16, 0},      {VU_SET_CONFIG, 16, 0},           {VU_GET_INFLIGHT_FD, 24, 0},
+    {VU_SET_INFLIGHT_FD, 24, 1}, {VU_RESET_DEVICE, 0, 0},          {VU_GET_MAX_MEM_SLOTS, 0, 0},
+    {VU_ADD_MEM_REG, 40, 1},     {VU_REM_MEM_REG, 40, 0},          {VU_SET_STATUS, 8, 0},
+    {VU_GET_STATUS, 0, 0},       {VU_GET_PROTOCOL_FEATURES, 0, 0},
 };
 
 /* Refused in whatever way is due; never carried out, and the front end is never left waiting. */

@@ -58,7 +58,8 @@ static void most_regions(void **state)
     for (unsigned i = VU_FDS_MAX; i < VHOST_REGIONS_MAX; i++)
         assert_int_equal(one_region(f, VU_ADD_MEM_REG,
                                     (struct vu_region){MEM_GUEST + i * 0x10000, 4096, MEM_USER + i * 0x10000, 0},
-                                    f->mem_fd), 0);
+                                    f->mem_fd),
+                         0);
     struct vu_region more = {MEM_GUEST + UINT64_C(0x10000000), 4096, MEM_USER + UINT64_C(0x10000000), 0};
     assert_int_equal(one_region(f, VU_ADD_MEM_REG, more, f->mem_fd), ENOSPC);
     /* With as many as there can be, a whole new table still fits. */
@@ -84,15 +85,15 @@ static void bad_tables(void **state)
         fds[i] = f->mem_fd;
     assert_int_equal(ftruncate(short_fd, 8192), 0);
     static const struct vu_region bad[][2] = {
-        {{MEM_GUEST, 0, MEM_USER, 0}},                             /* of no size */
-        {{UINT64_MAX - 4095, 8192, MEM_USER, 0}},                  /* wraps */
-        {{MEM_GUEST, 8192, UINT64_MAX - 4095, 0}},                 /* the same, user addresses */
-        {{MEM_GUEST, MEM_BYTES + 4096, MEM_USER, 0}},              /* more than its file has */
-        {{MEM_GUEST, 4096, MEM_USER, MEM_BYTES}},                  /* behind its file */
-        {{MEM_GUEST, 4096, MEM_USER, UINT64_MAX - 4095}},          /* offset wraps */
+        {{MEM_GUEST, 0, MEM_USER, 0}},                    /* of no size */
+        {{UINT64_MAX - 4095, 8192, MEM_USER, 0}},         /* wraps */
+        {{MEM_GUEST, 8192, UINT64_MAX - 4095, 0}},        /* the same, user addresses */
+        {{MEM_GUEST, MEM_BYTES + 4096, MEM_USER, 0}},     /* more than its file has */
+        {{MEM_GUEST, 4096, MEM_USER, MEM_BYTES}},         /* behind its file */
+        {{MEM_GUEST, 4096, MEM_USER, UINT64_MAX - 4095}}, /* offset wraps */
         {{MEM_GUEST, UINT64_MAX, MEM_USER, 0}},
-        {{MEM_GUEST, 8192, MEM_USER, 0}, {MEM_GUEST + 4096, 4096, OTHER_USER, 0}},  /* overlap */
-        {{MEM_GUEST, 8192, MEM_USER, 0}, {OTHER_GUEST, 4096, MEM_USER + 4096, 0}},  /* overlap, user addresses */
+        {{MEM_GUEST, 8192, MEM_USER, 0}, {MEM_GUEST + 4096, 4096, OTHER_USER, 0}}, /* overlap */
+        {{MEM_GUEST, 8192, MEM_USER, 0}, {OTHER_GUEST, 4096, MEM_USER + 4096, 0}}, /* overlap, user addresses */
         {{MEM_GUEST, 8192, MEM_USER, 0}, {MEM_GUEST, 8192, OTHER_USER, 0}},
     };
     ready(f);
@@ -102,7 +103,8 @@ static void bad_tables(void **state)
     for (unsigned i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct table t = {.head = {bad[i][1].size_bytes ? 2 : 1, 0}, .region = {bad[i][0], bad[i][1]}};
         assert_int_not_equal(set_table(f, &t, fds, t.head.count), 0);
-        if (!bad[i][1].size_bytes && i > 0) assert_int_not_equal(one_region(f, VU_ADD_MEM_REG, bad[i][0], f->mem_fd), 0);
+        if (!bad[i][1].size_bytes && i > 0)
+            assert_int_not_equal(one_region(f, VU_ADD_MEM_REG, bad[i][0], f->mem_fd), 0);
     }
     struct table t = {.head = {1, 0}, .region = {{MEM_GUEST, 16384, MEM_USER, 0}}};
     assert_int_not_equal(set_table(f, &t, &short_fd, 1), 0);

@@ -192,8 +192,8 @@ static void bad_values(void **state)
 static void addresses_outside_memory(void **state)
 {
     struct front *f = ready(state);
-    static const uint64_t base[] = {0, MEM_USER - 16, MEM_USER + MEM_BYTES - 0x800, MEM_USER + MEM_BYTES, UINT64_MAX - 0x7ff,
-                                    MEM_GUEST};
+    static const uint64_t base[] = {
+        0, MEM_USER - 16, MEM_USER + MEM_BYTES - 0x800, MEM_USER + MEM_BYTES, UINT64_MAX - 0x7ff, MEM_GUEST};
     assert_int_equal(front_ack_state(f, VU_SET_VRING_NUM, 0, RING_SIZE), 0);
     for (unsigned i = 0; i < sizeof base / sizeof base[0]; i++) {
         assert_int_equal(front_ack_addr(f, 0, base[i]), 0);
@@ -261,8 +261,10 @@ static void packed(void **state)
 {
     struct front *f = *state;
     struct fake_queue *q = &f->fake.queue[0];
-    front_negotiate(f, USUAL_FEATURES | BIT64(VIRTIO_F_RING_PACKED) | BIT64(VIRTIO_F_RING_EVENT_IDX) |
-                           BIT64(VIRTIO_F_RING_INDIRECT_DESC), ALL_PROTOCOL_FEATURES);
+    front_negotiate(f,
+                    USUAL_FEATURES | BIT64(VIRTIO_F_RING_PACKED) | BIT64(VIRTIO_F_RING_EVENT_IDX) |
+                        BIT64(VIRTIO_F_RING_INDIRECT_DESC),
+                    ALL_PROTOCOL_FEATURES);
     front_share_memory(f);
     ring_set_up(f, 0);
     assert_int_equal(front_ack_state(f, VU_SET_VRING_NUM, 0, 13), 0); /* no power of two is needed */
@@ -307,7 +309,8 @@ static void like_user_mode_linux(void **state)
         assert_int_equal(front_ack_ring_fd(f, VU_SET_VRING_CALL, 0, event()), 0);
         assert_int_equal(front_ack_state(f, VU_SET_VRING_NUM, 0, 256), 0);
         assert_int_equal(front_ack_state(f, VU_SET_VRING_BASE, 0, 0), 0);
-        struct vu_vring_addr a = {.descriptor = MEM_USER, .available = MEM_USER + 0x1000, .used = MEM_USER + 0x2000, .log = ~UINT64_C(0)};
+        struct vu_vring_addr a = {
+            .descriptor = MEM_USER, .available = MEM_USER + 0x1000, .used = MEM_USER + 0x2000, .log = ~UINT64_C(0)};
         assert_int_equal(front_ack(f, VU_SET_VRING_ADDR, &a, sizeof a, NULL, 0), 0);
         assert_int_equal(front_ack_ring_fd(f, VU_SET_VRING_KICK, 0, kick), 0);
         assert_int_equal(front_ack_state(f, VU_SET_VRING_ENABLE, 0, 1), 0);
