@@ -135,14 +135,23 @@ struct device {
     uint64_t last; /* number popped */
 };
 
-enum { FAULT_ATTACH = 10, FAULT_BROKEN, FAULT_ORDER }; /* exit codes of a child */
+/* In a child these are exit codes. */
+enum fault { FAULT_ATTACH = 10, FAULT_BROKEN, FAULT_ORDER };
+static bool in_child;
+
+static void device_fault(enum fault f)
+{
+    static const char *const words[] = {"cannot resume", "finds its queue broken", "pops a request out of order"};
+    if (in_child) _exit(f);
+    fail_msg("the device %s", words[f - FAULT_ATTACH]);
+}
 
 static void attach(struct device *v)
 {
     *v = (struct device){0};
     struct virtq_setup s = rig.setup;
     s.resume = true;
-    if (virtq_new(&v->q, &s, rig.map, NULL)) _exit(FAULT_ATTACH);
+    if (virtq_new(&v->q, &s, rig.map, NULL)) device_fault(FAULT_ATTACH);
 }
 
 static bool pop_one(struct device *v)
@@ -150,11 +159,11 @@ static bool pop_one(struct device *v)
     struct virtq_chain c;
     struct iovec iov[4];
     int ret = virtq_pop(v->q, &c, iov, 4);
-    if (ret < 0) _exit(FAULT_BROKEN);
+    if (ret < 0) device_fault(FAULT_BROKEN);
     if (ret == 0) return false;
     const uint64_t *h = iov[0].iov_base;
     uint64_t number = __atomic_load_n(h, __ATOMIC_RELAXED);
-    if (number <= v->last) _exit(FAULT_ORDER);
+    if (number <= v->last) device_fault(FAULT_ORDER);
     v->last = number;
     const char *buffers = guest_map_at(rig.map, (struct gpa){rig.buffers_gpa}, 1);
     __atomic_store_n(disk((unsigned)(((char *)iov[0].iov_base - buffers) / 64)), number, __ATOMIC_RELAXED);
@@ -265,6 +274,7 @@ static pid_t start_child(void)
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
+        in_child = true;
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL)) _exit(99);
         raise(SIGSTOP);
         struct device v;
@@ -350,6 +360,7 @@ static pid_t start_racer(void)
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
+        in_child = true;
         struct device v;
         attach(&v);
         for (;;) {
