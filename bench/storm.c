@@ -173,8 +173,9 @@ static void storm_print(const struct storm *st, double cpu_s)
     }
     if (!boot_ns) return;
     qsort(boot_ns, n, sizeof *boot_ns, compare_u64);
+    unsigned middle = n / 2;
     printf("{\"guests\":%u,\"seconds\":%.4f,\"boot_s\":{\"min\":%.4f,\"median\":%.4f,\"max\":%.4f},", n,
-           (double)(end_ns - st->start_ns) / 1e9, (double)boot_ns[0] / 1e9, (double)boot_ns[n / 2] / 1e9,
+           (double)(end_ns - st->start_ns) / 1e9, (double)boot_ns[0] / 1e9, (double)boot_ns[middle] / 1e9,
            (double)boot_ns[n - 1] / 1e9);
     printf("\"read_bytes\":%llu,\"written_bytes\":%llu,\"latency_us\":{\"mean\":%.1f,\"p99\":%.1f,\"max\":%.1f},",
            (unsigned long long)st->trace.read_bytes * n, (unsigned long long)st->trace.written_bytes * n,

@@ -11,21 +11,30 @@
 
 /* ---- Reading ---- */
 
+/* The number at *text, which moves behind it. False when there is none. */
+static bool take_number(const char **text, uint64_t *v)
+{
+    char *end;
+    errno = 0;
+    *v = strtoull(*text, &end, 10);
+    bool good = end != *text && !errno && (*end == '\n' || *end == ' ' || *end == 0);
+    *text = end;
+    return good;
+}
+
+/* 1: a step; 0: none on this line; -EINVAL. */
 static int parse_line(const char *line, struct trace_step *s)
 {
-    unsigned long long value, count;
-    char kind;
-    *s = (struct trace_step){0};
-    if (sscanf(line, " %c", &kind) != 1 || kind == '#') return 0;
-    s->kind = kind;
-    if (kind == 'f' || kind == 'b') return 1;
-    if (kind == 't' && sscanf(line, " t %llu", &value) == 1) {
-        s->value = value;
-        return 1;
-    }
-    if ((kind != 'r' && kind != 'w') || sscanf(line, " %c %llu %llu", &kind, &value, &count) != 3) return -EINVAL;
-    if (count == 0 || count > TRACE_REQUEST_MAX_BYTES / 512 || value > UINT64_MAX / 512) return -EINVAL;
-    s->value = value;
+    uint64_t count = 0;
+    line += strspn(line, " \t\n");
+    *s = (struct trace_step){.kind = *line};
+    if (*line == 0 || *line == '#') return 0;
+    line++;
+    if (s->kind == 'f' || s->kind == 'b') return 1;
+    if (s->kind == 't') return take_number(&line, &s->value) ? 1 : -EINVAL;
+    if (s->kind != 'r' && s->kind != 'w') return -EINVAL;
+    if (!take_number(&line, &s->value) || !take_number(&line, &count)) return -EINVAL;
+    if (count == 0 || count > TRACE_REQUEST_MAX_BYTES / 512 || s->value > UINT64_MAX / 512) return -EINVAL;
     s->bytes = (uint32_t)count * 512;
     return 1;
 }
