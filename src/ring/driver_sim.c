@@ -6,7 +6,6 @@
 #include "ring/driver_sim.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -219,7 +218,7 @@ bool driver_sim_publish(struct driver_sim *d)
     d->added_slots = 0;
     d->avail_seen = d->avail_next;
     if (!d->s.packed) ring_store16_release(d->driver + SPLIT_IDX, d->avail_next);
-    atomic_thread_fence(memory_order_seq_cst);
+    ring_full_fence();
     if (d->s.packed) return slots && device_waits_packed(d, slots);
     if (from == d->avail_next) return false;
     if (!d->s.event_idx) return !(ring_load16(d->device + SPLIT_FLAGS) & SPLIT_USED_F_NO_NOTIFY);
@@ -310,7 +309,7 @@ bool driver_sim_calls_on(struct driver_sim *d)
     } else {
         ring_store16(d->driver + SPLIT_FLAGS, 0);
     }
-    atomic_thread_fence(memory_order_seq_cst);
+    ring_full_fence();
     if (d->s.packed) return packed_is_used(d);
     return ring_load16(d->device + SPLIT_IDX) != d->used_next;
 }

@@ -171,7 +171,7 @@ bool virtq_kick_enable(struct virtq *q)
     if (q->packed) packed_kick_enable(q);
     else split_kick_enable(q);
     /* The driver must see the wish before we look; it stores its index and then looks for the wish. */
-    atomic_thread_fence(memory_order_seq_cst);
+    ring_full_fence();
     return virtq_has_work(q);
 }
 

@@ -299,7 +299,7 @@ void packed_push(struct virtq *q, uint16_t id, uint32_t written_bytes)
 static bool driver_waits(const struct virtq *q, unsigned slots)
 {
     const struct packed_queue *p = &q->pack;
-    atomic_thread_fence(memory_order_seq_cst);
+    ring_full_fence();
     uint32_t event = ring_load32(p->driver_event); /* both fields at once */
     uint16_t flags = (event >> 16) & 3;
     if (flags != PACKED_EVENT_DESC || !q->event_idx) return flags != PACKED_EVENT_DISABLE;

@@ -185,7 +185,7 @@ void split_push(struct virtq *q, uint16_t id, uint32_t written_bytes)
 static bool driver_waits(const struct virtq *q, uint16_t from, uint16_t to)
 {
     const struct split_queue *s = &q->split;
-    atomic_thread_fence(memory_order_seq_cst);
+    ring_full_fence();
     if (!q->event_idx) return !(ring_load16(s->avail + SPLIT_FLAGS) & SPLIT_AVAIL_F_NO_INTERRUPT);
     uint16_t event = ring_load16(used_event(s, q->size));
     return (uint16_t)(to - event - 1) < (uint16_t)(to - from);

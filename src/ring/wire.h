@@ -85,6 +85,19 @@ static inline void ring_store64(void *p, uint64_t v)
     __atomic_store_n((uint64_t *)p, ENDIAN_LE(64, v), __ATOMIC_RELAXED);
 }
 
+/* Between a store that the other side looks for and our look at what the other side stores. */
+static inline void ring_full_fence(void)
+{
+#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wtsan" /* that gcc's sanitizer does not model fences: no data is ordered by this one */
+#endif
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+}
+
 /* Two words that may lie anywhere: an indirect table has no alignment of its own. */
 struct ring_desc_words {
     uint64_t addr, rest;
