@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Growing the refcount structures: a new block for clusters that no block describes yet, and a
+ * larger table when the table itself is full.
+ *
+ * Order: a new block is written and synced before the table refers to it; a new table, with the
+ * blocks that describe it, is written and synced before the header refers to it, and the header is synced
+ * before the old table's clusters are free. New structures are put at the end of the file.
+ */
+#include "disk/format/qcow2_impl.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t block_refs(const struct qcow2 *q)
+{
+    return UINT64_C(1) << q->refs.block_bits;
+}
+
+static int room_for(struct qcow2 *q, uint64_t first, uint64_t count)
+{
+    uint64_t limit = QCOW2_DATA_OFFSET_LIMIT >> q->cluster_bits;
+    if (q->file->block_device) limit = min_u64(limit, q->file->size_bytes >> q->cluster_bits);
+    return range_fits(first, count, limit) ? 0 : -ENOSPC;
+}
+
+static int claim(struct qcow2 *q, uint64_t first, uint64_t count, enum qcow2_meta_type type)
+{
+    enum qcow2_meta_type other;
+    int ret = qcow2_meta_add(&q->meta, first, count, type, &other);
+    if (ret == -EEXIST)
+        return qcow2_corrupt(q, "%s would be put over %s at host cluster %" PRIu64, qcow2_meta_name(type),
+                             qcow2_meta_name(other), first);
+    return ret;
+}
+
+/* Set refcounts to one in a block that is being built; clusters of other blocks are skipped. */
+static void block_fill(const struct qcow2 *q, uint8_t *data, uint64_t region, uint64_t first, uint64_t count)
+{
+    unsigned order = q->refs.order;
+    for (uint64_t cluster = first; cluster < first + count; cluster++) {
+        if (cluster >> q->refs.block_bits != region) continue;
+        uint64_t i = cluster & (block_refs(q) - 1);
+        if (order < 3) data[(i << order) / 8] |= (uint8_t)(1u << ((i << order) % 8));
+        else data[(i << order) / 8 + (UINT64_C(1) << order) / 8 - 1] = 1; /* the low byte stands last */
+    }
+}
+
+/* Write the block of the table on storage that holds this entry. */
+static int table_write_entry(struct qcow2 *q, uint64_t region)
+{
+    struct qcow2_refs *r = &q->refs;
+    uint64_t per_block = q->io_align / 8, from = align_down(region, per_block);
+    autofree struct be64 *raw = aligned_alloc(4096, align_up(q->io_align, 4096));
+    if (!raw) return -ENOMEM;
+    for (uint64_t i = 0; i < per_block; i++)
+        raw[i] = be64_make(from + i < r->table_entries ? r->table[from + i] : 0);
+    return qcow2_meta_write(q, QCOW2_META_REFTABLE, raw, q->header.reftable_offset + from * 8, q->io_align);
+}
+
+/* A new block for a region that the table has room for. */
+static int add_block(struct qcow2 *q, uint64_t region)
+{
+    struct qcow2_refs *r = &q->refs;
+    uint64_t at, at_region;
+    int ret = 0;
+    for (;;) {
+        at = q->file_clusters;
+        at_region = at >> r->block_bits;
+        if (at_region == region || (at_region < r->table_entries && r->table[at_region])) break;
+        ret = qcow2_refs_cover(q, at, 1); /* the new block's own refcount needs a block too */
+        if (ret < 0) return ret;
+    }
+    ret = room_for(q, at, 1);
+    if (ret < 0) return ret;
+    if (r->table[region]) return 0;
+    autofree uint8_t *data = aligned_alloc(4096, align_up(q->cluster_bytes, 4096));
+    if (!data) return -ENOMEM;
+    memset(data, 0, q->cluster_bytes);
+    block_fill(q, data, region, at, 1);
+    ret = claim(q, at, 1, QCOW2_META_REFBLOCK);
+    if (ret < 0) return ret;
+    q->file_clusters = at + 1;
+    if (at_region != region) ret = qcow2_refs_add(q, at, 1, 1);
+    if (ret == 0) ret = qcow2_refs_write(q);
+    if (ret == 0) ret = qcow2_meta_write(q, QCOW2_META_REFBLOCK, data, at << q->cluster_bits, q->cluster_bytes);
+    if (ret == 0) ret = qcow2_sync(q);
+    if (ret < 0) return ret;
+    r->table[region] = at << q->cluster_bits;
+    ret = table_write_entry(q, region);
+    if (ret < 0) r->table[region] = 0;
+    return ret;
+}
+
+/* ---- a larger table ---- */
+
+struct new_table {
+    uint64_t first;         /* host cluster where the area begins: blocks, then the table */
+    uint64_t blocks, clusters; /* of blocks, of the table */
+    uint64_t region;        /* of the first block */
+    uint64_t *entries;
+    uint64_t entry_count;
+};
+
+static int plan_table(struct qcow2 *q, uint64_t region, struct new_table *t)
+{
+    struct qcow2_refs *r = &q->refs;
+    t->first = align_up(max_u64(q->file_clusters, r->table_entries << r->block_bits), block_refs(q));
+    t->region = t->first >> r->block_bits;
+    uint64_t last = max_u64(region, t->region) + 1;
+    for (t->blocks = 1;; t->blocks++) {
+        uint64_t want = last + t->blocks;
+        t->entry_count = align_up(want + want / 2, q->cluster_bytes / 8);
+        t->clusters = t->entry_count * 8 >> q->cluster_bits;
+        if (t->blocks << r->block_bits >= t->blocks + t->clusters) break;
+    }
+    if (t->entry_count * 8 > QCOW2_REFTABLE_MAX_BYTES) return -EFBIG;
+    return room_for(q, t->first, t->blocks + t->clusters);
+}
+
+static int write_table_area(struct qcow2 *q, const struct new_table *t)
+{
+    autofree uint8_t *data = aligned_alloc(4096, align_up(q->cluster_bytes, 4096));
+    if (!data) return -ENOMEM;
+    int ret = 0;
+    for (uint64_t i = 0; i < t->blocks && ret == 0; i++) {
+        memset(data, 0, q->cluster_bytes);
+        block_fill(q, data, t->region + i, t->first, t->blocks + t->clusters);
+        ret = qcow2_meta_write(q, QCOW2_META_REFBLOCK, data, (t->first + i) << q->cluster_bits, q->cluster_bytes);
+    }
+    uint64_t per_cluster = q->cluster_bytes / 8;
+    for (uint64_t i = 0; i < t->clusters && ret == 0; i++) {
+        for (uint64_t j = 0; j < per_cluster; j++)
+            ((struct be64 *)data)[j] = be64_make(t->entries[i * per_cluster + j]);
+        ret = qcow2_meta_write(q, QCOW2_META_REFTABLE, data, (t->first + t->blocks + i) << q->cluster_bits,
+                               q->cluster_bytes);
+    }
+    return ret;
+}
+
+static int claim_table_area(struct qcow2 *q, const struct new_table *t)
+{
+    int ret = 0;
+    for (uint64_t i = 0; i < t->blocks && ret == 0; i++)
+        ret = claim(q, t->first + i, 1, QCOW2_META_REFBLOCK);
+    return ret < 0 ? ret : claim(q, t->first + t->blocks, t->clusters, QCOW2_META_REFTABLE);
+}
+
+static int switch_table(struct qcow2 *q, struct new_table *t)
+{
+    struct qcow2_refs *r = &q->refs;
+    uint64_t old_first = q->header.reftable_offset >> q->cluster_bits, old_count = q->header.reftable_clusters;
+    struct qcow2_header old = q->header;
+    q->header.reftable_offset = (t->first + t->blocks) << q->cluster_bits;
+    q->header.reftable_clusters = (uint32_t)t->clusters;
+    int ret = qcow2_header_update(q->keeper.engine, q->file, &q->header);
+    if (ret == 0) ret = qcow2_sync(q);
+    if (ret < 0) {
+        /* Storage may have either table. Both lead to the same blocks, and what is new is not used: either will do. */
+        q->header = old;
+        return ret;
+    }
+    free(r->table);
+    r->table = steal_ptr(&t->entries);
+    r->table_entries = t->entry_count;
+    qcow2_meta_remove(&q->meta, old_first, old_count);
+    qcow2_refs_give_back(q, old_first, old_count);
+    return 0;
+}
+
+static int grow_table(struct qcow2 *q, uint64_t region)
+{
+    struct qcow2_refs *r = &q->refs;
+    struct new_table t = {0};
+    int ret = plan_table(q, region, &t);
+    if (ret < 0) return ret;
+    t.entries = calloc(t.entry_count, 8);
+    if (!t.entries) return -ENOMEM;
+    memcpy(t.entries, r->table, r->table_entries * 8);
+    for (uint64_t i = 0; i < t.blocks; i++)
+        t.entries[t.region + i] = (t.first + i) << q->cluster_bits;
+    ret = claim_table_area(q, &t);
+    q->file_clusters = max_u64(q->file_clusters, t.first + t.blocks + t.clusters);
+    if (ret == 0) ret = write_table_area(q, &t);
+    if (ret == 0) ret = qcow2_sync(q);
+    if (ret == 0) ret = switch_table(q, &t);
+    free(t.entries);
+    return ret;
+}
+
+int qcow2_refs_cover(struct qcow2 *q, uint64_t first, uint64_t count)
+{
+    struct qcow2_refs *r = &q->refs;
+    for (uint64_t region = first >> r->block_bits; region <= (first + count - 1) >> r->block_bits; region++) {
+        int ret = 0;
+        if (region >= r->table_entries) ret = grow_table(q, region);
+        if (ret == 0 && !r->table[region]) ret = add_block(q, region);
+        if (ret < 0) return ret;
+    }
+    return 0;
+}

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Growing a disk while it is in use. The mappings have room already (qcow2_map.c); on storage the L1
+ * table may have to move to a larger place:
+ *
+ *   new table written in full -> sync -> header (offset, entries) -> sync -> old clusters free
+ *   entries past the old end, which nobody could see, are made to read as zeroes -> sync -> header (size) -> sync
+ *
+ * Shrinking would throw away data under a running guest and is refused.
+ */
+#include "disk/format/qcow2_impl.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct resize {
+    uint64_t size_bytes;
+    struct errmsg *e;
+};
+
+static uint64_t table_clusters(const struct qcow2 *q, uint64_t entries)
+{
+    return div_round_up(entries * 8, q->cluster_bytes);
+}
+
+static int write_table(struct qcow2 *q, uint64_t offset, uint64_t entries)
+{
+    uint64_t bytes = table_clusters(q, entries) << q->cluster_bits;
+    autofree struct be64 *raw = aligned_alloc(4096, align_up(bytes, 4096));
+    if (!raw) return -ENOMEM;
+    memset(raw, 0, bytes);
+    for (uint64_t i = 0; i < q->l1_entries; i++)
+        raw[i] = be64_make(atomic_load_explicit(&q->l1[i], memory_order_relaxed));
+    return qcow2_meta_write(q, QCOW2_META_L1, raw, offset, bytes);
+}
+
+/* Change the header; on failure storage may have either form, so both places stay taken. */
+static int switch_header(struct qcow2 *q, const struct qcow2_header *new)
+{
+    struct qcow2_header old = q->header;
+    q->header = *new;
+    int ret = qcow2_header_update(q->keeper.engine, q->file, &q->header);
+    if (ret == 0) ret = qcow2_sync(q);
+    if (ret < 0) q->header = old;
+    return ret;
+}
+
+static int move_table(struct qcow2 *q, uint64_t entries)
+{
+    uint64_t count = table_clusters(q, entries), first, got;
+    bool zero;
+    int ret = qcow2_refs_take(q, count, count, &first, &got, &zero);
+    if (ret < 0) return ret;
+    enum qcow2_meta_type other;
+    ret = qcow2_meta_add(&q->meta, first, count, QCOW2_META_L1, &other);
+    if (ret == 0) ret = write_table(q, first << q->cluster_bits, entries);
+    if (ret == 0) ret = qcow2_sync(q);
+    if (ret < 0) {
+        qcow2_meta_remove(&q->meta, first, count);
+        qcow2_refs_give_back(q, first, count);
+        return ret;
+    }
+    uint64_t old_first = q->header.l1_offset >> q->cluster_bits, old_count = table_clusters(q, q->header.l1_entries);
+    struct qcow2_header new = q->header;
+    new.l1_offset = first << q->cluster_bits;
+    new.l1_entries = (uint32_t)entries;
+    ret = switch_header(q, &new);
+    if (ret < 0) return ret;
+    q->l1_entries = (uint32_t)entries;
+    if (!old_count) return 0;
+    qcow2_meta_remove(&q->meta, old_first, old_count);
+    qcow2_refs_give_back(q, old_first, old_count);
+    return 0;
+}
+
+/* Entries between the old end and the new one that say anything: stale data, or a base that is longer than we were. */
+static int clear_grown(struct qcow2 *q, uint64_t from, uint64_t to)
+{
+    uint64_t below = q->layer.below ? layer_size(q->layer.below) : 0;
+    bool hide = q->layer.below ? below > from << q->cluster_bits : q->has_backing;
+    uint64_t hide_to = q->layer.below ? min_u64(qcow2_cluster_count(q, below), to) : to;
+    if (hide && q->header.version < 3) return -ENOTSUP;
+    uint64_t last_table = q->l1_entries ? ((uint64_t)q->l1_entries << q->l2_bits) - 1 : 0;
+    for (uint64_t i = from; i < to && (i <= last_table || (hide && i < hide_to)); i++) {
+        int ret = qcow2_load_now(q, qcow2_slice_of(q, i));
+        if (ret < 0) return ret;
+        pthread_mutex_lock(&q->lock);
+        bool promised = qcow2_log_promise(q, 1);
+        if (promised) {
+            uint64_t entry = hide && i < hide_to ? QCOW2_ZERO : 0;
+            if (atomic_load_explicit(&q->shadow[i], memory_order_relaxed) == entry) q->log.promised--;
+            else qcow2_log_publish(q, i, entry);
+        }
+        pthread_mutex_unlock(&q->lock);
+        if (promised) continue;
+        ret = qcow2_commit(q, false);
+        if (ret < 0) return ret;
+        i--;
+    }
+    return 0;
+}
+
+static int grow_call(struct qcow2 *q, void *arg)
+{
+    struct resize *r = arg;
+    uint64_t size = layer_size(&q->layer);
+    uint64_t entries = qcow2_l1_entries_for(r->size_bytes, q->cluster_bits);
+    int ret = qcow2_commit(q, true); /* L1 entries of new tables are on storage */
+    if (ret < 0) return errmsg_sys(r->e, -ret, "%s: growing it: writing its tables", q->layer.name);
+    if (entries > q->l1_entries) ret = move_table(q, entries);
+    if (ret < 0) return errmsg_sys(r->e, -ret, "%s: growing it: a larger L1 table", q->layer.name);
+    ret = clear_grown(q, qcow2_cluster_count(q, size), qcow2_cluster_count(q, r->size_bytes));
+    if (ret == 0) ret = qcow2_commit(q, true);
+    if (ret < 0) return errmsg_sys(r->e, -ret, "%s: growing it: clearing what it grows by", q->layer.name);
+    struct qcow2_header new = q->header;
+    new.size_bytes = r->size_bytes;
+    ret = switch_header(q, &new);
+    if (ret < 0) return errmsg_sys(r->e, -ret, "%s: growing it: writing the header", q->layer.name);
+    atomic_store_explicit(&q->layer.size_bytes, r->size_bytes, memory_order_release);
+    return 0;
+}
+
+int qcow2_resize(struct layer *l, uint64_t new_size_bytes, struct errmsg *e)
+{
+    struct qcow2 *q = qcow2_of(l);
+    uint64_t size = layer_size(l);
+    if (!l->writable) return errmsg_set(e, EROFS, "%s: it is open read-only", l->name);
+    if (new_size_bytes % 512) return errmsg_set(e, EINVAL, "%s: %" PRIu64 " bytes is no multiple of 512", l->name, new_size_bytes);
+    if (new_size_bytes < size)
+        return errmsg_set(e, ENOTSUP, "%s: it has %" PRIu64 " bytes and cannot shrink to %" PRIu64 " while it is in use", l->name,
+                          size, new_size_bytes);
+    uint64_t most = q->clusters_max << q->cluster_bits;
+    if (new_size_bytes > most || qcow2_l1_entries_for(new_size_bytes, q->cluster_bits) * 8 > QCOW2_L1_MAX_BYTES)
+        return errmsg_set(e, EFBIG, "%s: %" PRIu64 " bytes is more than the %" PRIu64 " that it can grow to while it is open",
+                          l->name, new_size_bytes, most);
+    if (new_size_bytes == size) return 0;
+    return qcow2_keeper_call(q, grow_call, &(struct resize){new_size_bytes, e});
+}
