@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * creedence top: what disks and the read cache do right now. Two samples of the daemon's counters make one
+ * line per disk; a disk that appeared, or whose worker was replaced (counters went back), starts at zero.
+ */
+#include <curses.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cmd/cli_verbs.h"
+#include "control/disk_config.h"
+#include "control/size.h"
+#include "loop/clock.h"
+
+enum { OPT_BATCH = CLI_OPT };
+
+static const struct option top_options[] = {
+    {"batch", no_argument, NULL, OPT_BATCH},
+    {"iterations", required_argument, NULL, 'n'},
+    {"delay", required_argument, NULL, 'd'},
+    {0},
+};
+
+struct sample {
+    uint64_t at_ns;
+    json_t *disks; /* array: {"name", "stats"} */
+    json_t *cache;
+};
+
+struct rates {
+    double reads, writes, read_bytes, write_bytes; /* per second */
+    double hit_percent;                            /* of what was asked of base layers; negative: nothing was */
+    double latency_us;                             /* mean since the worker started; 0: not known */
+};
+
+/* ---- Samples ---- */
+
+static void sample_clear(struct sample *s)
+{
+    json_decref(s->disks);
+    json_decref(s->cache);
+    *s = (struct sample){0};
+}
+
+static int sample_take(struct cli *c, struct sample *s, struct errmsg *e)
+{
+    json_t *disks, *cache;
+    int ret = cli_try_call(c, "disk.stats", NULL, CLI_QUICK_MS, &disks, e);
+    if (ret == 0) ret = cli_try_call(c, "cache.show", NULL, CLI_QUICK_MS, &cache, e);
+    else disks = NULL;
+    if (ret < 0) {
+        json_decref(disks);
+        return ret;
+    }
+    *s = (struct sample){.at_ns = clock_now_ns(), .disks = json_incref(json_object_get(disks, "disks")), .cache = cache};
+    json_decref(disks);
+    return 0;
+}
+
+static json_t *find_by(json_t *list, const char *key, const char *value)
+{
+    size_t i;
+    json_t *o;
+    json_array_foreach(list, i, o) {
+        if (strcmp(cli_string(o, key), value) == 0) return o;
+    }
+    return NULL;
+}
+
+/* Growth of a counter per second; from nothing when it went back. */
+static double rate(json_t *before, json_t *now, const char *key, double seconds)
+{
+    json_int_t a = cli_integer(before, key), b = cli_integer(now, key);
+    return seconds > 0 ? (double)(b >= a ? b - a : b) / seconds : 0;
+}
+
+static struct rates rates_of(json_t *before, json_t *now, double seconds)
+{
+    double hit = rate(before, now, "cache_hit_bytes", seconds), fill = rate(before, now, "cache_fill_bytes", seconds);
+    double direct = rate(before, now, "base_direct_bytes", seconds), base = hit + fill + direct;
+    return (struct rates){.reads = rate(before, now, "reads", seconds),
+                          .writes = rate(before, now, "writes", seconds),
+                          .read_bytes = rate(before, now, "read_bytes", seconds),
+                          .write_bytes = rate(before, now, "write_bytes", seconds),
+                          .hit_percent = base > 0 ? 100 * hit / base : -1,
+                          .latency_us = (double)cli_integer(now, "latency_ns_mean") / 1000};
+}
+
+/* ---- Lines: to the screen or to standard output ---- */
+
+struct screen {
+    bool curses;
+    int row, rows, columns;
+};
+
+__attribute__((format(printf, 2, 3))) static void line(struct screen *s, const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (!s->curses) {
+        puts(text);
+    } else if (s->row < s->rows) {
+        mvaddnstr(s->row++, 0, text, s->columns);
+        clrtoeol();
+    }
+}
+
+static const char *mega(double bytes, char out[16])
+{
+    snprintf(out, 16, "%.1f", bytes / 1e6);
+    return out;
+}
+
+static void disk_line(struct screen *s, const char *name, const char *state, const struct rates *r)
+{
+    char hit[16] = "-", latency[16] = "-", a[16], b[16];
+    if (r->hit_percent >= 0) snprintf(hit, sizeof hit, "%.1f", r->hit_percent);
+    if (r->latency_us > 0) snprintf(latency, sizeof latency, "%.0f", r->latency_us);
+    line(s, "%-20.20s %-12.12s %9.0f %9.0f %9s %9s %7s %8s", name, state, r->reads, r->writes, mega(r->read_bytes, a),
+         mega(r->write_bytes, b), hit, latency);
+}
+
+static void add_rates(struct rates *sum, const struct rates *r)
+{
+    sum->reads += r->reads;
+    sum->writes += r->writes;
+    sum->read_bytes += r->read_bytes;
+    sum->write_bytes += r->write_bytes;
+}
+
+static void show_disks(struct screen *s, const struct sample *before, const struct sample *now, double seconds)
+{
+    struct rates sum = {.hit_percent = -1};
+    size_t i;
+    json_t *d;
+    line(s, "%-20s %-12s %9s %9s %9s %9s %7s %8s", "DISK", "STATE", "READ/s", "WRITE/s", "READ MB", "WRITE MB", "HIT %", "MEAN us");
+    json_array_foreach(now->disks, i, d) {
+        const char *state = cli_string(d, "state");
+        if (strcmp(state, "serving") == 0) state = cli_string(d, "front_end");
+        json_t *old = find_by(before->disks, "name", cli_string(d, "name"));
+        struct rates r = rates_of(json_object_get(old, "stats"), json_object_get(d, "stats"), seconds);
+        add_rates(&sum, &r);
+        disk_line(s, cli_string(d, "name"), state, &r);
+    }
+    if (json_array_size(now->disks) != 1) disk_line(s, "all", "", &sum);
+}
+
+static void show_cache(struct screen *s, const struct sample *before, const struct sample *now, double seconds)
+{
+    json_t *stats = json_object_get(now->cache, "stats"), *old = json_object_get(json_object_get(before->cache, "stats"), "layers");
+    char used[SIZE_TEXT_MAX], budget[SIZE_TEXT_MAX], a[16], b[16];
+    size_t i;
+    json_t *l;
+    line(s, "%s", "");
+    if (!stats) {
+        line(s, "read cache: %s", *cli_string(now->cache, "error") ? cli_string(now->cache, "error") : "not running");
+        return;
+    }
+    line(s, "read cache: %s of %s", size_format((uint64_t)cli_integer(stats, "used_bytes"), used),
+         size_format((uint64_t)cli_integer(stats, "budget_bytes"), budget));
+    line(s, "%10s %10s %9s %9s %6s  %s", "SIZE", "CACHED", "READ MB", "FILL MB", "DISKS", "LAYER");
+    json_array_foreach(json_object_get(stats, "layers"), i, l) {
+        json_t *was = find_by(old, "path", cli_string(l, "path"));
+        line(s, "%10s %10s %9s %9s %6lld  %s", size_format((uint64_t)cli_integer(l, "size_bytes"), used),
+             size_format((uint64_t)cli_integer(l, "cached_bytes"), budget), mega(rate(was, l, "storage_read_bytes", seconds), a),
+             mega(rate(was, l, "filled_bytes", seconds), b), (long long)cli_integer(l, "clients"), cli_string(l, "path"));
+    }
+}
+
+static void show(struct screen *s, const struct sample *before, const struct sample *now)
+{
+    double seconds = before->disks ? (double)(now->at_ns - before->at_ns) / 1e9 : 0;
+    show_disks(s, before, now, seconds);
+    show_cache(s, before, now, seconds);
+}
+
+/* ---- Running ---- */
+
+static int run_batch(struct cli *c, uint64_t iterations, double delay_s)
+{
+    struct sample before = {0}, now;
+    struct screen s = {0};
+    struct errmsg e = {""};
+    for (uint64_t i = 0;; i++) {
+        if (sample_take(c, &now, &e) < 0) {
+            sample_clear(&before);
+            return cli_fail("%s", e.text);
+        }
+        if (i) { /* the first sample is only compared with */
+            if (i > 1) puts("");
+            show(&s, &before, &now);
+            fflush(stdout);
+        }
+        sample_clear(&before);
+        before = now;
+        if (i == iterations) break;
+        usleep((useconds_t)(delay_s * 1e6));
+    }
+    sample_clear(&before);
+    return CLI_OK;
+}
+
+/* False: the user wants to leave. */
+static bool wait_key(double delay_s)
+{
+    timeout((int)(delay_s * 1000));
+    int key = getch();
+    return key != 'q' && key != 'Q' && key != 27 && key != 3;
+}
+
+static int run_screen(struct cli *c, uint64_t iterations, double delay_s)
+{
+    struct sample before = {0}, now;
+    struct errmsg e = {""};
+    int ret = sample_take(c, &now, &e);
+    if (ret < 0) return cli_fail("%s", e.text);
+    SCREEN *terminal = newterm(NULL, stdout, stdin);
+    if (!terminal) {
+        sample_clear(&now);
+        return cli_fail("this terminal (TERM=%s) cannot show `top`: use --batch", getenv("TERM") ? getenv("TERM") : "");
+    }
+    noecho();
+    cbreak();
+    curs_set(0);
+    for (uint64_t i = 0;; i++) {
+        struct screen s = {.curses = true};
+        getmaxyx(stdscr, s.rows, s.columns);
+        erase();
+        line(&s, "creedence top: %zu disks, every %.1f s; q leaves", json_array_size(now.disks), delay_s);
+        show(&s, &before, &now);
+        refresh();
+        if (i == iterations || !wait_key(delay_s)) break;
+        sample_clear(&before);
+        before = now;
+        now = (struct sample){0};
+        ret = sample_take(c, &now, &e);
+        if (ret < 0) break;
+    }
+    endwin();
+    delscreen(terminal);
+    sample_clear(&before);
+    sample_clear(&now);
+    return ret < 0 ? cli_fail("%s", e.text) : CLI_OK;
+}
+
+static double delay_value(const struct cli *c, const char *text)
+{
+    char *end;
+    double d = strtod(text, &end);
+    if (*end || end == text || !(d >= 0.1 && d <= 3600)) cli_usage_error(c, "--delay %s: expected seconds, 0.1 to 3600", text);
+    return d;
+}
+
+static int top(struct cli *c)
+{
+    bool batch = false;
+    uint64_t iterations = UINT64_MAX;
+    double delay_s = 1;
+    for (int opt; (opt = cli_option(c)) != -1;) {
+        switch (opt) {
+        case OPT_BATCH: batch = true; break;
+        case 'n': iterations = cli_number(c, "--iterations", optarg, 1, 1000000000); break;
+        case 'd': delay_s = delay_value(c, optarg); break;
+        }
+    }
+    cli_arguments(c, 0);
+    if (c->json) cli_usage_error(c, "top has no JSON form: `creedence disk stats --json` has the counters");
+    return batch ? run_batch(c, iterations, delay_s) : run_screen(c, iterations, delay_s);
+}
+
+const struct cli_verb cli_top = {
+    .name = "top",
+    .args = "",
+    .summary = "Show what disks and the read cache do, live",
+    .options = top_options,
+    .shorts = "n:d:",
+    .run = top,
+    .help = "  -d, --delay SECONDS     between two looks (default 1)\n"
+            "  -n, --iterations N      leave after N of them\n"
+            "  --batch                 plain lines instead of a screen\n"
+            "\nREAD/s and WRITE/s are requests; HIT % is what of the reads of base layers came from the shared cache;\n"
+            "MEAN us is a request's mean time in the worker since it started.\n"
+            "\nExamples:\n"
+            "  creedence top\n"
+            "  creedence top --batch -n 5 -d 10\n",
+};
