@@ -7,8 +7,9 @@
  * done twice (an older one over a newer), a torn one, or one in the wrong place shows up as a difference, at the
  * next read of that block or in the final pass over all of them.
  *
- * One line a second says how far it got, so that whoever watches the console sees whether the disk lives. The
- * last line starts with "writer: ok" or "writer: FAILED"; the exit status says the same.
+ * SIGTERM ends it early, with the final pass. One line a second says how far it got, so that whoever watches the
+ * console sees whether the disk lives. The last line starts with "writer: ok" or "writer: FAILED"; the exit status says
+ * the same.
  *
  * Statically linked: the initial RAM disk has no C library.
  */
@@ -16,6 +17,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -182,6 +184,12 @@ static uint64_t device_blocks(const char *device, uint64_t most_bytes)
     return (most_bytes && most_bytes < size_bytes ? most_bytes : size_bytes) / BLOCK_BYTES;
 }
 
+static void end_early(int signal)
+{
+    (void)signal;
+    atomic_store(&stop, true); /* and sleep(3) returns */
+}
+
 int main(int argc, char **argv)
 {
     unsigned seconds = argc > 2 ? (unsigned)atoi(argv[2]) : 0, count = argc > 3 ? (unsigned)atoi(argv[3]) : 8;
@@ -194,6 +202,7 @@ int main(int argc, char **argv)
         printf("writer: FAILED: %s is too small for %u threads\n", argv[1], count);
         return 1;
     }
+    signal(SIGTERM, end_early);
     static struct worker workers[THREADS_MAX];
     for (unsigned i = 0; i < count; i++) {
         if (!prepare(&workers[i], i, argv[1], i * share, share) ||
@@ -202,7 +211,7 @@ int main(int argc, char **argv)
             return 1;
         }
     }
-    for (unsigned s = 0; s < seconds && !atomic_load(&failed); s++) {
+    for (unsigned s = 0; s < seconds && !atomic_load(&stop) && !atomic_load(&failed); s++) {
         sleep(1);
         say("did");
     }

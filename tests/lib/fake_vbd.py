@@ -1,0 +1,173 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""A disk worker that serves nothing and does what a test wants: the daemon's side of the link is under test.
+
+Installed by tests as DIR/creedence-vbd. How to behave stands in DIR/behaviour.json:
+
+    {"configure": "ok" | "error" | "hang" | "crash", "hostile": "garbage" | "flood" | "swap" | ...,
+     "connected": true}
+
+Every request received goes to DIR/log.jsonl with the names of its descriptors.
+"""
+
+import array
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(sys.argv[0]).resolve().parent
+
+
+def behaviour():
+    try:
+        return json.loads((HERE / "behaviour.json").read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def note(entry):
+    with open(HERE / "log.jsonl", "a") as log:
+        log.write(json.dumps({"pid": os.getpid(), **entry}) + "\n")
+
+
+def send(sock, body, fds=()):
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([json.dumps(body).encode()], ancillary)
+
+
+def receive(sock):
+    data, ancillary, _flags, _address = sock.recvmsg(1 << 18, socket.CMSG_SPACE(4 * 253))
+    fds = array.array("i")
+    for _level, _kind, payload in ancillary:
+        fds.frombytes(payload[:len(payload) - len(payload) % 4])
+    return (json.loads(data) if data else None), list(fds)
+
+
+class Worker:
+    def __init__(self, listener):
+        self.listener = listener
+        self.sock = None
+        self.config = None
+        self.held = {}
+        self.layers = {}
+
+    def keep(self, name, fd):
+        send(self.sock, {"method": "keep", "params": {"name": name}, "fds": [name]}, [fd])
+
+    def answer(self, request, result=None, error=None):
+        body = {"id": request["id"]}
+        if error:
+            body["error"] = {"code": error[0], "message": error[1]}
+        else:
+            body["result"] = {} if result is None else result
+        send(self.sock, body)
+
+    def configure(self, request, fds):
+        how = behaviour()
+        mode = how.get("configure", "ok")
+        if mode == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if mode == "hang":
+            time.sleep(1000)
+        if mode == "error":
+            self.answer(request, error=(-5, "the fake worker was told to fail"))
+            sys.exit(1)
+        self.config = request["params"]
+        for name, fd in fds.items():
+            if name.startswith("held:"):
+                self.held[name[5:]] = fd
+            elif name.startswith("layer"):
+                self.layers[name] = fd
+        if "state" not in self.held:
+            self.held["state"] = os.memfd_create("state")
+            os.write(self.held["state"], b"0")
+            self.keep("state", self.held["state"])
+        generation = int(os.pread(self.held["state"], 20, 0)) + 1
+        os.pwrite(self.held["state"], str(generation).encode(), 0)
+        if how.get("connected") and "conn" not in self.held:
+            self.held["conn"] = os.memfd_create("conn")
+            self.keep("conn", self.held["conn"])
+        send(self.sock, {"method": "state", "params": {"state": "connected" if "conn" in self.held else "listening"}})
+        self.answer(request)
+        self.hostile(how.get("hostile"))
+
+    def hostile(self, how):
+        if how == "garbage":
+            self.sock.send(b"not json")
+        elif how == "fd-names":
+            fd = os.memfd_create("x")
+            send(self.sock, {"method": "keep", "params": {"name": "x"}, "fds": ["a", "b"]}, [fd])
+        elif how == "flood":
+            fd = os.memfd_create("x")
+            for i in range(3000):
+                self.keep(f"flood{i}", fd)
+        elif how == "types":
+            send(self.sock, {"method": "keep", "params": {"name": 5}})
+            send(self.sock, {"method": "drop", "params": {"name": []}})
+            send(self.sock, {"method": "state", "params": {"state": {}}})
+            send(self.sock, {"method": "nonsense"})
+        elif how == "answer":
+            send(self.sock, {"id": 99999, "result": {}})
+        elif how == "layer":
+            self.keep("layer0", os.open("/dev/null", os.O_RDWR))
+        elif how == "close":
+            self.sock.close()
+            self.sock = None
+
+    def dispatch(self, request, fds):
+        method = request["method"]
+        note({"method": method, "params": request.get("params"), "fds": sorted(fds)})
+        if method == "configure":
+            self.configure(request, fds)
+        elif method == "held":
+            self.held.update({name[5:]: fd for name, fd in fds.items()})
+            self.answer(request)
+        elif method == "adopt":
+            if self.config is None:
+                self.answer(request, error=(-19, "not configured"))
+                return
+            self.answer(request, {"name": self.config["name"], "pid": os.getpid(), "version": "9.9", "debug": True,
+                                  "config": self.config})
+            for name, fd in {**self.held, **self.layers}.items():
+                self.keep(name, fd)
+        elif method == "stats":
+            if behaviour().get("stats") == "hang":
+                return
+            generation = int(os.pread(self.held["state"], 20, 0))
+            self.answer(request, {"state": "connected", "reads": 10 * generation, "read_bytes": 40960, "writes": 0,
+                                  "generation": generation, "queues": []})
+        elif method == "resize" and request["params"]["size_bytes"] > 1 << 40:
+            self.answer(request, error=(-27, "too large"))
+        elif method == "quit" and behaviour().get("quit") == "error":
+            self.answer(request, error=(-28, "no space left for what was written last"))
+            sys.exit(1)
+        elif method in ("leave", "quit"):
+            self.answer(request)
+            sys.exit(0)
+        else:
+            self.answer(request)
+
+    def run(self):
+        while True:
+            if self.sock is None:
+                self.sock, _ = self.listener.accept()
+            request, fds = receive(self.sock)
+            if request is None:
+                self.sock = None
+                continue
+            self.dispatch(request, dict(zip(request.get("fds", []), fds)))
+
+
+def main():
+    if "--version" in sys.argv:
+        sys.exit(1 if behaviour().get("version") == "fail" else 0)
+    fd = int(next(a for a in sys.argv if a.startswith("--link-fd=")).split("=")[1])
+    note({"method": "(start)", "argv": sys.argv[1:]})
+    Worker(socket.socket(fileno=fd)).run()
+
+
+main()
