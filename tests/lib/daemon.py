@@ -1,191 +1,186 @@
 # SPDX-License-Identifier: Apache-2.0
-"""creedenced in a private directory, and a client of its control socket."""
+"""A creedenced of our own: private directories, its control socket, and the command line against it."""
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
-from .paths import BUILD, TOP, program
-from .process import Process, wait_until
+from lib.paths import program
+from lib.process import Process, is_listening, wait_until
 
-FAKE_WORKER = TOP / "tests" / "lib" / "fake_vbd.py"
-
-
-class RpcError(Exception):
-    def __init__(self, error):
-        super().__init__(error["message"])
-        self.code = error["code"]
-        self.data = error.get("data")
+ANSWER_TIMEOUT_S = 60
 
 
-class Rpc:
-    """One connection of the control socket."""
+class DaemonError(Exception):
+    """The daemon, or the command line, refused or failed; the text says why."""
 
-    def __init__(self, path, timeout_s=30):
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(timeout_s)
-        self.sock.connect(str(path))
-        self.file = self.sock.makefile("rb")
-        self.next_id = 0
 
-    def send(self, method, params=None):
-        self.next_id += 1
-        request = {"jsonrpc": "2.0", "id": self.next_id, "method": method}
-        if params is not None:
-            request["params"] = params
-        self.sock.sendall(json.dumps(request).encode() + b"\n")
-        return self.next_id
+@dataclass
+class DiskStats:
+    """What one disk's worker counted; the fields of its `stats`, those that tests look at."""
 
-    def receive(self):
-        line = self.file.readline()
-        if not line:
-            raise ConnectionError("the daemon closed the connection")
-        return json.loads(line)
+    reads: int
+    read_bytes: int
+    writes: int
+    write_bytes: int
+    errors: int
+    leaf_read_bytes: int
+    cache_hit_bytes: int
+    cache_fill_bytes: int
+    base_direct_bytes: int
+    memory_bytes: int
 
-    def call(self, method, **params):
-        request_id = self.send(method, params)
-        answer = self.receive()
-        assert answer["id"] == request_id
-        if "error" in answer:
-            raise RpcError(answer["error"])
-        return answer["result"]
 
-    def close(self):
-        self.file.close()
-        self.sock.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused):
-        self.close()
+def private_memory_bytes(pid):
+    """Memory that only this process has."""
+    total_kib = 0
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith(("Private_Clean:", "Private_Dirty:")):
+            total_kib += int(line.split()[1])
+    return total_kib << 10
 
 
 class Daemon:
-    """creedenced. With `fake`, its workers are tests/lib/fake_vbd.py and there is no cache."""
+    """Starts creedenced in `work`/run and `work`/state. stop() ends the whole host: daemon, workers, cache."""
 
-    def __init__(self, directory, fake=False, options=()):
-        self.dir = Path(directory)
-        self.state_dir, self.run_dir = self.dir / "state", self.dir / "run"
-        self.fake_dir = self.dir / "fake"
-        self.fake = fake
+    def __init__(self, work, options=()):
+        self.work = Path(work)
+        self.run_dir = self.work / "run"
+        self.state_dir = self.work / "state"
+        self.socket_path = self.run_dir / "creedenced.sock"
         self.options = list(options)
         self.process = None
-        self.seen_pids = set()
-        self.started = 0
-        if fake:
-            self.fake_dir.mkdir()
-            shutil.copy(FAKE_WORKER, self.fake_dir / "creedence-vbd")
-            (self.fake_dir / "creedence-vbd").chmod(0o755)
 
-    # ---- life ----
+    # -- life
 
-    def start(self, wait=True):
-        self.started += 1
-        command = [program("creedenced"), f"--state-dir={self.state_dir}", f"--run-dir={self.run_dir}"]
-        command += [f"--bin-dir={self.fake_dir}", "--cache=off"] if self.fake else [f"--bin-dir={BUILD / 'src' / 'cmd'}"]
-        self.process = Process(command + self.options, self.dir / "creedenced.log", name="creedenced")
-        if wait:
-            self.process.wait_for_socket(self.control_socket, 20)
+    def start(self, timeout_s=30):
+        command = [program("creedenced"), f"--state-dir={self.state_dir}", f"--run-dir={self.run_dir}", *self.options]
+        self.process = Process(command, self.work / "creedenced.log")
+        self.process.wait_for(lambda: is_listening(self.socket_path), timeout_s, f"socket {self.socket_path}")
         return self
-
-    @property
-    def control_socket(self):
-        return self.run_dir / "creedenced.sock"
-
-    def kill(self):
-        """SIGKILL to the daemon alone: workers have sessions of their own."""
-        self.note_pids()
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.popen.wait()
-        self.control_socket.unlink(missing_ok=True)  # so that a wait for the next one waits
-
-    def terminate(self):
-        self.note_pids()
-        status = self.process.terminate()
-        self.control_socket.unlink(missing_ok=True)
-        return status
-
-    def output(self):
-        return (self.dir / "creedenced.log").read_text(errors="replace")
-
-    def note_pids(self):
-        """Whom to end if the daemon does not: from the records in the run directory."""
-        for record in [*self.run_dir.glob("disks/*.run"), *self.run_dir.glob("cache.run")]:
-            words = record.read_text().split()
-            if words:
-                self.seen_pids.add((int(words[0]), words[1]))
-
-    def clean_up(self):
-        self.note_pids()
-        if self.process and self.process.running():
-            self.process.kill()
-        self.note_pids()
-        for pid, start_time in self.seen_pids:
-            if start_time_of(pid) == start_time:
-                os.kill(pid, signal.SIGKILL)
 
     def __enter__(self):
-        return self
+        return self.start()
 
     def __exit__(self, *unused):
-        self.clean_up()
+        self.stop()
 
-    # ---- asking ----
+    def kill(self):
+        """SIGKILL to the daemon alone: the workers go on."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.popen.wait()
 
-    def rpc(self, timeout_s=30):
-        return Rpc(self.control_socket, timeout_s)
+    def stop(self):
+        """End the daemon, then by process id everything that it left running on purpose."""
+        pids = self.program_pids()
+        if self.process:
+            self.process.terminate()
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def program_pids(self):
+        """Workers and the cache service, from the daemon's records in its run directory."""
+        pids = []
+        for record in [*self.run_dir.glob("disks/*.run"), *self.run_dir.glob("*.run")]:
+            try:
+                pids.append(int(record.read_text().split()[0]))
+            except (OSError, ValueError, IndexError):
+                continue
+        return pids
+
+    # -- asking
 
     def call(self, method, **params):
-        with self.rpc() as rpc:
-            return rpc.call(method, **params)
+        """One JSON-RPC request, on a connection of its own; its result."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(ANSWER_TIMEOUT_S)
+            try:
+                connection.connect(str(self.socket_path))
+                request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+                connection.sendall(json.dumps(request).encode() + b"\n")
+                line = connection.makefile("rb").readline()
+            except OSError as error:
+                raise DaemonError(f"{method}: {error}") from error
+        if not line:
+            raise DaemonError(f"{method}: the daemon closed the connection")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise DaemonError(f"{method}: {answer['error']['message']} ({answer['error']['code']})")
+        return answer["result"]
 
-    def attach(self, name, leaf, fmt="raw", backing=(), **more):
-        layers = [{"format": fmt, "path": str(leaf)}]
-        layers += [{"format": f, "path": str(p)} for p, f in backing]
-        return self.call("disk.attach", name=name, layers=layers, **more)
+    def cli(self, *words):
+        """Run `creedence`; its standard output."""
+        command = [str(word) for word in (program("creedence"), *words)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S,
+                              env={**os.environ, "CREEDENCE_SOCKET": str(self.socket_path)})
+        if done.returncode:
+            raise DaemonError(f"`creedence {' '.join(map(str, words))}` ended with status {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
 
-    def show(self, name):
-        return self.call("disk.show", name=name)
+    # -- disks
 
-    def wait_state(self, name, state="serving", timeout_s=10):
-        return wait_until(lambda: (d := self.show(name))["state"] == state and d, timeout_s, f"disk {name} {state}")
+    def attach(self, name, *layers, **parameters):
+        """Attach a disk; layers are (format, path), leaf first. Its socket."""
+        described = [{"format": kind, "path": str(Path(path).resolve())} for kind, path in layers]
+        return Path(self.call("disk.attach", name=name, layers=described, **parameters)["socket"])
 
-    def creedence(self, *words, check=True, timeout_s=60, env=None):
-        """The command line; its subprocess.CompletedProcess."""
-        environment = {**os.environ, "CREEDENCE_SOCKET": str(self.control_socket), **(env or {})}
-        done = subprocess.run([str(program("creedence")), *map(str, words)], env=environment, timeout=timeout_s,
-                              capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        if check and done.returncode:
-            raise AssertionError(f"creedence {' '.join(map(str, words))}: status {done.returncode}\n{done.stderr}")
-        return done
+    def socket_of(self, name):
+        return Path(self.call("disk.show", name=name)["socket"])
 
-    # ---- the fake worker ----
+    def worker_pid(self, name):
+        return self.call("disk.show", name=name)["pid"]
 
-    def behave(self, **how):
-        new = self.fake_dir / "behaviour.new"
-        new.write_text(json.dumps(how))
-        new.rename(self.fake_dir / "behaviour.json")
+    def wait_worker(self, name, other_than=None, timeout_s=10):
+        """The pid of the disk's worker, once there is one (that is not `other_than`)."""
 
-    def worker_log(self):
-        path = self.fake_dir / "log.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        def look():
+            pid = self.call("disk.show", name=name).get("pid")
+            return pid if pid != other_than else None
+
+        return wait_until(look, timeout_s, f"a new worker of {name}")
+
+    def stats(self, name):
+        """What the disk's worker says about itself."""
+        [entry] = self.call("disk.stats", name=name)["disks"]
+        if "stats" not in entry:
+            raise DaemonError(f"disk {name}: {entry.get('error')}")
+        return entry["stats"]
+
+    def disk(self, name):
+        stats = self.stats(name)
+        return DiskStats(**{field: stats[field] for field in DiskStats.__dataclass_fields__})
+
+    # -- the cache
+
+    def cache(self):
+        """What the cache service says about itself."""
+        shown = self.call("cache.show")
+        if "stats" not in shown:
+            raise DaemonError(f"cache: {shown.get('error', 'not running')}")
+        return shown["stats"]
+
+    def wait_cache(self, other_than=None, timeout_s=10):
+        """The pid of the cache service, once it runs (and is not `other_than`)."""
+
+        def look():
+            try:
+                pid = self.cache()["pid"]
+            except DaemonError:
+                return None
+            return pid if pid != other_than else None
+
+        return wait_until(look, timeout_s, "the cache service")
 
 
-def start_time_of(pid):
-    """What identifies a process besides its pid: its start time, as text; None when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def kill_worker(daemon, name):
+    """SIGKILL to the disk's worker; returns the pid that it had."""
+    pid = daemon.wait_worker(name)
+    os.kill(pid, signal.SIGKILL)
+    return pid

@@ -167,7 +167,9 @@ def main():
         sys.exit(1 if behaviour().get("version") == "fail" else 0)
     fd = int(next(a for a in sys.argv if a.startswith("--link-fd=")).split("=")[1])
     note({"method": "(start)", "argv": sys.argv[1:]})
-    Worker(socket.socket(fileno=fd)).run()
+    listener = socket.socket(fileno=fd)
+    listener.setblocking(True)
+    Worker(listener).run()
 
 
 main()
