@@ -15,6 +15,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "disk/format/qcow2_image.h"
+#include "disk/format/qcow2_refbits.h"
 
 struct layout {
     struct engine *engine;
@@ -89,13 +90,6 @@ static int write_table(struct layout *l, uint64_t at, uint64_t clusters, uint64_
     return 0;
 }
 
-static void set_ref(struct layout *l, uint64_t i)
-{
-    unsigned order = l->h.refcount_order;
-    if (order < 3) l->buffer[(i << order) / 8] |= (uint8_t)(1u << ((i << order) % 8));
-    else l->buffer[((i + 1) << (order - 3)) - 1] = 1; /* big endian: the low byte is the last */
-}
-
 static int write_refcounts(struct layout *l)
 {
     int ret = write_table(l, 1, l->table_clusters, 1 + l->table_clusters, l->blocks, 0);
@@ -103,7 +97,7 @@ static int write_refcounts(struct layout *l)
         uint64_t from = b * block_refs(l), to = min_u64(from + block_refs(l), l->total_clusters);
         memset(l->buffer, 0, l->cluster);
         for (uint64_t i = from; i < to; i++)
-            set_ref(l, i - from);
+            qcow2_ref_set(l->buffer, l->h.refcount_order, i - from, 1);
         ret = write_cluster(l, 1 + l->table_clusters + b);
     }
     return ret;

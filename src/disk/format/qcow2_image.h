@@ -48,9 +48,10 @@ int qcow2_create(struct engine *engine, const struct engine_file *file, const st
 struct qcow2_check_args {
     bool repair_leaks; /* lower refcounts that are too high */
     bool repair_all;   /* ... and rebuild everything that can be derived from the L1 and L2 tables */
-    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void (*progress)(void *arg, uint64_t done, uint64_t total); /* may be NULL */
+    void *progress_arg;
     void (*finding)(void *arg, const char *text); /* one line per inconsistency; may be NULL */
-    void *arg;
+    void *finding_arg;
 };
 
 struct qcow2_check_result {

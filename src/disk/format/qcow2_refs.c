@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "disk/format/qcow2_refbits.h"
+
 #define SLICE_BYTES_MAX 65536u
 #define SEARCH_SLICES 16u /* pieces looked through for free clusters before appending to the file instead */
 
@@ -61,48 +63,6 @@ void qcow2_refs_free(struct qcow2 *q)
     for (unsigned i = 0; i < QCOW2_REF_SLICES; i++)
         free(q->refs.slices[i].data);
     free(q->refs.table);
-}
-
-/* ---- one refcount inside a block ---- */
-
-static uint64_t value_get(const uint8_t *data, unsigned order, uint64_t i)
-{
-    switch (order) {
-    case 0:
-    case 1:
-    case 2: {
-        unsigned bits = 1u << order, per_byte = 8 >> order;
-        return (data[i / per_byte] >> ((i % per_byte) * bits)) & ((1u << bits) - 1);
-    }
-    case 3: return data[i];
-    case 4: return be16_get(((const struct be16 *)data)[i]);
-    case 5: return be32_get(((const struct be32 *)data)[i]);
-    default: return be64_get(((const struct be64 *)data)[i]);
-    }
-}
-
-static void value_set(uint8_t *data, unsigned order, uint64_t i, uint64_t value)
-{
-    switch (order) {
-    case 0:
-    case 1:
-    case 2: {
-        unsigned bits = 1u << order, per_byte = 8 >> order;
-        unsigned shift = (unsigned)(i % per_byte) * bits;
-        unsigned kept = data[i / per_byte] & ~(((1u << bits) - 1) << shift);
-        data[i / per_byte] = (uint8_t)(kept | (unsigned)value << shift);
-        break;
-    }
-    case 3: data[i] = (uint8_t)value; break;
-    case 4: ((struct be16 *)data)[i] = be16_make((uint16_t)value); break;
-    case 5: ((struct be32 *)data)[i] = be32_make((uint32_t)value); break;
-    default: ((struct be64 *)data)[i] = be64_make(value); break;
-    }
-}
-
-static uint64_t value_max(unsigned order)
-{
-    return order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << order)) - 1;
 }
 
 /* ---- slices ---- */
@@ -173,7 +133,7 @@ int qcow2_refs_get(struct qcow2 *q, uint64_t cluster, uint64_t *out)
     struct qcow2_ref_slice *s;
     int ret = slice_get(q, cluster >> q->refs.slice_bits, &s);
     if (ret < 0) return ret;
-    *out = s ? value_get(s->data, q->refs.order, cluster & ((UINT64_C(1) << q->refs.slice_bits) - 1)) : 0;
+    *out = s ? qcow2_ref_get(s->data, q->refs.order, cluster & ((UINT64_C(1) << q->refs.slice_bits) - 1)) : 0;
     return 0;
 }
 
@@ -197,11 +157,11 @@ int qcow2_refs_add(struct qcow2 *q, uint64_t first, uint64_t count, int delta)
         int ret = slice_get(q, cluster >> r->slice_bits, &s);
         if (ret < 0) return ret;
         uint64_t i = cluster & ((UINT64_C(1) << r->slice_bits) - 1);
-        uint64_t value = s ? value_get(s->data, r->order, i) : 0;
-        if (!s || (delta < 0 ? value == 0 : value == value_max(r->order)))
+        uint64_t value = s ? qcow2_ref_get(s->data, r->order, i) : 0;
+        if (!s || (delta < 0 ? value == 0 : value == qcow2_ref_max(r->order)))
             return qcow2_corrupt(q, "the refcount of host cluster %" PRIu64 " is %" PRIu64 " and cannot be %s", cluster, value,
                                  delta < 0 ? "lowered: something else refers to it too" : "raised");
-        value_set(s->data, r->order, i, delta < 0 ? value - 1 : value + 1);
+        qcow2_ref_set(s->data, r->order, i, delta < 0 ? value - 1 : value + 1);
         mark_dirty(s, r->order, i);
         if (delta < 0 && value == 1 && cluster < r->search_at) r->search_at = cluster;
     }
@@ -217,7 +177,7 @@ static void run_in_slice(struct qcow2 *q, const struct qcow2_ref_slice *s, uint6
     uint64_t mask = (UINT64_C(1) << q->refs.slice_bits) - 1;
     *count = 0;
     for (; cluster < end && *count < want; cluster++) {
-        if (s && value_get(s->data, q->refs.order, cluster & mask)) {
+        if (s && qcow2_ref_get(s->data, q->refs.order, cluster & mask)) {
             if (*count >= least) return;
             *count = 0;
             continue;

@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "disk/format/qcow2_refbits.h"
+
 static uint64_t block_refs(const struct qcow2 *q)
 {
     return UINT64_C(1) << q->refs.block_bits;
@@ -38,13 +40,9 @@ static int claim(struct qcow2 *q, uint64_t first, uint64_t count, enum qcow2_met
 /* Set refcounts to one in a block that is being built; clusters of other blocks are skipped. */
 static void block_fill(const struct qcow2 *q, uint8_t *data, uint64_t region, uint64_t first, uint64_t count)
 {
-    unsigned order = q->refs.order;
-    for (uint64_t cluster = first; cluster < first + count; cluster++) {
-        if (cluster >> q->refs.block_bits != region) continue;
-        uint64_t i = cluster & (block_refs(q) - 1);
-        if (order < 3) data[(i << order) / 8] |= (uint8_t)(1u << ((i << order) % 8));
-        else data[(i << order) / 8 + (UINT64_C(1) << order) / 8 - 1] = 1; /* the low byte stands last */
-    }
+    for (uint64_t cluster = first; cluster < first + count; cluster++)
+        if (cluster >> q->refs.block_bits == region)
+            qcow2_ref_set(data, q->refs.order, cluster & (block_refs(q) - 1), 1);
 }
 
 /* Write the block of the table on storage that holds this entry. */
