@@ -161,7 +161,10 @@ static void sleep_until_work(struct vbd_queue *q)
 /* One round of the thread. */
 static void pass(struct vbd_queue *q)
 {
-    if (mailbox_has_mail(&q->mailbox)) mailbox_run(&q->mailbox);
+    if (mailbox_has_mail(&q->mailbox)) {
+        mailbox_run(&q->mailbox);
+        return; /* an order may have changed anything, "quit" included */
+    }
     unsigned taken = take(q);
     publish(q);
     uint64_t window_ns = *window_of(q);

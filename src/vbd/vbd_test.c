@@ -1,0 +1,632 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The device as a driver sees it: a simulated driver on one side, a disk in memory on the other, the real
+ * queue thread and engine between them. Every test runs on the split and on the packed ring.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/iov.h"
+#include "ring/driver_sim.h"
+#include "vbd/vbd.h"
+#include "vbd/virtio_blk.h"
+
+#define DISK_BYTES (4u << 20)
+#define MEMORY_BYTES (8u << 20)
+#define GUEST_BASE UINT64_C(0x100000000)
+#define RING_AT 0u
+#define INDIRECT_AT (1u << 20)
+#define DATA_AT (2u << 20)
+#define QUEUE_SIZE 64u
+#define ANSWER_MS 5000
+
+/* ---- a disk in memory ---- */
+
+struct memory_disk {
+    struct layer layer;
+    uint8_t bytes[DISK_BYTES];
+    _Atomic int fail_with;       /* every request, while not 0 */
+    _Atomic bool hold;           /* keep requests until it is cleared */
+    char log[64];                /* ops in order: r w f d z Z(unmap) */
+    _Atomic unsigned logged;
+};
+
+struct memory_chan {
+    struct layer_chan chan;
+};
+
+static int memory_open(struct layer *l, struct engine *e, struct layer_chan *below, struct layer_chan **out)
+{
+    struct memory_chan *c = calloc(1, sizeof *c);
+    assert_non_null(c);
+    c->chan = (struct layer_chan){.layer = l, .engine = e, .below = below};
+    *out = &c->chan;
+    return 0;
+}
+
+static void memory_close(struct layer_chan *c)
+{
+    free(c);
+}
+
+static void memory_run(struct engine_task *t)
+{
+    struct disk_req *r = container_of(t, struct disk_req, task);
+    struct memory_chan *c = r->priv;
+    struct memory_disk *d = container_of(c->chan.layer, struct memory_disk, layer);
+    if (atomic_load(&d->hold)) {
+        engine_defer(c->chan.engine, t);
+        return;
+    }
+    int fail = atomic_load(&d->fail_with);
+    static const char letter[] = {[DISK_READ] = 'r', [DISK_WRITE] = 'w', [DISK_FLUSH] = 'f', [DISK_DISCARD] = 'd',
+                                  [DISK_WRITE_ZEROES] = 'z'};
+    unsigned at = atomic_load(&d->logged);
+    if (at < sizeof d->log - 1) {
+        d->log[at] = r->op == DISK_WRITE_ZEROES && (r->flags & DISK_REQ_UNMAP) ? 'Z' : letter[r->op];
+        atomic_store(&d->logged, at + 1);
+    }
+    if (!fail) {
+        uint8_t *p = d->bytes + r->offset_bytes;
+        if (r->op == DISK_READ) iov_copy_to(r->iov, r->iov_count, 0, p, r->length_bytes);
+        if (r->op == DISK_WRITE) iov_copy_from(p, r->iov, r->iov_count, 0, r->length_bytes);
+        if (r->op == DISK_WRITE_ZEROES || r->op == DISK_DISCARD) memset(p, 0, r->length_bytes);
+    }
+    r->done(r, fail);
+}
+
+static void memory_submit(struct layer_chan *c, struct disk_req *r)
+{
+    r->priv = c;
+    r->task.run = memory_run;
+    engine_defer(c->engine, &r->task);
+}
+
+static const struct layer_ops memory_ops = {
+    .type = "memory", .chan_open = memory_open, .chan_close = memory_close, .submit = memory_submit};
+
+/* ---- the rig ---- */
+
+struct rig {
+    bool packed;
+    struct memory_disk *disk;
+    struct layer_chan *chan;
+    struct vbd *vbd;
+    struct vbd_kept kept;
+    uint8_t *memory;
+    int memory_fd, kick, call;
+    struct guest_map *map;
+    struct driver_sim *driver;
+};
+
+static int chains_open(void *arg, unsigned queue, struct engine *e, struct layer_chan **top)
+{
+    struct rig *g = arg;
+    assert_int_equal(queue, 0);
+    int ret = memory_open(&g->disk->layer, e, NULL, &g->chan);
+    *top = g->chan;
+    return ret;
+}
+
+static void chains_close(void *arg, unsigned queue)
+{
+    struct rig *g = arg;
+    (void)queue;
+    memory_close(g->chan);
+}
+
+static void chains_call(void *arg, unsigned queue, void *call_arg)
+{
+    (void)arg, (void)queue;
+    ++*(int *)call_arg;
+}
+
+static struct guest_map *map_make(struct rig *g, unsigned pieces)
+{
+    struct guest_region_desc desc[4];
+    int fds[4];
+    struct guest_map *map;
+    struct errmsg e;
+    for (unsigned i = 0; i < pieces; i++) {
+        uint64_t at = (uint64_t)i * (MEMORY_BYTES / pieces);
+        desc[i] = (struct guest_region_desc){{GUEST_BASE + at}, MEMORY_BYTES / pieces, 0x7000000000 + at, at};
+        fds[i] = g->memory_fd;
+    }
+    if (guest_map_new(&map, desc, fds, pieces, NULL, &e) < 0) fail_msg("%s", e.text);
+    return map;
+}
+
+static struct guest_queue queue_make(struct rig *g)
+{
+    uint8_t *host = guest_map_at(g->map, (struct gpa){GUEST_BASE}, 65536);
+    return (struct guest_queue){
+        .index = 0,
+        .setup = {.size = QUEUE_SIZE,
+                  .packed = g->packed,
+                  .event_idx = true,
+                  .indirect = true,
+                  .desc = host,
+                  .driver = host + 16384,
+                  .device = host + 32768,
+                  .base = g->packed ? 0x80008000u : 0},
+        .kick_fd = g->kick,
+        .call_fd = g->call,
+    };
+}
+
+static void queue_run(struct rig *g)
+{
+    struct guest_queue q = queue_make(g);
+    struct driver_sim_setup s = {.size = QUEUE_SIZE,
+                                 .packed = g->packed,
+                                 .event_idx = true,
+                                 .desc = g->memory + RING_AT,
+                                 .driver = g->memory + RING_AT + 16384,
+                                 .device = g->memory + RING_AT + 32768,
+                                 .base = q.setup.base,
+                                 .indirect = g->memory + INDIRECT_AT,
+                                 .indirect_addr = {GUEST_BASE + INDIRECT_AT},
+                                 .indirect_max = 16};
+    assert_int_equal(driver_sim_new(&g->driver, &s), 0);
+    assert_int_equal(vbd_guest_ops(g->vbd)->queue_start(g->vbd, &q, g->map), 0);
+}
+
+static struct vbd_config config_default(struct rig *g)
+{
+    return (struct vbd_config){.name = "test", .queues = 1, .sector_bytes = 512, .packed = true, .seg_max = 126,
+                               .poll_ns = 20000, .kept = &g->kept, .serial = "serial-0123456789"};
+}
+
+static void rig_open(struct rig *g, const struct vbd_config *c)
+{
+    struct errmsg e;
+    struct vbd_chains chains = {chains_open, chains_close, chains_call, g};
+    g->kept = (struct vbd_kept){0};
+    g->disk = calloc(1, sizeof *g->disk);
+    assert_non_null(g->disk);
+    g->disk->layer = (struct layer){.ops = &memory_ops, .name = "memory", .writable = true, .size_bytes = DISK_BYTES};
+    g->memory_fd = memfd_create("test-guest", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(g->memory_fd, MEMORY_BYTES), 0);
+    g->memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, g->memory_fd, 0);
+    assert_ptr_not_equal(g->memory, MAP_FAILED);
+    g->kick = eventfd(0, EFD_NONBLOCK);
+    g->call = eventfd(0, EFD_NONBLOCK);
+    g->map = map_make(g, 1);
+    if (vbd_new(&g->vbd, c, &g->disk->layer, &chains, &engine_uring_maker, &e) < 0) fail_msg("%s", e.text);
+    uint64_t features = vbd_guest_ops(g->vbd)->features;
+    assert_int_equal(vbd_guest_ops(g->vbd)->set_features(g->vbd, features), 0);
+    queue_run(g);
+}
+
+static void rig_close(struct rig *g)
+{
+    assert_null(driver_sim_error(g->driver));
+    vbd_guest_ops(g->vbd)->queue_stop(g->vbd, 0);
+    vbd_free(g->vbd);
+    guest_map_unref(g->map);
+    driver_sim_free(g->driver);
+    munmap(g->memory, MEMORY_BYTES);
+    close(g->memory_fd);
+    close(g->kick);
+    close(g->call);
+    free(g->disk);
+}
+
+/* Bytes of the chain's data lie at DATA_AT + slot * 64 KiB: header, then data, then status. */
+#define SLOT_BYTES 65536u
+
+static uint8_t *slot_at(struct rig *g, unsigned slot)
+{
+    return g->memory + DATA_AT + slot * SLOT_BYTES;
+}
+
+struct ask {
+    uint32_t type;
+    uint64_t sector;
+    uint32_t data_bytes;
+    bool reads;           /* data are for the device to write */
+    unsigned cut;         /* bytes of the header in a first descriptor of its own; 16: the usual framing */
+    bool joined;          /* status in one descriptor with the data */
+    bool indirect;
+};
+
+static void ask_begin(struct rig *g, unsigned slot, const struct ask *a)
+{
+    uint8_t *p = slot_at(g, slot);
+    uint64_t at = GUEST_BASE + DATA_AT + slot * SLOT_BYTES;
+    struct virtio_blk_header h = {.type = le32_make(a->type), .sector = le64_make(a->sector)};
+    struct driver_sim_buf buf[8];
+    unsigned n = 0, cut = a->cut ? a->cut : 16;
+    memcpy(p, &h, sizeof h);
+    p[16 + a->data_bytes] = 0xee;
+    buf[n++] = (struct driver_sim_buf){{at}, cut, false};
+    if (cut < 16) buf[n++] = (struct driver_sim_buf){{at + cut}, 16 - cut, false};
+    if (a->data_bytes && !a->reads) buf[n++] = (struct driver_sim_buf){{at + 16}, a->data_bytes, false};
+    if (a->joined && a->reads) {
+        buf[n++] = (struct driver_sim_buf){{at + 16}, a->data_bytes + 1, true};
+    } else {
+        if (a->data_bytes && a->reads) buf[n++] = (struct driver_sim_buf){{at + 16}, a->data_bytes, true};
+        buf[n++] = (struct driver_sim_buf){{at + 16 + a->data_bytes}, 1, true};
+    }
+    assert_true(driver_sim_add(g->driver, buf, n, a->indirect, slot));
+    uint64_t one = 1;
+    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
+}
+
+static uint64_t wait_any(struct rig *g, uint32_t *written)
+{
+    uint64_t token;
+    for (int waited = 0; waited < ANSWER_MS; waited++) {
+        if (driver_sim_get(g->driver, &token, written)) return token;
+        usleep(1000);
+    }
+    fail_msg("no completion in %d ms (%s)", ANSWER_MS, driver_sim_error(g->driver));
+    return 0;
+}
+
+static uint8_t ask_status(struct rig *g, unsigned slot, const struct ask *a)
+{
+    return slot_at(g, slot)[16 + a->data_bytes];
+}
+
+/* One request alone; its status. */
+static uint8_t ask_now(struct rig *g, const struct ask *a, uint32_t *written)
+{
+    uint32_t w;
+    ask_begin(g, 0, a);
+    assert_int_equal(wait_any(g, &w), 0);
+    if (written) *written = w;
+    return ask_status(g, 0, a);
+}
+
+static void fill(uint8_t *p, size_t n, uint8_t seed)
+{
+    for (size_t i = 0; i < n; i++)
+        p[i] = (uint8_t)(seed + i * 7 + i / 256);
+}
+
+/* ---- tests ---- */
+
+static void test_read_write_framings(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    const unsigned cuts[] = {16, 1, 8, 15};
+    for (unsigned i = 0; i < 16; i++) {
+        struct ask w = {.type = VIRTIO_BLK_T_OUT, .sector = 100 + i * 8, .data_bytes = 4096, .cut = cuts[i % 4],
+                        .indirect = i & 4};
+        uint8_t want[4096];
+        uint32_t written;
+        fill(want, sizeof want, (uint8_t)i);
+        memcpy(slot_at(g, 0) + 16, want, sizeof want);
+        assert_int_equal(ask_now(g, &w, &written), VIRTIO_BLK_S_OK);
+        assert_int_equal(written, 1);
+        struct ask r = {.type = VIRTIO_BLK_T_IN, .sector = 100 + i * 8, .data_bytes = 4096, .reads = true,
+                        .cut = cuts[i % 4], .joined = i & 8, .indirect = i & 4};
+        memset(slot_at(g, 0), 0, SLOT_BYTES);
+        assert_int_equal(ask_now(g, &r, &written), VIRTIO_BLK_S_OK);
+        assert_int_equal(written, 4097);
+        assert_memory_equal(slot_at(g, 0) + 16, want, sizeof want);
+    }
+    struct vbd_queue_stats stats;
+    vbd_stats_read(g->vbd, 0, &stats);
+    assert_int_equal(stats.reads, 16);
+    assert_int_equal(stats.write_bytes, 16 * 4096);
+    rig_close(g);
+}
+
+static void test_refusals(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    uint64_t end = DISK_BYTES / 512;
+    const struct {
+        struct ask ask;
+        uint8_t status;
+    } cases[] = {
+        {{.type = VIRTIO_BLK_T_IN, .sector = end - 1, .data_bytes = 512, .reads = true}, VIRTIO_BLK_S_OK},
+        {{.type = VIRTIO_BLK_T_IN, .sector = end, .data_bytes = 512, .reads = true}, VIRTIO_BLK_S_IOERR},
+        {{.type = VIRTIO_BLK_T_IN, .sector = end - 1, .data_bytes = 1024, .reads = true}, VIRTIO_BLK_S_IOERR},
+        {{.type = VIRTIO_BLK_T_OUT, .sector = UINT64_MAX, .data_bytes = 512}, VIRTIO_BLK_S_IOERR},
+        {{.type = VIRTIO_BLK_T_OUT, .sector = UINT64_MAX / 512 + 1, .data_bytes = 512}, VIRTIO_BLK_S_IOERR},
+        {{.type = VIRTIO_BLK_T_IN, .sector = 0, .data_bytes = 100, .reads = true}, VIRTIO_BLK_S_IOERR},
+        {{.type = 3, .data_bytes = 512, .reads = true}, VIRTIO_BLK_S_UNSUPP},
+        {{.type = 0xffffffff}, VIRTIO_BLK_S_UNSUPP},
+        {{.type = VIRTIO_BLK_T_GET_ID, .data_bytes = 19, .reads = true}, VIRTIO_BLK_S_IOERR},
+        {{.type = VIRTIO_BLK_T_DISCARD, .data_bytes = 15}, VIRTIO_BLK_S_IOERR},
+        {{.type = VIRTIO_BLK_T_DISCARD, .data_bytes = 16 * 33}, VIRTIO_BLK_S_IOERR},
+        {{.type = VIRTIO_BLK_T_IN, .sector = 5, .data_bytes = 0, .reads = true}, VIRTIO_BLK_S_OK},
+    };
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        memset(slot_at(g, 0), 0, SLOT_BYTES);
+        if (ask_now(g, &cases[i].ask, NULL) != cases[i].status) fail_msg("case %u", i);
+    }
+    assert_null(vbd_broken(g->vbd));
+    rig_close(g);
+}
+
+static void test_read_only_and_4096(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    c.read_only = true;
+    c.sector_bytes = 4096;
+    rig_open(g, &c);
+    struct ask w = {.type = VIRTIO_BLK_T_OUT, .sector = 0, .data_bytes = 4096};
+    struct ask r = {.type = VIRTIO_BLK_T_IN, .sector = 8, .data_bytes = 4096, .reads = true};
+    struct ask odd = {.type = VIRTIO_BLK_T_IN, .sector = 1, .data_bytes = 4096, .reads = true};
+    struct ask f = {.type = VIRTIO_BLK_T_FLUSH};
+    assert_int_equal(ask_now(g, &w, NULL), VIRTIO_BLK_S_IOERR);
+    assert_int_equal(ask_now(g, &r, NULL), VIRTIO_BLK_S_OK);
+    assert_int_equal(ask_now(g, &odd, NULL), VIRTIO_BLK_S_IOERR);
+    assert_int_equal(ask_now(g, &f, NULL), VIRTIO_BLK_S_OK);
+    assert_string_equal(g->disk->log, "r");
+    uint64_t features = vbd_guest_ops(g->vbd)->features;
+    assert_true(features & (1u << VIRTIO_BLK_F_RO));
+    assert_false(features & (1u << VIRTIO_BLK_F_DISCARD));
+    rig_close(g);
+}
+
+static void test_id_flush_ranges(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    struct ask id = {.type = VIRTIO_BLK_T_GET_ID, .data_bytes = 20, .reads = true};
+    uint32_t written;
+    assert_int_equal(ask_now(g, &id, &written), VIRTIO_BLK_S_OK);
+    assert_int_equal(written, 21);
+    assert_string_equal((char *)slot_at(g, 0) + 16, "serial-0123456789");
+    struct ask f = {.type = VIRTIO_BLK_T_FLUSH};
+    assert_int_equal(ask_now(g, &f, NULL), VIRTIO_BLK_S_OK);
+    memset(g->disk->bytes, 0xaa, DISK_BYTES);
+    struct virtio_blk_range range[3] = {{le64_make(8), le32_make(8), le32_make(0)},
+                                        {le64_make(64), le32_make(1), le32_make(0)},
+                                        {le64_make(128), le32_make(2), le32_make(VIRTIO_BLK_RANGE_UNMAP)}};
+    struct ask d = {.type = VIRTIO_BLK_T_DISCARD, .data_bytes = 32};
+    memcpy(slot_at(g, 0) + 16, range, 32);
+    assert_int_equal(ask_now(g, &d, NULL), VIRTIO_BLK_S_OK);
+    assert_int_equal(g->disk->bytes[8 * 512 - 1], 0xaa);
+    assert_int_equal(g->disk->bytes[8 * 512], 0);
+    assert_int_equal(g->disk->bytes[64 * 512], 0);
+    assert_int_equal(g->disk->bytes[65 * 512], 0xaa);
+    d.data_bytes = 48; /* UNMAP means nothing to DISCARD: nothing may be done */
+    memset(g->disk->bytes, 0xaa, DISK_BYTES);
+    memcpy(slot_at(g, 0) + 16, range, 48);
+    assert_int_equal(ask_now(g, &d, NULL), VIRTIO_BLK_S_UNSUPP);
+    assert_int_equal(g->disk->bytes[8 * 512], 0xaa);
+    struct ask z = {.type = VIRTIO_BLK_T_WRITE_ZEROES, .data_bytes = 48};
+    memcpy(slot_at(g, 0) + 16, range, 48);
+    assert_int_equal(ask_now(g, &z, NULL), VIRTIO_BLK_S_OK);
+    assert_string_equal(g->disk->log, "fddzzZ");
+    rig_close(g);
+}
+
+static void test_write_through(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    const struct guest_device_ops *ops = vbd_guest_ops(g->vbd);
+    struct ask w = {.type = VIRTIO_BLK_T_OUT, .sector = 0, .data_bytes = 512};
+    uint8_t off = 0, on = 1, bad = 2;
+    uint32_t at = offsetof(struct virtio_blk_config, writeback);
+    assert_int_equal(ask_now(g, &w, NULL), VIRTIO_BLK_S_OK);
+    assert_int_equal(ops->set_config(g->vbd, at, 1, &off), 0);
+    assert_int_equal(ask_now(g, &w, NULL), VIRTIO_BLK_S_OK);
+    assert_int_equal(ops->set_config(g->vbd, at, 1, &on), 0);
+    assert_int_equal(ask_now(g, &w, NULL), VIRTIO_BLK_S_OK);
+    assert_string_equal(g->disk->log, "wwfw");
+    assert_int_equal(ops->set_config(g->vbd, at, 1, &bad), -EINVAL);
+    assert_int_equal(ops->set_config(g->vbd, 0, 8, &bad), -EINVAL);
+    /* A driver that cannot flush is safe all the same. */
+    assert_int_equal(ops->set_features(g->vbd, ops->features & ~(UINT64_C(1) << VIRTIO_BLK_F_FLUSH)), 0);
+    assert_int_equal(ask_now(g, &w, NULL), VIRTIO_BLK_S_OK);
+    assert_string_equal(g->disk->log, "wwfwwf");
+    rig_close(g);
+}
+
+static void test_error_of_one_request(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    struct ask w = {.type = VIRTIO_BLK_T_OUT, .sector = 0, .data_bytes = 512};
+    atomic_store(&g->disk->fail_with, -ENOSPC);
+    assert_int_equal(ask_now(g, &w, NULL), VIRTIO_BLK_S_IOERR);
+    atomic_store(&g->disk->fail_with, -EOPNOTSUPP);
+    assert_int_equal(ask_now(g, &w, NULL), VIRTIO_BLK_S_UNSUPP);
+    atomic_store(&g->disk->fail_with, 0);
+    assert_int_equal(ask_now(g, &w, NULL), VIRTIO_BLK_S_OK);
+    struct vbd_queue_stats stats;
+    vbd_stats_read(g->vbd, 0, &stats);
+    assert_int_equal(stats.errors, 2);
+    rig_close(g);
+}
+
+static bool readable(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return poll(&p, 1, ANSWER_MS) == 1;
+}
+
+static void test_malformed_breaks_device(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    uint64_t at = GUEST_BASE + DATA_AT, one = 1;
+    struct driver_sim_buf no_status[] = {{{at}, 16, false}};
+    assert_true(driver_sim_add(g->driver, no_status, 1, false, 1));
+    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
+    assert_true(readable(vbd_broken_fd(g->vbd)));
+    assert_string_equal(vbd_broken(g->vbd), "request without room for a status");
+    /* A reset makes it sound again. */
+    vbd_guest_ops(g->vbd)->queue_stop(g->vbd, 0);
+    vbd_guest_ops(g->vbd)->reset(g->vbd);
+    assert_null(vbd_broken(g->vbd));
+    driver_sim_free(g->driver);
+    queue_run(g);
+    struct ask r = {.type = VIRTIO_BLK_T_IN, .data_bytes = 512, .reads = true};
+    assert_int_equal(ask_now(g, &r, NULL), VIRTIO_BLK_S_OK);
+    rig_close(g);
+}
+
+struct delayed {
+    struct memory_disk *disk;
+    unsigned delay_us;
+};
+
+static void *release_later(void *arg)
+{
+    struct delayed *d = arg;
+    usleep(d->delay_us);
+    atomic_store(&d->disk->hold, false);
+    return NULL;
+}
+
+/* Stopping and changing the memory wait for what is in flight; nothing is lost on the way. */
+static void test_drain(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    const struct guest_device_ops *ops = vbd_guest_ops(g->vbd);
+    struct delayed d = {g->disk, 50000};
+    struct ask w = {.type = VIRTIO_BLK_T_OUT, .sector = 3, .data_bytes = 512};
+    pthread_t thread;
+    uint32_t written;
+    atomic_store(&g->disk->hold, true);
+    ask_begin(g, 0, &w);
+    ask_begin(g, 1, &w);
+    usleep(20000);
+    assert_int_equal(pthread_create(&thread, NULL, release_later, &d), 0);
+    struct guest_map *other = map_make(g, 1);
+    ops->set_map(g->vbd, other, false);
+    assert_false(atomic_load(&g->disk->hold));
+    pthread_join(thread, NULL);
+    wait_any(g, &written);
+    wait_any(g, &written);
+    uint32_t base = ops->queue_stop(g->vbd, 0);
+    if (!g->packed) assert_int_equal(base, 2);
+    guest_map_unref(g->map);
+    g->map = other;
+    struct guest_queue q = queue_make(g);
+    q.setup.base = base;
+    assert_int_equal(ops->queue_start(g->vbd, &q, g->map), 0);
+    assert_int_equal(ask_now(g, &w, NULL), VIRTIO_BLK_S_OK);
+    int calls = 0;
+    vbd_call_queues(g->vbd, &calls);
+    assert_int_equal(calls, 1);
+    rig_close(g);
+}
+
+static void test_config_space_and_resize(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    c.size_max_bytes = 65536;
+    rig_open(g, &c);
+    struct virtio_blk_config space;
+    const struct guest_device_ops *ops = vbd_guest_ops(g->vbd);
+    assert_int_equal(ops->config_bytes, sizeof space);
+    ops->get_config(g->vbd, (uint8_t *)&space);
+    assert_int_equal(le64_get(space.capacity), DISK_BYTES / 512);
+    assert_int_equal(le32_get(space.seg_max), 126);
+    assert_int_equal(le32_get(space.size_max), 65536);
+    assert_int_equal(space.writeback, 1);
+    struct ask r = {.type = VIRTIO_BLK_T_IN, .sector = DISK_BYTES / 1024, .data_bytes = 512, .reads = true};
+    assert_int_equal(ask_now(g, &r, NULL), VIRTIO_BLK_S_OK);
+    atomic_store(&g->disk->layer.size_bytes, DISK_BYTES / 2);
+    vbd_size_changed(g->vbd);
+    ops->get_config(g->vbd, (uint8_t *)&space);
+    assert_int_equal(le64_get(space.capacity), DISK_BYTES / 1024);
+    assert_int_equal(ask_now(g, &r, NULL), VIRTIO_BLK_S_IOERR);
+    rig_close(g);
+}
+
+static void test_many_in_flight(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    bool seen[16] = {0};
+    for (unsigned round = 0; round < 200; round++) {
+        for (unsigned i = 0; i < 16; i++) {
+            struct ask w = {.type = VIRTIO_BLK_T_OUT, .sector = i * 8, .data_bytes = 4096};
+            fill(slot_at(g, i) + 16, 4096, (uint8_t)(round + i));
+            ask_begin(g, i, &w);
+            seen[i] = false;
+        }
+        for (unsigned i = 0; i < 16; i++) {
+            uint32_t written;
+            uint64_t token = wait_any(g, &written);
+            assert_false(seen[token]);
+            seen[token] = true;
+        }
+        uint8_t want[4096];
+        for (unsigned i = 0; i < 16; i++) {
+            fill(want, sizeof want, (uint8_t)(round + i));
+            assert_memory_equal(g->disk->bytes + i * 4096, want, sizeof want);
+        }
+    }
+    rig_close(g);
+}
+
+static void test_config_refused(struct rig *g)
+{
+    struct vbd_config good = config_default(g), bad;
+    struct vbd_chains chains = {0};
+    struct layer leaf = {.ops = &memory_ops, .size_bytes = DISK_BYTES};
+    struct errmsg e;
+    struct vbd *d;
+    bad = good, bad.queues = 0;
+    assert_int_equal(vbd_new(&d, &bad, &leaf, &chains, &engine_uring_maker, &e), -EINVAL);
+    assert_string_equal(e.text, "disk test: 0 queues, expected 1 to 64");
+    bad = good, bad.sector_bytes = 1024;
+    assert_int_equal(vbd_new(&d, &bad, &leaf, &chains, &engine_uring_maker, &e), -EINVAL);
+    bad = good, bad.seg_max = 0;
+    assert_int_equal(vbd_new(&d, &bad, &leaf, &chains, &engine_uring_maker, &e), -EINVAL);
+    bad = good, bad.size_max_bytes = 512;
+    assert_int_equal(vbd_new(&d, &bad, &leaf, &chains, &engine_uring_maker, &e), -EINVAL);
+}
+
+#define BOTH_RINGS(name)                                                                           \
+    static void name##_split(void **unused)                                                        \
+    {                                                                                              \
+        struct rig g = {.packed = false};                                                          \
+        (void)unused;                                                                              \
+        name(&g);                                                                                  \
+    }                                                                                              \
+    static void name##_packed(void **unused)                                                       \
+    {                                                                                              \
+        struct rig g = {.packed = true};                                                           \
+        (void)unused;                                                                              \
+        name(&g);                                                                                  \
+    }
+
+BOTH_RINGS(test_read_write_framings)
+BOTH_RINGS(test_refusals)
+BOTH_RINGS(test_read_only_and_4096)
+BOTH_RINGS(test_id_flush_ranges)
+BOTH_RINGS(test_write_through)
+BOTH_RINGS(test_error_of_one_request)
+BOTH_RINGS(test_malformed_breaks_device)
+BOTH_RINGS(test_drain)
+BOTH_RINGS(test_config_space_and_resize)
+BOTH_RINGS(test_many_in_flight)
+BOTH_RINGS(test_config_refused)
+
+int main(void)
+{
+#define BOTH(name) cmocka_unit_test(name##_split), cmocka_unit_test(name##_packed)
+    const struct CMUnitTest tests[] = {
+        BOTH(test_read_write_framings), BOTH(test_refusals), BOTH(test_read_only_and_4096), BOTH(test_id_flush_ranges),
+        BOTH(test_write_through), BOTH(test_error_of_one_request), BOTH(test_malformed_breaks_device), BOTH(test_drain),
+        BOTH(test_config_space_and_resize), BOTH(test_many_in_flight), BOTH(test_config_refused),
+    };
+    guest_memory_init();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
