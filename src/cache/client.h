@@ -22,6 +22,9 @@
  * and closing: disk_chans_close(), cache_client_free().
  *
  * Thread-safety: a client and its channels belong to one thread; counters may be read from any.
+ *
+ * System calls, for whoever writes a sandbox: timerfd_create, timerfd_settime; recvmsg, recvfrom, sendto, read, close on
+ * the channel; fstat, fcntl, mmap, munmap for the memory that comes through it.
  */
 #ifndef CACHE_CLIENT_H
 #define CACHE_CLIENT_H
@@ -54,9 +57,6 @@ int cache_layer_open(struct layer **out, struct layer *own, struct layer *below,
 
 /* Let this channel use the client: before its first request. Nothing happens when it is not of a cached layer. */
 void cache_client_join(struct cache_client *c, struct layer_chan *chan);
-
-/* A hint: offset_bytes will be read in a moment. Costs a few nanoseconds; does not wait, nor fault. */
-void cache_client_prefetch(struct layer_chan *chan, uint64_t offset_bytes);
 
 struct cache_counters {
     _Atomic uint64_t hit_bytes;    /* copied at once */

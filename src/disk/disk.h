@@ -119,6 +119,9 @@ struct layer_ops {
      * written out first; what the new one holds is checked and taken over. No request may be in flight.
      * Blocking; control thread. 0 or -errno. */
     int (*set_stash)(struct layer *l, struct disk_stash stash, struct errmsg *e);
+
+    /* Optional hint: try_read() of this offset comes in a moment. Tens of nanoseconds at most; does not wait. */
+    void (*prefetch)(struct layer_chan *c, uint64_t offset_bytes);
 };
 
 /* Common head of every layer. */
@@ -148,6 +151,11 @@ static inline int layer_try_read(struct layer_chan *c, uint64_t offset_bytes, ui
 {
     if (!c->layer->ops->try_read) return -11; /* -EAGAIN */
     return c->layer->ops->try_read(c, offset_bytes, length_bytes, iov, iov_count);
+}
+
+static inline void layer_prefetch(struct layer_chan *c, uint64_t offset_bytes)
+{
+    if (c->layer->ops->prefetch) c->layer->ops->prefetch(c, offset_bytes);
 }
 
 static inline uint64_t layer_size(struct layer *l)
