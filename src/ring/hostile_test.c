@@ -287,6 +287,17 @@ static void test_indirect_nested(void **state)
     }
 }
 
+/* The table is the ring itself, or an entry of the table the table: still inside one. */
+static void test_indirect_itself(void **state)
+{
+    FOR_BOTH(packed)
+    {
+        open_with(packed);
+        set(0, RIG_BASE, SIZE * DESC_BYTES, DESC_F_INDIRECT, 0);
+        breaks("inside an indirect table");
+    }
+}
+
 static void test_indirect_and_next(void **state)
 {
     FOR_BOTH(packed)
@@ -693,6 +704,7 @@ int main(void)
         cmocka_unit_test(test_indirect_lengths),
         cmocka_unit_test(test_indirect_outside),
         cmocka_unit_test(test_indirect_nested),
+        cmocka_unit_test(test_indirect_itself),
         cmocka_unit_test(test_indirect_and_next),
         cmocka_unit_test(test_indirect_last),
         cmocka_unit_test(test_indirect_longer_than_queue),

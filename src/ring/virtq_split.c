@@ -74,38 +74,39 @@ void split_free(struct virtq *q)
     free(q->split.state);
 }
 
-/* Go on in the table that d describes. */
-static int enter_indirect(struct virtq *q, const struct ring_desc *d, const char **table, unsigned *limit)
+/* Follow next through a table of `limit` descriptors. 0: the chain ends; 1: at an indirect descriptor, in *d; -EPROTO. */
+static inline int follow(struct virtq *q, const char *table, unsigned limit, unsigned at, struct chain_walk *w,
+                         struct ring_desc *d)
 {
-    if (!q->indirect) return virtq_broke(q, "an indirect descriptor, which was not negotiated");
-    if (*table != q->split.desc) return virtq_broke(q, "an indirect descriptor inside an indirect table");
-    if (d->flags & DESC_F_NEXT) return virtq_broke(q, "an indirect descriptor that is not the last of its chain");
-    if (d->length == 0 || d->length % DESC_BYTES || d->length / DESC_BYTES > VIRTQ_SIZE_MAX)
-        return virtq_broke(q, "an indirect table of an impossible length");
-    *table = guest_lookup_at(&q->hot, q->map, (struct gpa){d->addr}, d->length);
-    if (!*table) return virtq_broke(q, "an indirect table outside the guest's memory");
-    *limit = d->length / DESC_BYTES;
-    return 0;
-}
-
-static int walk(struct virtq *q, uint16_t head, struct chain_walk *w)
-{
-    const char *table = q->split.desc;
-    unsigned limit = q->size, at = head;
     for (unsigned left = limit; left > 0; left--) {
-        struct ring_desc d = split_desc_copy(table + (size_t)at * DESC_BYTES);
-        if (unlikely(d.flags & DESC_F_INDIRECT)) {
-            if (enter_indirect(q, &d, &table, &limit)) return -EPROTO;
-            at = 0;
-            left = limit + 1;
-            continue;
-        }
-        if (unlikely(virtq_walk_add(q, w, &d))) return -EPROTO;
-        if (!(d.flags & DESC_F_NEXT)) return 0;
-        at = d.next_or_id;
+        *d = split_desc_copy(table + (size_t)at * DESC_BYTES);
+        if (unlikely(d->flags & DESC_F_INDIRECT)) return 1;
+        if (unlikely(virtq_walk_add(q, w, d))) return -EPROTO;
+        if (!(d->flags & DESC_F_NEXT)) return 0;
+        at = d->next_or_id;
         if (unlikely(at >= limit)) return virtq_broke(q, "a descriptor whose next is past the table's end");
     }
     return virtq_broke(q, "a descriptor chain that loops");
+}
+
+/* The chain goes on in the table that d describes, and ends there. */
+static int walk_indirect(struct virtq *q, struct chain_walk *w, struct ring_desc *d)
+{
+    if (!q->indirect) return virtq_broke(q, "an indirect descriptor, which was not negotiated");
+    if (d->flags & DESC_F_NEXT) return virtq_broke(q, "an indirect descriptor that is not the last of its chain");
+    if (d->length == 0 || d->length % DESC_BYTES || d->length / DESC_BYTES > VIRTQ_SIZE_MAX)
+        return virtq_broke(q, "an indirect table of an impossible length");
+    const char *table = guest_lookup_at(&q->hot, q->map, (struct gpa){d->addr}, d->length);
+    if (!table) return virtq_broke(q, "an indirect table outside the guest's memory");
+    int ret = follow(q, table, d->length / DESC_BYTES, 0, w, d);
+    return ret == 1 ? virtq_broke(q, "an indirect descriptor inside an indirect table") : ret;
+}
+
+static inline int walk(struct virtq *q, uint16_t head, struct chain_walk *w)
+{
+    struct ring_desc d;
+    int ret = follow(q, q->split.desc, q->size, head, w, &d);
+    return unlikely(ret == 1) ? walk_indirect(q, w, &d) : ret;
 }
 
 static int take(struct virtq *q, uint16_t head, struct virtq_chain *c, struct iovec *iov, unsigned iov_max)
