@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "cache/client.h"
+#include "disk/staged.h"
 
 struct chain_thread {
     struct disk_chans chans;
@@ -23,6 +24,7 @@ struct chain {
     struct layer *own[DISK_CHAIN_MAX];      /* each image, directly */
     struct layer *cached[DISK_CHAIN_MAX];   /* the same through the cache; NULL for the leaf */
     struct layer *stack[DISK_CHAIN_MAX];    /* what threads open, leaf first */
+    struct layer *staged;                   /* what they open instead, for comparison; or NULL */
     struct chain_thread thread[VBD_QUEUES_MAX];
 };
 
@@ -76,12 +78,14 @@ int chain_open_layers(struct chain *c, struct disk_stash stash, struct errmsg *e
         if (ret < 0) return ret;
         c->stack[i] = i > 0 ? c->cached[i] : c->own[i];
     }
-    return 0;
+    if (c->config->datapath == DATAPATH_DIRECT) return 0;
+    return layer_staged_open(&c->staged, c->stack, c->count, &engine_uring_maker, e);
 }
 
 int chain_close(struct chain *c, struct errmsg *e)
 {
     int ret = 0;
+    if (c->staged) c->staged->ops->close(c->staged, NULL);
     for (unsigned i = 1; i < c->count; i++)
         if (c->cached[i]) c->cached[i]->ops->close(c->cached[i], NULL);
     for (unsigned i = 0; i < c->count; i++) {
@@ -99,7 +103,7 @@ int chain_close(struct chain *c, struct errmsg *e)
 
 struct layer *chain_leaf(struct chain *c)
 {
-    return c->stack[0];
+    return c->own[0];
 }
 
 int chain_file_fd(const struct chain *c, unsigned layer)
@@ -126,7 +130,7 @@ static int thread_open(void *arg, unsigned queue, struct engine *e, struct layer
     struct chain_thread *t = &c->thread[queue];
     int ret = cache_client_new(&t->cache, e);
     if (ret < 0) return ret;
-    ret = disk_chans_open(&t->chans, c->stack, c->count, e);
+    ret = c->staged ? disk_chans_open(&t->chans, &c->staged, 1, e) : disk_chans_open(&t->chans, c->stack, c->count, e);
     if (ret < 0) {
         cache_client_free(t->cache);
         return ret;
