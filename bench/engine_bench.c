@@ -90,7 +90,8 @@ static void measure(struct run *r, const struct options *o, unsigned depth, char
     for (unsigned i = 0; i < depth; i++) {
         struct slot *s = &slots[i];
         *s = (struct slot){.run = r, .iov = {memory + i * r->block_bytes, r->block_bytes}};
-        s->req = (struct disk_req){.op = r->op, .length_bytes = r->block_bytes, .iov = &s->iov, .iov_count = 1, .done = slot_done};
+        s->req = (struct disk_req){
+            .op = r->op, .length_bytes = r->block_bytes, .iov = &s->iov, .iov_count = 1, .done = slot_done};
         slot_start(s, start_ns);
     }
     while (r->busy)
@@ -124,16 +125,18 @@ static void matrix(struct layer *l, struct engine *e, struct layer_chan *c, cons
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: engine-bench [--seconds=N] [--block=4096|131072] [--depth=1|32] [--buffered] [--poll] [--staged] [--read-only] FILE\n");
+    fprintf(stderr, "usage: engine-bench [--seconds=N] [--block=4096|131072] [--depth=1|32] [--buffered] [--poll] "
+                    "[--staged] [--read-only] FILE\n");
     return 2;
 }
 
 static int parse(struct options *o, int argc, char **argv)
 {
-    static const struct option longs[] = {{"seconds", required_argument, NULL, 's'}, {"block", required_argument, NULL, 'k'},
-                                          {"depth", required_argument, NULL, 'd'},   {"buffered", no_argument, NULL, 'b'},
-                                          {"poll", no_argument, NULL, 'p'},          {"staged", no_argument, NULL, 't'},
-                                          {"read-only", no_argument, NULL, 'r'},     {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {
+        {"seconds", required_argument, NULL, 's'}, {"block", required_argument, NULL, 'k'},
+        {"depth", required_argument, NULL, 'd'},   {"buffered", no_argument, NULL, 'b'},
+        {"poll", no_argument, NULL, 'p'},          {"staged", no_argument, NULL, 't'},
+        {"read-only", no_argument, NULL, 'r'},     {NULL, 0, NULL, 0}};
     int c;
     *o = (struct options){.seconds = 3};
     while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {

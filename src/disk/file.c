@@ -83,8 +83,10 @@ static int check_one(int fd, const char *path, enum permission perm, bool we_use
     int held = byte_is_locked(fd, byte);
     if (held < 0) return errmsg_sys(e, -held, "%s: cannot look at its locks", path);
     if (!held) return 0;
-    return errmsg_set(e, EAGAIN, "%s: in use by another program, which %s %s it (lock on byte %d; `lslocks` or `fuser -v %s` shows who)",
-                      path, we_use ? "does not let others" : "may", permission_verbs[perm], (int)byte, path);
+    return errmsg_set(
+        e, EAGAIN,
+        "%s: in use by another program, which %s %s it (lock on byte %d; `lslocks` or `fuser -v %s` shows who)", path,
+        we_use ? "does not let others" : "may", permission_verbs[perm], (int)byte, path);
 }
 
 static int lock_image(int fd, const char *path, bool writable, struct errmsg *e)
@@ -145,14 +147,17 @@ static int find_alignment(struct engine_file *f, struct errmsg *e)
         int sector = 0;
         if (f->block_device && ioctl(f->fd, BLKSSZGET, &sector) == 0 && sector > 0)
             f->mem_align = f->io_align = (uint32_t)sector;
-        else
-            ret = probe_alignment(f);
+        else ret = probe_alignment(f);
     }
-    if (ret == -EOPNOTSUPP) return errmsg_set(e, EOPNOTSUPP, "%s: its file system has no direct I/O: open it buffered", f->name);
+    if (ret == -EOPNOTSUPP)
+        return errmsg_set(e, EOPNOTSUPP, "%s: its file system has no direct I/O: open it buffered", f->name);
     if (ret < 0) return errmsg_sys(e, -ret, "%s: cannot find out how direct I/O must be aligned", f->name);
-    if (!is_power_of_2(f->mem_align) || !is_power_of_2(f->io_align) || max_u64(f->mem_align, f->io_align) > ENGINE_ALIGN_MAX)
-        return errmsg_set(e, EOPNOTSUPP, "%s: direct I/O aligned to %u (memory) and %u bytes (offset): powers of two up to %u are expected",
-                          f->name, f->mem_align, f->io_align, ENGINE_ALIGN_MAX);
+    if (!is_power_of_2(f->mem_align) || !is_power_of_2(f->io_align) ||
+        max_u64(f->mem_align, f->io_align) > ENGINE_ALIGN_MAX)
+        return errmsg_set(
+            e, EOPNOTSUPP,
+            "%s: direct I/O aligned to %u (memory) and %u bytes (offset): powers of two up to %u are expected", f->name,
+            f->mem_align, f->io_align, ENGINE_ALIGN_MAX);
     return 0;
 }
 
@@ -164,9 +169,11 @@ static int find_size(struct engine_file *f, const struct stat *st, struct errmsg
         f->size_bytes = (uint64_t)st->st_size;
         return 0;
     }
-    if (!S_ISBLK(st->st_mode)) return errmsg_set(e, EINVAL, "%s: a regular file or a block device is expected", f->name);
+    if (!S_ISBLK(st->st_mode))
+        return errmsg_set(e, EINVAL, "%s: a regular file or a block device is expected", f->name);
     f->block_device = true;
-    if (ioctl(f->fd, BLKGETSIZE64, &f->size_bytes) < 0) return errmsg_sys(e, errno, "%s: cannot read the size of the device", f->name);
+    if (ioctl(f->fd, BLKGETSIZE64, &f->size_bytes) < 0)
+        return errmsg_sys(e, errno, "%s: cannot read the size of the device", f->name);
     return 0;
 }
 
@@ -203,7 +210,9 @@ int disk_file_open(struct engine_file *out, const char *path, unsigned flags, st
     const char *mode = flags & DISK_FILE_WRITE ? "writing" : "reading";
     autoclose int fd = open(path, open_flags(flags), 0600);
     if (fd < 0 && errno == EINVAL && flags & DISK_FILE_DIRECT)
-        return errmsg_set(e, EINVAL, "%s: cannot open for %s with direct I/O: its file system may have none, open it buffered", path, mode);
+        return errmsg_set(e, EINVAL,
+                          "%s: cannot open for %s with direct I/O: its file system may have none, open it buffered",
+                          path, mode);
     if (fd < 0 && flags & DISK_FILE_CREATE) return errmsg_sys(e, errno, "%s: cannot create it", path);
     if (fd < 0) return errmsg_sys(e, errno, "%s: cannot open for %s", path, mode);
     struct engine_file f;

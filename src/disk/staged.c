@@ -62,7 +62,7 @@ struct staged_chan {
     struct engine_watch watch;
     char *memory;
     struct list free_slots, free_flights;
-    struct list waiting; /* disk_req */
+    struct list waiting;  /* disk_req */
     struct flight *first; /* has begun, and waits for a slot for its next piece */
     unsigned active;
     struct slot slots[STAGED_SLOTS];
@@ -200,7 +200,8 @@ static void returned_to_queue(struct mail *m)
     struct staged_chan *c = s->chan;
     struct flight *f = s->flight;
     struct disk_req *req = f->req;
-    if (s->res == 0 && req->op == DISK_READ) iov_copy_to(req->iov, req->iov_count, s->at_bytes, s->front, s->req.length_bytes);
+    if (s->res == 0 && req->op == DISK_READ)
+        iov_copy_to(req->iov, req->iov_count, s->at_bytes, s->front, s->req.length_bytes);
     if (req->op == DISK_MAP) req->map = s->req.map;
     if (f->res == 0) f->res = s->res;
     list_push_front(&c->free_slots, &s->node);
@@ -275,7 +276,8 @@ static void staged_chan_close(struct layer_chan *chan)
     struct farewell f = {.mail.run = say_farewell};
     sem_init(&f.done, 0, 0);
     mailbox_post(&staged_of(chan->layer)->box, &f.mail);
-    while (sem_wait(&f.done) < 0) {}
+    while (sem_wait(&f.done) < 0) {
+    }
     sem_destroy(&f.done);
     engine_unwatch(c->base.engine, &c->watch);
     mailbox_destroy(&c->back);
@@ -336,7 +338,8 @@ static int start_thread(struct staged_layer *l, const struct engine_maker *maker
         engine_free(l->engine);
         return errmsg_sys(e, -ret, "%s: cannot start the stage thread", l->base.name);
     }
-    while (sem_wait(&l->started) < 0) {}
+    while (sem_wait(&l->started) < 0) {
+    }
     if (l->start_ret == 0) return 0;
     pthread_join(l->thread, NULL);
     return errmsg_sys(e, -l->start_ret, "%s: the stage thread cannot open the chain", l->base.name);
@@ -348,7 +351,8 @@ int layer_staged_open(struct layer **out, struct layer *const *layers, unsigned 
     assert(count > 0 && count <= DISK_CHAIN_MAX);
     struct staged_layer *l = calloc(1, sizeof *l);
     if (!l) return errmsg_sys(e, ENOMEM, "%s", layers[0]->name);
-    l->base = (struct layer){.ops = &staged_ops, .below = layers[0], .name = layers[0]->name, .writable = layers[0]->writable};
+    l->base = (struct layer){
+        .ops = &staged_ops, .below = layers[0], .name = layers[0]->name, .writable = layers[0]->writable};
     atomic_init(&l->base.size_bytes, layer_size(layers[0]));
     memcpy(l->layers, layers, count * sizeof *layers);
     l->count = count;

@@ -168,7 +168,8 @@ static void test_every_operation(void **state)
     assert_int_equal(run(&q, DISK_WRITE_ZEROES, 4096, NULL, 8192, NULL), 0);
     assert_int_equal(run(&q, DISK_DISCARD, 512 << 10, NULL, 512 << 10, NULL), 0);
     assert_int_equal(run(&q, DISK_READ, 0, buf, 1 << 20, NULL), 0);
-    assert_true(buf[0] == 'a' && buf[4096] == 0 && buf[12288] == 'a' && buf[(512 << 10) - 1] == 'a' && buf[512 << 10] == 0);
+    assert_true(buf[0] == 'a' && buf[4096] == 0 && buf[12288] == 'a' && buf[(512 << 10) - 1] == 'a' &&
+                buf[512 << 10] == 0);
     assert_int_equal(run(&q, DISK_MAP, 512 << 10, NULL, 1 << 20, &map), 0);
     assert_true(map.kind == DISK_EXTENT_ZERO && map.length_bytes == 1 << 20);
     assert_int_equal(x.staged->ops->resize(x.staged, DISK_BYTES + 4096, &x.msg), 0);
@@ -183,7 +184,9 @@ static void test_error(void **state)
 {
     struct fixture x;
     struct queue q;
-    fixture_open(&x, &(struct fault_rule){.action = FAULT_FAIL, .offset_bytes = 500000, .length_bytes = 1, .count = UINT64_MAX, .error = ENOSPC});
+    fixture_open(
+        &x, &(struct fault_rule){
+                .action = FAULT_FAIL, .offset_bytes = 500000, .length_bytes = 1, .count = UINT64_MAX, .error = ENOSPC});
     queue_open(&q, x.staged);
     autofree char *buf = calloc(1, 4 << 20);
     assert_int_equal(run(&q, DISK_WRITE, 0, buf, 4 << 20, NULL), -ENOSPC);

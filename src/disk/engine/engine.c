@@ -52,7 +52,8 @@ static int submit_and_wait(struct engine *e, struct waiter *w)
     return w->res;
 }
 
-int engine_read_now(struct engine *e, const struct engine_file *f, void *buf, uint64_t offset_bytes, uint64_t length_bytes)
+int engine_read_now(struct engine *e, const struct engine_file *f, void *buf, uint64_t offset_bytes,
+                    uint64_t length_bytes)
 {
     struct iovec iov = {buf, length_bytes};
     struct waiter w = {.io = {.op = ENGINE_READ,

@@ -34,7 +34,7 @@
 /* An open image file or block device. Shared read-only by all threads; owned by whoever opened it. */
 struct engine_file {
     int fd;
-    bool direct;         /* O_DIRECT is set on fd */
+    bool direct; /* O_DIRECT is set on fd */
     bool block_device;
     bool writable;
     uint32_t mem_align;  /* bytes; what buffers must be aligned to, 1 when buffered */
@@ -56,16 +56,15 @@ struct engine_io {
     enum engine_op op;
     const struct engine_file *file;
     uint64_t offset_bytes;
-    uint64_t length_bytes;    /* READ, WRITE: equals the bytes of iov */
-    const struct iovec *iov;  /* READ, WRITE only */
-    unsigned iov_count;       /* at most ENGINE_IOV_MAX */
+    uint64_t length_bytes;   /* READ, WRITE: equals the bytes of iov */
+    const struct iovec *iov; /* READ, WRITE only */
+    unsigned iov_count;      /* at most ENGINE_IOV_MAX */
     void (*done)(struct engine_io *io, int res);
 
     struct { /* the engine's own, meaningless to others */
         struct list node;
         void *bounce;
         uint64_t moved_bytes; /* how far a request that goes in pieces has come */
-        uint64_t asked_bytes; /* of the piece that the kernel has */
         uint32_t retries;
         int res;
     } priv;
@@ -105,8 +104,8 @@ struct engine_ops {
 /* Common head of every engine. */
 struct engine {
     const struct engine_ops *ops;
-    struct list deferred;  /* engine_task */
-    unsigned inflight;     /* requests submitted and not yet done */
+    struct list deferred; /* engine_task */
+    unsigned inflight;    /* requests submitted and not yet done */
 };
 
 static inline void engine_submit(struct engine *e, struct engine_io *io)
@@ -158,7 +157,8 @@ unsigned engine_run_deferred(struct engine *e);
  * Blocking forms for metadata threads and tools: submit, then sleep in the engine until done (other
  * completions of the engine run meanwhile). 0 or -errno. Not to be called from a completion.
  */
-int engine_read_now(struct engine *e, const struct engine_file *f, void *buf, uint64_t offset_bytes, uint64_t length_bytes);
+int engine_read_now(struct engine *e, const struct engine_file *f, void *buf, uint64_t offset_bytes,
+                    uint64_t length_bytes);
 int engine_write_now(struct engine *e, const struct engine_file *f, const void *buf, uint64_t offset_bytes,
                      uint64_t length_bytes);
 int engine_op_now(struct engine *e, const struct engine_file *f, enum engine_op op, uint64_t offset_bytes,

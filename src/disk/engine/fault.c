@@ -91,7 +91,7 @@ void fault_plan_free(struct fault_plan *p)
 {
     if (!p) return;
     forget_rules(p);
-    LIST_FOR_EACH_SAFE(node, &p->disks)
+    LIST_FOR_EACH_SAFE (node, &p->disks)
         fault_disk_free(list_entry(node, struct fault_disk, node));
     pthread_mutex_destroy(&p->lock);
     free(p);
@@ -187,7 +187,7 @@ static int disk_of(struct fault_plan *p, const struct engine_file *f, bool make,
 {
     struct stat st;
     if (fstat(f->fd, &st) < 0) return -errno;
-    LIST_FOR_EACH(node, &p->disks) {
+    LIST_FOR_EACH (node, &p->disks) {
         struct fault_disk *d = list_entry(node, struct fault_disk, node);
         if (d->device != st.st_dev || d->inode != st.st_ino) continue;
         *out = d;
@@ -243,7 +243,7 @@ static void finish(struct fault_io *f, int res)
     }
     f->due_ns = clock_now_ns() + f->delay_ns;
     struct list *at = &fe->delayed;
-    LIST_FOR_EACH(node, &fe->delayed) {
+    LIST_FOR_EACH (node, &fe->delayed) {
         if (list_entry(node, struct fault_io, node)->due_ns <= f->due_ns) continue;
         at = node;
         break;
@@ -332,7 +332,7 @@ static void ripen(struct fault_engine *fe)
 static unsigned run_finished(struct fault_engine *fe)
 {
     unsigned ran = 0, budget = 0;
-    LIST_FOR_EACH(node, &fe->finished)
+    LIST_FOR_EACH (node, &fe->finished)
         budget++;
     for (; budget > 0 && !list_empty(&fe->finished); budget--, ran++)
         report(list_entry(list_pop_front(&fe->finished), struct fault_io, node));
@@ -441,7 +441,7 @@ int fault_plan_after_cut(struct fault_plan *p, uint64_t seed)
 {
     int ret = 0;
     pthread_mutex_lock(&p->lock);
-    LIST_FOR_EACH(node, &p->disks) {
+    LIST_FOR_EACH (node, &p->disks) {
         struct fault_disk *d = list_entry(node, struct fault_disk, node);
         int one = fault_disk_outcome(d, d->fd, seed);
         if (ret == 0) ret = one;

@@ -55,10 +55,10 @@ enum fault_action {
 struct fault_rule {
     enum fault_action action;
     /* Which requests match: all conditions together. */
-    unsigned ops;                       /* set of FAULT_OP(); FAULT_ALL: any */
-    const struct engine_file *file;     /* NULL: any */
+    unsigned ops;                        /* set of FAULT_OP(); FAULT_ALL: any */
+    const struct engine_file *file;      /* NULL: any */
     uint64_t offset_bytes, length_bytes; /* touches this range; length 0: anywhere. A SYNC touches everything */
-    const char *point;                  /* not NULL: no request matches, but passing engine_point() with this name does (CUT only) */
+    const char *point; /* not NULL: no request matches, but passing engine_point() with this name does (CUT only) */
     /* Which of those that match are hit. */
     uint64_t nth;   /* from this one on; the first is 1 (0 means 1 too) */
     uint64_t count; /* so many; 0: one; UINT64_MAX: all */
@@ -70,8 +70,9 @@ struct fault_rule {
 
 struct fault_plan;
 
-struct fault_plan *fault_plan_new(uint64_t seed); /* the seed chooses which sectors a TEAR lets through; NULL: no memory */
-void fault_plan_free(struct fault_plan *p);        /* after its engines */
+/* The seed chooses which sectors a TEAR lets through. NULL: no memory. To be freed after its engines. */
+struct fault_plan *fault_plan_new(uint64_t seed);
+void fault_plan_free(struct fault_plan *p);
 
 /* Copies the rule; returns its number. The first rule that hits decides. At most FAULT_RULES_MAX. */
 unsigned fault_plan_add(struct fault_plan *p, const struct fault_rule *rule);
@@ -84,8 +85,8 @@ uint64_t fault_plan_passed(struct fault_plan *p, const char *point);
 void fault_plan_cut_now(struct fault_plan *p);
 bool fault_plan_is_cut(struct fault_plan *p);
 
-#define FAULT_SEED_LOSE_ALL UINT64_C(0)   /* nothing that was not synced survives */
-#define FAULT_SEED_KEEP_ALL UINT64_MAX    /* everything does */
+#define FAULT_SEED_LOSE_ALL UINT64_C(0) /* nothing that was not synced survives */
+#define FAULT_SEED_KEEP_ALL UINT64_MAX  /* everything does */
 
 /* No request may be in flight. Gives every file that was written its content after the cut; then the power is back,
  * rules and counters are cleared, and the plan can be used again. 0 or -errno. */

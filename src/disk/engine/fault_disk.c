@@ -26,7 +26,7 @@ struct sector {
 
 struct fault_write {
     struct list node;
-    uint64_t sequence; /* of the request; one request may be several runs */
+    uint64_t sequence;  /* of the request; one request may be several runs */
     uint64_t done_tick; /* 0: not complete */
     bool zeroes;        /* PUNCH or ZERO: no data, and never makes the file longer */
     uint64_t offset_bytes, length_bytes;
@@ -51,7 +51,7 @@ static struct list *bucket_of(const struct fault_disk *d, uint64_t number)
 static struct sector *sector_find(const struct fault_disk *d, uint64_t number)
 {
     struct list *bucket = bucket_of(d, number);
-    LIST_FOR_EACH(node, bucket) {
+    LIST_FOR_EACH (node, bucket) {
         struct sector *s = list_entry(node, struct sector, node);
         if (s->number == number) return s;
     }
@@ -116,7 +116,8 @@ static void write_drop(struct fault_disk *d, struct fault_write *w)
     free(w);
 }
 
-static int write_add(struct fault_disk *d, uint64_t sequence, const struct engine_io *io, uint64_t offset, uint64_t length)
+static int write_add(struct fault_disk *d, uint64_t sequence, const struct engine_io *io, uint64_t offset,
+                     uint64_t length)
 {
     bool data = io->op == ENGINE_WRITE;
     struct fault_write *w = calloc(1, sizeof *w + (data ? length : 0));
@@ -163,7 +164,7 @@ int fault_disk_begin(struct fault_disk *d, const struct engine_io *io, uint64_t 
     int ret = io->op == ENGINE_WRITE ? write_add(d, *sequence, io, io->offset_bytes, io->length_bytes)
                                      : zeroes_add(d, *sequence, io);
     if (ret == 0) return 0;
-    LIST_FOR_EACH_SAFE(node, &d->writes) {
+    LIST_FOR_EACH_SAFE (node, &d->writes) {
         struct fault_write *w = list_entry(node, struct fault_write, node);
         if (w->sequence == *sequence) write_drop(d, w);
     }
@@ -182,7 +183,7 @@ int fault_disk_add_run(struct fault_disk *d, const struct engine_io *io, uint64_
 void fault_disk_complete(struct fault_disk *d, uint64_t sequence)
 {
     d->tick++;
-    LIST_FOR_EACH(node, &d->writes) {
+    LIST_FOR_EACH (node, &d->writes) {
         struct fault_write *w = list_entry(node, struct fault_write, node);
         if (w->sequence == sequence) w->done_tick = d->tick;
     }
@@ -201,7 +202,7 @@ static uint64_t size_now(const struct fault_disk *d)
 
 void fault_disk_synced(struct fault_disk *d, uint64_t mark)
 {
-    LIST_FOR_EACH_SAFE(node, &d->writes) {
+    LIST_FOR_EACH_SAFE (node, &d->writes) {
         struct fault_write *w = list_entry(node, struct fault_write, node);
         if (w->done_tick == 0 || w->done_tick > mark) continue;
         for (uint64_t n = first_sector(w); n < end_sector(w); n++)
@@ -227,9 +228,10 @@ static uint64_t play_writes(struct fault_disk *d, uint64_t seed)
 {
     uint64_t size = d->stable_size_bytes;
     for (unsigned b = 0; b < BUCKETS; b++)
-        LIST_FOR_EACH(node, &d->buckets[b])
-            memcpy(list_entry(node, struct sector, node)->outcome, list_entry(node, struct sector, node)->stable, FAULT_SECTOR_BYTES);
-    LIST_FOR_EACH(node, &d->writes) {
+        LIST_FOR_EACH (node, &d->buckets[b])
+            memcpy(list_entry(node, struct sector, node)->outcome, list_entry(node, struct sector, node)->stable,
+                   FAULT_SECTOR_BYTES);
+    LIST_FOR_EACH (node, &d->writes) {
         const struct fault_write *w = list_entry(node, struct fault_write, node);
         for (uint64_t n = first_sector(w); n < end_sector(w); n++) {
             if (!survives(w, n, seed)) continue;
@@ -245,7 +247,7 @@ int fault_disk_outcome(struct fault_disk *d, int fd, uint64_t seed)
 {
     uint64_t size = play_writes(d, seed);
     for (unsigned b = 0; b < BUCKETS; b++)
-        LIST_FOR_EACH(node, &d->buckets[b]) {
+        LIST_FOR_EACH (node, &d->buckets[b]) {
             const struct sector *s = list_entry(node, struct sector, node);
             if (pwrite(fd, s->outcome, sizeof s->outcome, (off_t)(s->number * FAULT_SECTOR_BYTES)) < 0) return -errno;
         }

@@ -24,7 +24,7 @@ struct fault_disk {
     struct list node; /* the plan's list */
     dev_t device;     /* identity of the file */
     ino_t inode;
-    int fd;           /* the same file, opened once more, buffered */
+    int fd; /* the same file, opened once more, buffered */
     struct list writes;
     struct list *buckets; /* of sectors, by number */
     uint64_t stable_size_bytes;

@@ -90,7 +90,8 @@ static void test_fail_a_range(void **state)
 {
     struct fixture x;
     fixture_open(&x, SIZE, 0);
-    fault_plan_add(x.plan, &(struct fault_rule){.action = FAULT_FAIL, .offset_bytes = 5120, .length_bytes = 512, .count = UINT64_MAX});
+    fault_plan_add(x.plan, &(struct fault_rule){
+                               .action = FAULT_FAIL, .offset_bytes = 5120, .length_bytes = 512, .count = UINT64_MAX});
     assert_int_equal(put(&x, 0, 10, 'a'), 0);
     assert_int_equal(put(&x, 0, 11, 'a'), -EIO);
     assert_int_equal(put(&x, 11, 3, 'a'), 0);

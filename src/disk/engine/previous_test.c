@@ -110,7 +110,8 @@ static bool disk_under(const struct engine_file *f, char *out, size_t size)
     if (fstat(f->fd, &st) < 0) return false;
     snprintf(path, sizeof path, "/sys/dev/block/%u:%u/partition", major(st.st_dev), minor(st.st_dev));
     bool partition = access(path, F_OK) == 0;
-    snprintf(path, sizeof path, "/sys/dev/block/%u:%u/%sdev", major(st.st_dev), minor(st.st_dev), partition ? "../" : "");
+    snprintf(path, sizeof path, "/sys/dev/block/%u:%u/%sdev", major(st.st_dev), minor(st.st_dev),
+             partition ? "../" : "");
     FILE *file = fopen(path, "re");
     if (!file) return false;
     bool good = fgets(line, sizeof line, file) != NULL;

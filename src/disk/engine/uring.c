@@ -38,10 +38,10 @@
 #include "base/log.h"
 #include "disk/engine/bounce.h"
 #include "disk/engine/engine.h"
+#include "disk/engine/piece.h"
 
 #define URING_DEPTH_MAX 32768u
-#define URING_PIECE_MAX_BYTES (UINT64_C(1) << 30) /* the length in a submission entry has 32 bits */
-#define URING_RETRIES_MAX 1000u                   /* of one piece, on EINTR and EAGAIN */
+#define URING_RETRIES_MAX 1000u /* of one piece, on EINTR and EAGAIN */
 #define URING_BOUNCE_LINGER_NS (UINT64_C(1000000000))
 
 /* user_data: a pointer to the request, or to the watch's slot with this bit; 0: nobody wants to know. */
@@ -84,64 +84,17 @@ static void finish(struct uring *u, struct engine_io *io, int res)
     u->finished_count++;
 }
 
-/* The storage can move the request's own buffers. Direct I/O wants every piece of the buffer to start at
- * mem_align and to be whole blocks. */
-static bool buffers_fit(const struct engine_io *io)
-{
-    const struct engine_file *f = io->file;
-    if (f->mem_align == 1 && f->io_align == 1) return true;
-    uintptr_t bases = 0, lengths = io->offset_bytes;
-    for (unsigned i = 0; i < io->iov_count; i++) {
-        bases |= (uintptr_t)io->iov[i].iov_base;
-        lengths |= io->iov[i].iov_len;
-    }
-    return (bases & (f->mem_align - 1)) == 0 && (lengths & (f->io_align - 1)) == 0;
-}
-
-static void prep_bounced(struct engine_io *io, struct io_uring_sqe *sqe)
-{
-    uint64_t at = io->offset_bytes + io->priv.moved_bytes;
-    uint64_t left = io->length_bytes - io->priv.moved_bytes;
-    if (io->op == ENGINE_WRITE) {
-        size_t take = min_u64(left, BOUNCE_BYTES);
-        iov_copy_from(io->priv.bounce, io->iov, io->iov_count, io->priv.moved_bytes, take);
-        io->priv.asked_bytes = take;
-        io_uring_prep_write(sqe, io->file->fd, io->priv.bounce, (unsigned)take, at);
-        return;
-    }
-    uint64_t start = align_down(at, io->file->io_align);
-    uint64_t want = min_u64(align_up(at - start + left, io->file->io_align), BOUNCE_BYTES);
-    io->priv.asked_bytes = want;
-    io_uring_prep_read(sqe, io->file->fd, io->priv.bounce, (unsigned)want, start);
-}
-
-/* The rest of a request of which the kernel did a part: one buffer at a time, which needs no list of buffers. */
-static struct iovec next_buffer(const struct engine_io *io)
-{
-    uint64_t skip = io->priv.moved_bytes;
-    unsigned i = 0;
-    while (skip >= io->iov[i].iov_len) {
-        skip -= io->iov[i++].iov_len;
-        assert(i < io->iov_count);
-    }
-    return (struct iovec){(char *)io->iov[i].iov_base + skip, min_u64(io->iov[i].iov_len - skip, URING_PIECE_MAX_BYTES)};
-}
-
 static void prep_transfer(struct engine_io *io, struct io_uring_sqe *sqe)
 {
-    bool write = io->op == ENGINE_WRITE;
+    struct piece p = piece_next(io);
     int fd = io->file->fd;
-    uint64_t at = io->offset_bytes + io->priv.moved_bytes;
-    if (io->iov_count > 1 && io->priv.moved_bytes == 0) {
-        io->priv.asked_bytes = io->length_bytes;
-        if (write) io_uring_prep_writev(sqe, fd, io->iov, io->iov_count, at);
-        else io_uring_prep_readv(sqe, fd, io->iov, io->iov_count, at);
-        return;
+    if (io->op == ENGINE_WRITE) {
+        if (p.iov_count > 1) io_uring_prep_writev(sqe, fd, p.iov, p.iov_count, p.offset_bytes);
+        else io_uring_prep_write(sqe, fd, p.one.iov_base, (unsigned)p.one.iov_len, p.offset_bytes);
+    } else {
+        if (p.iov_count > 1) io_uring_prep_readv(sqe, fd, p.iov, p.iov_count, p.offset_bytes);
+        else io_uring_prep_read(sqe, fd, p.one.iov_base, (unsigned)p.one.iov_len, p.offset_bytes);
     }
-    struct iovec one = next_buffer(io);
-    io->priv.asked_bytes = one.iov_len;
-    if (write) io_uring_prep_write(sqe, fd, one.iov_base, (unsigned)one.iov_len, at);
-    else io_uring_prep_read(sqe, fd, one.iov_base, (unsigned)one.iov_len, at);
 }
 
 static void prep_range(struct engine_io *io, struct io_uring_sqe *sqe, int mode)
@@ -154,10 +107,7 @@ static void prep(struct engine_io *io, struct io_uring_sqe *sqe)
 {
     switch (io->op) {
     case ENGINE_READ:
-    case ENGINE_WRITE:
-        if (io->priv.bounce) prep_bounced(io, sqe);
-        else prep_transfer(io, sqe);
-        break;
+    case ENGINE_WRITE: prep_transfer(io, sqe); break;
     case ENGINE_SYNC: io_uring_prep_fsync(sqe, io->file->fd, IORING_FSYNC_DATASYNC); break;
     case ENGINE_PUNCH: prep_range(io, sqe, FALLOC_FL_PUNCH_HOLE); break;
     case ENGINE_ZERO: prep_range(io, sqe, FALLOC_FL_ZERO_RANGE); break;
@@ -203,7 +153,7 @@ static void uring_submit(struct engine *e, struct engine_io *io)
     }
     assert(io->iov_count <= ENGINE_IOV_MAX && iov_bytes(io->iov, io->iov_count) == io->length_bytes);
     if (io->length_bytes == 0) finish(u, io, 0);
-    else if (buffers_fit(io)) issue(u, io);
+    else if (piece_buffers_fit(io)) issue(u, io);
     else if (io->op == ENGINE_WRITE && ((io->offset_bytes | io->length_bytes) & (io->file->io_align - 1)))
         finish(u, io, -EINVAL);
     else issue_bounced(u, io);
@@ -215,38 +165,14 @@ static void retry(struct uring *u, struct engine_io *io, int res)
     else finish(u, io, res);
 }
 
-static void read_ended_at_eof(struct uring *u, struct engine_io *io)
+static void transfer_returned(struct uring *u, struct engine_io *io, uint64_t got)
 {
-    iov_zero(io->iov, io->iov_count, io->priv.moved_bytes, io->length_bytes - io->priv.moved_bytes);
-    finish(u, io, 0);
-}
-
-/* How many bytes of what was asked for does a piece of `got` bytes bring? Copies them out of a bounced read. */
-static uint64_t take_piece(struct engine_io *io, uint64_t got)
-{
-    if (!io->priv.bounce || io->op == ENGINE_WRITE) return got;
-    uint64_t at = io->offset_bytes + io->priv.moved_bytes;
-    uint64_t head = at - align_down(at, io->file->io_align); /* read in front of it by widening */
-    if (got <= head) return 0;
-    uint64_t useful = min_u64(got - head, io->length_bytes - io->priv.moved_bytes);
-    iov_copy_to(io->iov, io->iov_count, io->priv.moved_bytes, (char *)io->priv.bounce + head, useful);
-    return useful;
-}
-
-/*
- * A piece of a read or write came back. A short read is carried on with until one brings nothing, which is the end
- * of the file; direct reads end in the middle of a block only there, and must not be carried on with from there.
- */
-static void transfer_done(struct uring *u, struct engine_io *io, uint64_t got)
-{
-    bool odd = (got & (io->file->io_align - 1)) != 0;
-    uint64_t useful = take_piece(io, got);
-    io->priv.moved_bytes += useful;
     io->priv.retries = 0;
-    if (io->priv.moved_bytes == io->length_bytes) finish(u, io, 0);
-    else if (io->op == ENGINE_READ && (useful == 0 || odd)) read_ended_at_eof(u, io);
-    else if (useful == 0) finish(u, io, -EIO);
-    else issue(u, io);
+    switch (piece_returned(io, got)) {
+    case PIECE_LAST: finish(u, io, 0); break;
+    case PIECE_MORE: issue(u, io); break;
+    case PIECE_STUCK: finish(u, io, -EIO); break;
+    }
 }
 
 static void io_returned(struct uring *u, struct engine_io *io, int res)
@@ -254,7 +180,7 @@ static void io_returned(struct uring *u, struct engine_io *io, int res)
     u->in_kernel--;
     if (res == -EINTR || res == -EAGAIN) retry(u, io, res);
     else if (res < 0) finish(u, io, res == -ENOSYS ? -EOPNOTSUPP : res);
-    else if (io->op == ENGINE_READ || io->op == ENGINE_WRITE) transfer_done(u, io, (uint64_t)res);
+    else if (io->op == ENGINE_READ || io->op == ENGINE_WRITE) transfer_returned(u, io, (uint64_t)res);
     else finish(u, io, 0);
 }
 
@@ -300,7 +226,7 @@ static void slot_free(struct uring_watch *slot)
 
 static void arm_watches(struct uring *u)
 {
-    LIST_FOR_EACH(node, &u->watches) {
+    LIST_FOR_EACH (node, &u->watches) {
         if (u->unarmed == 0) return;
         struct uring_watch *slot = list_entry(node, struct uring_watch, node);
         if (slot->armed) continue;
@@ -329,7 +255,7 @@ static void uring_unwatch(struct engine *e, struct engine_watch *w)
 {
     struct uring *u = uring_of(e);
     struct uring_watch *slot = NULL;
-    LIST_FOR_EACH(node, &u->watches)
+    LIST_FOR_EACH (node, &u->watches)
         if (list_entry(node, struct uring_watch, node)->watch == w) slot = list_entry(node, struct uring_watch, node);
     if (!slot) return;
     slot->watch = NULL;
@@ -396,7 +322,8 @@ static int enter(struct uring *u, uint64_t wait_ns)
     } else if (wait_ns >= INT64_MAX) {
         ret = io_uring_submit_and_wait(&u->ring, 1);
     } else {
-        struct __kernel_timespec ts = {.tv_sec = (int64_t)(wait_ns / 1000000000), .tv_nsec = (int64_t)(wait_ns % 1000000000)};
+        struct __kernel_timespec ts = {.tv_sec = (int64_t)(wait_ns / 1000000000),
+                                       .tv_nsec = (int64_t)(wait_ns % 1000000000)};
         struct io_uring_cqe *cqe;
         ret = io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &ts, NULL);
     }
@@ -462,7 +389,7 @@ static void uring_free(struct engine *e)
     struct uring *u = uring_of(e);
     assert(e->inflight == 0);
     io_uring_queue_exit(&u->ring);
-    LIST_FOR_EACH_SAFE(node, &u->watches)
+    LIST_FOR_EACH_SAFE (node, &u->watches)
         slot_free(list_entry(node, struct uring_watch, node));
     bounce_trim(&u->bounce);
     free(u);
@@ -478,8 +405,10 @@ static const struct engine_ops uring_ops = {
 
 static int ring_error(struct errmsg *e, int code)
 {
-    if (code == EPERM) return errmsg_sys(e, code, "io_uring is not permitted (see sysctl kernel.io_uring_disabled, and seccomp)");
-    if (code == EINVAL) return errmsg_sys(e, code, "io_uring lacks what is needed (DEFER_TASKRUN): Linux 6.1 or later is expected");
+    if (code == EPERM)
+        return errmsg_sys(e, code, "io_uring is not permitted (see sysctl kernel.io_uring_disabled, and seccomp)");
+    if (code == EINVAL)
+        return errmsg_sys(e, code, "io_uring lacks what is needed (DEFER_TASKRUN): Linux 6.1 or later is expected");
     return errmsg_sys(e, code, "cannot make an io_uring");
 }
 

@@ -391,7 +391,8 @@ static void test_many_signals_before_a_poll(void **state)
     assert_int_equal(engine_poll(e), 0);
     for (int i = 0; i < 10000; i++)
         signal_fd(w.watch.fd);
-    while (engine_poll(e) > 0) {}
+    while (engine_poll(e) > 0) {
+    }
     assert_true(w.count >= 1);
     unsigned seen = w.count;
     signal_fd(w.watch.fd); /* it is still armed */
@@ -453,13 +454,15 @@ static void test_blocking_read_in_a_task(void **state)
     scratch_open(&s, 4096, 0);
     struct engine *e = new_engine(4);
     struct nested n = {.task.run = run_nested, .engine = e, .file = &s.file, .res = 1};
-    struct again before = {.task.run = run_again, .engine = e, .left = 2}, after = {.task.run = run_again, .engine = e, .left = 2};
+    struct again before = {.task.run = run_again, .engine = e, .left = 2},
+                 after = {.task.run = run_again, .engine = e, .left = 2};
     engine_defer(e, &before.task);
     engine_defer(e, &n.task);
     engine_defer(e, &after.task);
     assert_true(engine_poll(e) >= 1);
     assert_int_equal(n.res, 0);
-    while (engine_poll(e) > 0) {}
+    while (engine_poll(e) > 0) {
+    }
     assert_int_equal(before.ran, 3);
     assert_int_equal(after.ran, 3);
     engine_free(e);
@@ -620,7 +623,8 @@ static void test_system_calls(void **state)
     if (WIFEXITED(status)) skip(); /* being traced is not allowed here */
     ptrace(PTRACE_SETOPTIONS, child, NULL, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
     bool entry = true;
-    while (ptrace(PTRACE_SYSCALL, child, NULL, NULL) == 0 && waitpid(child, &status, 0) == child && !WIFEXITED(status)) {
+    while (ptrace(PTRACE_SYSCALL, child, NULL, NULL) == 0 && waitpid(child, &status, 0) == child &&
+           !WIFEXITED(status)) {
         if (!WIFSTOPPED(status) || WSTOPSIG(status) != (SIGTRAP | 0x80)) continue;
         if (entry) {
             struct __ptrace_syscall_info info;

@@ -55,7 +55,10 @@ struct raw_chan {
 
 /* Never written, so it costs no memory beyond the kernel's own page of zeroes. */
 static _Alignas(ENGINE_ALIGN_MAX) const char zeroes[RAW_ZERO_BYTES];
-#define Z {(void *)(uintptr_t)zeroes, RAW_ZERO_BYTES}
+#define Z                                                                                                              \
+    {                                                                                                                  \
+        (void *)(uintptr_t)zeroes, RAW_ZERO_BYTES                                                                      \
+    }
 static const struct iovec zero_iov[RAW_ZERO_IOVS] = {Z, Z, Z, Z, Z, Z, Z, Z, Z, Z, Z, Z, Z, Z, Z, Z};
 #undef Z
 
@@ -264,7 +267,7 @@ static void raw_chan_close(struct layer_chan *chan)
 {
     struct raw_chan *c = container_of(chan, struct raw_chan, base);
     assert(c->busy == 0);
-    LIST_FOR_EACH_SAFE(node, &c->slabs)
+    LIST_FOR_EACH_SAFE (node, &c->slabs)
         free(list_entry(node, struct raw_slab, node));
     free(c);
 }
@@ -272,7 +275,8 @@ static void raw_chan_close(struct layer_chan *chan)
 static int device_holds(const struct raw_layer *l, uint64_t size_bytes, struct errmsg *e)
 {
     uint64_t device_bytes;
-    if (ioctl(l->file->fd, BLKGETSIZE64, &device_bytes) < 0) return errmsg_sys(e, errno, "%s: cannot read the size of the device", l->base.name);
+    if (ioctl(l->file->fd, BLKGETSIZE64, &device_bytes) < 0)
+        return errmsg_sys(e, errno, "%s: cannot read the size of the device", l->base.name);
     if (size_bytes > device_bytes)
         return errmsg_set(e, ENOSPC, "%s: the device has %llu bytes, %llu were asked for", l->base.name,
                           (unsigned long long)device_bytes, (unsigned long long)size_bytes);
@@ -290,7 +294,8 @@ static int raw_resize(struct layer *layer, uint64_t new_size_bytes, struct errms
         int ret = device_holds(l, new_size_bytes, e);
         if (ret < 0) return ret;
     } else if (ftruncate(l->file->fd, (off_t)new_size_bytes) < 0) {
-        return errmsg_sys(e, errno, "%s: cannot resize it to %llu bytes", layer->name, (unsigned long long)new_size_bytes);
+        return errmsg_sys(e, errno, "%s: cannot resize it to %llu bytes", layer->name,
+                          (unsigned long long)new_size_bytes);
     }
     atomic_store_explicit(&layer->size_bytes, new_size_bytes, memory_order_release);
     return 0;
@@ -320,7 +325,8 @@ int layer_raw_open(struct layer **out, const struct layer_args *args, struct err
     const struct engine_file *f = args->file;
     if (args->below) return errmsg_set(e, EINVAL, "%s: a raw image cannot have a layer below it", f->name);
     if (args->writable && !f->writable) return errmsg_set(e, EROFS, "%s: opened read-only, cannot be written", f->name);
-    if (f->size_bytes > INT64_MAX - DISK_SECTOR_BYTES) return errmsg_set(e, EFBIG, "%s: larger than 2^63 bytes", f->name);
+    if (f->size_bytes > INT64_MAX - DISK_SECTOR_BYTES)
+        return errmsg_set(e, EFBIG, "%s: larger than 2^63 bytes", f->name);
     struct raw_layer *l = calloc(1, sizeof *l);
     if (!l) return errmsg_sys(e, ENOMEM, "%s", f->name);
     l->base = (struct layer){.ops = &raw_ops, .name = f->name, .writable = args->writable};

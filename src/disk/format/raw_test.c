@@ -349,7 +349,8 @@ static void check_zeroes_without(unsigned ops)
     assert_int_equal(maker->make(maker->arg, &e, NULL), 0);
     scratch_open(&x.s, 8 << 20, DISK_FILE_WRITE | DISK_FILE_DIRECT);
     fixture_on(&x, e, true);
-    unsigned rule = fault_plan_add(plan, &(struct fault_rule){.action = FAULT_FAIL, .ops = ops, .count = UINT64_MAX, .error = EOPNOTSUPP});
+    unsigned rule = fault_plan_add(
+        plan, &(struct fault_rule){.action = FAULT_FAIL, .ops = ops, .count = UINT64_MAX, .error = EOPNOTSUPP});
     autofree char *buf = aligned_alloc(4096, 8 << 20);
     memset(buf, 'f', 8 << 20);
     for (int round = 0; round < 2; round++) {
@@ -387,7 +388,8 @@ static void test_fail_each(void **state)
         scratch_open(&x.s, 1 << 20, DISK_FILE_WRITE);
         fixture_on(&x, e, true);
         fault_plan_add(plan, &(struct fault_rule){.action = FAULT_FAIL, .nth = nth, .error = ENOSPC});
-        static const enum disk_op ops[] = {DISK_WRITE, DISK_READ, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES, DISK_WRITE};
+        static const enum disk_op ops[] = {DISK_WRITE,   DISK_READ,         DISK_FLUSH,
+                                           DISK_DISCARD, DISK_WRITE_ZEROES, DISK_WRITE};
         char buf[512] = "data";
         unsigned failed = 0;
         for (unsigned i = 0; i < 12; i++) {
@@ -404,14 +406,10 @@ static void test_fail_each(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_oracle),
-        cmocka_unit_test(test_oracle_direct),
-        cmocka_unit_test(test_tail),
-        cmocka_unit_test(test_end_of_a_huge_disk),
-        cmocka_unit_test(test_resize),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_map),
-        cmocka_unit_test(test_ladder_of_zeroes),
+        cmocka_unit_test(test_oracle),    cmocka_unit_test(test_oracle_direct),
+        cmocka_unit_test(test_tail),      cmocka_unit_test(test_end_of_a_huge_disk),
+        cmocka_unit_test(test_resize),    cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_map),       cmocka_unit_test(test_ladder_of_zeroes),
         cmocka_unit_test(test_fail_each),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
