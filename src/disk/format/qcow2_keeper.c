@@ -209,6 +209,8 @@ static void *thread_body(void *arg)
     while (!k->stop) {
         bool waiting;
         bool did = work(q, &waiting);
+        /* Mail that came while a blocking step slept has had its signal already. */
+        did = did || mailbox_has_mail(&k->box);
         int ret = engine_sleep(k->engine, did ? 0 : waiting ? GRACE_POLL_NS : UINT64_MAX);
         assert(ret >= 0);
     }
