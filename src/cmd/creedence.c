@@ -12,6 +12,7 @@
 
 const struct cli_verb *const cli_verbs[] = {
     &cli_disk_attach,  &cli_disk_detach, &cli_disk_list,  &cli_disk_show,  &cli_disk_resize,  &cli_disk_stats,
+    &cli_image_create, &cli_image_clone, &cli_image_info, &cli_image_check,
     &cli_cache_show,   &cli_cache_set,   &cli_cache_drop,
     &cli_status,       &cli_top,         &cli_upgrade,    &cli_shutdown,
     &cli_version,      &cli_debug_status, &cli_debug_on,  &cli_debug_off,

@@ -133,6 +133,17 @@ static char *make_dir(const char *path, mode_t mode, struct errmsg *e)
     return real;
 }
 
+/* An absolute path, symbolic links unresolved, of a directory that exists. */
+static char *given_dir(const char *path)
+{
+    char *cwd = NULL, *whole = NULL;
+    if (access(path, X_OK) < 0) return NULL;
+    if (*path != '/') cwd = getcwd(NULL, 0);
+    if (asprintf(&whole, "%s%s%s", cwd ? cwd : "", cwd ? "/" : "", path) < 0) whole = NULL;
+    free(cwd);
+    return whole;
+}
+
 /* Where we were started from, symbolic links unresolved: a link that is switched to another build takes the workers
  * along at the next start or upgrade. */
 static char *own_dir(const char *argv0)
@@ -144,10 +155,7 @@ static char *own_dir(const char *argv0)
         snprintf(slash, sizeof path - (size_t)(slash - path), "/creedence-vbd");
         if (access(path, X_OK) == 0) {
             slash[slash == path] = 0;
-            char *cwd = path[0] == '/' ? NULL : getcwd(NULL, 0), *whole = NULL;
-            if (asprintf(&whole, "%s%s%s", cwd ? cwd : "", cwd ? "/" : "", path) < 0) whole = NULL;
-            free(cwd);
-            return whole;
+            return given_dir(path);
         }
     }
     ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
@@ -186,7 +194,7 @@ static int prepare_dirs(struct host *h, const struct arguments *a, const char *a
     h->state_dir = make_dir(a->state_dir, 0700, e);
     h->run_dir = h->state_dir ? make_dir(a->run_dir, 0755, e) : NULL;
     if (!h->run_dir) return -1;
-    h->bin_dir = a->bin_dir ? realpath(a->bin_dir, NULL) ? strdup(a->bin_dir) : NULL : own_dir(argv0);
+    h->bin_dir = a->bin_dir ? given_dir(a->bin_dir) : own_dir(argv0);
     if (!h->bin_dir) return errmsg_sys(e, errno, "%s", a->bin_dir ? a->bin_dir : argv0);
     h->cgroup_dir = a->cgroup;
     if (lock_dir(h->state_dir, e) < 0 || lock_dir(h->run_dir, e) < 0) return -1;

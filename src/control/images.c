@@ -2,9 +2,19 @@
 #include "control/images.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "disk/file.h"
+#include "disk/image.h"
+
+/* ---- Opening ---- */
 
 /* Direct I/O that was not asked for by name is used where it works. */
 static bool falls_back(int ret, const struct disk_layer_config *l)
@@ -31,11 +41,80 @@ static int open_layer(const struct disk_config *c, unsigned index, int *out, str
     return ret;
 }
 
+/* ---- Comparing ---- */
+
+/* The name in an image is relative to the directory of the image. It is looked at (stat), not opened. */
+static bool names_file(const char *image_path, const char *name, const char *path)
+{
+    autofree char *whole = NULL;
+    const char *slash = strrchr(image_path, '/');
+    if (strncmp(name, "file:", 5) == 0) name += 5;
+    if (*name == '/' ? asprintf(&whole, "%s", name) < 0
+                     : asprintf(&whole, "%.*s%s", (int)(slash + 1 - image_path), image_path, name) < 0)
+        return false;
+    struct stat a, b;
+    return strcmp(whole, path) == 0 ||
+           (stat(whole, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino);
+}
+
+static int check_backing(const struct disk_config *c, unsigned index, const struct image_info *info, struct errmsg *e)
+{
+    const struct disk_layer_config *l = &c->layers[index], *below = index + 1 < c->layer_count ? l + 1 : NULL;
+    if (!info->backing_name[0]) {
+        if (!below) return 0;
+        return errmsg_set(e, EINVAL, "%s (%s) is not based on any image, but %s is configured below it", l->path,
+                          disk_format_name(l->format), below->path);
+    }
+    const char *format = info->backing_format[0] ? info->backing_format : "FORMAT";
+    if (!below)
+        return errmsg_set(e, EINVAL, "%s says that it is based on %s, but nothing is configured below it: add --backing %s "
+                          "--backing-format %s if that is right", l->path, info->backing_name, info->backing_name, format);
+    if (!names_file(l->path, info->backing_name, below->path))
+        return errmsg_set(e, EINVAL, "%s says that it is based on %s, but %s is configured below it", l->path, info->backing_name,
+                          below->path);
+    if (info->backing_format[0] && strcmp(info->backing_format, disk_format_name(below->format)) != 0)
+        return errmsg_set(e, EINVAL, "%s says that %s has the format %s, but it is configured as %s", l->path, below->path,
+                          info->backing_format, disk_format_name(below->format));
+    return 0;
+}
+
+static int describe_layer(const struct disk_layer_config *l, int fd, struct image_info *out, struct errmsg *e)
+{
+    struct engine_file f;
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0) return errmsg_sys(e, errno, "%s", l->path);
+    int ret = disk_file_adopt(&f, copy, l->path, e);
+    if (ret < 0) return ret;
+    ret = image_info_file(&f, l->format, out, e);
+    disk_file_close(&f);
+    return ret;
+}
+
+static int check_chain(const struct disk_config *c, const int fds[DISK_CHAIN_MAX], struct errmsg *e)
+{
+    uint64_t above_bytes = UINT64_MAX;
+    for (unsigned i = 0; i < c->layer_count; i++) {
+        struct image_info info;
+        int ret = describe_layer(&c->layers[i], fds[i], &info, e);
+        if (ret == 0) ret = check_backing(c, i, &info, e);
+        if (ret < 0) return ret;
+        if (i && info.size_bytes > above_bytes) {
+            const char *above = c->layers[i - 1].path;
+            if (c->size_check)
+                return errmsg_set(e, EINVAL, "%s has %llu bytes, more than the %llu of %s above it, which hides the rest", c->layers[i].path,
+                                  (unsigned long long)info.size_bytes, (unsigned long long)above_bytes, above);
+            log_warn("disk %s: %s is larger than %s above it, which hides the rest", c->name, c->layers[i].path, above);
+        }
+        above_bytes = info.size_bytes;
+    }
+    return 0;
+}
+
 int images_open(const struct disk_config *c, int fds[DISK_CHAIN_MAX], bool check, struct errmsg *e)
 {
     for (unsigned i = c->layer_count; i-- > 0;) {
         int ret = fds[i] < 0 ? open_layer(c, i, &fds[i], e) : 0;
         if (ret < 0) return ret;
     }
-    return 0;
+    return check ? check_chain(c, fds, e) : 0;
 }
