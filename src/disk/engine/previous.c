@@ -10,8 +10,8 @@
  * is allocated. Btrfs waits for the range only; but its direct writes are ordered extents, which fsync() waits for.
  *
  * Block devices have no such count. Their number of requests in flight is in sysfs; as soon as it has been seen at
- * zero once, everything from before has landed. Limit: what a control group's bandwidth limit (io.max) holds back is not in that
- * number; a worker on a block device is better limited elsewhere.
+ * zero once, everything from before has landed. Limit: what a control group's bandwidth limit (io.max) holds back is
+ * not in that number; a worker on a block device is better limited elsewhere.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "disk/engine/engine.h"
 #include "loop/clock.h"
 
@@ -64,15 +65,26 @@ static off_t allocated_byte(int fd, off_t size)
     return at > 0 && at < size ? at : 0;
 }
 
-static int wait_regular(int fd, const struct stat *st)
+/* NFS before 4.2 has no fallocate(), but before it reads through the page cache it waits for direct I/O. */
+static int wait_by_buffered_read(int fd)
+{
+    char path[32], byte;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    autoclose int buffered = open(path, O_RDONLY | O_CLOEXEC);
+    return buffered < 0 || pread(buffered, &byte, 1, 0) < 0 ? -errno : 0;
+}
+
+static int wait_regular(const struct engine_file *f, const struct stat *st)
 {
     struct statfs fs;
-    if (fstatfs(fd, &fs) < 0) return -errno;
-    if (fs.f_type == BTRFS_SUPER_MAGIC) return fsync(fd) < 0 ? -errno : 0;
-    while (fallocate(fd, FALLOC_FL_KEEP_SIZE, allocated_byte(fd, st->st_size), 1) < 0) {
+    if (fstatfs(f->fd, &fs) < 0) return -errno;
+    if (fs.f_type == BTRFS_SUPER_MAGIC) return fsync(f->fd) < 0 ? -errno : 0;
+    while (fallocate(f->fd, FALLOC_FL_KEEP_SIZE, allocated_byte(f->fd, st->st_size), 1) < 0) {
         if (errno == EINTR) continue;
         if (errno == ENOSPC || errno == EDQUOT) return 0; /* it has waited, and then found no room for that byte */
-        return errno == ENOSYS ? -EOPNOTSUPP : -errno;
+        if (errno != EOPNOTSUPP && errno != ENOSYS) return -errno;
+        if (!f->direct) return 0; /* the predecessor's were buffered writes, too */
+        return fs.f_type == NFS_SUPER_MAGIC ? wait_by_buffered_read(f->fd) : -EOPNOTSUPP;
     }
     return 0;
 }
@@ -83,5 +95,5 @@ int engine_wait_previous(const struct engine_file *f)
     if (fstat(f->fd, &st) < 0) return -errno;
     if (S_ISBLK(st.st_mode)) return wait_device(st.st_rdev);
     if (!f->writable) return 0; /* nobody resubmits writes here */
-    return wait_regular(f->fd, &st);
+    return wait_regular(f, &st);
 }
