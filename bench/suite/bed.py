@@ -63,6 +63,10 @@ class Bed:
     def has(self, name):
         return any((self.build / folder / name).is_file() for folder in ("src/cmd", "bench"))
 
+    def show(self, name, server, listen):
+        """Remember a server's command line for the report."""
+        self.commands.setdefault(name, self.shown(self.pinned(self.worker_core, server.command(self, listen))))
+
     def pinned(self, core, command):
         return ["taskset", "-c", str(core), *map(str, command)]
 

@@ -128,6 +128,14 @@ def _staged(c, rounds):
     return section
 
 
+def _generator_note(section):
+    """Is it the server that is measured?"""
+    least = min(d["idle_passes"] for row in section.rows for name, s in row.series.items() if name != MEMCPY
+                for d in s.details)
+    return (f"The generator found nothing to do in at least {least * 100:.0f} % of its looks at the ring, in every sample: "
+            "it waits for the servers.")
+
+
 def run(bed):
     c = CachedBed(bed)
     try:
@@ -137,7 +145,7 @@ def run(bed):
         section.notes = [
             f"Base of {bed.plan.base_bytes >> 20} MiB, in creedence-cache and in the page cache; the clone is empty. "
             "Every read is checked (first and last word of each sector). memcpy: one core copying blocks of an area "
-            "of the same size."]
+            "of the same size.", _generator_note(section)]
         return [section, _staged(c, rounds)]
     finally:
         c.close()

@@ -8,6 +8,7 @@ from suite.measure import Check, Row, Section, interleave
 from suite.servers import Creedence, Image, QemuStorageDaemon, running
 
 OURS_RAW, OURS_QCOW2 = "creedence, raw", "creedence, qcow2"
+STAGED = "creedence, raw, staged"
 QSD_RAW, QSD_QCOW2 = "qemu-storage-daemon, raw", "qemu-storage-daemon, qcow2"
 FIO = "fio on the file"
 NOISE = 0.03
@@ -25,6 +26,7 @@ class LeafBed:
         self.servers = {
             OURS_RAW: (Creedence(Image(self.raw, "raw", direct=True)), "creedence-leaf-raw"),
             OURS_QCOW2: (Creedence(Image(self.qcow2, "qcow2", direct=True)), "creedence-leaf-qcow2"),
+            STAGED: (Creedence(Image(self.raw, "raw", direct=True), options=["--datapath=staged"]), "creedence-leaf-staged"),
             QSD_RAW: (QemuStorageDaemon(Image(self.raw, "raw", direct=True)), "qsd-leaf-raw"),
             QSD_QCOW2: (QemuStorageDaemon(Image(self.qcow2, "qcow2", direct=True)), "qsd-leaf-qcow2"),
         }
@@ -73,16 +75,27 @@ def _cell(leaf, rw, bs, depth, verify):
     return row
 
 
+def _staged(leaf):
+    section = Section("The leaf: direct data path against the staged one", [OURS_RAW, STAGED])
+    for rw, bs in (("randread", "4k"), ("read", "128k")):
+        row = Row(f"{bs} {rw}, depth 32", "IOPS")
+        interleave(row, leaf.bed.plan.rounds, {w: leaf.server(w, rw, bs, 32, True) for w in (OURS_RAW, STAGED)})
+        section.notes.append(f"{row.label}: direct is {row.ratio(OURS_RAW, STAGED):.2f}x staged.")
+        section.rows.append(row)
+    return section
+
+
 def run(bed):
     leaf = LeafBed(bed)
     try:
         section = Section("The leaf on O_DIRECT storage, one queue", [OURS_RAW, OURS_QCOW2, QSD_RAW, QSD_QCOW2, FIO])
+        staged = _staged(leaf)
         # Reads first, checked: fio's writes leave other content.
         for kind, verify in (("read", True), ("write", False)):
             for rw, bs in ((f"rand{kind}", "4k"), (kind, "128k")):
                 section.rows += [_cell(leaf, rw, bs, depth, verify) for depth in (1, 32)]
         section.notes = [f"Files of {bed.plan.leaf_bytes >> 20} MiB, all allocated and written. fio 3 runs on the worker's "
                          "core with io_uring on the raw file. Ratios within 3 % of a goal count as even with it."]
-        return [section]
+        return [section, staged]
     finally:
         leaf.close()

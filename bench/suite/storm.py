@@ -48,8 +48,9 @@ class StormBed:
         clones = self._clones(folder, count)
         host.drop_page_cache()
         cache = CacheService(bed, self.budget_bytes, "storm-cache") if which == CACHED else None
-        workers = [start(bed, self._server(which, clone, cache), folder / f"{i}.sock", f"storm-{i}")
-                   for i, clone in enumerate(clones)]
+        servers = [self._server(which, clone, cache) for clone in clones]
+        bed.show(f"boot storm: {which}", servers[0], folder / "0.sock")
+        workers = [start(bed, server, folder / f"{i}.sock", f"storm-{i}") for i, server in enumerate(servers)]
         try:
             pids = [w.pid for w in workers]
             service = [cache.process.pid] if cache else []
@@ -63,7 +64,7 @@ class StormBed:
             result["service_read_bytes"] = service_used.read_bytes
             result["storage_read_bytes"] = used.read_bytes + service_used.read_bytes
             if cache:
-                result["cache"] = cache.ask("stats")
+                result["cache_used_bytes"] = cache.ask("stats")["used_bytes"]
         finally:
             for worker in workers:
                 worker.popen.terminate()
@@ -100,7 +101,8 @@ def _verdicts(section, one, many, count, storm_bytes):
                                 at_most=True))
     section.notes.append(
         f"Shared cache: {base_one / 1e6:.1f} MB of the base read from storage for one boot, {base_many / 1e6:.1f} MB for "
-        f"{count}. Each worker itself read {bypassed / 1e6:.2f} MB, of its own leaf.")
+        f"{count}. Each worker itself read {bypassed / 1e6:.2f} MB, of its own leaf. "
+        f"The cache held {median(r['cache_used_bytes'] for r in many[CACHED]) / 1e6:.1f} MB.")
     for rival in (UNCACHED, STORE_DIRECT, STORE_PAGES):
         time = median(a["seconds"] / b["seconds"] for a, b in zip(many[rival], many[CACHED]))
         cpu = median(a["host_cpu_s"] / b["host_cpu_s"] for a, b in zip(many[rival], many[CACHED]))
