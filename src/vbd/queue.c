@@ -27,7 +27,7 @@
 #include "vbd/queue.h"
 
 #define TAKE_BATCH 64u        /* requests taken before completions are looked at again */
-#define PUBLISH_BATCH 8u      /* completions made visible at once while taking goes on */
+#define GROUP 8u              /* requests popped before the first of them is carried out */
 #define WINDOW_MIN_NS UINT64_C(4000)
 #define SAMPLE_EVERY 32u      /* one request in so many is timed */
 #define UNKICKED_POLL_NS UINT64_C(1000000) /* a queue without a kick descriptor is looked at this often */
@@ -84,13 +84,14 @@ static void sample(struct vbd_queue *q, struct vbd_request *r)
     r->start_ns = clock_now_ns();
 }
 
-/* Take what the driver made available, at most a batch. Returns how many. */
-static unsigned take(struct vbd_queue *q)
+/* Pop up to max requests and let the layers know what comes. Returns how many; a queue that turns out broken gives
+ * none after that. */
+static unsigned pop(struct vbd_queue *q, struct vbd_request **popped, unsigned max)
 {
-    unsigned taken = 0;
-    if (!q->vq || q->broken) return 0;
-    while (taken < TAKE_BATCH && q->free) {
+    unsigned n = 0;
+    while (n < max && q->free && !q->broken) {
         struct vbd_request *r = q->free;
+        const char *why;
         int ret = virtq_pop(q->vq, &r->chain, r->iov, q->iov_max);
         if (ret == 0) break;
         if (ret < 0) {
@@ -99,16 +100,32 @@ static unsigned take(struct vbd_queue *q)
         }
         q->free = r->next_free;
         q->in_flight++;
-        taken++;
         sample(q, r);
-        const char *why;
-        if (!vbd_request_begin(r, &why)) {
+        if (!vbd_request_parse(r, &why)) {
             vbd_queue_finish(q, r, 0);
             break_device(q, why);
             break;
         }
-        if (taken % PUBLISH_BATCH == 0) publish(q);
+        popped[n++] = r;
     }
+    return n;
+}
+
+/* Take what the driver made available, at most TAKE_BATCH. Returns how many. In small groups: all of a group are popped before
+ * the first is carried out, so that the hints have time to work; what is complete is shown to the driver after
+ * each, so that both sides have work. */
+static unsigned take(struct vbd_queue *q)
+{
+    unsigned taken = 0, n;
+    if (!q->vq || q->broken) return 0;
+    do {
+        struct vbd_request *popped[GROUP];
+        n = pop(q, popped, GROUP);
+        for (unsigned i = 0; i < n; i++)
+            vbd_request_run(popped[i]);
+        taken += n;
+        publish(q);
+    } while (n == GROUP && taken < TAKE_BATCH);
     if (taken && guest_map_truncated(q->map)) break_device(q, "the guest's memory was cut short");
     return taken;
 }

@@ -35,6 +35,10 @@ struct vbd_request {
     uint8_t *status;       /* the guest's status byte */
     uint64_t start_ns;     /* 0: not in the latency sample */
     uint32_t type;         /* enum virtio_blk_type */
+    uint64_t sector;       /* as the header has it */
+    struct iovec *data;    /* the data's entries, within iov, and how many bytes they are */
+    unsigned data_count;
+    uint64_t data_bytes;
     uint8_t range_at;      /* DISCARD, WRITE_ZEROES: the range at work, of range_count */
     uint8_t range_count;
     bool flushing;         /* a write through: data are written, the flush is on its way */
@@ -104,9 +108,11 @@ void vbd_queue_call(struct vbd_queue *q, void *call_arg);
 void vbd_queue_end(struct vbd_queue *q); /* stop and join the thread */
 
 /* request.c; on the queue's thread. */
-/* Carry out a popped chain; completes it at once or hands it to the layers. False: the chain is so
+/* Find header, data and status in a popped chain, and let the layers know what comes. False: the chain is so
  * malformed that there is no byte to put a status in; why says. */
-bool vbd_request_begin(struct vbd_request *r, const char **why);
+bool vbd_request_parse(struct vbd_request *r, const char **why);
+/* Carry it out: complete it at once or hand it to the layers. */
+void vbd_request_run(struct vbd_request *r);
 /* queue.c: a request is over; its status is in the guest's memory. */
 void vbd_queue_finish(struct vbd_queue *q, struct vbd_request *r, uint32_t written_bytes);
 

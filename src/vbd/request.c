@@ -101,12 +101,12 @@ static bool segments_valid(const struct vbd_config *c, const struct iovec *iov, 
     return true;
 }
 
-static void begin_read(struct vbd_request *r, uint64_t sector, const struct iovec *iov, unsigned count, uint64_t bytes)
+static void begin_read(struct vbd_request *r)
 {
     struct vbd_queue *q = r->queue;
-    uint64_t offset_bytes;
-    if (bytes > DISK_REQUEST_MAX_BYTES || !range_valid(q, sector, bytes, &offset_bytes) ||
-        !segments_valid(&q->vbd->config, iov, count)) {
+    uint64_t offset_bytes, bytes = r->data_bytes;
+    if (bytes > DISK_REQUEST_MAX_BYTES || !range_valid(q, r->sector, bytes, &offset_bytes) ||
+        !segments_valid(&q->vbd->config, r->data, r->data_count)) {
         finish(r, VIRTIO_BLK_S_IOERR);
         return;
     }
@@ -117,9 +117,9 @@ static void begin_read(struct vbd_request *r, uint64_t sector, const struct iove
         finish(r, VIRTIO_BLK_S_OK);
         return;
     }
-    r->disk.iov = iov;
-    r->disk.iov_count = count;
-    int ret = layer_try_read(q->top, offset_bytes, bytes, iov, count);
+    r->disk.iov = r->data;
+    r->disk.iov_count = r->data_count;
+    int ret = layer_try_read(q->top, offset_bytes, bytes, r->data, r->data_count);
     if (ret == -EAGAIN) {
         submit(r, DISK_READ, offset_bytes, bytes);
         return;
@@ -132,12 +132,12 @@ static void begin_read(struct vbd_request *r, uint64_t sector, const struct iove
     finish(r, status_of(ret));
 }
 
-static void begin_write(struct vbd_request *r, uint64_t sector, const struct iovec *iov, unsigned count, uint64_t bytes)
+static void begin_write(struct vbd_request *r)
 {
     struct vbd_queue *q = r->queue;
-    uint64_t offset_bytes;
-    if (q->vbd->config.read_only || bytes > DISK_REQUEST_MAX_BYTES || !range_valid(q, sector, bytes, &offset_bytes) ||
-        !segments_valid(&q->vbd->config, iov, count)) {
+    uint64_t offset_bytes, bytes = r->data_bytes;
+    if (q->vbd->config.read_only || bytes > DISK_REQUEST_MAX_BYTES || !range_valid(q, r->sector, bytes, &offset_bytes) ||
+        !segments_valid(&q->vbd->config, r->data, r->data_count)) {
         finish(r, VIRTIO_BLK_S_IOERR);
         return;
     }
@@ -147,8 +147,8 @@ static void begin_write(struct vbd_request *r, uint64_t sector, const struct iov
         finish(r, VIRTIO_BLK_S_OK);
         return;
     }
-    r->disk.iov = iov;
-    r->disk.iov_count = count;
+    r->disk.iov = r->data;
+    r->disk.iov_count = r->data_count;
     submit(r, DISK_WRITE, offset_bytes, bytes);
 }
 
@@ -188,16 +188,16 @@ static uint8_t ranges_check(const struct vbd_request *r)
     return VIRTIO_BLK_S_OK;
 }
 
-static void begin_ranges(struct vbd_request *r, const struct iovec *iov, unsigned count, uint64_t bytes)
+static void begin_ranges(struct vbd_request *r)
 {
     struct vbd_queue *q = r->queue;
-    size_t each = sizeof(struct virtio_blk_range);
+    size_t each = sizeof(struct virtio_blk_range), bytes = r->data_bytes;
     if (q->vbd->config.read_only || bytes == 0 || bytes % each || bytes / each > VBD_DISCARD_SEGMENTS) {
         finish(r, VIRTIO_BLK_S_IOERR);
         return;
     }
     struct virtio_blk_range copy[VBD_DISCARD_SEGMENTS];
-    iov_copy_from(copy, iov, count, 0, bytes);
+    iov_copy_from(copy, r->data, r->data_count, 0, bytes);
     memcpy(r->iov, copy, bytes);
     r->range_count = (uint8_t)(bytes / each);
     uint8_t status = ranges_check(r);
@@ -209,15 +209,15 @@ static void begin_ranges(struct vbd_request *r, const struct iovec *iov, unsigne
     range_next(r);
 }
 
-static void begin_get_id(struct vbd_request *r, const struct iovec *iov, unsigned count, uint64_t bytes)
+static void begin_get_id(struct vbd_request *r)
 {
     char id[VIRTIO_BLK_ID_BYTES] = {0};
     memcpy(id, r->queue->vbd->config.serial, strnlen(r->queue->vbd->config.serial, sizeof id));
-    if (bytes < sizeof id) {
+    if (r->data_bytes < sizeof id) {
         finish(r, VIRTIO_BLK_S_IOERR);
         return;
     }
-    iov_copy_to(iov, count, 0, id, sizeof id);
+    iov_copy_to(r->data, r->data_count, 0, id, sizeof id);
     finish(r, VIRTIO_BLK_S_OK);
 }
 
@@ -248,7 +248,7 @@ static uint8_t *take_last_byte(struct iovec *iov, unsigned *count)
     return byte;
 }
 
-bool vbd_request_begin(struct vbd_request *r, const char **why)
+bool vbd_request_parse(struct vbd_request *r, const char **why)
 {
     struct virtq_chain *c = &r->chain;
     struct iovec *out = r->iov, *in = r->iov + c->out_count;
@@ -271,17 +271,26 @@ bool vbd_request_begin(struct vbd_request *r, const char **why)
         return false;
     }
     r->type = le32_get(header.type);
-    uint64_t sector = le64_get(header.sector);
-    uint64_t out_bytes = c->out_bytes - sizeof header, in_bytes = c->in_bytes - 1;
+    r->sector = le64_get(header.sector);
+    bool reads = r->type == VIRTIO_BLK_T_IN || r->type == VIRTIO_BLK_T_GET_ID;
+    r->data = reads ? in : out;
+    r->data_count = reads ? in_count : out_count;
+    r->data_bytes = reads ? c->in_bytes - 1 : c->out_bytes - sizeof header;
+    if (r->type == VIRTIO_BLK_T_IN && r->sector < UINT64_MAX / DISK_SECTOR_BYTES)
+        layer_prefetch(r->queue->top, r->sector * DISK_SECTOR_BYTES);
+    return true;
+}
+
+void vbd_request_run(struct vbd_request *r)
+{
     counter_add(&r->queue->count.requests, 1);
     switch (r->type) {
-    case VIRTIO_BLK_T_IN: begin_read(r, sector, in, in_count, in_bytes); break;
-    case VIRTIO_BLK_T_OUT: begin_write(r, sector, out, out_count, out_bytes); break;
+    case VIRTIO_BLK_T_IN: begin_read(r); break;
+    case VIRTIO_BLK_T_OUT: begin_write(r); break;
     case VIRTIO_BLK_T_FLUSH: begin_flush(r); break;
-    case VIRTIO_BLK_T_GET_ID: begin_get_id(r, in, in_count, in_bytes); break;
+    case VIRTIO_BLK_T_GET_ID: begin_get_id(r); break;
     case VIRTIO_BLK_T_DISCARD:
-    case VIRTIO_BLK_T_WRITE_ZEROES: begin_ranges(r, out, out_count, out_bytes); break;
+    case VIRTIO_BLK_T_WRITE_ZEROES: begin_ranges(r); break;
     default: finish(r, VIRTIO_BLK_S_UNSUPP); break;
     }
-    return true;
 }
