@@ -574,6 +574,7 @@ void qcow2_slab_give(struct qcow2_slab *s, void *item);
 
 /* ---- requests by kind ---- */
 void qcow2_read_step(struct qcow2_op *op);
+void qcow2_prefetch(struct layer_chan *c, uint64_t offset_bytes);
 int qcow2_try_read(struct layer_chan *c, uint64_t offset_bytes, uint64_t length_bytes, const struct iovec *iov,
                    unsigned iov_count);
 void qcow2_file_piece(struct qcow2_op *op, enum engine_op kind, uint64_t host_bytes, uint64_t length);

@@ -229,6 +229,7 @@ const struct layer_ops qcow2_ops = {
     .chan_open = qcow2_chan_open,
     .chan_close = qcow2_chan_close,
     .try_read = qcow2_try_read,
+    .prefetch = qcow2_prefetch,
     .submit = qcow2_submit,
     .resize = qcow2_resize,
     .close = close_layer,

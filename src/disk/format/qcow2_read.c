@@ -160,6 +160,12 @@ int qcow2_try_read(struct layer_chan *chan, uint64_t offset_bytes, uint64_t leng
     return 0;
 }
 
+/* Whether the leaf has the block is not worth looking up for a hint: most of a clone is below. */
+void qcow2_prefetch(struct layer_chan *chan, uint64_t offset_bytes)
+{
+    if (chan->below) layer_prefetch(chan->below, offset_bytes);
+}
+
 void qcow2_map_step(struct qcow2_op *op)
 {
     static const enum disk_extent_kind kinds[] = {
