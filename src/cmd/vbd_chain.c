@@ -10,6 +10,9 @@
 #include "cache/client.h"
 #include "disk/staged.h"
 
+#define LOCK_TRIES 40u
+#define LOCK_WAIT_US 25000u
+
 struct chain_thread {
     struct disk_chans chans;
     struct cache_client *cache;
@@ -37,7 +40,23 @@ static int open_file(struct chain *c, unsigned i, struct errmsg *e)
         l->fd = -1;
         return disk_file_adopt(&c->file[i], fd, l->path, e);
     }
-    return disk_file_open(&c->file[i], l->path, (writable ? DISK_FILE_WRITE : 0u) | (l->direct ? DISK_FILE_DIRECT : 0u), e);
+    unsigned flags = (writable ? DISK_FILE_WRITE : 0u) | (l->direct ? DISK_FILE_DIRECT : 0u);
+    int ret;
+    /* A worker that was killed a moment ago holds its lock until its last I/O has landed. */
+    for (unsigned tries = 0; (ret = disk_file_open(&c->file[i], l->path, flags, e)) == -EAGAIN && tries < LOCK_TRIES; tries++)
+        usleep(LOCK_WAIT_US);
+    return ret;
+}
+
+/* Nothing that the last worker had on its way may land after what we write. */
+static int wait_previous(struct chain *c, struct errmsg *e)
+{
+    int ret = engine_wait_previous(&c->file[0]);
+    if (ret == 0) return 0;
+    if (ret != -ETIMEDOUT && ret != -EOPNOTSUPP)
+        return errmsg_sys(e, -ret, "%s: waiting for the last worker's writes", c->file[0].name);
+    log_warn("%s: cannot tell whether the last worker's writes have landed: %s; going on", c->file[0].name, strerror(-ret));
+    return 0;
 }
 
 int chain_open_files(struct chain **out, struct worker_config *config, const int *cache_fd, bool after_crash, struct errmsg *e)
@@ -58,9 +77,7 @@ int chain_open_files(struct chain **out, struct worker_config *config, const int
                           "%s: direct I/O here works in units of %u bytes, the disk's sectors have %u: use "
                           "--sector-size %u or direct=off",
                           c->file[0].name, c->file[0].io_align, config->device.sector_bytes, c->file[0].io_align);
-    if (!after_crash) return 0;
-    int ret = engine_wait_previous(&c->file[0]);
-    return ret < 0 ? errmsg_sys(e, -ret, "%s: waiting for the last worker's writes", c->file[0].name) : 0;
+    return after_crash && !config->device.read_only ? wait_previous(c, e) : 0;
 }
 
 int chain_open_layers(struct chain *c, struct disk_stash stash, struct errmsg *e)
