@@ -130,9 +130,9 @@ static int reset_owner(struct vhost_session *s, struct vhost_message *m, struct 
 }
 
 /* The device as it was before the driver came; memory and what the protocol agreed stay. */
-static void reset_device_state(struct vhost_session *s)
+static void reset_device_state(struct vhost_session *s, bool keep_bases)
 {
-    vhost_rings_reset(s);
+    vhost_rings_reset(s, keep_bases);
     vhost_state_mark(&s->state->features_set, 0);
     s->state->features = 0;
     s->state->status = 0;
@@ -141,7 +141,7 @@ static void reset_device_state(struct vhost_session *s)
 
 static int reset_device(struct vhost_session *s, struct vhost_message *m, struct errmsg *e)
 {
-    reset_device_state(s);
+    reset_device_state(s, false);
     return 0;
 }
 
@@ -149,7 +149,8 @@ static int set_status(struct vhost_session *s, struct vhost_message *m, struct e
 {
     uint64_t status = payload_u64(m);
     if (status > 0xff) return errmsg_set(e, EINVAL, "status 0x%" PRIx64 ", expected 8 bits", status);
-    if (status == 0) reset_device_state(s);
+    /* QEMU 7.2 resets the status of a machine that is merely paused, and only then asks where its rings stand. */
+    if (status == 0) reset_device_state(s, true);
     else s->state->status = (uint32_t)status;
     return 0;
 }

@@ -190,13 +190,14 @@ void vhost_rings_stop_all(struct vhost_session *s)
         ring_stop_for_good(s, i);
 }
 
-void vhost_rings_reset(struct vhost_session *s)
+void vhost_rings_reset(struct vhost_session *s, bool keep_bases)
 {
     for (unsigned i = 0; i < s->args.ops->queues_max; i++) {
         struct vhost_ring_state *r = &s->state->ring[i];
         ring_stop_for_good(s, i);
         vhost_inflight_void(s, i);
-        *r = (struct vhost_ring_state){.flags = r->flags & (VHOST_RING_HAS_CALL | VHOST_RING_HAS_ERR)};
+        *r = (struct vhost_ring_state){.flags = r->flags & (VHOST_RING_HAS_CALL | VHOST_RING_HAS_ERR),
+                                       .base = keep_bases ? r->base : 0};
     }
 }
 

@@ -132,8 +132,8 @@ void vhost_ring_stop(struct vhost_session *s, unsigned index);
 int vhost_ring_update(struct vhost_session *s, unsigned index, struct errmsg *e);
 void vhost_rings_stop_all(struct vhost_session *s);
 bool vhost_rings_any_running(const struct vhost_session *s);
-/* Stop all rings as GET_VRING_BASE does, and forget what they were. */
-void vhost_rings_reset(struct vhost_session *s);
+/* Stop all rings as GET_VRING_BASE does, and forget what they were, but perhaps not where they stand. */
+void vhost_rings_reset(struct vhost_session *s, bool keep_bases);
 void vhost_rings_close(struct vhost_session *s, bool drop);
 int vhost_ring_fd_check(int fd, const char *what, unsigned index, struct errmsg *e);
 

@@ -85,10 +85,12 @@ static void status(void **state)
     assert_int_equal(front_ack_u64(f, VU_SET_STATUS, 15), 0);
     assert_int_equal(front_get_u64(f, VU_GET_STATUS), 15);
     assert_int_equal(front_ack_u64(f, VU_SET_STATUS, 0x100), EINVAL);
+    f->fake.stop_base = 500;
     assert_int_equal(front_ack_u64(f, VU_SET_STATUS, 0), 0);
     assert_int_equal(front_get_u64(f, VU_GET_STATUS), 0);
     assert_int_equal(f->fake.resets, 1);
     assert_false(f->fake.queue[1].running);
+    assert_int_equal(front_get_base(f, 1), 501); /* QEMU asks after the reset, and starts there later */
     /* All over again on the same memory. */
     assert_int_equal(front_ack_u64(f, VU_SET_FEATURES, USUAL_FEATURES), 0);
     front_start_ring(f, 1);

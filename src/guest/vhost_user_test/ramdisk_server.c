@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ramdisk_server SOCKET MEBIBYTES [packed]: a vhost-user disk of zeroes for whoever connects, one front end after
- * another, every message told on standard error. To look at what a front end really sends.
+ * ramdisk_server SOCKET FILE [packed]: a vhost-user disk whose memory is FILE, for whoever connects, one front end
+ * after another, every message told on standard error. To look at what a front end really sends, and does when
+ * this is killed.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -52,13 +55,19 @@ int main(int argc, char **argv)
 {
     static struct server s;
     if (argc < 3) {
-        fprintf(stderr, "usage: ramdisk_server SOCKET MEBIBYTES [packed]\n");
+        fprintf(stderr, "usage: ramdisk_server SOCKET FILE [packed]\n");
         return 2;
     }
     log_setup("ramdisk", LOG_LEVEL_DEBUG);
     guest_memory_init();
-    uint64_t bytes = strtoull(argv[2], NULL, 10) << 20;
-    char *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    struct stat st;
+    int file = open(argv[2], O_RDWR | O_CLOEXEC);
+    if (file < 0 || fstat(file, &st) < 0) {
+        log_error("%s: %s", argv[2], strerror(errno));
+        return 1;
+    }
+    size_t bytes = (size_t)st.st_size;
+    char *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     s.loop = loop_new();
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     snprintf(addr.sun_path, sizeof addr.sun_path, "%s", argv[1]);
