@@ -23,6 +23,7 @@
 
 struct scratch {
     char path[64];
+    char device[64]; /* of a loop device over the file; empty: none */
     struct engine_file file;
 };
 
@@ -33,6 +34,7 @@ static inline void scratch_make(struct scratch *s, uint64_t size_bytes)
     assert_true(fd >= 0);
     assert_int_equal(ftruncate(fd, (off_t)size_bytes), 0);
     close(fd);
+    s->device[0] = 0;
     s->file.fd = -1;
 }
 
@@ -44,9 +46,31 @@ static inline void scratch_open(struct scratch *s, uint64_t size_bytes, unsigned
     if (ret < 0) fail_msg("%s", e.text);
 }
 
+/* The same as a block device with this logical sector. False (and nothing is left) where there are no loop devices. */
+static inline bool scratch_open_loop(struct scratch *s, uint64_t size_bytes, unsigned sector_bytes, unsigned flags)
+{
+    char command[160];
+    struct errmsg e = {""};
+    scratch_make(s, size_bytes);
+    snprintf(command, sizeof command, "losetup -b %u -f --show %s 2>/dev/null", sector_bytes, s->path);
+    FILE *p = geteuid() == 0 ? popen(command, "re") : NULL;
+    if (p && !fgets(s->device, sizeof s->device, p)) s->device[0] = 0;
+    s->device[strcspn(s->device, "\n")] = 0;
+    if ((p && pclose(p) != 0) || !s->device[0]) {
+        unlink(s->path);
+        return false;
+    }
+    int ret = disk_file_open(&s->file, s->device, flags, &e);
+    if (ret < 0) fail_msg("%s", e.text);
+    return true;
+}
+
 static inline void scratch_drop(struct scratch *s)
 {
+    char command[128];
     disk_file_close(&s->file);
+    snprintf(command, sizeof command, "losetup -d %s", s->device);
+    if (s->device[0] && system(command) != 0) fail_msg("%s", command);
     unlink(s->path);
 }
 

@@ -102,6 +102,21 @@ static void test_killed_writer(void **state)
     scratch_drop(&s);
 }
 
+static void test_killed_writer_on_a_device(void **state)
+{
+    struct scratch s;
+    if (!scratch_open_loop(&s, WRITES * WRITE_BYTES, 512, DISK_FILE_WRITE | DISK_FILE_DIRECT)) skip();
+    for (int round = 0; round < 5; round++) {
+        fill(&s.file, 'C');
+        kill_a_writer(&s.file, false);
+        assert_int_equal(engine_wait_previous(&s.file), 0);
+        fill(&s.file, 'B');
+        usleep(20000);
+        check_still(&s.file, 'B');
+    }
+    scratch_drop(&s);
+}
+
 /* The whole disk that a file lies on, as MAJOR:MINOR; throttling does not know partitions. */
 static bool disk_under(const struct engine_file *f, char *out, size_t size)
 {
@@ -175,6 +190,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_killed_writer),
         cmocka_unit_test(test_killed_writer_held_back),
+        cmocka_unit_test(test_killed_writer_on_a_device),
         cmocka_unit_test(test_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -168,33 +168,38 @@ static void check_finished(struct oracle *o, struct request *r)
     }
 }
 
-static void check_oracle(unsigned flags, uint64_t seed)
+static void check_oracle_on(struct fixture *x, uint64_t seed)
 {
-    struct fixture x;
-    fixture_open(&x, DISK_BYTES, DISK_FILE_WRITE | flags);
-    struct oracle o = {.x = &x, .model = calloc(1, DISK_BYTES)};
+    struct oracle o = {.x = x, .model = calloc(1, DISK_BYTES)};
     for (unsigned i = 0; i < SLOTS; i++)
         o.slot[i].buf = aligned_alloc(4096, SLOT_BYTES + 4096);
     for (unsigned step = 0; step < 3000; step++) {
         struct request *r = &o.slot[rnd_below(&seed, SLOTS)];
         if (r->busy) {
-            request_wait(&x, r);
+            request_wait(x, r);
             check_finished(&o, r);
         }
         submit_random(&o, (unsigned)(r - o.slot), &seed);
     }
     for (unsigned i = 0; i < SLOTS; i++) {
         if (!o.slot[i].busy) continue;
-        request_wait(&x, &o.slot[i]);
+        request_wait(x, &o.slot[i]);
         check_finished(&o, &o.slot[i]);
     }
     autofree char *all = aligned_alloc(4096, DISK_BYTES);
-    assert_int_equal(run(&x, DISK_READ, 0, all, DISK_BYTES), 0);
+    assert_int_equal(run(x, DISK_READ, 0, all, DISK_BYTES), 0);
     assert_memory_equal(all, o.model, DISK_BYTES);
     for (unsigned i = 0; i < SLOTS; i++)
         free(o.slot[i].buf);
     free(o.model);
-    assert_int_equal(fixture_close(&x), 0);
+    assert_int_equal(fixture_close(x), 0);
+}
+
+static void check_oracle(unsigned flags, uint64_t seed)
+{
+    struct fixture x;
+    fixture_open(&x, DISK_BYTES, DISK_FILE_WRITE | flags);
+    check_oracle_on(&x, seed);
 }
 
 static void test_oracle(void **state)
@@ -206,6 +211,41 @@ static void test_oracle_direct(void **state)
 {
     check_oracle(DISK_FILE_DIRECT, 12);
     check_oracle(DISK_FILE_DIRECT, 13);
+}
+
+static void test_oracle_on_a_device(void **state)
+{
+    struct fixture x;
+    struct engine *e;
+    if (!scratch_open_loop(&x.s, DISK_BYTES, 512, DISK_FILE_WRITE | DISK_FILE_DIRECT)) skip();
+    assert_int_equal(engine_uring_new(&e, 32, NULL), 0);
+    fixture_on(&x, e, true);
+    check_oracle_on(&x, 14);
+}
+
+/* Sectors of 4 KiB below a disk of 512-byte sectors: reads are widened; writes cannot be. */
+static void test_device_of_large_sectors(void **state)
+{
+    struct fixture x;
+    struct engine *e;
+    if (!scratch_open_loop(&x.s, DISK_BYTES, 4096, DISK_FILE_WRITE | DISK_FILE_DIRECT)) skip();
+    assert_int_equal(engine_uring_new(&e, 32, NULL), 0);
+    fixture_on(&x, e, true);
+    autofree char *out = aligned_alloc(4096, 1 << 20), *in = malloc(1 << 20);
+    uint64_t seed = 15;
+    rnd_fill(&seed, out, 1 << 20);
+    assert_int_equal(run(&x, DISK_WRITE, 0, out, 1 << 20), 0);
+    assert_int_equal(run(&x, DISK_WRITE, 512, out, 4096), -EINVAL);
+    for (int i = 0; i < 100; i++) {
+        uint64_t offset = rnd_below(&seed, 1000) * 512, length = (1 + rnd_below(&seed, 1000)) * 512;
+        assert_int_equal(run(&x, DISK_READ, offset, in, length), 0);
+        assert_memory_equal(in, out + offset, length);
+    }
+    assert_int_equal(map(&x, 0, DISK_BYTES).kind, DISK_EXTENT_DATA);
+    assert_int_equal(x.l->ops->resize(x.l, DISK_BYTES / 2, &x.msg), 0);
+    assert_int_equal(layer_size(x.l), DISK_BYTES / 2);
+    assert_int_equal(x.l->ops->resize(x.l, DISK_BYTES * 2, &x.msg), -ENOSPC);
+    assert_int_equal(fixture_close(&x), 0);
 }
 
 /* ---- Sizes ---- */
@@ -406,10 +446,16 @@ static void test_fail_each(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_oracle),    cmocka_unit_test(test_oracle_direct),
-        cmocka_unit_test(test_tail),      cmocka_unit_test(test_end_of_a_huge_disk),
-        cmocka_unit_test(test_resize),    cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_map),       cmocka_unit_test(test_ladder_of_zeroes),
+        cmocka_unit_test(test_oracle),
+        cmocka_unit_test(test_oracle_direct),
+        cmocka_unit_test(test_oracle_on_a_device),
+        cmocka_unit_test(test_device_of_large_sectors),
+        cmocka_unit_test(test_tail),
+        cmocka_unit_test(test_end_of_a_huge_disk),
+        cmocka_unit_test(test_resize),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_map),
+        cmocka_unit_test(test_ladder_of_zeroes),
         cmocka_unit_test(test_fail_each),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
