@@ -16,6 +16,8 @@ static unsigned scale(unsigned waves)
 #endif
 }
 
+static const struct disk_options writable_options = {.flags = DISK_FILE_WRITE};
+
 struct variety {
     const char *name;
     uint32_t version;
@@ -106,11 +108,144 @@ static void all_geometries(void **state)
     }
 }
 
+/* ---- clones ---- */
+
+/* A base in some form with the model's content. */
+static void make_base(struct model *m, char path[64], const char *options)
+{
+    char raw[64];
+    name_make(raw);
+    fill_model_file(m, raw);
+    name_make(path);
+    if (!options) rename(raw, path);
+    else shell_ok("qemu-img convert -f raw -O qcow2 %s %s %s", options, raw, path);
+    unlink(raw);
+}
+
+static void one_clone(const char *base_options, uint64_t leaf_size, unsigned cluster_bits, bool keep_name)
+{
+    char base_path[64], leaf_path[64];
+    struct model m;
+    struct disk_stash stash;
+    scratch_on_disk = false;
+    model_init(&m, 6 * MiB + 3 * 512, cluster_bits);
+    make_base(&m, base_path, base_options);
+    uint64_t base_size = m.size;
+    m.data = realloc(m.data, leaf_size);
+    if (leaf_size > m.size) memset(m.data + m.size, 0, leaf_size - m.size);
+    m.size = leaf_size;
+    struct qcow2_create_args args = {.size_bytes = leaf_size, .version = 3, .cluster_bits = cluster_bits, .refcount_order = 4,
+                                     .backing_name = keep_name ? base_path : NULL,
+                                     .backing_format = base_options ? "qcow2" : "raw"};
+    image_make(leaf_path, &args);
+    shell_ok("sha256sum %s > %s.sum", base_path, base_path);
+    autofree void *mem = stash_new(&stash, 64 << 10);
+    for (unsigned round = 0; round < 2; round++) {
+        struct disk base, leaf;
+        if (base_options) {
+            disk_open(&base, base_path, &(struct disk_options){0});
+        } else {
+            assert_int_equal(disk_file_open(&base.file, base_path, 0, &base.e), 0);
+            struct layer_args raw = {.file = &base.file};
+            assert_int_equal(layer_raw_open(&base.layer, &raw, &base.e), 0);
+            assert_int_equal(engine_uring_new(&base.engine, 32, &base.e), 0);
+            assert_int_equal(base.layer->ops->chan_open(base.layer, base.engine, NULL, &base.chan), 0);
+        }
+        disk_open(&leaf, leaf_path, &(struct disk_options){.flags = DISK_FILE_WRITE, .below = &base, .stash = stash});
+        random_work(&m, &leaf, scale(40));
+        model_check_all(&m, &leaf);
+        disk_close(&leaf, false);
+        disk_close(&base, true);
+        image_is_sound(leaf_path, false);
+        if (keep_name) image_equals(leaf_path, m.data, m.size);
+    }
+    shell_ok("sha256sum --quiet -c %s.sum && rm %s.sum", base_path, base_path);
+    (void)base_size;
+    unlink(base_path);
+    unlink(leaf_path);
+    model_free(&m);
+}
+
+static void clones_of_every_kind_of_base(void **state)
+{
+    (void)state;
+    one_clone(NULL, 6 * MiB + 3 * 512, 16, true);               /* raw, same odd size */
+    one_clone("-o cluster_size=4k", 4 * MiB, 16, true);          /* the leaf is shorter */
+    one_clone("-o cluster_size=64k", 11 * MiB, 12, true);        /* the base is shorter */
+    one_clone("-c", 6 * MiB + 3 * 512, 16, true);                /* zlib */
+    one_clone("-c -o compression_type=zstd", 8 * MiB, 21, true); /* zstd */
+    one_clone("-c -o cluster_size=2M", 8 * MiB, 9, true);
+    one_clone("-o compat=0.10", 8 * MiB, 15, true);
+    one_clone(NULL, 8 * MiB, 16, false); /* the image does not name its base */
+}
+
+/* ---- images that somebody else made, written by us ---- */
+
+static void one_foreign(const char *options, bool snapshot)
+{
+    char path[64], raw[64];
+    struct model m;
+    scratch_on_disk = false;
+    model_init(&m, 8 * MiB, (uint64_t)strlen(options) + 77);
+    make_base(&m, path, options);
+    strcpy(raw, path);
+    strcat(raw, ".old");
+    if (snapshot) {
+        FILE *f = fopen(raw, "wb");
+        assert_non_null(f);
+        assert_int_equal(fwrite(m.data, 1, m.size, f), m.size);
+        fclose(f);
+        shell_ok("qemu-img snapshot -c before %s", path);
+    }
+    work_and_judge(&m, path, &writable_options, 40);
+    if (snapshot) {
+        shell_ok("qemu-img convert -f qcow2 -l snapshot.name=before -O raw %s %s.snap && cmp %s %s.snap", path, path, raw, path);
+        shell_ok("qemu-img snapshot -d before %s", path);
+        image_is_sound(path, false);
+        image_equals(path, m.data, m.size);
+        shell_ok("rm %s %s.snap", raw, path);
+    }
+    unlink(path);
+    model_free(&m);
+}
+
+static void images_made_by_qemu_img(void **state)
+{
+    (void)state;
+    one_foreign("-o cluster_size=512,refcount_bits=64", false);
+    one_foreign("-o cluster_size=1k,refcount_bits=1", false);
+    one_foreign("-o cluster_size=4k,refcount_bits=2", false);
+    one_foreign("-o cluster_size=64k,refcount_bits=8", false);
+    one_foreign("-o cluster_size=2M,refcount_bits=32", false);
+    one_foreign("-o compat=0.10", false);
+    one_foreign("-o preallocation=metadata", false);
+    one_foreign("-o preallocation=full", false);
+    one_foreign("-o lazy_refcounts=on", false);
+    one_foreign("-c", false);
+    one_foreign("-c -o compression_type=zstd", false);
+    one_foreign("-c -o cluster_size=512", false);
+    one_foreign("-c -o cluster_size=2M,compression_type=zstd", false);
+    one_foreign("-c -o compat=0.10", false);
+}
+
+static void internal_snapshots_are_kept(void **state)
+{
+    (void)state;
+    one_foreign("-o cluster_size=64k", true);
+    one_foreign("-o cluster_size=4k", true);
+    one_foreign("-o cluster_size=512,refcount_bits=2", true);
+    one_foreign("-c", true);
+    one_foreign("-o compat=0.10", true);
+    one_foreign("-o cluster_size=2M", true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_geometries),
+        cmocka_unit_test(clones_of_every_kind_of_base),
+        cmocka_unit_test(images_made_by_qemu_img),
+        cmocka_unit_test(internal_snapshots_are_kept),
     };
-    (void)fill_model_file;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

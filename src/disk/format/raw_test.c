@@ -414,6 +414,8 @@ static void test_ladder_of_zeroes(void **state)
 {
     check_zeroes_without(FAULT_OP(ENGINE_PUNCH));
     check_zeroes_without(FAULT_OP(ENGINE_PUNCH) | FAULT_OP(ENGINE_ZERO));
+    check_zeroes_without(FAULT_OP(ENGINE_DISCARD));
+    check_zeroes_without(FAULT_OP(ENGINE_DISCARD) | FAULT_OP(ENGINE_PUNCH) | FAULT_OP(ENGINE_ZERO));
 }
 
 /* Fail each I/O in turn: exactly one request fails, with that error, and the others do not notice. */
