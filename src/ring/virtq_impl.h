@@ -94,7 +94,7 @@ struct chain_walk {
     bool writing; /* a device-writable buffer came: no readable one may follow */
 };
 
-__attribute__((cold)) int virtq_walk_far(struct virtq *q, struct chain_walk *w, struct gpa addr, uint32_t length);
+int virtq_walk_far(struct virtq *q, struct chain_walk *w, struct gpa addr, uint32_t length);
 __attribute__((cold)) int virtq_broke(struct virtq *q, const char *why); /* virtq_break, and -EPROTO */
 
 /* Add one buffer. 0 or -EPROTO with the queue broken. */
