@@ -99,7 +99,7 @@ static void peer_notified(void *arg, const char *method, json_t *params, struct 
 static void peer_gone(void *arg, const char *why)
 {
     struct cache_keeper *k = arg;
-    log_warn("cache service: %s", why);
+    log_debug("cache service: %s", why);
     peer_free(k->peer);
     k->peer = NULL;
     k->state = KEEPER_CONNECTING;

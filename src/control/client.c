@@ -14,6 +14,8 @@
 
 #define ANSWER_MAX_BYTES (64u << 20)
 #define READ_STEP_BYTES 65536u
+#define CONNECT_TRIES 200
+#define CONNECT_PAUSE_US 10000
 
 struct client {
     int fd;
@@ -28,7 +30,12 @@ int client_open(struct client **out, const char *socket_path, struct errmsg *e)
     struct client *c = calloc(1, sizeof *c);
     if (!c) return errmsg_sys(e, ENOMEM, "%s", socket_path);
     snprintf(c->path, sizeof c->path, "%s", socket_path);
-    int ret = unix_socket_connect(&c->fd, SOCK_STREAM, socket_path, e);
+    int ret = -EAGAIN;
+    /* A daemon with very many clients at once accepts them one after another. */
+    for (unsigned i = 0; ret == -EAGAIN && i < CONNECT_TRIES; i++) {
+        if (i) usleep(CONNECT_PAUSE_US);
+        ret = unix_socket_connect(&c->fd, SOCK_STREAM, socket_path, e);
+    }
     if (ret == 0) {
         *out = c;
         return 0;

@@ -7,7 +7,7 @@
 
 #include "loop/clock.h"
 
-#define BACKOFF_FREE 3 /* restarts a minute that happen at once */
+#define BACKOFF_FREE 5 /* restarts a minute that happen at once */
 #define BACKOFF_FIRST_MS 10u
 
 bool host_path(char out[PATH_MAX], const struct host *h, const char *what)

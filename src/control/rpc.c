@@ -22,7 +22,8 @@
 #include "loop/clock.h"
 
 #define READ_CHUNK_BYTES 65536u
-#define LINES_PER_PASS 32 /* then others get their turn */
+#define LINES_PER_PASS 32   /* then others get their turn */
+#define ACCEPTS_PER_PASS 16
 
 struct rpc_server {
     struct loop *loop;
@@ -324,7 +325,7 @@ static void run_batch(struct conn *c, json_t *list)
 static void run_line(struct conn *c, const char *line, size_t len)
 {
     json_error_t why;
-    json_t *message = json_loadb(line, len, JSON_REJECT_DUPLICATES, &why);
+    json_t *message = json_loadb(line, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
     if (!message) {
         char text[256];
         snprintf(text, sizeof text, "not JSON: %s (byte %d of the line)", why.text, why.position);
@@ -434,12 +435,10 @@ static void conn_read(struct conn *c)
 static void conn_ready(struct loop_watch *w, uint32_t events)
 {
     struct conn *c = container_of(w, struct conn, watch);
-    if (events & (EPOLLERR | EPOLLHUP)) {
-        conn_close(c);
-        return;
-    }
     if (events & EPOLLIN)
-        conn_read(c);
+        conn_read(c); /* also what was sent before the end */
+    else if (events & (EPOLLERR | EPOLLHUP))
+        conn_close(c);
     else if (events & EPOLLOUT)
         conn_pump(c);
 }
@@ -455,15 +454,8 @@ static void make_room(struct rpc_server *s)
     }
 }
 
-static void server_ready(struct loop_watch *w, uint32_t events)
+static void conn_new(struct rpc_server *s, int fd)
 {
-    struct rpc_server *s = container_of(w, struct rpc_server, watch);
-    int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd < 0) {
-        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-            log_limited(LOG_LEVEL_ERROR, "control socket: accept: %s", strerror(errno));
-        return;
-    }
     make_room(s);
     struct conn *c = s->conn_count < RPC_CONNECTIONS_MAX ? calloc(1, sizeof *c) : NULL;
     if (!c || loop_add(s->loop, &c->watch, fd, EPOLLIN, conn_ready) < 0) {
@@ -478,6 +470,21 @@ static void server_ready(struct loop_watch *w, uint32_t events)
     c->fd = fd;
     s->conn_count++;
     list_push_back(&s->conns, &c->node);
+}
+
+static void server_ready(struct loop_watch *w, uint32_t events)
+{
+    struct rpc_server *s = container_of(w, struct rpc_server, watch);
+    for (unsigned i = 0; i < ACCEPTS_PER_PASS; i++) {
+        int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0) {
+            conn_new(s, fd);
+            continue;
+        }
+        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+            log_limited(LOG_LEVEL_ERROR, "control socket: accept: %s", strerror(errno));
+        return;
+    }
 }
 
 int rpc_server_new(struct rpc_server **out, struct loop *l, int listen_fd, const struct rpc_method *methods, void *arg)

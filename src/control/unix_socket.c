@@ -12,7 +12,7 @@
 
 #include "base/cleanup.h"
 
-#define UNIX_SOCKET_BACKLOG 64
+#define UNIX_SOCKET_BACKLOG 1024 /* cut to net.core.somaxconn */
 
 /* Fill in the address; *dir_fd is set when the address goes through it and must outlive its use. */
 static int address_of(struct sockaddr_un *a, int *dir_fd, const char *path, struct errmsg *e)

@@ -31,7 +31,7 @@
 #define EXIT_LIMIT_MS 5000u  /* from its last answer to its end */
 #define RELINK_DELAY_MS 200u /* a link that closed usually means that an exit is about to be reported */
 #define FRONT_END_RETRY_MS 200u
-#define BACKOFF_SERVED_MS 100u /* the last worker had served */
+#define BACKOFF_SERVED_MS 50u /* the last worker had served */
 #define BACKOFF_CONNECTED_MS 1000u
 #define BACKOFF_IDLE_MS 10000u
 

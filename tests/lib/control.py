@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from .paths import BUILD, TOP, program
-from .process import Process, wait_until
+from .process import Process, is_listening, wait_until
 
 FAKE_WORKER = TOP / "tests" / "lib" / "fake_vbd.py"
 
@@ -90,7 +90,8 @@ class Daemon:
         command += [f"--bin-dir={self.fake_dir}", "--cache=off"] if self.fake else [f"--bin-dir={BUILD / 'src' / 'cmd'}"]
         self.process = Process(command + self.options, self.dir / "creedenced.log", name="creedenced")
         if wait:
-            self.process.wait_for_socket(self.control_socket, 20)
+            # The name was removed when the last daemon ended; its socket may live on for a moment in a child.
+            self.process.wait_for(lambda: self.control_socket.exists() and is_listening(self.control_socket), 20, "the control socket")
         return self
 
     @property
@@ -123,11 +124,14 @@ class Daemon:
     def clean_up(self):
         self.note_pids()
         if self.process and self.process.running():
-            self.process.kill()
+            self.process.terminate()
         self.note_pids()
         for pid, start_time in self.seen_pids:
             if start_time_of(pid) == start_time:
                 os.kill(pid, signal.SIGKILL)
+        for mark in ("Sanitizer", "runtime error:", "Assertion"):
+            if self.process and mark in self.output():
+                raise AssertionError(f"creedenced: {self.output()[-6000:]}")
 
     def __enter__(self):
         return self

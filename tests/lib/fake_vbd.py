@@ -155,11 +155,14 @@ class Worker:
         while True:
             if self.sock is None:
                 self.sock, _ = self.listener.accept()
-            request, fds = receive(self.sock)
-            if request is None:
-                self.sock = None
-                continue
-            self.dispatch(request, dict(zip(request.get("fds", []), fds)))
+            try:
+                request, fds = receive(self.sock)
+                if request is not None:
+                    self.dispatch(request, dict(zip(request.get("fds", []), fds)))
+                    continue
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # the daemon is gone; another one will come
+            self.sock = None
 
 
 def main():

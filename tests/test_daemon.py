@@ -1,0 +1,532 @@
+# SPDX-License-Identifier: Apache-2.0
+"""creedenced: what operators ask of it, what survives, and what a hostile client or worker can do to it (nothing)."""
+
+import json
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from lib.control import Daemon, RpcError, alive
+from lib.process import Process, ProcessError, is_listening, wait_until
+from lib.paths import program
+
+pytestmark = pytest.mark.timeout_s(60)
+
+
+@pytest.fixture
+def daemon(run_dir):
+    """With workers that serve nothing."""
+    with Daemon(run_dir, fake=True) as d:
+        yield d.start()
+
+
+@pytest.fixture
+def leaf(run_dir):
+    return new_raw(run_dir / "leaf.raw")
+
+
+def new_raw(path, size_bytes=1 << 20):
+    with open(path, "wb") as image:
+        image.truncate(size_bytes)
+    return path
+
+
+def fails(code, call, *words):
+    """The call must fail with that code and all these words in its message; returns the error."""
+    with pytest.raises(RpcError) as caught:
+        call()
+    assert caught.value.code == code, caught.value
+    for word in words:
+        assert str(word) in str(caught.value)
+    return caught.value
+
+
+def raw_exchange(path, data, expect_lines=1, shut=False):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(10)
+        sock.connect(str(path))
+        sock.sendall(data)
+        if shut:
+            sock.shutdown(socket.SHUT_WR)
+        lines = sock.makefile("rb")
+        return [json.loads(lines.readline()) for _ in range(expect_lines)]
+
+
+# ---- disks ----
+
+
+def test_life_of_a_disk(daemon, leaf):
+    shown = daemon.attach("d1", leaf, queues=3, serial="abc")
+    assert shown["state"] == "serving" and shown["config"]["queues"] == 3 and shown["config"]["serial"] == "abc"
+    assert is_listening(shown["socket"])
+    [configure] = [entry for entry in daemon.worker_log() if entry["method"] == "configure"]
+    assert configure["fds"] == ["layer0", "listen"]
+    assert configure["params"]["layers"] == [{"format": "raw", "path": str(leaf)}]
+    assert [d["name"] for d in daemon.call("disk.list")["disks"]] == ["d1"]
+    [stats] = daemon.call("disk.stats", name="d1")["disks"]
+    assert stats["stats"]["generation"] == 1
+    daemon.call("disk.resize", name="d1", size_bytes=1 << 30)
+    assert json.loads((daemon.state_dir / "disks/d1.json").read_text())["version"] == 1
+    daemon.call("disk.detach", name="d1")
+    assert daemon.call("disk.list")["disks"] == []
+    assert list((daemon.state_dir / "disks").iterdir()) == list((daemon.run_dir / "disks").iterdir()) == []
+    wait_until(lambda: not alive(shown["pid"]), 5, "the worker's end")
+    daemon.attach("d1", leaf)  # unlocked
+
+
+def test_names_and_states_are_checked(daemon, leaf, run_dir):
+    fails(-32001, lambda: daemon.show("nothing"), "nothing")
+    fails(-32001, lambda: daemon.call("disk.detach", name="nothing"))
+    daemon.attach("d1", leaf)
+    fails(-32002, lambda: daemon.attach("d1", new_raw(run_dir / "other.raw")), "d1")
+    fails(-32004, lambda: daemon.attach("d2", leaf), leaf, "in use")
+    fails(-32004, lambda: daemon.attach("d2", run_dir / "nowhere.raw"), "nowhere.raw")
+    fails(-32004, lambda: daemon.attach("d2", run_dir), run_dir)
+    assert len(daemon.call("disk.list")["disks"]) == 1
+    fails(-32005, lambda: daemon.call("disk.resize", name="d1", size_bytes=1 << 50), "too large")
+
+
+LAYER = {"format": "raw", "path": "/nowhere"}
+WRONG = [
+    ({}, "name", "nothing", "string"),
+    ({"name": 5}, "name", "integer 5", "string"),
+    ({"name": "../x"}, "name", "../x", "letters"),
+    ({"name": ""}, "name", "string", "1 to 64"),
+    ({"name": "x" * 65}, "name", "string", "1 to 64"),
+    ({"name": "a\0b"}, None, None, None),
+    ({"queues": "4"}, "queues", 'string "4"', "integer from 1 to 64"),
+    ({"queues": 65}, "queues", "integer 65", "integer from 1 to 64"),
+    ({"queues": -1}, "queues", "integer -1", "integer from 1 to 64"),
+    ({"queues": 1.5}, "queues", "number 1.5", "integer from 1 to 64"),
+    ({"queue_size": 100}, "queue_size", "integer 100", "power of two"),
+    ({"sector_bytes": 1024}, "sector_bytes", "integer 1024", "512 or 4096"),
+    ({"seg_max": 1 << 40}, "seg_max", "integer", "494"),
+    ({"read_only": 1}, "read_only", "integer 1", "true or false"),
+    ({"write_cache": "maybe"}, "write_cache", "maybe", "writethrough"),
+    ({"serial": "x" * 21}, "serial", "string", "20"),
+    ({"socket": "relative"}, "socket", "relative", "absolute"),
+    ({"socket": "/a", "connect": "/b"}, "connect", "/b", "not both"),
+    ({"layers": []}, "layers", "array of 0", "1 to 64"),
+    ({"layers": {}}, "layers", "object", "array"),
+    ({"layers": [5]}, "layers[0]", "integer 5", "object"),
+    ({"layers": [{**LAYER, "format": "vmdk"}]}, "layers[0].format", "vmdk", "qcow2"),
+    ({"layers": [LAYER, {**LAYER, "path": 7}]}, "layers[1].path", "integer 7", "string"),
+    ({"layers": [LAYER, LAYER]}, "layers[1].path", "/nowhere", "layer 0"),
+    ({"layers": [{**LAYER, "formt": 1}]}, "layers[0].formt", "integer 1", "no such field"),
+    ({"qeues": 4}, "qeues", "integer 4", "no such field"),
+]
+
+
+@pytest.mark.parametrize("change,field,got,expected", WRONG)
+def test_wrong_parameters_are_named(daemon_for_all, change, field, got, expected):
+    params = {"name": "d", "layers": [LAYER], **change} if change else {"layers": [LAYER]}
+    with daemon_for_all.rpc() as rpc:
+        rpc.send("disk.attach", params)
+        error = rpc.receive()["error"]
+    if field is None:  # not even JSON that we take
+        assert error["code"] == -32700
+        return
+    assert error["code"] == -32602
+    assert error["data"]["field"] == f"params.{field}"
+    assert got in error["data"]["got"] and expected in error["data"]["expected"]
+    assert all(error["data"][key] in error["message"] for key in ("field", "got", "expected"))
+
+
+@pytest.fixture(scope="module")
+def daemon_for_all(tmp_path_factory):
+    with Daemon(tmp_path_factory.mktemp("daemon"), fake=True) as d:
+        yield d.start()
+
+
+@pytest.mark.parametrize("method,params", [
+    ("disk.show", {"name": []}), ("disk.detach", {"name": "x", "force": "yes"}), ("disk.resize", {"name": "x", "size_bytes": "1G"}),
+    ("disk.resize", {"name": "x", "size_bytes": -5}), ("disk.stats", {"name": 1}), ("cache.set", {"budget": "much"}),
+    ("cache.set", {"budget": 0}), ("cache.drop", {"path": "relative"}), ("status", {"x": 1}), ("upgrade", {"name": {}}),
+    ("shutdown", {"stop_workers": "no"}), ("disk.list", [1])])
+def test_wrong_parameters_of_other_methods(daemon_for_all, method, params):
+    with daemon_for_all.rpc() as rpc:
+        rpc.send(method, params)
+        error = rpc.receive()["error"]
+        assert error["code"] == -32602 and error["data"]["field"].startswith("params")
+
+
+def test_connected_disks_are_not_detached_by_mistake(daemon, leaf):
+    daemon.behave(connected=True)
+    daemon.attach("d1", leaf)
+    fails(-32003, lambda: daemon.call("disk.detach", name="d1"), "guest", "force")
+    daemon.call("disk.detach", name="d1", force=True)
+
+
+def test_detaching_says_when_the_image_could_not_be_written(daemon, leaf):
+    daemon.behave(quit="error")
+    pid = daemon.attach("d1", leaf)["pid"]
+    fails(-32005, lambda: daemon.call("disk.detach", name="d1"), "no space left")
+    assert daemon.call("disk.list")["disks"] == [] and not alive(pid)
+
+
+# ---- workers that die ----
+
+
+def test_a_dead_worker_is_replaced_with_all_that_was_held(daemon, leaf):
+    daemon.behave(connected=True)
+    daemon.attach("d1", leaf)
+    for generation in range(2, 12):
+        shown = daemon.show("d1")
+        assert sorted(shown["held"]) == ["conn", "state"] and shown["front_end"] == "connected"
+        os.kill(shown["pid"], signal.SIGKILL)
+        wait_until(lambda: daemon.show("d1").get("pid") not in (None, shown["pid"]), 10, "a new worker")
+        daemon.wait_state("d1")
+        [entry] = daemon.call("disk.stats")["disks"]
+        assert entry["stats"]["generation"] == generation and entry["restarts"] == generation - 1
+    configured = [entry for entry in daemon.worker_log() if entry["method"] == "configure"]
+    assert configured[-1]["fds"] == ["held:conn", "held:state", "layer0", "listen"]
+    assert sorted(configured[-1]["params"]["held"]) == ["conn", "state"]
+
+
+def test_a_first_start_that_fails_leaves_nothing(daemon, leaf):
+    for mode, words in (("crash", ["signal 11"]), ("error", ["told to fail"])):
+        daemon.behave(configure=mode)
+        fails(-32005, lambda: daemon.attach("d1", leaf), *words)
+        assert daemon.call("disk.list")["disks"] == []
+        assert list((daemon.state_dir / "disks").iterdir()) == list((daemon.run_dir / "disks").iterdir()) == []
+    daemon.behave()
+    daemon.attach("d1", leaf)
+
+
+def test_restarts_slow_down_and_never_end(daemon, leaf):
+    daemon.behave(connected=True)
+    pid = daemon.attach("d1", leaf)["pid"]
+    daemon.behave(configure="crash")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: daemon.show("d1")["restarts"] > 9, 20, "restarts")
+    error = fails(-32003, lambda: daemon.call("disk.detach", name="d1"))
+    assert "no worker" in str(error) or "starting" in str(error)
+    daemon.behave(connected=True)
+    daemon.wait_state("d1", timeout_s=15)
+    [entry] = daemon.call("disk.stats")["disks"]
+    assert entry["stats"]["generation"] == 2  # what was held before all the crashes is still there
+
+
+def test_a_worker_that_does_not_answer_stalls_nobody(daemon, leaf):
+    daemon.attach("d1", leaf)
+    daemon.behave(stats="hang")
+    with daemon.rpc() as slow:
+        slow.send("disk.stats")
+        started = time.monotonic()
+        daemon.call("status")
+        assert time.monotonic() - started < 1
+        [entry] = slow.receive()["result"]["disks"]
+        assert "did not answer" in entry["error"]
+
+
+@pytest.mark.parametrize("how", ["garbage", "fd-names", "flood", "types", "answer", "layer", "close"])
+def test_hostile_workers_hurt_only_their_disk(daemon, leaf, run_dir, how):
+    daemon.behave(connected=True)
+    good = daemon.attach("good", new_raw(run_dir / "good.raw"))["pid"]
+    daemon.behave(hostile=how)
+    bad = daemon.attach("bad", leaf)["pid"]
+    daemon.behave()
+    fds = f"/proc/{daemon.process.pid}/fd"
+    wait_until(lambda: daemon.show("bad")["state"] == "serving" and len(os.listdir(fds)) < 1200, 10, "the daemon to go on")
+    assert daemon.show("good")["pid"] == good and alive(good)
+    assert alive(daemon.process.pid) and daemon.process.running()
+    if how == "layer":
+        os.kill(bad, signal.SIGKILL)
+        wait_until(lambda: daemon.show("bad").get("pid") not in (None, bad), 10, "a new worker")
+    daemon.wait_state("bad")
+
+    def detached():
+        try:
+            return daemon.call("disk.detach", name="bad", force=True) == {}
+        except RpcError as error:  # the daemon drops the link of one that breaks the rules, and makes it anew
+            assert error.code == -32003
+            return False
+
+    wait_until(detached, 10, "the disk to be detached")
+    wait_until(lambda: len(os.listdir(fds)) < 60, 5, "descriptors to be closed")
+
+
+# ---- the daemon's own death ----
+
+
+def test_workers_survive_the_daemon(daemon, leaf, run_dir):
+    daemon.behave(connected=True)
+    pids = [daemon.attach(f"d{i}", new_raw(run_dir / f"{i}.raw"))["pid"] for i in range(3)]
+    for end in (daemon.kill, daemon.kill, daemon.terminate, daemon.kill):
+        end()
+        assert all(map(alive, pids))
+        daemon.start()
+        assert [d["pid"] for d in daemon.call("disk.list")["disks"]] == pids
+    # what they hold came back, so that a worker can still be replaced
+    wait_until(lambda: sorted(daemon.show("d1")["held"]) == ["conn", "state"], 5, "held descriptors")
+    os.kill(pids[1], signal.SIGKILL)
+    wait_until(lambda: daemon.show("d1").get("pid") not in (None, pids[1]), 10, "a new worker")
+    daemon.wait_state("d1")
+    [entry] = daemon.call("disk.stats", name="d1")["disks"]
+    assert entry["stats"]["generation"] == 2
+    fails(-32004, lambda: daemon.attach("other", run_dir / "1.raw"), "in use")  # the lock survived, too
+
+
+def test_daemon_and_workers_killed_together(daemon, leaf):
+    pid = daemon.attach("d1", leaf)["pid"]
+    daemon.kill()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), 5, "the worker's end")
+    daemon.start()
+    assert daemon.wait_state("d1")["pid"] != pid
+
+
+def test_killed_while_attaching(daemon, run_dir):
+    for n in range(8):
+        with daemon.rpc() as rpc:
+            rpc.send("disk.attach", {"name": f"d{n}", "layers": [{"format": "raw", "path": str(new_raw(run_dir / f"{n}.raw"))}]})
+            time.sleep(n * 0.008)
+            daemon.kill()
+        daemon.start()
+        names = [d["name"] for d in daemon.call("disk.list")["disks"]]
+        if f"d{n}" in names:  # either it was saved, and is served, or nothing of it is left
+            daemon.wait_state(f"d{n}")
+        else:
+            daemon.attach(f"d{n}", run_dir / f"{n}.raw")
+
+
+def test_saved_state_that_is_not_ours_is_set_aside(daemon, leaf, run_dir):
+    daemon.attach("good", leaf)
+    daemon.call("shutdown", stop_workers=True)
+    daemon.process.wait(10)
+    disks = daemon.state_dir / "disks"
+    good = json.loads((disks / "good.json").read_text())
+    bad = {
+        "cut": json.dumps(good)[:40],
+        "types": json.dumps({"version": 1, "disk": {**good["disk"], "name": "types", "queues": "x"}}),
+        "other": json.dumps(good),
+        "empty": "",
+        "list": "[]",
+        "noversion": json.dumps({"disk": good["disk"]}),
+        "binary": "\0\xff",
+    }
+    for name, text in bad.items():
+        (disks / f"{name}.json").write_text(text)
+    (disks / "newer.json").write_text(json.dumps({**good, "version": 2}))
+    (disks / "x.json.tmp").write_text("half")
+    (disks / "dir.json").mkdir()
+    (daemon.state_dir / "cache.json").write_text('{"version": 1, "cache": {"enabled": "yes"}}')
+    daemon.control_socket.unlink(missing_ok=True)
+    daemon.start()
+    assert [d["name"] for d in daemon.call("disk.list")["disks"]] == ["good"]
+    for name in bad:
+        assert not (disks / f"{name}.json").exists()
+        assert (disks / f"{name}.json.bad-1").read_text() == bad[name]
+        assert f"{name}.json" in daemon.output()
+    assert (disks / "newer.json").exists() and "version 2" in daemon.output()
+    assert (daemon.state_dir / "cache.json.bad-1").exists()
+    # and again under the same name
+    daemon.kill()
+    (disks / "cut.json").write_text("{")
+    daemon.start()
+    assert (disks / "cut.json.bad-2").read_text() == "{" and (disks / "cut.json.bad-1").read_text() == bad["cut"]
+
+
+def test_state_that_cannot_be_written(daemon, leaf):
+    (daemon.state_dir / "disks/d1.json.tmp").mkdir()
+    fails(-32007, lambda: daemon.attach("d1", leaf), "d1.json.tmp")
+    assert daemon.call("disk.list")["disks"] == []
+    (daemon.state_dir / "disks/d1.json.tmp").rmdir()
+    daemon.attach("d1", leaf)
+
+
+def test_one_daemon_per_directory(daemon, run_dir):
+    second = Process([program("creedenced"), f"--state-dir={daemon.state_dir}", f"--run-dir={run_dir / 'run2'}"], run_dir / "second.log")
+    assert second.wait(10) == 1
+    assert "another creedenced" in second.output()
+    assert daemon.call("status")["disks"]["total"] == 0
+
+
+def test_shutdown_with_workers(daemon, leaf, run_dir):
+    pids = [daemon.attach("d1", leaf)["pid"], daemon.attach("d2", new_raw(run_dir / "2.raw"))["pid"]]
+    daemon.call("shutdown", stop_workers=True)
+    assert daemon.process.wait(10) == 0
+    assert not any(map(alive, pids))
+    daemon.control_socket.unlink(missing_ok=True)
+    daemon.start()
+    assert [d["state"] for d in daemon.call("disk.list")["disks"]] == ["serving", "serving"]
+
+
+def test_upgrade(daemon, leaf, run_dir):
+    daemon.behave(connected=True)
+    before = {name: daemon.attach(name, new_raw(run_dir / f"{name}.raw"))["pid"] for name in ("a", "b", "c")}
+    result = daemon.call("upgrade", name="b")["disks"]
+    assert [d["name"] for d in result] == ["b"] and result[0]["pid"] != before["b"]
+    result = daemon.call("upgrade")["disks"]
+    assert [d["name"] for d in result] == ["a", "b", "c"] and not any("error" in d for d in result)
+    for entry in daemon.call("disk.stats")["disks"]:
+        assert entry["stats"]["generation"] == (3 if entry["name"] == "b" else 2)
+        assert entry["restarts"] == 0 and entry["front_end"] == "connected"
+    assert not any(alive(pid) for pid in before.values())
+
+
+def test_upgrade_to_a_broken_program_touches_nothing(daemon, leaf):
+    pid = daemon.attach("d1", leaf)["pid"]
+    daemon.behave(version="fail")
+    fails(-32005, lambda: daemon.call("upgrade"), "--version", "keep the workers")
+    (daemon.fake_dir / "creedence-vbd").chmod(0o644)
+    fails(-32005, lambda: daemon.call("upgrade"), "creedence-vbd", "keep the workers")
+    assert daemon.show("d1")["pid"] == pid and alive(pid)
+
+
+def test_connecting_to_the_front_end(daemon, leaf, run_dir):
+    path = run_dir / "front-end.sock"
+    shown = daemon.attach("d1", leaf, connect=str(path))
+    assert shown["state"] == "waiting" and "front-end.sock" in shown["error"] and "socket" not in shown
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.settimeout(10)
+        listener.bind(str(path))
+        listener.listen()
+        listener.accept()[0].close()
+        daemon.wait_state("d1")
+        configured = [entry for entry in daemon.worker_log() if entry["method"] == "configure"]
+        assert configured[-1]["fds"] == ["connect", "layer0"]
+    path.unlink()
+    daemon.call("disk.detach", name="d1")
+
+
+# ---- clients ----
+
+
+def test_json_rpc_errors(daemon):
+    path = daemon.control_socket
+    for text, code in [(b"{", -32700), (b"\xff\xfe", -32700), (b'{"a":1,"a":2}', -32700), (b"[" * 5000, -32700), (b"[]", -32600),
+                       (b"5", -32600), (b'"x"', -32600), (b"{}", -32600), (b'{"jsonrpc":"1.0","id":1,"method":"status"}', -32600),
+                       (b'{"jsonrpc":"2.0","id":{},"method":"status"}', -32600), (b'{"jsonrpc":"2.0","id":1,"method":5}', -32600),
+                       (b'{"jsonrpc":"2.0","id":1,"method":"nothing"}', -32601),
+                       (b'{"jsonrpc":"2.0","id":1,"method":"status","params":[]}', -32602)]:
+        [answer] = raw_exchange(path, text + b"\n")
+        assert answer["error"]["code"] == code, text
+        assert answer["jsonrpc"] == "2.0" and "id" in answer
+
+
+def test_batches_and_notifications(daemon):
+    path = daemon.control_socket
+    note = {"jsonrpc": "2.0", "method": "status"}
+    ask = {**note, "id": "a"}
+    [answers, single] = raw_exchange(path, json.dumps([ask, note, 7, {**ask, "id": None}]).encode() + b"\n\n  \n" +
+                                     json.dumps(note).encode() + b"\n" + json.dumps({**ask, "id": 9}).encode() + b"\n", 2)
+    assert sorted((str(a["id"]), "result" in a) for a in answers) == [("None", False), ("None", True), ("a", True)]
+    assert single["id"] == 9
+    [answer] = raw_exchange(path, json.dumps([ask] * 65).encode() + b"\n")
+    assert answer["error"]["code"] == -32600
+
+
+def test_a_client_that_ends_its_side_early_is_answered(daemon, leaf):
+    request = {"jsonrpc": "2.0", "id": 1, "method": "disk.attach", "params": {"name": "d1", "layers": [{"format": "raw", "path": str(leaf)}]}}
+    [answer] = raw_exchange(daemon.control_socket, json.dumps(request).encode(), shut=True)  # not even a newline
+    assert answer["result"]["state"] == "serving"
+
+
+def test_clients_that_vanish(daemon, leaf):
+    for n in range(5):
+        rpc = daemon.rpc()
+        rpc.send("disk.attach", {"name": f"d{n}", "layers": [{"format": "raw", "path": str(leaf)}]})
+        rpc.close()
+        wait_until(lambda: [d for d in daemon.call("disk.list")["disks"] if d["state"] == "serving"], 10, "the disk")
+        daemon.call("disk.detach", name=f"d{n}")
+
+
+def test_a_line_without_end(daemon):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(10)
+        sock.connect(str(daemon.control_socket))
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):  # the rest is not even read
+            for _ in range(100):
+                sock.sendall(b"[" + b" " * (1 << 20))
+        assert b"-32600" in sock.recv(4096)
+    daemon.call("status")
+
+
+def test_a_client_that_does_not_read(daemon):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(str(daemon.control_socket))
+        sock.settimeout(0.5)
+        request = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "status"}).encode() + b"\n"
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while sent < 1 << 28:
+                sent += sock.send(request * 1000)
+        assert sent < 1 << 23  # it is not read from for ever
+        started = time.monotonic()
+        daemon.call("status")
+        assert time.monotonic() - started < 2
+        memory_kib = int(next(line for line in open(f"/proc/{daemon.process.pid}/status") if line.startswith("VmRSS")).split()[1])
+        assert memory_kib < 200 << 10
+
+
+def test_many_idle_clients_do_not_lock_others_out(daemon):
+    idle = []
+    try:
+        for n in range(200):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.connect(str(daemon.control_socket))
+            sock.sendall(b'{"half')
+            idle.append(sock)
+        for n in range(5):
+            daemon.call("status")
+    finally:
+        for sock in idle:
+            sock.close()
+
+
+def test_ready_and_watchdog_notifications(run_dir):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(run_dir / "notify"))
+        notify.settimeout(10)
+        os.environ["NOTIFY_SOCKET"] = str(run_dir / "notify")
+        os.environ["WATCHDOG_USEC"] = "400000"
+        try:
+            with Daemon(run_dir, fake=True) as daemon:
+                daemon.start(wait=False)
+                seen = ""
+                while "READY=1" not in seen or seen.count("WATCHDOG=1") < 3:
+                    seen += notify.recv(4096).decode() + "\n"
+                daemon.process.terminate()
+        finally:
+            del os.environ["NOTIFY_SOCKET"], os.environ["WATCHDOG_USEC"]
+
+
+def test_control_socket_is_not_for_everybody(daemon):
+    assert (daemon.control_socket.stat().st_mode & 0o777) == 0o660
+    assert (daemon.state_dir.stat().st_mode & 0o777) == 0o700
+
+
+def test_long_directories(run_dir):
+    deep = run_dir / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    with Daemon(deep, fake=True) as daemon:
+        daemon.start(wait=False)
+        daemon.process.wait_for(lambda: "ready" in daemon.output(), 10, "the daemon")
+        daemon_dir = os.open(daemon.run_dir, os.O_PATH)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                sock.connect(f"/proc/self/fd/{daemon_dir}/creedenced.sock")
+                leaf = new_raw(run_dir / "leaf.raw")
+                request = {"jsonrpc": "2.0", "id": 1, "method": "disk.attach", "params": {"name": "d1", "layers": [{"format": "raw", "path": str(leaf)}]}}
+                sock.sendall(json.dumps(request).encode() + b"\n")
+                assert json.loads(sock.makefile("rb").readline())["result"]["state"] == "serving"
+        finally:
+            os.close(daemon_dir)
+        assert daemon.creedence("disk", "list", "--names").stdout == "d1\n"
+
+
+def test_usage_errors(run_dir):
+    for words, expected in ((["--nothing"], "--help"), (["x"], "unexpected"), (["--cache=maybe"], "on or off"),
+                            (["--cache-budget=much"], "size")):
+        process = Process([program("creedenced"), *words], run_dir / "usage.log")
+        assert process.wait(10) == 2
+        assert expected in process.output()
+    for words, expected in (([f"--user=nobody-of-that-name"], "nobody-of-that-name"), (["--group=none-of-that-name"], "none-of-that-name"),
+                            ([f"--bin-dir={run_dir}/none"], "none")):
+        process = Process([program("creedenced"), f"--state-dir={run_dir}/s", f"--run-dir={run_dir}/r", *words], run_dir / "usage.log")
+        assert process.wait(10) == 1
+        assert expected in process.output()
