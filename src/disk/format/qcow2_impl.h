@@ -487,6 +487,7 @@ int qcow2_refs_add(struct qcow2 *q, uint64_t first, uint64_t count, int delta);
 int qcow2_refs_write(struct qcow2 *q);
 /* Find up to `want` clusters in a row that are free, at least `least`; refcounts not raised. */
 int qcow2_refs_find(struct qcow2 *q, uint64_t want, uint64_t least, uint64_t *first, uint64_t *count);
+int qcow2_refs_find_end(struct qcow2 *q, uint64_t want, uint64_t least, uint64_t *first, uint64_t *count);
 /* Find, raise and write: what is returned belongs to the caller. */
 int qcow2_refs_take(struct qcow2 *q, uint64_t want, uint64_t least, uint64_t *first, uint64_t *count, bool *zero);
 /* Give back clusters that nothing on storage refers to. */

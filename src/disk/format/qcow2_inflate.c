@@ -109,10 +109,13 @@ static void data_read(struct engine_io *io, int res)
     struct qcow2_inflater *f = container_of(io, struct qcow2_inflater, io);
     struct qcow2_chan *c = f->job->chan;
     struct qcow2 *q = qcow2_of_chan(c);
-    if (res == 0)
-        res = q->header.compression == QCOW2_COMPRESSION_ZSTD
-                  ? inflate_zstd(c, f->in + f->in_skip, f->in_bytes, f->out, q->cluster_bytes)
-                  : inflate_zlib(c, f->in + f->in_skip, f->in_bytes, f->out, q->cluster_bytes);
+    if (res < 0) {
+        job_end(f, res);
+        return;
+    }
+    res = q->header.compression == QCOW2_COMPRESSION_ZSTD
+              ? inflate_zstd(c, f->in + f->in_skip, f->in_bytes, f->out, q->cluster_bytes)
+              : inflate_zlib(c, f->in + f->in_skip, f->in_bytes, f->out, q->cluster_bytes);
     if (res == -EIO)
         log_limited(LOG_LEVEL_ERROR, "%s: the compressed cluster at 0x%llx does not inflate to a cluster", q->layer.name,
                     (unsigned long long)(io->offset_bytes + f->in_skip));

@@ -210,17 +210,33 @@ static int search_holes(struct qcow2 *q, uint64_t want, uint64_t least, uint64_t
     return 0;
 }
 
+/* Past what was ever part of the file. Refcounts there may not be zero: a crash leaves those of a reserved run. */
+int qcow2_refs_find_end(struct qcow2 *q, uint64_t want, uint64_t least, uint64_t *first, uint64_t *count)
+{
+    uint64_t limit = QCOW2_DATA_OFFSET_LIMIT >> q->cluster_bits;
+    if (q->file->block_device) limit = min_u64(limit, q->file->size_bytes >> q->cluster_bits);
+    *first = q->file_clusters;
+    *count = 0;
+    for (uint64_t cluster = *first; *count < want && cluster < limit; cluster++) {
+        uint64_t refs;
+        int ret = qcow2_refs_get(q, cluster, &refs);
+        if (ret < 0) return ret;
+        if (refs == 0) {
+            ++*count;
+            continue;
+        }
+        if (*count >= least) break;
+        *first = cluster + 1;
+        *count = 0;
+    }
+    return *count >= least ? 0 : -ENOSPC;
+}
+
 int qcow2_refs_find(struct qcow2 *q, uint64_t want, uint64_t least, uint64_t *first, uint64_t *count)
 {
     int ret = search_holes(q, want, least, first, count);
     if (ret < 0 || *count) return ret;
-    *first = q->file_clusters;
-    *count = want;
-    uint64_t limit = QCOW2_DATA_OFFSET_LIMIT >> q->cluster_bits;
-    if (q->file->block_device) limit = min_u64(limit, q->file->size_bytes >> q->cluster_bits);
-    if (*first > limit || limit - *first < least) return -ENOSPC;
-    *count = min_u64(want, limit - *first);
-    return 0;
+    return qcow2_refs_find_end(q, want, least, first, count);
 }
 
 static int check_found(struct qcow2 *q, uint64_t first, uint64_t count)

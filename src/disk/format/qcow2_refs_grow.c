@@ -61,17 +61,16 @@ static int table_write_entry(struct qcow2 *q, uint64_t region)
 static int add_block(struct qcow2 *q, uint64_t region)
 {
     struct qcow2_refs *r = &q->refs;
-    uint64_t at, at_region;
+    uint64_t at, at_region, count;
     int ret = 0;
     for (;;) {
-        at = q->file_clusters;
+        ret = qcow2_refs_find_end(q, 1, 1, &at, &count);
+        if (ret < 0) return ret;
         at_region = at >> r->block_bits;
         if (at_region == region || (at_region < r->table_entries && r->table[at_region])) break;
         ret = qcow2_refs_cover(q, at, 1); /* the new block's own refcount needs a block too */
         if (ret < 0) return ret;
     }
-    ret = room_for(q, at, 1);
-    if (ret < 0) return ret;
     if (r->table[region]) return 0;
     autofree uint8_t *data = aligned_alloc(4096, align_up(q->cluster_bytes, 4096));
     if (!data) return -ENOMEM;

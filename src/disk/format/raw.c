@@ -118,27 +118,29 @@ static void start(struct raw_io *r, enum engine_op op, void (*done)(struct engin
     engine_submit(r->chan->base.engine, &r->io);
 }
 
-static void discard_by_next(struct raw_io *r);
+/* What a discard is worth trying by; false when by nothing. A device that does not know discard (or a kernel that does
+ * not pass it on) may know how to deallocate zeroes. */
+static bool discard_step(const struct raw_layer *l, enum engine_op *op)
+{
+    *op = atomic_load_explicit(&l->cannot_discard, memory_order_relaxed) ? ENGINE_PUNCH : ENGINE_DISCARD;
+    return *op == ENGINE_DISCARD || !atomic_load_explicit(&l->cannot_punch, memory_order_relaxed);
+}
 
 static void discard_done(struct engine_io *io, int res)
 {
     struct raw_io *r = container_of(io, struct raw_io, io);
     struct raw_layer *l = raw_of(r->chan->base.layer);
-    if (res != -EOPNOTSUPP) {
-        finish(r, res);
-        return;
+    enum engine_op next;
+    if (res == -EOPNOTSUPP) {
+        bool punched = io->op == ENGINE_PUNCH;
+        atomic_store_explicit(punched ? &l->cannot_punch : &l->cannot_discard, true, memory_order_relaxed);
+        res = 0;
+        if (discard_step(l, &next)) {
+            start(r, next, discard_done);
+            return;
+        }
     }
-    atomic_store_explicit(io->op == ENGINE_DISCARD ? &l->cannot_discard : &l->cannot_punch, true, memory_order_relaxed);
-    discard_by_next(r);
-}
-
-/* A device that does not know discard (or a kernel that does not pass it on) may know how to deallocate zeroes. */
-static void discard_by_next(struct raw_io *r)
-{
-    struct raw_layer *l = raw_of(r->chan->base.layer);
-    if (!atomic_load_explicit(&l->cannot_discard, memory_order_relaxed)) start(r, ENGINE_DISCARD, discard_done);
-    else if (!atomic_load_explicit(&l->cannot_punch, memory_order_relaxed)) start(r, ENGINE_PUNCH, discard_done);
-    else finish(r, 0);
+    finish(r, res);
 }
 
 /* ---- Zeroes ---- */
@@ -231,18 +233,13 @@ static int check(const struct raw_layer *l, const struct disk_req *req)
     return req->op == DISK_READ || l->base.writable ? 0 : -EROFS;
 }
 
-static bool cannot_discard_at_all(const struct raw_layer *l)
-{
-    return atomic_load_explicit(&l->cannot_discard, memory_order_relaxed) &&
-           atomic_load_explicit(&l->cannot_punch, memory_order_relaxed);
-}
-
 static void raw_submit(struct layer_chan *chan, struct disk_req *req)
 {
     struct raw_chan *c = container_of(chan, struct raw_chan, base);
     struct raw_layer *l = raw_of(chan->layer);
     int ret = check(l, req);
-    bool moot = req->op == DISK_DISCARD && cannot_discard_at_all(l);
+    enum engine_op discard = ENGINE_DISCARD;
+    bool moot = req->op == DISK_DISCARD && !discard_step(l, &discard);
     if (ret == 0 && req->op == DISK_MAP) ret = map(l, req);
     if (ret < 0 || moot || req->op == DISK_MAP || (req->op != DISK_FLUSH && req->length_bytes == 0)) {
         answer_later(c, req, ret);
@@ -264,7 +261,7 @@ static void raw_submit(struct layer_chan *chan, struct disk_req *req)
     case DISK_READ: start(r, ENGINE_READ, plain_done); break;
     case DISK_WRITE: start(r, ENGINE_WRITE, plain_done); break;
     case DISK_FLUSH: start(r, ENGINE_SYNC, plain_done); break;
-    case DISK_DISCARD: discard_by_next(r); break;
+    case DISK_DISCARD: start(r, discard, discard_done); break;
     case DISK_WRITE_ZEROES: zero_by_next(r, req->flags & DISK_REQ_UNMAP); break;
     case DISK_MAP: break; /* answered above */
     }

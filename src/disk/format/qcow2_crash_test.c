@@ -1,0 +1,503 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What survives what. A killed process: every acknowledged write, through the stash, and not one leaked cluster. A
+ * power cut: everything flushed, and an image with nothing worse than leaks. A failed request: nothing but that
+ * request.
+ */
+#include "disk/format/qcow2_model.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+
+static unsigned scale(unsigned n)
+{
+#ifdef CREEDENCE_SANITIZED
+    return n / 4 + 1;
+#else
+    return n;
+#endif
+}
+
+static bool thorough(void)
+{
+    return getenv("THOROUGH") != NULL;
+}
+
+/* ---- power cuts: per sector, every content that may be found ---- */
+
+struct past {
+    uint32_t sector;
+    uint32_t wave;
+    uint64_t hash;
+};
+
+struct history {
+    uint64_t *stable; /* per sector: hash of what was flushed */
+    uint64_t sectors;
+    struct past *past; /* written since */
+    size_t count, max;
+};
+
+static uint64_t hash_sector(const uint8_t *p)
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    for (unsigned i = 0; i < 512; i += 8) {
+        uint64_t w;
+        memcpy(&w, p + i, 8);
+        h = (h ^ w) * UINT64_C(0x100000001b3);
+        h ^= h >> 29;
+    }
+    return h;
+}
+
+static void history_init(struct history *h, const struct model *m)
+{
+    h->sectors = m->size / 512;
+    h->stable = calloc(h->sectors, 8);
+    for (uint64_t i = 0; i < h->sectors; i++)
+        h->stable[i] = hash_sector(m->data + i * 512);
+    h->past = NULL;
+    h->count = h->max = 0;
+}
+
+static void history_free(struct history *h)
+{
+    free(h->stable);
+    free(h->past);
+}
+
+static void history_add(struct history *h, uint64_t sector, uint64_t hash, unsigned wave)
+{
+    if (h->count == h->max) {
+        h->max = h->max ? h->max * 2 : 1024;
+        h->past = realloc(h->past, h->max * sizeof *h->past);
+        assert_non_null(h->past);
+    }
+    h->past[h->count++] = (struct past){(uint32_t)sector, wave, hash};
+}
+
+/* Everything of earlier waves is durable now. */
+static void history_flushed(struct history *h, unsigned wave)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < h->count; i++) {
+        if (h->past[i].wave < wave) h->stable[h->past[i].sector] = h->past[i].hash;
+        else h->past[kept++] = h->past[i];
+    }
+    h->count = kept;
+}
+
+/* What a wave may have written, whether it was acknowledged or not. */
+static void history_record(struct history *h, const struct model *m, unsigned wave)
+{
+    static const uint8_t zero[512];
+    for (unsigned i = 0; i < m->count; i++) {
+        const struct shot *s = &m->shots[i];
+        if (s->req.op == DISK_FLUSH && s->res == 0) history_flushed(h, wave);
+    }
+    for (unsigned i = 0; i < m->count; i++) {
+        const struct shot *s = &m->shots[i];
+        if (s->req.op == DISK_FLUSH || s->req.op == DISK_READ) continue;
+        const uint8_t *data = s->req.op == DISK_WRITE ? s->iov[0].iov_base : NULL;
+        for (uint64_t at = 0; at < s->req.length_bytes; at += 512) {
+            uint64_t sector = (s->req.offset_bytes + at) / 512;
+            /* A discard may have left what was there. Then, after a flush, that is stable. */
+            if (s->req.op == DISK_DISCARD && s->res == 0) {
+                history_add(h, sector, hash_sector(zero), wave);
+                history_add(h, sector, hash_sector(m->data + sector * 512), wave);
+            } else {
+                history_add(h, sector, hash_sector(data ? data + at : zero), wave);
+            }
+        }
+    }
+}
+
+static bool is_allowed(const struct history *h, uint64_t sector, const uint8_t *got)
+{
+    uint64_t hash = hash_sector(got);
+    if (h->stable[sector] == hash) return true;
+    for (size_t i = 0; i < h->count; i++)
+        if (h->past[i].sector == sector && h->past[i].hash == hash) return true;
+    return false;
+}
+
+static void judge_after_cut(struct history *h, const char *path, const char *base_path, const char *what)
+{
+    struct disk d, base;
+    image_is_sound(path, true);
+    if (base_path) disk_open(&base, base_path, &(struct disk_options){0});
+    disk_open(&d, path, &(struct disk_options){.flags = DISK_FILE_WRITE, .below = base_path ? &base : NULL});
+    uint8_t *buf = aligned_alloc(4096, MiB);
+    for (uint64_t at = 0, n; at < h->sectors * 512; at += n) {
+        n = min_u64(MiB, h->sectors * 512 - at);
+        disk_read(&d, at, n, buf);
+        for (uint64_t i = 0; i < n; i += 512)
+            if (!is_allowed(h, (at + i) / 512, buf + i))
+                fail_msg("%s: %s: sector at 0x%llx holds what was never there", path, what, (unsigned long long)(at + i));
+    }
+    /* It must be fit for use, too. */
+    memset(buf, 7, 4096);
+    disk_write(&d, 0, 4096, buf);
+    disk_close(&d, !base_path);
+    if (base_path) disk_close(&base, true);
+    image_is_sound(path, true);
+    free(buf);
+}
+
+struct cut_case {
+    const char *name;
+    struct qcow2_create_args image;
+    const char *qemu_options; /* made by qemu-img with these, instead */
+    bool snapshot, with_base;
+    bool stash;
+    uint64_t seed;
+};
+
+static void make_image(const struct cut_case *k, struct model *m, char path[64], char base_path[64])
+{
+    char raw[64];
+    name_make(raw);
+    if (k->qemu_options || k->with_base) {
+        for (uint64_t at = 0; at < m->size; at += 48 << 10)
+            rnd_fill(&m->seed, m->data + at, min_u64(m->size - at, 30000));
+    }
+    FILE *f = fopen(raw, "wb");
+    assert_int_equal(fwrite(m->data, 1, m->size, f), m->size);
+    fclose(f);
+    if (k->qemu_options) {
+        name_make(path);
+        shell_ok("qemu-img convert -f raw -O qcow2 %s %s %s", k->qemu_options, raw, path);
+        if (k->snapshot) shell_ok("qemu-img snapshot -c s %s", path);
+    } else {
+        struct qcow2_create_args args = k->image;
+        if (k->with_base) {
+            name_make(base_path);
+            shell_ok("qemu-img convert -f raw -O qcow2 %s %s", raw, base_path);
+            args.backing_name = base_path;
+            args.backing_format = "qcow2";
+        }
+        image_make(path, &args);
+    }
+    unlink(raw);
+}
+
+/* What a discard turned out to do is what a flush makes stable. */
+static void after_discard(struct model *m, struct history *h, struct disk *d, struct fault_plan *plan, unsigned i, unsigned wave)
+{
+    struct disk_req *req = &m->shots[i].req;
+    if (fault_plan_is_cut(plan)) return;
+    model_after_discard(m, &m->shots[i], d);
+    for (uint64_t at = req->offset_bytes; at < req->offset_bytes + req->length_bytes; at += 512)
+        history_add(h, at / 512, hash_sector(m->data + at), wave);
+}
+
+static void work_until_cut(struct model *m, struct history *h, struct disk *d, struct fault_plan *plan, unsigned waves)
+{
+    m->errors_allowed = true;
+    m->unknown = calloc(1, m->size / 512);
+    for (unsigned w = 0; w < waves && !fault_plan_is_cut(plan); w++) {
+        m->count = 0;
+        for (unsigned i = 0; i < 6; i++)
+            model_fire(m, d->chan);
+        while (m->in_flight)
+            assert_true(engine_sleep(d->engine, UINT64_MAX) >= 0);
+        history_record(h, m, w);
+        for (unsigned i = 0; i < m->count; i++)
+            model_apply(m, &m->shots[i], d->chan, d->engine);
+        for (unsigned i = 0; i < m->count; i++)
+            if (m->shots[i].req.op == DISK_DISCARD && m->shots[i].res == 0) after_discard(m, h, d, plan, i, w);
+    }
+}
+
+/* One run up to the cut, then several outcomes of it. Returns false when the work ended before the cut. */
+static bool one_cut(const struct cut_case *k, const struct fault_rule *rule, unsigned waves)
+{
+    char path[64], base_path[64] = "", copy[80], what[128];
+    struct model m;
+    struct history h;
+    model_init(&m, k->image.size_bytes, k->seed);
+    make_image(k, &m, path, base_path);
+    history_init(&h, &m);
+    struct fault_plan *plan = fault_plan_new(1);
+    if (rule) fault_plan_add(plan, rule);
+    struct disk_stash stash = {0};
+    autofree void *mem = aligned_alloc(4096, 64 << 10);
+    memset(mem, 0, 64 << 10);
+    if (k->stash) stash = (struct disk_stash){mem, 64 << 10};
+    struct disk d, base;
+    if (k->with_base) disk_open(&base, base_path, &(struct disk_options){.maker = fault_plan_maker(plan)});
+    struct disk_options o = {.flags = DISK_FILE_WRITE, .maker = fault_plan_maker(plan), .stash = stash,
+                             .below = k->with_base ? &base : NULL};
+    int ret = disk_try_open(&d, path, &o);
+    if (ret == 0) {
+        work_until_cut(&m, &h, &d, plan, waves);
+        ret = disk_try_close(&d, !k->with_base);
+        if (ret == 0 && !fault_plan_is_cut(plan)) history_flushed(&h, UINT32_MAX);
+    }
+    if (k->with_base) disk_close(&base, true);
+    bool was_cut = fault_plan_is_cut(plan);
+    for (unsigned i = 0; i < (thorough() ? 6u : 3u); i++) {
+        struct engine_file f;
+        struct errmsg e;
+        uint64_t seed = i == 0 ? FAULT_SEED_LOSE_ALL : i == 1 ? FAULT_SEED_KEEP_ALL : rnd(&m.seed);
+        assert_int_equal(disk_file_open(&f, path, 0, &e), 0);
+        snprintf(copy, sizeof copy, "%s.cut", path);
+        assert_int_equal(fault_plan_copy_after_cut(plan, &f, copy, seed), 0);
+        disk_file_close(&f);
+        snprintf(what, sizeof what, "%s, cut at %llu, outcome %llx", k->name, rule ? (unsigned long long)rule->nth : 0ULL,
+                 (unsigned long long)seed);
+        judge_after_cut(&h, copy, k->with_base ? base_path : NULL, what);
+        unlink(copy);
+    }
+    fault_plan_free(plan);
+    history_free(&h);
+    model_free(&m);
+    unlink(path);
+    if (k->with_base) unlink(base_path);
+    return was_cut;
+}
+
+static void power_cuts(void **state)
+{
+    (void)state;
+    static const struct cut_case cases[] = {
+        {"new image", {.size_bytes = 6 * MiB, .version = 3, .cluster_bits = 16, .refcount_order = 4}, .stash = true, .seed = 1},
+        {"no stash", {.size_bytes = 3 * MiB, .version = 3, .cluster_bits = 14, .refcount_order = 4}, .seed = 2},
+        {"small clusters", {.size_bytes = 3 * MiB, .version = 3, .cluster_bits = 9, .refcount_order = 6}, .stash = true, .seed = 3},
+        {"clone", {.size_bytes = 4 * MiB, .version = 3, .cluster_bits = 16, .refcount_order = 4}, .with_base = true,
+         .stash = true, .seed = 4},
+        {"snapshot", {.size_bytes = 3 * MiB}, "-o cluster_size=4k", .snapshot = true, .stash = true, .seed = 5},
+        {"compressed", {.size_bytes = 3 * MiB}, "-c", .stash = true, .seed = 6},
+        {"version 2", {.size_bytes = 3 * MiB, .version = 2, .cluster_bits = 12, .refcount_order = 4}, .stash = true, .seed = 7},
+    };
+    scratch_on_disk = false;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        if (getenv("VERBOSE")) fprintf(stderr, "%s\n", cases[i].name);
+        for (uint64_t nth = 1;; nth += nth / (thorough() ? 12 : 4) + 1) {
+            struct fault_rule rule = {.action = FAULT_CUT, .ops = FAULT_WRITES | FAULT_SYNCS, .nth = nth};
+            if (!one_cut(&cases[i], &rule, 16)) break;
+        }
+    }
+}
+
+/* ---- kill -9 ---- */
+
+/* What the processes share: the model, the stash, and how far the present wave has come. */
+struct shared {
+    struct model m;
+    unsigned wave;
+    _Atomic bool opened;
+    struct disk_stash stash;
+};
+
+static void *share(uint64_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(p != MAP_FAILED);
+    return p;
+}
+
+static struct shared *shared_new(uint64_t disk_bytes, uint64_t stash_bytes)
+{
+    struct shared *s = share(sizeof *s);
+    model_init(&s->m, disk_bytes, 11);
+    free(s->m.data);
+    s->m.data = share(disk_bytes);
+    s->m.unknown = share(disk_bytes / 512);
+    for (unsigned i = 0; i < WAVE_MAX; i++) {
+        free(s->m.shots[i].buf);
+        s->m.shots[i].buf = share(SHOT_MAX_BYTES + 4096);
+    }
+    s->stash = (struct disk_stash){share(stash_bytes), stash_bytes};
+    return s;
+}
+
+static void child_works(struct shared *s, const char *path, struct disk_options o)
+{
+    struct disk d;
+    if (disk_try_open(&d, path, &o) < 0) {
+        fprintf(stderr, "reopening: %s\n", d.e.text);
+        _exit(3);
+    }
+    s->opened = true;
+    for (;;)
+        model_wave(&s->m, &d, WAVE_MAX);
+}
+
+/* The wave that was cut short: what was acknowledged is there, the rest may be. */
+static void settle_killed_wave(struct model *m)
+{
+    for (unsigned i = 0; i < m->count; i++) {
+        struct shot *s = &m->shots[i];
+        if (s->req.op == DISK_READ || s->req.op == DISK_FLUSH) continue;
+        if (s->finished && s->req.op != DISK_DISCARD) {
+            s->req.iov = s->iov;
+            model_apply(m, s, NULL, NULL);
+        } else {
+            settle_unknown(m, s->req.offset_bytes, s->req.length_bytes, 1);
+        }
+    }
+    m->count = m->in_flight = 0;
+}
+
+static void learn_all(struct model *m, struct disk *d)
+{
+    uint8_t *buf = m->shots[0].buf;
+    model_check_all(m, d);
+    for (uint64_t at = 0; at < m->size; at += SHOT_MAX_BYTES) {
+        disk_read(d, at, min_u64(SHOT_MAX_BYTES, m->size - at), buf);
+        memcpy(m->data + at, buf, min_u64(SHOT_MAX_BYTES, m->size - at));
+    }
+    memset(m->unknown, 0, m->size / 512);
+}
+
+static void kill_many_times(unsigned times, unsigned cluster_bits, const char *convert, uint64_t stash_bytes)
+{
+    char path[64];
+    struct shared *s = shared_new(12 * MiB, stash_bytes);
+    scratch_on_disk = false;
+    struct qcow2_create_args args = {.size_bytes = 12 * MiB, .version = 3, .cluster_bits = cluster_bits, .refcount_order = 4};
+    /* The lock outlives the process for a moment, with what the kernel still does for it. */
+    struct disk_options o = {.flags = DISK_FILE_WRITE | DISK_FILE_NO_LOCK, .stash = s->stash};
+    image_make(path, &args);
+    if (convert) shell_ok("%s %s", convert, path);
+    for (unsigned i = 0; i < times; i++) {
+        s->opened = false;
+        pid_t pid = fork();
+        assert_true(pid >= 0);
+        if (pid == 0) child_works(s, path, o);
+        for (unsigned ms = 0; !s->opened && ms < 5000 && waitpid(pid, NULL, WNOHANG) == 0; ms++)
+            usleep(1000);
+        assert_true(s->opened);
+        usleep((useconds_t)rnd_below(&(uint64_t){s->m.seed ^ i}, 40000));
+        kill(pid, SIGKILL);
+        int status;
+        waitpid(pid, &status, 0);
+        assert_true(WIFSIGNALED(status));
+        settle_killed_wave(&s->m);
+        if (i % 3 == 0) continue; /* killed again with no clean close in between */
+        struct disk d;
+        disk_open(&d, path, &o);
+        assert_int_equal(engine_wait_previous(&d.file), 0);
+        learn_all(&s->m, &d);
+        if (i % 3 == 1) {
+            disk_close(&d, true);
+            /* Clusters replaced just before the kill may be leaked, nothing else. */
+            image_is_sound(path, true);
+            image_equals(path, s->m.data, s->m.size);
+        } else {
+            disk_close(&d, true);
+        }
+    }
+    struct disk d;
+    disk_open(&d, path, &o);
+    learn_all(&s->m, &d);
+    disk_close(&d, true);
+    image_is_sound(path, true);
+    image_equals(path, s->m.data, s->m.size);
+    unlink(path);
+}
+
+static void killed_processes_lose_nothing(void **state)
+{
+    (void)state;
+    kill_many_times(scale(24), 16, NULL, 64 << 10);
+    kill_many_times(scale(12), 12, NULL, 32 << 10);
+    kill_many_times(scale(12), 9, NULL, 1 << 20);
+    kill_many_times(scale(12), 16, "qemu-img snapshot -c s", 64 << 10);
+}
+
+/* ---- failed requests ---- */
+
+struct fault_case {
+    const char *name;
+    unsigned ops, flags;
+    int error;
+    bool stash;
+    unsigned cluster_bits;
+    const char *convert;
+};
+
+/* Work with one request failing, close, and see that everything else is there. False: it failed too late. */
+static bool one_fault(const struct fault_case *k, uint64_t nth, uint64_t count)
+{
+    char path[64];
+    struct model m;
+    scratch_on_disk = false;
+    model_init(&m, 4 * MiB, nth);
+    struct qcow2_create_args args = {.size_bytes = m.size, .version = 3, .cluster_bits = k->cluster_bits, .refcount_order = 4};
+    image_make(path, &args);
+    if (k->convert) shell_ok("%s %s", k->convert, path);
+    m.unknown = calloc(1, m.size / 512);
+    m.errors_allowed = true;
+    struct fault_plan *plan = fault_plan_new(1);
+    struct disk_stash stash = {0};
+    autofree void *mem = aligned_alloc(4096, 64 << 10);
+    memset(mem, 0, 64 << 10);
+    if (k->stash) stash = (struct disk_stash){mem, 64 << 10};
+    struct disk d;
+    struct disk_options o = {.flags = DISK_FILE_WRITE | k->flags, .maker = fault_plan_maker(plan), .stash = stash};
+    disk_open(&d, path, &o);
+    unsigned rule = fault_plan_add(plan, &(struct fault_rule){.action = FAULT_FAIL, .ops = k->ops, .nth = nth, .count = count,
+                                                              .error = k->error});
+    for (unsigned i = 0; i < 12; i++)
+        model_wave(&m, &d, 8);
+    bool hit = fault_plan_hits(plan, rule) > 0;
+    int closed = disk_try_close(&d, true);
+    fault_plan_free(plan);
+    o.maker = NULL;
+    disk_open(&d, path, &o);
+    if (closed == 0 || k->stash) model_check_all(&m, &d); /* without a stash, a failed close has said so */
+    disk_close(&d, true);
+    image_is_sound(path, true);
+    unlink(path);
+    model_free(&m);
+    return hit;
+}
+
+static void failed_requests_hurt_only_themselves(void **state)
+{
+    (void)state;
+    static const struct fault_case cases[] = {
+        {"writes", FAULT_WRITES, 0, EIO, true, 16, NULL},
+        {"writes, no stash", FAULT_WRITES, 0, EIO, false, 16, NULL},
+        {"writes, small clusters", FAULT_WRITES, 0, EIO, true, 9, NULL},
+        {"writes, snapshot", FAULT_WRITES, 0, EIO, true, 12, "qemu-img snapshot -c s"},
+        {"syncs", FAULT_SYNCS, 0, EIO, true, 16, NULL},
+        {"syncs, direct", FAULT_SYNCS, DISK_FILE_DIRECT, EIO, true, 16, NULL},
+        {"syncs, no stash", FAULT_SYNCS, 0, EIO, false, 16, NULL},
+        {"reads", FAULT_READS, 0, EIO, true, 12, "qemu-img snapshot -c s"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        if (getenv("VERBOSE")) fprintf(stderr, "%s\n", cases[i].name);
+        for (uint64_t nth = 1; one_fault(&cases[i], nth, 1); nth += nth / (thorough() ? 20 : 3) + 1)
+            continue;
+    }
+}
+
+static void full_storage(void **state)
+{
+    (void)state;
+    static const struct fault_case full = {"full", FAULT_OP(ENGINE_WRITE), 0, ENOSPC, true, 16, NULL};
+    static const struct fault_case full_small = {"full, no stash", FAULT_OP(ENGINE_WRITE), 0, ENOSPC, false, 12, NULL};
+    for (uint64_t nth = 1; nth < 100; nth += 20) {
+        one_fault(&full, nth, UINT64_MAX);
+        one_fault(&full, nth, 30);
+        one_fault(&full_small, nth, 30);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(power_cuts),
+        cmocka_unit_test(killed_processes_lose_nothing),
+        cmocka_unit_test(failed_requests_hurt_only_themselves),
+        cmocka_unit_test(full_storage),
+    };
+    if (!getenv("VERBOSE")) log_setup("test", 0);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
