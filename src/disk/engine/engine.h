@@ -46,9 +46,11 @@ struct engine_file {
 enum engine_op {
     ENGINE_READ,
     ENGINE_WRITE,
-    ENGINE_SYNC,  /* fdatasync: everything completed before it was submitted becomes durable */
-    ENGINE_PUNCH, /* deallocate a range, which then reads as zeroes; -EOPNOTSUPP where it can't */
-    ENGINE_ZERO,  /* make a range read as zeroes, allocated or not; -EOPNOTSUPP where it can't */
+    ENGINE_SYNC,    /* fdatasync: everything completed before it was submitted becomes durable */
+    ENGINE_PUNCH,   /* deallocate a range, which then reads as zeroes; -EOPNOTSUPP where it can't */
+    ENGINE_ZERO,    /* make a range read as zeroes, allocated or not; -EOPNOTSUPP where it can't */
+    ENGINE_DISCARD, /* nobody needs a range any more: reads as zeroes or as before; -EOPNOTSUPP where it can't */
+    ENGINE_OP_COUNT
 };
 
 /* A request. Owned by the caller, embedded in something of its own; the engine's from submit to done. */

@@ -22,7 +22,6 @@
 #include "loop/clock.h"
 
 #define POINTS_MAX 64u
-#define OPS_COUNT (ENGINE_ZERO + 1)
 
 struct rule_state {
     struct fault_rule rule;
@@ -42,7 +41,7 @@ struct fault_plan {
     unsigned rule_count, point_count;
     struct rule_state rules[FAULT_RULES_MAX];
     struct point points[POINTS_MAX];
-    uint64_t counts[OPS_COUNT];
+    uint64_t counts[ENGINE_OP_COUNT];
     struct list disks; /* fault_disk */
     struct engine_maker maker;
 };
@@ -120,7 +119,7 @@ uint64_t fault_plan_count(struct fault_plan *p, unsigned ops)
 {
     uint64_t sum = 0;
     pthread_mutex_lock(&p->lock);
-    for (unsigned op = 0; op < OPS_COUNT; op++)
+    for (unsigned op = 0; op < ENGINE_OP_COUNT; op++)
         if (ops == FAULT_ALL || ops & FAULT_OP(op)) sum += p->counts[op];
     pthread_mutex_unlock(&p->lock);
     return sum;

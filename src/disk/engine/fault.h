@@ -50,7 +50,8 @@ enum fault_action {
 #define FAULT_READS FAULT_OP(ENGINE_READ)
 #define FAULT_SYNCS FAULT_OP(ENGINE_SYNC)
 /* All that changes content. */
-#define FAULT_WRITES (FAULT_OP(ENGINE_WRITE) | FAULT_OP(ENGINE_PUNCH) | FAULT_OP(ENGINE_ZERO))
+#define FAULT_WRITES                                                                                                   \
+    (FAULT_OP(ENGINE_WRITE) | FAULT_OP(ENGINE_PUNCH) | FAULT_OP(ENGINE_ZERO) | FAULT_OP(ENGINE_DISCARD))
 
 struct fault_rule {
     enum fault_action action;

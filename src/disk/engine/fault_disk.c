@@ -28,7 +28,7 @@ struct fault_write {
     struct list node;
     uint64_t sequence;  /* of the request; one request may be several runs */
     uint64_t done_tick; /* 0: not complete */
-    bool zeroes;        /* PUNCH or ZERO: no data, and never makes the file longer */
+    bool zeroes;        /* PUNCH, ZERO or DISCARD: no data, and never makes the file longer */
     uint64_t offset_bytes, length_bytes;
     uint8_t data[]; /* nothing when it zeroes */
 };

@@ -35,7 +35,7 @@ struct fault_disk {
 int fault_disk_new(struct fault_disk **out, const struct engine_file *f);
 void fault_disk_free(struct fault_disk *d);
 
-/* A WRITE, PUNCH or ZERO is about to be given to the kernel: remember it, and what was there. `sequence` gets the
+/* A WRITE, PUNCH, ZERO or DISCARD is about to be given to the kernel: remember it, and what was there. `sequence` gets the
  * number to complete it by. 0 or -errno (then nothing is remembered). */
 int fault_disk_begin(struct fault_disk *d, const struct engine_io *io, uint64_t *sequence);
 /* A part of a WRITE takes effect, and nothing else of it ever will. */

@@ -48,7 +48,7 @@ static int put(struct fixture *x, uint64_t sector, uint64_t count, int value)
 /* The value that a sector holds, -1 when it is mixed. */
 static int get(int fd, uint64_t sector)
 {
-    unsigned char buf[512] = {0};
+    _Alignas(4096) unsigned char buf[512] = {0}; /* the descriptor may be one of direct I/O */
     assert_true(pread(fd, buf, 512, (off_t)(sector * 512)) >= 0);
     for (int i = 1; i < 512; i++)
         if (buf[i] != buf[0]) return -1;

@@ -33,6 +33,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "base/iov.h"
 #include "base/log.h"
@@ -43,6 +44,9 @@
 #define URING_DEPTH_MAX 32768u
 #define URING_RETRIES_MAX 1000u /* of one piece, on EINTR and EAGAIN */
 #define URING_BOUNCE_LINGER_NS (UINT64_C(1000000000))
+
+/* BLOCK_URING_CMD_DISCARD of linux/blkdev.h, which distributions of our age do not have. */
+#define BLOCK_DISCARD_COMMAND _IO(0x12, 0)
 
 /* user_data: a pointer to the request, or to the watch's slot with this bit; 0: nobody wants to know. */
 #define URING_IS_WATCH UINT64_C(1)
@@ -103,6 +107,14 @@ static void prep_range(struct engine_io *io, struct io_uring_sqe *sqe, int mode)
                             (off_t)io->length_bytes);
 }
 
+/* The block layer's discard, as a command to the device (Linux 6.12; earlier ones answer -EOPNOTSUPP). */
+static void prep_device_discard(struct engine_io *io, struct io_uring_sqe *sqe)
+{
+    io_uring_prep_rw(IORING_OP_URING_CMD, sqe, io->file->fd, (void *)(uintptr_t)io->offset_bytes, 0, 0);
+    sqe->cmd_op = BLOCK_DISCARD_COMMAND;
+    sqe->addr3 = io->length_bytes;
+}
+
 static void prep(struct engine_io *io, struct io_uring_sqe *sqe)
 {
     switch (io->op) {
@@ -111,6 +123,11 @@ static void prep(struct engine_io *io, struct io_uring_sqe *sqe)
     case ENGINE_SYNC: io_uring_prep_fsync(sqe, io->file->fd, IORING_FSYNC_DATASYNC); break;
     case ENGINE_PUNCH: prep_range(io, sqe, FALLOC_FL_PUNCH_HOLE); break;
     case ENGINE_ZERO: prep_range(io, sqe, FALLOC_FL_ZERO_RANGE); break;
+    case ENGINE_DISCARD:
+        if (io->file->block_device) prep_device_discard(io, sqe);
+        else prep_range(io, sqe, FALLOC_FL_PUNCH_HOLE);
+        break;
+    case ENGINE_OP_COUNT: break;
     }
     io_uring_sqe_set_data(sqe, io);
 }

@@ -204,6 +204,30 @@ static void test_punch_and_zero(void **state)
     assert_int_equal(fstat(s.file.fd, &after), 0);
     assert_true(after.st_blocks < before.st_blocks);
     assert_int_equal(after.st_size, before.st_size);
+    assert_int_equal(engine_op_now(e, &s.file, ENGINE_DISCARD, 524288, 65536), 0);
+    assert_int_equal(engine_read_now(e, &s.file, buf, 524288, 65536), 0);
+    assert_true(is_zero(buf, 65536));
+    engine_free(e);
+    scratch_drop(&s);
+}
+
+static void test_device(void **state)
+{
+    struct scratch s;
+    if (!scratch_open_loop(&s, MIB, 512, DISK_FILE_WRITE | DISK_FILE_DIRECT)) skip();
+    struct engine *e = new_engine(8);
+    autofree char *buf = aligned_alloc(4096, MIB);
+    memset(buf, 'a', MIB);
+    assert_int_equal(engine_write_now(e, &s.file, buf, 0, MIB), 0);
+    int discarded = engine_op_now(e, &s.file, ENGINE_DISCARD, 0, 65536); /* not with Linux before 6.12 */
+    assert_true(discarded == 0 || discarded == -EOPNOTSUPP);
+    assert_int_equal(engine_op_now(e, &s.file, ENGINE_PUNCH, 131072, 65536), 0);
+    assert_int_equal(engine_op_now(e, &s.file, ENGINE_ZERO, 262144, 65536), 0);
+    assert_int_equal(engine_op_now(e, &s.file, ENGINE_SYNC, 0, 0), 0);
+    assert_int_equal(engine_read_now(e, &s.file, buf, 0, MIB), 0);
+    if (discarded == 0) assert_true(is_zero(buf, 65536)); /* over a file it is a hole */
+    assert_true(is_zero(buf + 131072, 65536) && is_zero(buf + 262144, 65536));
+    assert_true(buf[65536] == 'a' && buf[196608] == 'a' && buf[MIB - 1] == 'a');
     engine_free(e);
     scratch_drop(&s);
 }
@@ -648,6 +672,7 @@ int main(void)
         cmocka_unit_test(test_end_of_file),
         cmocka_unit_test(test_end_of_file_direct),
         cmocka_unit_test(test_punch_and_zero),
+        cmocka_unit_test(test_device),
         cmocka_unit_test(test_errors_are_passed),
         cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_more_than_depth),
