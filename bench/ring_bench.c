@@ -51,7 +51,8 @@ static void fail(const char *what)
 static void set_up(struct bench *b)
 {
     bool packed = b->shape.packed;
-    size_t driver = virtq_desc_bytes(QUEUE_SIZE), device = driver + align_up(virtq_driver_bytes(QUEUE_SIZE, packed), 64);
+    size_t driver = virtq_desc_bytes(QUEUE_SIZE),
+           device = driver + align_up(virtq_driver_bytes(QUEUE_SIZE, packed), 64);
     size_t indirect = device + align_up(virtq_device_bytes(QUEUE_SIZE, packed), 64);
     size_t inflight = indirect + QUEUE_SIZE * 3 * 16;
     b->buffers = align_up(inflight + virtq_inflight_bytes(QUEUE_SIZE, packed), 4096);
@@ -88,9 +89,8 @@ static bool add(struct bench *b, uint64_t n)
     b->random = b->random * UINT64_C(6364136223846793005) + 1442695040888963407u;
     uint64_t page = b->buffers + 4096 + (b->random >> 33) % (BUFFERS_BYTES / 4096 - 1) * 4096;
     uint64_t header = b->buffers + n % (4096 / 64) * 64;
-    const struct driver_sim_buf buf[3] = {{{GUEST_BASE + header}, 16, false},
-                                          {{GUEST_BASE + page}, 4096, true},
-                                          {{GUEST_BASE + header + 32}, 1, true}};
+    const struct driver_sim_buf buf[3] = {
+        {{GUEST_BASE + header}, 16, false}, {{GUEST_BASE + page}, 4096, true}, {{GUEST_BASE + header + 32}, 1, true}};
     if (!driver_sim_add(b->driver, buf, 3, b->shape.indirect, n)) return false;
     uint64_t *fields = (uint64_t *)(void *)(b->mem + header);
     __atomic_store_n(&fields[1], n, __ATOMIC_RELAXED);
@@ -139,7 +139,8 @@ static double warm_ns(struct bench *b)
             ;
     }
     qsort(batch_ns, batches, sizeof *batch_ns, by_size);
-    double median_ns = (double)batch_ns[batches / 2] / BATCH;
+    uint64_t middle = batches / 2;
+    double median_ns = (double)batch_ns[middle] / BATCH;
     free(batch_ns);
     return median_ns;
 }

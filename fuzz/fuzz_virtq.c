@@ -159,7 +159,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct input in = {data, data + size};
     struct device v = {0};
     unsigned flags = (unsigned)take(&in, 1);
-    v.setup = (struct virtq_setup){.packed = flags & PACKED, .event_idx = flags & EVENT_IDX, .indirect = flags & INDIRECT};
+    v.setup =
+        (struct virtq_setup){.packed = flags & PACKED, .event_idx = flags & EVENT_IDX, .indirect = flags & INDIRECT};
     v.setup.size = (uint16_t)(take(&in, 1) % SIZE_LIMIT + 1);
     v.setup.base = (uint32_t)take(&in, 4);
     v.iov_max = (unsigned)take(&in, 1) + 1;

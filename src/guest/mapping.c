@@ -108,7 +108,8 @@ static bool slot_repair(struct slot *s, uintptr_t fault)
     if (sequence % 2 || atomic_load(&s->sequence) != sequence) return false;
     if (fault < start || fault - start >= length) return false;
     void *page = (void *)align_down(fault, page_bytes);
-    void *got = mmap(page, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    void *got =
+        mmap(page, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     if (got == MAP_FAILED) return false;
     atomic_store(&s->truncated, true);
     atomic_store(&any_truncated, true);

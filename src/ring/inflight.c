@@ -92,7 +92,8 @@ int inflight_split_resume(struct inflight_split *t, uint16_t size, uint16_t used
 
     int count = 0;
     for (unsigned i = 0; i < size; i++)
-        if (t->desc[i].inflight) chains[count++] = (struct inflight_chain){.counter = t->desc[i].counter, .head = (uint16_t)i};
+        if (t->desc[i].inflight)
+            chains[count++] = (struct inflight_chain){.counter = t->desc[i].counter, .head = (uint16_t)i};
     qsort(chains, (size_t)count, sizeof chains[0], oldest_first);
     return count;
 }

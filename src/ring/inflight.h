@@ -84,7 +84,7 @@ _Static_assert(offsetof(struct inflight_packed, used) == 16 && sizeof(struct inf
 /* A chain that an earlier process left. */
 struct inflight_chain {
     uint64_t counter;
-    uint16_t head; /* split: descriptor; packed: first entry in the table */
+    uint16_t head;            /* split: descriptor; packed: first entry in the table */
     uint16_t last, slots, id; /* packed only: last entry, number of entries, the driver's buffer id */
 };
 

@@ -250,7 +250,8 @@ static void snapshot_restore(const struct snapshot *s)
 
 static bool snapshot_differs(const struct snapshot *s)
 {
-    return memcmp(s->rings, rig.mem, s->rings_bytes) || memcmp(s->inflight, rig.setup.inflight, s->inflight_bytes);
+    return memcmp(s->rings, rig.mem, s->rings_bytes) != 0 ||
+           memcmp(s->inflight, rig.setup.inflight, s->inflight_bytes) != 0;
 }
 
 /* Suppose that the device died here. Leaves everything as it was. */
@@ -331,7 +332,7 @@ static void stepped(bool packed)
     s.inflight = malloc(s.inflight_bytes);
     unsigned places = 0;
     const char *more = getenv("KILL_TEST_LIVES"); /* for a longer look */
-    unsigned lives = more ? (unsigned)atoi(more) : LIVES;
+    unsigned lives = more ? (unsigned)strtoul(more, NULL, 10) : LIVES;
     for (unsigned life = 0; life < lives && may_trace; life++) {
         guest_gets(rig.driver);
         guest_adds(rig.driver, BLOCKS);

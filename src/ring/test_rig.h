@@ -9,9 +9,9 @@
 #include "ring/driver_sim.h"
 #include "ring/virtq.h"
 
-#define RIG_BASE UINT64_C(0x40000000)        /* guest address of everything */
-#define RIG_BUFFERS_BYTES (256u * 1024)      /* room for buffers; the regions meet in its middle */
-#define RIG_INDIRECT_MAX 8u                  /* descriptors of an indirect table */
+#define RIG_BASE UINT64_C(0x40000000)   /* guest address of everything */
+#define RIG_BUFFERS_BYTES (256u * 1024) /* room for buffers; the regions meet in its middle */
+#define RIG_INDIRECT_MAX 8u             /* descriptors of an indirect table */
 
 struct rig_options {
     uint16_t size;

@@ -36,17 +36,17 @@
 /* Where and what the queue is, from the transport. Ring pointers are host addresses of memory that is
  * mapped for as long as the queue runs. */
 struct virtq_setup {
-    uint16_t size;          /* entries; a power of two when split, 1..VIRTQ_SIZE_MAX */
+    uint16_t size; /* entries; a power of two when split, 1..VIRTQ_SIZE_MAX */
     bool packed;
-    bool event_idx;         /* VIRTIO_F_EVENT_IDX accepted */
-    bool indirect;          /* VIRTIO_F_INDIRECT_DESC accepted */
-    void *desc;             /* split: descriptor table; packed: descriptor ring */
-    void *driver;           /* split: available ring; packed: driver event suppression */
-    void *device;           /* split: used ring; packed: device event suppression */
+    bool event_idx; /* VIRTIO_F_EVENT_IDX accepted */
+    bool indirect;  /* VIRTIO_F_INDIRECT_DESC accepted */
+    void *desc;     /* split: descriptor table; packed: descriptor ring */
+    void *driver;   /* split: available ring; packed: driver event suppression */
+    void *device;   /* split: used ring; packed: device event suppression */
     /* split: next available index. packed: bits 0-14 next available, 15 its wrap counter, 16-30
      * next used, 31 its wrap counter (as VRING_BASE carries them). */
     uint32_t base;
-    void *inflight;         /* this queue's in-flight region, virtq_inflight_bytes() long, or NULL */
+    void *inflight; /* this queue's in-flight region, virtq_inflight_bytes() long, or NULL */
     /* The region holds what an earlier process left: base is taken from it (from here when that process never
      * started the region). */
     bool resume;
@@ -60,10 +60,10 @@ size_t virtq_device_bytes(uint16_t size, bool packed);
 /* One request as popped. The iov entries are the caller's; first the out (driver to device), then the
  * in entries. */
 struct virtq_chain {
-    uint16_t id;         /* give back with the push; below the queue's size, unique among chains in flight */
-    uint16_t slots;      /* ring slots it takes (packed) */
-    unsigned out_count;  /* entries that the device reads */
-    unsigned in_count;   /* entries that the device writes */
+    uint16_t id;        /* give back with the push; below the queue's size, unique among chains in flight */
+    uint16_t slots;     /* ring slots it takes (packed) */
+    unsigned out_count; /* entries that the device reads */
+    unsigned in_count;  /* entries that the device writes */
     uint64_t out_bytes;
     uint64_t in_bytes;
 };

@@ -28,7 +28,7 @@
 struct split_queue {
     char *desc, *avail, *used;
     struct inflight_split *table;
-    uint8_t *state;      /* per head, enum split_state */
+    uint8_t *state; /* per head, enum split_state */
     uint16_t mask;
     uint16_t avail_seen; /* available index as last read ... */
     uint16_t avail_next; /* ... and how far its entries have been copied to heads[] */
@@ -54,7 +54,7 @@ struct packed_queue {
     char *ring, *driver_event, *device_event;
     struct inflight_packed *table;
     struct packed_entry *entry;
-    uint64_t *ids; /* bitmap of the buffer ids in flight */
+    uint64_t *ids;       /* bitmap of the buffer ids in flight */
     uint16_t avail_next; /* of the next chain to pop */
     uint16_t used_next;  /* pushed up to here ... */
     uint16_t used_seen;  /* ... and published up to here */

@@ -133,7 +133,8 @@ static int fetch_heads(struct virtq *q)
         s->avail_seen = ring_load16_acquire(s->avail + SPLIT_IDX);
         count = (uint16_t)(s->avail_seen - s->avail_next);
         if (count == 0) return 0;
-        if (unlikely(count > q->size)) return virtq_broke(q, "the available index jumped by more than the queue's size");
+        if (unlikely(count > q->size))
+            return virtq_broke(q, "the available index jumped by more than the queue's size");
     }
     if (count > SPLIT_HEADS) count = SPLIT_HEADS;
     for (unsigned i = 0; i < count; i++) {

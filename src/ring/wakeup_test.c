@@ -129,7 +129,8 @@ static void drive(struct pair *t)
         done += n;
         if (n) driver_sim_calls_off(t->rig.driver);
         else spin(&random);
-        if (n == 0 && !driver_sim_calls_on(t->rig.driver) && !sleep_on(t->call)) fail_msg("stuck at %u", (unsigned)done);
+        if (n == 0 && !driver_sim_calls_on(t->rig.driver) && !sleep_on(t->call))
+            fail_msg("stuck at %u", (unsigned)done);
         assert_false(atomic_load(&t->stuck));
     }
 }
