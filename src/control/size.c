@@ -52,7 +52,8 @@ const char *size_format(uint64_t bytes, char out[SIZE_TEXT_MAX])
     for (; value >= 1023.95 && suffixes[i + 1]; i++)
         value /= 1024;
     /* Whole numbers and large ones need no decimals. */
-    bool whole = value >= 100 || value - (double)(uint64_t)value < 0.05;
+    double off = value - (double)(uint64_t)(value + 0.5);
+    bool whole = value >= 100 || (off > -0.05 && off < 0.05);
     snprintf(out, SIZE_TEXT_MAX, whole ? "%.0f %ciB" : "%.1f %ciB", value, suffixes[i]);
     return out;
 }
