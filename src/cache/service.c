@@ -51,7 +51,8 @@ static bool service_tick(struct cache_service *s)
         more |= service_audit(b);
     }
     if (service_used_bytes(s) > s->budget_bytes) service_shrink_soon(s);
-    return more;
+    service_fetch_relax(s);
+    return more || s->buffers_used;
 }
 
 static bool anybody_there(const struct cache_service *s)
@@ -136,12 +137,13 @@ static int service_init(struct cache_service *s, const struct cache_service_conf
     service_engine_init(s, config->maker);
     s->budget_bytes = max_u64(config->budget_bytes, CACHE_BUDGET_MIN_BYTES);
     s->next_tick_ns = UINT64_MAX;
-    service_fetch_init(s);
+    list_init(&s->free_fetches);
     s->fd_dir = config->fd_dir ? config->fd_dir : open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (s->fd_dir < 0) return errmsg_sys(e, errno, "cannot open /proc/self/fd");
     int ret = s->maker.make(s->maker.arg, &s->engine, e);
     if (ret < 0) return ret;
     ret = service_memory_init(s, max_u64(config->budget_most_bytes, s->budget_bytes));
+    if (ret == 0) ret = service_fetch_init(s);
     if (ret < 0) return errmsg_sys(e, -ret, "cannot allocate the cache's tables");
     ret = mailbox_init(&s->mailbox);
     if (ret < 0) return errmsg_sys(e, -ret, "cannot make the cache's mailbox");
@@ -157,6 +159,7 @@ static void service_free(struct cache_service *s)
     if (s->fd_dir >= 0) close(s->fd_dir);
     service_memory_destroy(s);
     engine_free(s->engine);
+    service_fetch_destroy(s);
     free(s);
 }
 

@@ -30,8 +30,8 @@ struct cache_service;
 #define CACHE_BASES_IDLE_MAX 64    /* of which nobody uses */
 #define CACHE_CHANNELS_MAX 65536
 #define CACHE_SESSION_CHANNELS_MAX 64 /* of one cache_service_connect() */
-/* Largest layer: mapped whole, and several must fit the 128 TiB that a process can address. */
-#define CACHE_BASE_SIZE_MAX (UINT64_C(16) << 40)
+/* Largest layer: a client maps it whole, of the 128 TiB that a process can address. */
+#define CACHE_BASE_SIZE_MAX (UINT64_C(64) << 40)
 
 struct cache_service_config {
     uint64_t budget_bytes;

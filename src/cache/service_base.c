@@ -46,7 +46,7 @@ static int make_memfd(const char *name, uint64_t bytes)
     return fd;
 }
 
-static uint64_t data_map_bytes(const struct base_layer *b)
+static uint64_t data_file_bytes(const struct base_layer *b)
 {
     return align_up(max_u64(b->size_bytes, 1), CACHE_CHUNK_BYTES);
 }
@@ -58,7 +58,7 @@ static uint64_t words_map_bytes(const struct base_layer *b)
 
 static uint64_t touched_map_bytes(const struct base_layer *b)
 {
-    return align_up(data_map_bytes(b) >> CACHE_CHUNK_SHIFT, 4096);
+    return align_up(data_file_bytes(b) >> CACHE_CHUNK_SHIFT, 4096);
 }
 
 static uint64_t regions_map_bytes(const struct base_layer *b)
@@ -66,7 +66,7 @@ static uint64_t regions_map_bytes(const struct base_layer *b)
     return b->region_count * sizeof(struct region *);
 }
 
-/* A memfd mapped read-write, and in *ro_fd (when not NULL) a read-only description of it. */
+/* A memfd, in *ro_fd (when not NULL) a read-only description of it, and in *map (when not NULL) its memory. */
 static int make_shared(const struct cache_service *s, const char *name, uint64_t bytes, int *fd, int *ro_fd, void **map)
 {
     *fd = make_memfd(name, bytes);
@@ -75,6 +75,7 @@ static int make_shared(const struct cache_service *s, const char *name, uint64_t
         *ro_fd = reopen(s, *fd, O_RDONLY);
         if (*ro_fd < 0) return *ro_fd;
     }
+    if (!map) return 0;
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, *fd, 0);
     if (p == MAP_FAILED) return -errno;
     *map = p;
@@ -84,9 +85,8 @@ static int make_shared(const struct cache_service *s, const char *name, uint64_t
 static int make_memory(struct base_layer *b, struct errmsg *e)
 {
     const struct cache_service *s = b->service;
-    void *data = NULL, *words = NULL, *touched = NULL;
-    int ret = make_shared(s, "creedence-cache-data", data_map_bytes(b), &b->data_fd, &b->data_ro_fd, &data);
-    b->data = data;
+    void *words = NULL, *touched = NULL;
+    int ret = make_shared(s, "creedence-cache-data", data_file_bytes(b), &b->data_fd, &b->data_ro_fd, NULL);
     if (ret == 0)
         ret = make_shared(s, "creedence-cache-words", words_map_bytes(b), &b->words_fd, &b->words_ro_fd, &words);
     b->words = words;
@@ -179,13 +179,12 @@ void service_base_close(struct base_layer *b)
 {
     if (!b) return;
     assert(!b->chan);
-    if (b->data_fd >= 0 && b->data) {
+    if (b->data_fd >= 0) {
         /* A client whose channel is gone may go on mapping it: the memory goes now, whatever it does. The
          * words were withdrawn by service_base_detach(). */
-        fallocate(b->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)data_map_bytes(b));
+        fallocate(b->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)data_file_bytes(b));
     }
     if (b->layer) b->layer->ops->close(b->layer, NULL);
-    unmap(b->data, data_map_bytes(b));
     unmap((void *)b->words, words_map_bytes(b));
     unmap((void *)b->touched, touched_map_bytes(b));
     unmap(b->regions, regions_map_bytes(b));

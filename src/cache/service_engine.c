@@ -24,8 +24,9 @@ static struct counting_engine *counting_of(struct engine *e)
 static void count_read(const struct engine_io *io)
 {
     struct base_layer *b = container_of(io->file, struct base_layer, file);
+    const struct cache_service *s = b->service;
     const uint8_t *to = io->iov[0].iov_base;
-    bool into_cache = b->data && to >= b->data && to < b->data + b->size_bytes;
+    bool into_cache = to >= s->buffers && to < s->buffers + FETCHES_MAX * FETCH_BYTES_MAX;
     atomic_fetch_add_explicit(&b->storage_read_bytes, io->length_bytes, memory_order_relaxed);
     if (!into_cache) atomic_fetch_add_explicit(&b->metadata_read_bytes, io->length_bytes, memory_order_relaxed);
 }

@@ -35,6 +35,9 @@ _Static_assert(CACHE_CHUNK_BLOCKS == 16, "a chunk's blocks are the bits of a uin
 #define FETCHES_MAX 128u            /* under way at once */
 #define FETCHES_AHEAD_MAX 48u       /* of which for nobody yet */
 #define FETCH_BLOCKS_MAX 256u       /* 1 MiB: one read of storage */
+#define FETCH_AHEAD_BLOCKS_MAX 64u  /* ahead in smaller steps: who catches up waits for less */
+#define FETCH_BYTES_MAX (FETCH_BLOCKS_MAX * CACHE_BLOCK_BYTES)
+#define FETCH_COST 2u               /* of each byte under way: in the buffer and in the cache */
 #define FETCH_UNCOUNTED_BYTES (UINT64_C(4) << 20) /* may be under way when nothing can be evicted */
 #define STREAMS_PER_BASE 16u
 #define AHEAD_BLOCKS_MAX 256u
@@ -48,6 +51,7 @@ struct chunk {
     uint64_t index;
     struct service_fetch *fetch; /* the one that works on this chunk, or NULL */
     uint16_t data_blocks;        /* one bit per block whose word is DATA */
+    uint32_t miss_clock;         /* the base's, when a client last missed here */
 };
 
 struct region {
@@ -63,7 +67,7 @@ struct stream {
     uint64_t next_block;   /* where its next miss is expected */
     uint64_t ahead_block;  /* start of what was read ahead last; next_block is its end */
     uint64_t run_blocks;   /* how far it has come */
-    uint64_t used;         /* for the choice of the one to forget */
+    uint32_t miss_clock;   /* when it was last met */
 };
 
 struct base_layer {
@@ -79,7 +83,6 @@ struct base_layer {
 
     int data_fd, words_fd, touched_fd; /* read-write; the last one is also what clients get */
     int data_ro_fd, words_ro_fd;       /* what clients get */
-    uint8_t *data;
     cache_word *words;
     _Atomic uint8_t *touched;
     struct region **regions;
@@ -95,7 +98,7 @@ struct base_layer {
     bool audit_going;
     uint64_t audit_offset, audit_words_offset;
     struct stream stream[STREAMS_PER_BASE];
-    uint64_t stream_clock;
+    uint32_t miss_clock; /* goes up with each miss */
     uint64_t cached_bytes, words_bytes, touched_bytes;
     _Atomic uint64_t storage_read_bytes, metadata_read_bytes; /* also by threads of the layer */
     struct cache_base_stats stats;                            /* without these two */
@@ -104,6 +107,7 @@ struct base_layer {
 struct service_fetch {
     struct disk_req req;
     struct iovec iov;
+    uint8_t *buffer;           /* FETCH_BYTES_MAX */
     struct base_layer *base;   /* NULL when free */
     struct list waiters;       /* service_fill.wait_node */
     struct list node;          /* of the free ones */
@@ -162,7 +166,9 @@ struct cache_service {
     uint64_t channels_refused;
 
     struct service_fetch fetch[FETCHES_MAX];
-    struct list free_fetches;
+    struct list free_fetches; /* last used first, so that few buffers are memory */
+    uint8_t *buffers;
+    bool buffers_used;
     unsigned fetch_count, ahead_count;
     struct list starved; /* fills that found neither a fetch nor room */
     struct engine_task starved_task;
@@ -227,7 +233,9 @@ int service_memory_init(struct cache_service *s, uint64_t budget_most_bytes);
 void service_memory_destroy(struct cache_service *s);
 
 /* service_fetch.c */
-void service_fetch_init(struct cache_service *s);
+int service_fetch_init(struct cache_service *s); /* 0 or -errno */
+void service_fetch_destroy(struct cache_service *s);
+void service_fetch_relax(struct cache_service *s); /* nothing is under way: give the buffers' memory back */
 void service_fill_start(struct service_channel *c, const struct cache_fill *msg);
 void service_fill_drop(struct service_fill *f); /* the channel goes: no answer */
 void service_starved_wake(struct cache_service *s);
@@ -239,6 +247,8 @@ struct ahead_plan {
     uint64_t ahead_first, ahead_end; /* blocks */
 };
 void service_ahead_plan(struct base_layer *b, uint64_t first, uint64_t end, struct ahead_plan *out);
+/* The fetches of the plan are started. */
+void service_ahead_note(struct base_layer *b, const struct ahead_plan *plan);
 
 /* service_channel.c */
 int service_channel_open(struct cache_service *s, struct service_session *session, int *client_fd);

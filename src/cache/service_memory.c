@@ -152,6 +152,7 @@ static void chunk_withdraw(struct chunk *c)
     b->service->data_bytes -= bytes;
     b->stats.evicted_bytes += bytes;
     c->data_blocks = 0;
+    atomic_store_explicit(&b->touched[c->index], 0, memory_order_relaxed);
 }
 
 static void punch_chunks(const struct base_layer *b, uint64_t first, uint64_t count)
