@@ -74,6 +74,14 @@ static inline void scratch_drop(struct scratch *s)
     unlink(s->path);
 }
 
+static inline struct engine *new_engine(unsigned depth)
+{
+    struct engine *e;
+    struct errmsg msg = {""};
+    if (engine_uring_new(&e, depth, &msg) < 0) fail_msg("%s", msg.text);
+    return e;
+}
+
 /* xorshift64*: good enough to choose test cases by. */
 static inline uint64_t rnd(uint64_t *state)
 {
