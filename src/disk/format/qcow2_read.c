@@ -40,7 +40,7 @@ static void below_done(struct disk_req *req, int res)
 static void part_vectors(struct qcow2_part *part, uint64_t at, uint64_t length, const struct iovec **iov, unsigned *count)
 {
     const struct qcow2_op *op = part->op;
-    if (at == op->req->offset_bytes && length == op->req->length_bytes && op->req->iov) {
+    if (at == op->req->offset_bytes && length == op->req->length_bytes && op->req->op != DISK_WRITE_ZEROES) {
         *iov = op->req->iov;
         *count = op->req->iov_count;
         return;
