@@ -78,18 +78,20 @@ static int leave_file_system(const struct sandbox_args *a, struct errmsg *e)
     return 0;
 }
 
+/* The bounding set first: shrinking it takes a capability that a mere user no longer has. */
 static int leave_user(const struct sandbox_args *a, const struct passwd *pw, struct errmsg *e)
 {
+    int ret = 0;
+    capng_clear(CAPNG_SELECT_BOTH);
+    if (capng_apply(CAPNG_SELECT_BOUNDS) < 0) ret = part_failed(a, "dropping the capability bounding set", EPERM, e);
+    if (ret < 0) return ret;
     if (pw && (setgroups(0, NULL) < 0 || setresgid(pw->pw_gid, pw->pw_gid, pw->pw_gid) < 0 ||
                setresuid(pw->pw_uid, pw->pw_uid, pw->pw_uid) < 0))
         return errmsg_sys(e, errno, "sandbox: becoming user %s", a->user);
-    capng_clear(CAPNG_SELECT_BOTH);
-    if (capng_apply(CAPNG_SELECT_BOTH) < 0 && geteuid() == 0) {
-        int ret = part_failed(a, "dropping capabilities", EPERM, e);
-        if (ret < 0) return ret;
-    }
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return part_failed(a, "no_new_privs", errno, e);
-    return 0;
+    capng_clear(CAPNG_SELECT_CAPS);
+    if (capng_apply(CAPNG_SELECT_CAPS) < 0) ret = part_failed(a, "dropping capabilities", EPERM, e);
+    if (ret == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) ret = part_failed(a, "no_new_privs", errno, e);
+    return ret;
 }
 
 static int leave_system_calls(const struct sandbox_args *a, struct errmsg *e)
