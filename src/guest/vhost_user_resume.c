@@ -155,6 +155,8 @@ static int finish_message(struct vhost_session *s, struct errmsg *e)
         vhost_state_mark(&st->step, VHOST_STEP_IDLE); /* it comes again, through the loop */
         return 0;
     }
+    /* Said before the answer goes out: the message after it may look the same, and is another. */
+    if (st->step == VHOST_STEP_PROCESSED) vhost_state_mark(&st->step, VHOST_STEP_CONSUMED);
     if (st->step == VHOST_STEP_SENDING) st->reply_bytes = 0;
     if (st->step != VHOST_STEP_SENDING && st->reply_has_fd) {
         int ret = remake_answer(s, e);
