@@ -127,12 +127,29 @@ uint64_t cli_size(const struct cli *c, const char *option, const char *text)
     return bytes;
 }
 
+static bool has_dots(const char *path)
+{
+    for (const char *p = path; p; p = strchr(p, '/')) {
+        p += *p == '/';
+        size_t len = strcspn(p, "/");
+        if ((len == 1 || len == 2) && strncmp(p, "..", len) == 0) return true;
+    }
+    return false;
+}
+
 char *cli_absolute(const char *path)
 {
     char *cwd = *path == '/' ? NULL : getcwd(NULL, 0), *whole = NULL;
     if (asprintf(&whole, "%s%s%s", cwd ? cwd : "", cwd ? "/" : "", path) < 0) abort();
     free(cwd);
-    return whole;
+    const char *name = strrchr(whole, '/') + 1;
+    if (!has_dots(whole) || has_dots(name)) return whole;
+    autofree char *dir = strndup(whole, (size_t)(name - whole));
+    autofree char *real = dir ? realpath(dir, NULL) : NULL;
+    char *better = NULL;
+    if (!real || asprintf(&better, "%s%s%s", real, real[1] ? "/" : "", name) < 0) return whole;
+    free(whole);
+    return better;
 }
 
 /* ---- Errors and answers ---- */

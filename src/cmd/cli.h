@@ -50,6 +50,7 @@ struct cli {
     char **argv;
     struct client *client; /* opened by the first cli_call() */
     struct option merged[64];
+    json_t *params; /* being made from options */
     char *positional[CLI_ARGUMENTS_MAX];
     int positional_count;
 };
@@ -70,7 +71,8 @@ _Noreturn void cli_usage_error(const struct cli *c, const char *format, ...) __a
 bool cli_on_off(const struct cli *c, const char *option, const char *text);
 uint64_t cli_number(const struct cli *c, const char *option, const char *text, uint64_t min, uint64_t max);
 uint64_t cli_size(const struct cli *c, const char *option, const char *text);
-/* An absolute form of a path (which need not exist). */
+/* An absolute form of a path (which need not exist), without ".." and the like, to be freed. Links stay: /dev/vg/data may
+ * be another device next time. */
 char *cli_absolute(const char *path);
 
 /* Print "creedence: ..." on standard error and return CLI_FAILED. */

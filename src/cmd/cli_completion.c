@@ -45,7 +45,7 @@ static int completion(struct cli *c)
          "_creedence()\n"
          "{\n"
          "    local current=\"${COMP_WORDS[COMP_CWORD]}\" before=\"${COMP_WORDS[COMP_CWORD-1]}\"\n"
-         "    local one=\"${COMP_WORDS[1]}\" two=\"${COMP_WORDS[2]}\" options=''\n"
+         "    local one=\"${COMP_WORDS[1]-}\" two=\"${COMP_WORDS[2]-}\" options=''\n"
          "    COMPREPLY=()");
     print_words();
     puts("    if ((COMP_CWORD == 1)); then\n"

@@ -126,7 +126,8 @@ static void backing_format(struct cli *c, json_t *layers)
 
 static json_t *attach_params(struct cli *c)
 {
-    json_t *params = json_object(), *layers = json_array(), *leaf = json_object();
+    json_t *params = c->params = json_object(), *layers = json_array(), *leaf = json_object();
+    json_object_set_new(params, "layers", layers);
     json_array_append_new(layers, leaf);
     for (int opt; (opt = cli_option(c)) != -1;) {
         switch (opt) {
@@ -147,7 +148,6 @@ static json_t *attach_params(struct cli *c)
             cli_usage_error(c, "%s: its format is missing: add %s raw or qcow2 (it is never guessed)", cli_string(layer, "path"),
                             i ? "--backing-format" : "--format");
     }
-    json_object_set_new(params, "layers", layers);
     return params;
 }
 

@@ -54,7 +54,8 @@ static int unknown_verb(int argc, char **argv)
 
 static int run_verb(const struct cli_verb *v, int argc, char **argv, const char *socket_path)
 {
-    struct cli c = {.verb = v, .argc = argc, .argv = argv, .socket_path = socket_path};
+    static struct cli c;
+    c = (struct cli){.verb = v, .argc = argc, .argv = argv, .socket_path = socket_path};
     int status = v->run(&c);
     client_close(c.client);
     if (fflush(stdout) != 0 || ferror(stdout)) return cli_fail("writing the result failed");

@@ -211,6 +211,10 @@ json_t *vdisk_summary_json(const struct vdisk *d)
     const char *path = vdisk_socket_path(d, buffer);
     if (path) json_object_set_new(o, "socket", json_string(path));
     if (process_running(&d->process)) json_object_set_new(o, "pid", json_integer(d->process.pid));
+    if (d->worker_version[0]) {
+        json_object_set_new(o, "worker_version", json_string(d->worker_version));
+        json_object_set_new(o, "worker_debug", json_string(d->worker_debug ? "y" : "n"));
+    }
     if (d->error[0]) json_object_set_new(o, "error", json_string(d->error));
     return o;
 }
@@ -224,10 +228,6 @@ json_t *vdisk_json(const struct vdisk *d)
     json_object_set_new(o, "cached", json_boolean(cached));
     if (!cached && d->cache_error[0]) json_object_set_new(o, "cache_error", json_string(d->cache_error));
     if (d->front_end_why[0]) json_object_set_new(o, "front_end_why", json_string(d->front_end_why));
-    if (d->worker_version[0]) {
-        json_object_set_new(o, "worker_version", json_string(d->worker_version));
-        json_object_set_new(o, "worker_debug", json_string(d->worker_debug ? "y" : "n"));
-    }
     json_t *held = json_array();
     for (unsigned i = 0; i < d->held_count; i++)
         json_array_append_new(held, json_string(d->held[i].name));
