@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""creedence-vbd as a program of its own: its command line, QEMU's conventions, sockets of every kind, locks, the sandbox.
+
+The native front end of bench/ is the guest here: quick, and every read is verified.
+"""
+
+import json
+import os
+import socket
+import subprocess
+
+import pytest
+
+from lib.paths import BUILD, program
+from lib.worker import new_qcow2, new_raw, qemu_img, run, start_worker
+
+MIB = 1 << 20
+SIZE = 64 * MIB
+
+
+def bench(*words, timeout=60):
+    words = [str(word) for word in (BUILD / "bench" / "vhost-blk-bench", *words)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=timeout)
+
+
+def load(path, *words):
+    """A second of verified reads; the figures."""
+    done = bench("--socket", path, "--rw", "randread", "--runtime", "1", "--ramp", "0", "--verify", "--json", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def pattern(run_dir):
+    path = run_dir / "pattern.raw"
+    assert bench("--make-pattern", path, str(SIZE)).returncode == 0
+    return path
+
+
+def worker_fails(*words, status=1):
+    done = subprocess.run([program("creedence-vbd"), *map(str, words)], capture_output=True, text=True, timeout=30)
+    assert done.returncode == status, f"status {done.returncode}: {done.stderr}"
+    return done.stderr
+
+
+def test_print_capabilities():
+    done = run(program("creedence-vbd"), "--print-capabilities")
+    assert json.loads(done) == {"type": "block", "features": ["read-only", "blk-file"]}
+
+
+def test_help_and_version():
+    assert "--socket-path" in run(program("creedence-vbd"), "--help")
+    assert "debug=" in run(program("creedence-vbd"), "--version")
+
+
+@pytest.mark.parametrize("words, expected", [
+    ([], "no disk given"),
+    (["--disk", "x.raw"], "no format given"),
+    (["--disk", "x.raw,format=vmdk"], "unknown format 'vmdk', expected raw or qcow2"),
+    (["--disk", "x.raw,format=raw,cache=none"], "unknown option 'cache=none'"),
+    (["--disk", "x.raw,format=raw,direct=maybe"], "direct=maybe: expected on or off"),
+    (["--disk", "x.raw,format=raw"], "expected one of --socket-path, --connect and --fd"),
+    (["--disk", "x.raw,format=raw", "--num-queues=65"], "--num-queues=65: expected a number, 1 to 64"),
+    (["--disk", "x.raw,format=raw", "--num-queues=-1"], "--num-queues=-1: expected a number"),
+    (["--disk", "x.raw,format=raw", "--num-queues=two"], "--num-queues=two: expected a number"),
+    (["--disk", "x.raw,format=raw", "--serial=123456789012345678901"], "at most 20 bytes"),
+    (["--disk", "a,format=raw", "--disk", "b,format=raw"], "--disk: given twice"),
+    (["--disk", "a,format=raw", "--socket-path=s", "stray"], "stray: unexpected argument"),
+])
+def test_wrong_usage(words, expected):
+    assert expected in worker_fails(*words, status=2)
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_images_that_are_not_there(kind, run_dir):
+    text = worker_fails(f"--socket-path={run_dir}/s", "--disk", f"{run_dir}/gone.{kind},format={kind}")
+    assert f"{run_dir}/gone.{kind}" in text and "No such file" in text
+
+
+def test_a_raw_image_is_no_qcow2(run_dir):
+    image = new_raw(run_dir / "raw", SIZE)
+    text = worker_fails(f"--socket-path={run_dir}/s", "--disk", f"{image},format=qcow2")
+    assert str(image) in text and "qcow2" in text
+
+
+def test_the_format_is_never_probed(run_dir, processes):
+    """A raw disk into which the guest wrote a qcow2 header stays a raw disk."""
+    image = new_qcow2(run_dir / "evil", SIZE)
+    os.truncate(image, MIB)
+    path = run_dir / "s"
+    start_worker(processes, path, ("raw", image))
+    done = bench("--socket", path, "--rw", "read", "--runtime", "1", "--ramp", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["errors"] == 0
+
+
+@pytest.mark.parametrize("other", ["worker", "qemu"])
+def test_a_leaf_in_use_is_locked(other, run_dir, processes):
+    image = new_qcow2(run_dir / "leaf", SIZE)
+    start_worker(processes, run_dir / "s", ("qcow2", image))
+    if other == "worker":
+        assert "lock" in worker_fails(f"--socket-path={run_dir}/s2", "--disk", f"{image},format=qcow2").lower()
+    else:
+        with pytest.raises(AssertionError, match='Failed to get .* lock'):
+            qemu_img("check", image)
+
+
+def test_unusual_sector_sizes_are_refused(run_dir):
+    image = new_raw(run_dir / "raw", SIZE)
+    assert "expected 512 or 4096" in worker_fails(f"--socket-path={run_dir}/s", "--disk", f"{image},format=raw",
+                                                  "--sector-size=1024")
+
+
+@pytest.mark.parametrize("words", [(), ("--packed",), ("--event-idx", "--indirect"), ("--packed", "--event-idx", "--indirect"),
+                                   ("--queues", "2"), ("--regions", "8"), ("--regions", "8", "--mem-slots"),
+                                   ("--sleep",), ("--queue-size", "1024", "--iodepth", "128"), ("--no-inflight",)])
+def test_rings_and_memory(words, run_dir, pattern, processes):
+    path = run_dir / "s"
+    start_worker(processes, path, ("raw", pattern), num_queues=2)
+    figures = load(path, *words)
+    assert figures["errors"] == 0 and figures["mismatches"] == 0 and figures["iops"] > 0
+
+
+@pytest.mark.parametrize("datapath", ["direct", "staged"])
+@pytest.mark.parametrize("direct", ["on", "off"])
+def test_clones(datapath, direct, run_dir, pattern, processes):
+    leaf = new_qcow2(run_dir / "leaf", SIZE, pattern, "raw")
+    path = run_dir / "s"
+    words = [program("creedence-vbd"), f"--socket-path={path}", "--disk", f"{leaf},format=qcow2,direct={direct}",
+             "--backing", f"{pattern},format=raw,direct={direct}", f"--datapath={datapath}", "--once"]
+    worker = processes.start(words)
+    worker.wait_for_socket(path)
+    assert load(path, "--rw", "randrw")["mismatches"] == 0
+    assert worker.wait(10) == 0
+    qemu_img("compare", "-f", "qcow2", "-F", "raw", leaf, pattern)
+    qemu_img("check", leaf)
+
+
+def test_inherited_listening_socket(run_dir, pattern, processes):
+    path = run_dir / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        processes.start([program("creedence-vbd"), f"--fd={listener.fileno()}", f"--blk-file={pattern}"],
+                        pass_fds=(listener.fileno(),))
+        assert load(path)["mismatches"] == 0
+
+
+def test_client_mode(run_dir, pattern, processes):
+    """The front end listens, the worker connects, and ends when it is left alone."""
+    path = run_dir / "s"
+    front = processes.start([BUILD / "bench" / "vhost-blk-bench", "--socket", path, "--listen", "--rw", "randread", "--runtime", "1",
+                             "--ramp", "0", "--verify", "--json"])
+    front.wait_for_socket(path)
+    worker = processes.start([program("creedence-vbd"), f"--connect={path}", f"--blk-file={pattern}"])
+    assert front.wait(30) == 0, front.output()
+    assert worker.wait(10) == 0, worker.output()
+
+
+def test_sandbox_is_complete(run_dir, pattern, processes):
+    """With --sandbox=on nothing may be missing: no file system, no network, no capability, filtered calls."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    path = run_dir / "s"
+    worker = start_worker(processes, path, ("raw", pattern), sandbox="on", user="nobody")
+    assert load(path)["mismatches"] == 0
+    status = dict(line.split(":\t", 1) for line in open(f"/proc/{worker.pid}/status").read().splitlines() if ":\t" in line)
+    assert status["Seccomp"] == "2" and status["NoNewPrivs"] == "1"
+    assert int(status["CapEff"], 16) == 0 and int(status["CapBnd"], 16) == 0
+    assert status["Uid"].split()[0] != "0"
+    assert os.listdir(f"/proc/{worker.pid}/root") == []
+    assert os.readlink(f"/proc/{worker.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+
+
+def test_writes_survive_workers_killed_under_a_native_front_end(run_dir, processes):
+    """No daemon: the front end reconnects and gives the in-flight memory back, twenty times over."""
+    leaf = new_qcow2(run_dir / "leaf", SIZE)
+    path = run_dir / "s"
+    worker = start_worker(processes, path, ("qcow2", leaf), num_queues=2)
+    front = processes.start([BUILD / "bench" / "vhost-blk-bench", "--socket", path, "--verify-writes", "--initial=zero", "--reconnect",
+                             "--queues", "2", "--iodepth", "16", "--runtime", "12", "--wait", "10"])
+    for _ in range(20):
+        subprocess.run(["sleep", "0.3"], check=True)
+        if not front.running():
+            break
+        worker.kill()
+        worker = start_worker(processes, path, ("qcow2", leaf), num_queues=2)
+    assert front.wait(60) == 0, front.output()
+    worker.terminate()
+    qemu_img("check", leaf)
