@@ -27,7 +27,8 @@ void fields_describe(json_t *value, char *out, size_t room)
     }
 }
 
-static void refuse_value(struct fields *f, const char *key, json_t *value, const char *format, va_list args)
+__attribute__((format(printf, 4, 0))) static void refuse_value(struct fields *f, const char *key, json_t *value,
+                                                                const char *format, va_list args)
 {
     struct field_error *e = f->error;
     if (e->failed) return;

@@ -109,12 +109,13 @@ static const char *hear(struct fixture *f, int fd)
 static void cut_anywhere(void **state)
 {
     struct fixture *f = *state;
-    size_t len = strlen(ECHO);
+    const char *whole = ECHO;
+    size_t len = strlen(whole);
     int fd = connect_client(f);
     for (size_t cut = 0; cut <= len; cut++) {
         char first[128] = "", second[128] = "";
-        memcpy(first, ECHO, cut);
-        memcpy(second, ECHO + cut, len - cut);
+        memcpy(first, whole, cut);
+        memcpy(second, whole + cut, len - cut);
         say(fd, first);
         spin(f);
         say(fd, second);
