@@ -155,14 +155,14 @@ static bool have(const char *program)
 {
     char command[128];
     snprintf(command, sizeof command, "command -v %s >/dev/null", program);
-    return system(command) == 0;
+    return shell(command) == 0;
 }
 
 /* Exit status of a shell command about the file, which finds its path in $F. */
 static int run(const char *command, const char *path)
 {
     setenv("F", path, 1);
-    int status = system(command);
+    int status = shell(command);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
@@ -201,7 +201,7 @@ static bool is_locked_by(const struct scratch *s, const char *bytes)
     struct stat st;
     assert_int_equal(stat(s->path, &st), 0);
     snprintf(command, sizeof command, "grep -q 'OFDLCK.*:%lu %s' /proc/locks", (unsigned long)st.st_ino, bytes);
-    return system(command) == 0;
+    return shell(command) == 0;
 }
 
 /* A qemu-io that waits for commands holds the image; a pipe that we close ends it. */
@@ -212,7 +212,7 @@ static void check_qemu_holds(const char *mode, bool reader_may, bool writer_may)
     scratch_make(&s, 0);
     assert_int_equal(run("qemu-img create -q -f qcow2 $F 1M", s.path), 0);
     snprintf(command, sizeof command, "exec qemu-io -f qcow2 %s %s >/dev/null", mode, s.path);
-    FILE *qemu = popen(command, "we");
+    FILE *qemu = shell_open(command, "we");
     assert_non_null(qemu);
     int patience = 500;
     while (!is_locked_by(&s, "203") && patience-- > 0)

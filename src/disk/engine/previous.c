@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
@@ -30,15 +31,20 @@
 #define DEVICE_REST_NS (5 * NS_PER_SECOND)
 #define DEVICE_LOOK_NS (NS_PER_MS / 2)
 
-/* The first number in a file of sysfs whose name is made from the device's, and the second where there is one. */
+/* Up to two numbers from a file of sysfs whose name is made from the device's. Returns how many, or -errno. */
 static int read_sysfs(dev_t device, const char *what, unsigned long value[2])
 {
-    char path[96];
+    char path[96], line[96];
     snprintf(path, sizeof path, "/sys/dev/block/%u:%u/%s", major(device), minor(device), what);
     FILE *f = fopen(path, "re");
     if (!f) return -errno;
-    int n = fscanf(f, "%lu %lu", &value[0], &value[1]);
+    bool read = fgets(line, sizeof line, f) != NULL;
     fclose(f);
+    int n = 0;
+    for (char *at = line, *end; read && n < 2; at = end, n++) {
+        value[n] = strtoul(at, &end, 10);
+        if (end == at) break;
+    }
     return n;
 }
 
