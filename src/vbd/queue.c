@@ -300,9 +300,12 @@ static void command_run(struct vbd_queue *q, struct command *c, void (*run)(stru
     sem_destroy(&c->done);
 }
 
-/* Let everything in flight complete. Requests are not taken meanwhile. */
+/* Let everything in flight complete, what an earlier process had in flight included: whoever stops the queue
+ * forgets the in-flight table. New requests are not waited for. */
 static void drain(struct vbd_queue *q)
 {
+    while (q->vq && !q->broken && virtq_resuming(q->vq))
+        if (take(q) == 0) engine_sleep(q->engine, UINT64_MAX);
     while (q->in_flight)
         engine_sleep(q->engine, UINT64_MAX);
     if (q->vq) publish(q);
