@@ -127,6 +127,9 @@ void vhost_session_rekeep(struct vhost_session *s);
  * front end cannot be told. */
 bool vhost_session_config_changed(struct vhost_session *s);
 
+/* A ring is broken: signal its error descriptor, when the front end gave one. */
+void vhost_session_ring_failed(struct vhost_session *s, unsigned index);
+
 /* For status reports. */
 struct vhost_session_info {
     bool connected;

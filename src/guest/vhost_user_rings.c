@@ -19,6 +19,7 @@
 
 #include "base/checked.h"
 #include "base/endian.h"
+#include "base/log.h"
 #include "guest/vhost_user_session.h"
 
 #define PACKED_DESC_F_USED (1u << 15)
@@ -213,6 +214,14 @@ void vhost_rings_close(struct vhost_session *s, bool drop)
             *fd[k] = -1;
         }
     }
+}
+
+void vhost_session_ring_failed(struct vhost_session *s, unsigned index)
+{
+    assert(index < VHOST_QUEUES_MAX);
+    int fd = s->ring[index].err_fd;
+    if (fd >= 0 && write(fd, &(uint64_t){1}, sizeof(uint64_t)) < 0 && errno != EAGAIN)
+        log_limited(LOG_LEVEL_WARN, "vhost-user: ring %u: its error descriptor: %s", index, strerror(errno));
 }
 
 /* ---- messages ---- */

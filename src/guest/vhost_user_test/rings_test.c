@@ -138,6 +138,19 @@ static void descriptors_change_while_it_runs(void **state)
     close_events();
 }
 
+static void failure_is_signalled(void **state)
+{
+    struct front *f = ready(state);
+    uint64_t v = 0;
+    int err = event();
+    vhost_session_ring_failed(f->session, 0); /* nobody wants to know */
+    assert_int_equal(front_ack_ring_fd(f, VU_SET_VRING_ERR, 0, err), 0);
+    vhost_session_ring_failed(f->session, 0);
+    assert_int_equal(read(err, &v, sizeof v), sizeof v);
+    assert_int_equal(v, 1);
+    close_events();
+}
+
 static void not_files(void **state)
 {
     struct front *f = ready(state);
@@ -333,6 +346,7 @@ int main(void)
         FRONT_TEST(enabled_before_it_is_started),
         FRONT_TEST(polled_and_silent),
         FRONT_TEST(descriptors_change_while_it_runs),
+        FRONT_TEST(failure_is_signalled),
         FRONT_TEST(not_files),
         FRONT_TEST(no_such_ring),
         FRONT_TEST(bad_values),
