@@ -53,7 +53,7 @@ static void print_durations(const char *name, const struct histogram *h)
 
 static void print_state(const struct many *m, const char *state, double seconds)
 {
-    printf("{\"state\":\"%s\",\"count\":%u,\"seconds\":%.3f,", state, m->o->count, seconds);
+    printf("{\"state\":\"%s\",\"count\":%llu,\"seconds\":%.3f,", state, (unsigned long long)m->attach.count, seconds);
     print_durations("attach_ms", &m->attach);
     putchar(',');
     print_durations("read_ms", &m->read);
@@ -66,7 +66,9 @@ static int many_go(struct many *m, struct errmsg *e)
     uint64_t start_ns = bench_now_ns();
     for (unsigned i = 0; i < m->o->count; i++) {
         int ret = attach_one(m, i, e);
-        if (ret < 0) return ret;
+        if (ret == 0) continue;
+        print_state(m, "failed", (double)(bench_now_ns() - start_ns) / 1e9);
+        return ret;
     }
     print_state(m, "attached", (double)(bench_now_ns() - start_ns) / 1e9);
     struct timespec idle = {.tv_sec = (time_t)m->o->idle_s};

@@ -19,7 +19,7 @@ sys.path[:0] = [str(TOP / "bench"), str(TOP / "tests")]
 
 from suite import cached, density, host, leaf, report, storm  # noqa: E402
 from suite.bed import BenchError, Plan, ProcessError, open_bed  # noqa: E402
-from suite.measure import progress_end  # noqa: E402
+from suite.measure import Section, progress_end  # noqa: E402
 
 PARTS = {"cached": cached.run, "leaf": leaf.run, "storm": storm.run, "density": density.run}
 
@@ -69,6 +69,19 @@ def check_machine(bed, arguments):
     return machine
 
 
+def measure_parts(bed, parts):
+    """All sections. A part that fails costs only itself, and is in the report."""
+    sections = []
+    for part in parts:
+        try:
+            sections += PARTS[part](bed)
+        except (BenchError, ProcessError) as error:
+            progress_end()
+            print(f"bench: {part}: {error}", file=sys.stderr)
+            sections.append(Section(f"NOT MEASURED: {part}", [], notes=[str(error)], failed=True))
+    return sections
+
+
 def write_results(arguments, machine, plan, sections, commands):
     results = arguments.results
     results.mkdir(parents=True, exist_ok=True)
@@ -83,22 +96,18 @@ def write_results(arguments, machine, plan, sections, commands):
 def main():
     arguments = parse_arguments()
     plan = plan_from(arguments)
-    sections = []
     try:
         with open_bed(arguments.build, plan, arguments.work) as bed:
             machine = check_machine(bed, arguments)
-            for part in arguments.only.split(","):
-                sections += PARTS[part](bed)
-                write = bed.commands
+            sections = measure_parts(bed, arguments.only.split(","))
     except (BenchError, ProcessError) as error:
-        progress_end()
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         progress_end()
         return 130
-    write_results(arguments, machine, plan, sections, write)
-    return 0
+    write_results(arguments, machine, plan, sections, bed.commands)
+    return 1 if any(section.failed for section in sections) else 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 from statistics import median
 
 from suite import host
+from suite.bed import BenchError
 from suite.measure import Check, Row, Section, Series, progress, progress_end
 from suite.servers import CacheService, Creedence, Image, QemuStorageDaemon, start
 
@@ -56,8 +57,11 @@ class DensityBed:
             front_ends = subprocess.Popen(
                 bed.pinned(bed.generator_core, [bed.program("vhost-blk-bench"), "--attach-many", self.folder,
                                                 f"--count={count}", f"--idle={idle_s + 4}", "--verify", "--event-idx"]),
-                stdout=subprocess.PIPE, text=True)
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             attached = json.loads(front_ends.stdout.readline() or "{}")
+            if attached.get("state") != "attached":
+                why = front_ends.communicate(timeout=120)[1].strip()
+                return {"attached": {"count": 0, **attached}, "failed": why}
             time.sleep(1)
             pids = [w.pid for w in workers]
             service_pids = [cache.process.pid] if cache else []
@@ -66,9 +70,9 @@ class DensityBed:
             idle, service_idle = host.usage(pids) - before, host.usage(service_pids) - service_before
             sample = pids if count <= 64 else pids[:: count // 64]
             memory = [host.private_bytes(pid) for pid in sample]
-            rest, _ = front_ends.communicate(timeout=120)
-            if front_ends.returncode != 0 or not attached:
-                raise RuntimeError(f"attaching to {count} disks of {which} failed: {attached} {rest}")
+            why = front_ends.communicate(timeout=120)[1]
+            if front_ends.returncode != 0:
+                raise BenchError(f"{count} idle disks of {which}: {why}")
         finally:
             self._stop(workers, cache)
         return {"attached": attached, "start_s": started_s, "all_started_s": all_started_s, "private_bytes": memory,
@@ -90,6 +94,9 @@ class DensityBed:
 
 
 def _rows(count, results):
+    if not results:
+        return []
+
     def row(label, unit, pick):
         return Row(f"{count} disks: {label}", unit, {c: Series([pick(r)], [r]) for c, r in results.items()},
                    more_is_better=False)
@@ -103,29 +110,37 @@ def _rows(count, results):
     ]
 
 
+def _idle_percent(result, count):
+    return result["idle_cpu_s"] / result["idle_s"] / count * 100
+
+
+def _judge(section, count, result):
+    """The goals, for `count` disks of ours."""
+    section.checks.append(Check("disks attached at once", result["attached"]["count"], count, "disks"))
+    if "failed" in result:
+        section.notes.append(f"{count} disks: {result['failed']}")
+        return
+    section.checks += [
+        Check(f"private memory of an idle worker among {count}, the largest seen", max(result["private_bytes"]) / (1 << 20),
+              3, "MiB", at_most=True),
+        Check(f"processor use of an idle worker among {count}", _idle_percent(result, count), 0.001, "%", at_most=True),
+    ]
+    section.notes.append(f"The cache service, shared by all {count}, used "
+                         f"{result['service_idle_cpu_s'] / result['idle_s'] * 100:.4f} % of a core meanwhile.")
+
+
 def run(bed):
     density = DensityBed(bed)
     few, many = bed.plan.idle_workers, bed.plan.disks
     section = Section("Idle disks", [OURS, RIVAL])
     try:
-        results = {OURS: density.measure(OURS, few), RIVAL: density.measure(RIVAL, few)}
-        section.rows += _rows(few, results)
-        thousand = density.measure(OURS, many)
-        section.rows += _rows(many, {OURS: thousand})
+        for count, contenders in ((few, (OURS, RIVAL)), (many, (OURS,))):
+            results = {which: density.measure(which, count) for which in contenders}
+            _judge(section, count, results[OURS])
+            section.rows += _rows(count, {which: r for which, r in results.items() if "failed" not in r})
         progress_end()
     finally:
         density.close()
-    worst = max(results[OURS]["private_bytes"] + thousand["private_bytes"])
-    idle = results[OURS]["idle_cpu_s"] / results[OURS]["idle_s"] / few
-    idle_many = thousand["idle_cpu_s"] / thousand["idle_s"] / many
-    section.checks += [
-        Check("private memory of an idle worker, the largest seen", worst / (1 << 20), 3, "MiB", at_most=True),
-        Check(f"processor use of an idle worker among {few}", idle * 100, 0.001, "%", at_most=True),
-        Check(f"processor use of an idle worker among {many}", idle_many * 100, 0.001, "%", at_most=True),
-        Check("disks attached at once", thousand["attached"]["count"], many, "disks"),
-    ]
-    section.notes.append(f"The cache service, shared by all {many}: {thousand['service_idle_cpu_s'] / thousand['idle_s'] * 100:.4f} % "
-                         "of a core meanwhile.")
     section.notes.append("Each worker has a front end attached that has read one block. Idle use below 0.001 % of a core "
                          "counts as none.")
     return [section]

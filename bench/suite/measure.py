@@ -67,6 +67,7 @@ class Section:
     rows: list = field(default_factory=list)
     notes: list = field(default_factory=list)
     checks: list = field(default_factory=list)
+    failed: bool = False
 
 
 _last_topic = None

@@ -55,6 +55,7 @@ def _checks(section):
 def _losses(sections):
     lost = [f"- {section.title}: {label + ': ' if label else ''}{goal}: {value} ({want})"
             for section in sections for label, goal, want, value, verdict in _checks(section) if verdict == "BELOW"]
+    lost += [f"- {section.title}" for section in sections if section.failed]
     return lost or ["- nowhere, in this run"]
 
 
@@ -71,8 +72,9 @@ def markdown(machine, plan, sections, commands):
               "Where it falls short of its goals:", "", *_losses(sections), ""]
     for section in sections:
         lines += [f"## {section.title}", ""]
-        lines += _table(["", *section.contenders],
-                        [[row.label, *(_cell(row, c) for c in section.contenders)] for row in section.rows])
+        if section.rows:
+            lines += _table(["", *section.contenders],
+                            [[row.label, *(_cell(row, c) for c in section.contenders)] for row in section.rows])
         checks = _checks(section)
         if checks:
             lines += _table(["figure", "goal", "wanted", "reached", ""], checks)
