@@ -19,6 +19,8 @@ DEFAULT_TIMEOUT_S = 120
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than a few seconds; left out by `make check-quick`")
     config.addinivalue_line("markers", f"timeout_s(n): fails after n seconds (default {DEFAULT_TIMEOUT_S})")
+    # Asked to end, end as after an interrupt: fixtures end what they started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class TestTimeout(Exception):
