@@ -111,13 +111,15 @@ class CacheService:
         wait_listening(self.process, self.socket)
 
     def ask(self, method, **params):
+        if not self.process.running():
+            self.process.fail(f"ended with status {self.process.popen.returncode} before it was asked for {method}")
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
             s.settimeout(10)
             s.connect(str(self.socket))
             s.send(json.dumps({"id": 1, "method": method, "params": params}).encode())
             answer = json.loads(s.recv(1 << 18))
         if "error" in answer:
-            raise RuntimeError(f"creedence-cache {method}: {answer['error']}")
+            self.process.fail(f"answered {method} with {answer['error']}")
         return answer["result"]
 
     def stop(self):
