@@ -169,13 +169,13 @@ static void make_image(const struct cut_case *k, struct model *m, char path[64],
     fclose(f);
     if (k->qemu_options) {
         name_make(path);
-        shell_ok("qemu-img convert -f raw -O qcow2 %s %s %s", k->qemu_options, raw, path);
-        if (k->snapshot) shell_ok("qemu-img snapshot -c s %s", path);
+        run_ok("qemu-img convert -f raw -O qcow2 %s %s %s", k->qemu_options, raw, path);
+        if (k->snapshot) run_ok("qemu-img snapshot -c s %s", path);
     } else {
         struct qcow2_create_args args = k->image;
         if (k->with_base) {
             name_make(base_path);
-            shell_ok("qemu-img convert -f raw -O qcow2 %s %s", raw, base_path);
+            run_ok("qemu-img convert -f raw -O qcow2 %s %s", raw, base_path);
             args.backing_name = base_path;
             args.backing_format = "qcow2";
         }
@@ -363,7 +363,7 @@ static void kill_many_times(unsigned times, unsigned cluster_bits, const char *c
     /* The lock outlives the process for a moment, with what the kernel still does for it. */
     struct disk_options o = {.flags = DISK_FILE_WRITE | DISK_FILE_NO_LOCK, .stash = s->stash};
     image_make(path, &args);
-    if (convert) shell_ok("%s %s", convert, path);
+    if (convert) run_ok("%s %s", convert, path);
     for (unsigned i = 0; i < times; i++) {
         s->opened = false;
         pid_t pid = fork();
@@ -430,7 +430,7 @@ static bool one_fault(const struct fault_case *k, uint64_t nth, uint64_t count)
     model_init(&m, 4 * MiB, nth);
     struct qcow2_create_args args = {.size_bytes = m.size, .version = 3, .cluster_bits = k->cluster_bits, .refcount_order = 4};
     image_make(path, &args);
-    if (k->convert) shell_ok("%s %s", k->convert, path);
+    if (k->convert) run_ok("%s %s", k->convert, path);
     m.unknown = calloc(1, m.size / 512);
     m.errors_allowed = true;
     struct fault_plan *plan = fault_plan_new(1);

@@ -561,6 +561,7 @@ void qcow2_keeper_stop(struct qcow2 *q);
 
 /* ---- qcow2_op.c ---- */
 void qcow2_submit(struct layer_chan *c, struct disk_req *req);
+void qcow2_submit_inside(struct qcow2_chan *c, struct disk_req *req); /* may be for the rest of the last cluster */
 void qcow2_op_continue(struct qcow2_op *op);
 void qcow2_op_park(struct qcow2_op *op); /* leaves the era when nothing is in flight */
 void qcow2_op_resume(struct qcow2_op *op);

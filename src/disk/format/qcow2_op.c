@@ -190,13 +190,17 @@ static void start(struct qcow2_chan *c, struct qcow2_op *op, struct disk_req *re
     op->submitting = false;
 }
 
-void qcow2_submit(struct layer_chan *chan, struct disk_req *req)
+void qcow2_submit_inside(struct qcow2_chan *c, struct disk_req *req)
 {
-    struct qcow2_chan *c = qcow2_chan_of(chan);
-    assert(req->op == DISK_FLUSH || range_fits(req->offset_bytes, req->length_bytes, layer_size(chan->layer)));
     struct qcow2_op *op = list_empty(&c->waiting_reqs) ? qcow2_slab_take(&c->ops) : NULL;
     if (op) start(c, op, req);
     else list_push_back(&c->waiting_reqs, &req->node);
+}
+
+void qcow2_submit(struct layer_chan *chan, struct disk_req *req)
+{
+    assert(req->op == DISK_FLUSH || range_fits(req->offset_bytes, req->length_bytes, layer_size(chan->layer)));
+    qcow2_submit_inside(qcow2_chan_of(chan), req);
 }
 
 /* ---- buffers of a request ---- */

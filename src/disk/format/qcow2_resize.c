@@ -4,7 +4,7 @@
  * table may have to move to a larger place:
  *
  *   new table written in full -> sync -> header (offset, entries) -> sync -> old clusters free
- *   entries past the old end, which nobody could see, are made to read as zeroes -> sync -> header (size) -> sync
+ *   what lies past the old end, which nobody could see, is made to read as zeroes -> sync -> header (size) -> sync
  *
  * Shrinking would throw away data under a running guest and is refused.
  */
@@ -101,7 +101,7 @@ static int clear_grown(struct qcow2 *q, uint64_t from, uint64_t to)
     return 0;
 }
 
-static int grow_call(struct qcow2 *q, void *arg)
+static int grow_tables_call(struct qcow2 *q, void *arg)
 {
     struct resize *r = arg;
     uint64_t size = layer_size(&q->layer);
@@ -111,7 +111,13 @@ static int grow_call(struct qcow2 *q, void *arg)
     if (entries > q->l1_entries) ret = move_table(q, entries);
     if (ret < 0) return errmsg_sys(r->e, -ret, "%s: growing it: a larger L1 table", q->layer.name);
     ret = clear_grown(q, qcow2_cluster_count(q, size), qcow2_cluster_count(q, r->size_bytes));
-    if (ret == 0) ret = qcow2_commit(q, true);
+    return ret < 0 ? errmsg_sys(r->e, -ret, "%s: growing it: clearing what it grows by", q->layer.name) : 0;
+}
+
+static int grow_size_call(struct qcow2 *q, void *arg)
+{
+    struct resize *r = arg;
+    int ret = qcow2_commit(q, true);
     if (ret < 0) return errmsg_sys(r->e, -ret, "%s: growing it: clearing what it grows by", q->layer.name);
     struct qcow2_header new = q->header;
     new.size_bytes = r->size_bytes;
@@ -121,19 +127,111 @@ static int grow_call(struct qcow2 *q, void *arg)
     return 0;
 }
 
+/* ---- the rest of the last cluster: a write like the guest's, on a thread that has a channel ---- */
+
+struct last_part {
+    struct mail mail;
+    struct qcow2_chan *chan;
+    struct disk_req req;
+    int ret;
+    bool finished;
+    pthread_mutex_t lock;
+    pthread_cond_t done;
+};
+
+static void last_part_done(struct disk_req *req, int ret)
+{
+    struct last_part *p = container_of(req, struct last_part, req);
+    pthread_mutex_lock(&p->lock);
+    p->ret = ret;
+    p->finished = true;
+    pthread_cond_signal(&p->done);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void last_part_arrived(struct mail *m)
+{
+    struct last_part *p = container_of(m, struct last_part, mail);
+    qcow2_submit_inside(p->chan, &p->req);
+}
+
+/* Somebody serves requests: let him do it. */
+static int zero_by_channel(struct qcow2 *q, struct last_part *p, bool *found)
+{
+    pthread_mutex_lock(&q->lock);
+    *found = !list_empty(&q->chans);
+    if (*found) {
+        p->chan = list_entry(q->chans.next, struct qcow2_chan, node);
+        mailbox_post(&p->chan->box, &p->mail);
+    }
+    pthread_mutex_unlock(&q->lock);
+    if (!*found) return 0;
+    pthread_mutex_lock(&p->lock);
+    while (!p->finished)
+        pthread_cond_wait(&p->done, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+    return p->ret;
+}
+
+/* Nobody does: with a channel of our own. */
+static int zero_alone(struct qcow2 *q, struct last_part *p)
+{
+    struct engine *engine;
+    struct layer_chan *chan;
+    if (q->layer.below) return -ENOTSUP; /* its channels are not ours to make */
+    int ret = q->maker->make(q->maker->arg, &engine, NULL);
+    if (ret < 0) return ret;
+    ret = qcow2_chan_open(&q->layer, engine, NULL, &chan);
+    if (ret == 0) {
+        p->chan = qcow2_chan_of(chan);
+        qcow2_submit_inside(p->chan, &p->req);
+        while (!p->finished)
+            engine_sleep(engine, UINT64_MAX);
+        ret = p->ret;
+        qcow2_chan_close(chan);
+    }
+    engine_free(engine);
+    return ret;
+}
+
+static int zero_last_part(struct qcow2 *q, uint64_t from, uint64_t to)
+{
+    if (from >= to) return 0;
+    struct last_part p = {.mail.run = last_part_arrived,
+                          .req = {.op = DISK_WRITE_ZEROES, .offset_bytes = from, .length_bytes = to - from,
+                                  .done = last_part_done}};
+    pthread_mutex_init(&p.lock, NULL);
+    pthread_cond_init(&p.done, NULL);
+    bool found;
+    int ret = zero_by_channel(q, &p, &found);
+    if (!found) ret = zero_alone(q, &p);
+    pthread_cond_destroy(&p.done);
+    pthread_mutex_destroy(&p.lock);
+    return ret;
+}
+
+static int grow(struct qcow2 *q, struct resize *r)
+{
+    uint64_t size = layer_size(&q->layer);
+    int ret = qcow2_keeper_call(q, grow_tables_call, r);
+    if (ret < 0) return ret;
+    ret = zero_last_part(q, size, min_u64(align_up(size, q->cluster_bytes), r->size_bytes));
+    if (ret < 0) return errmsg_sys(r->e, -ret, "%s: growing it: zeroing the rest of its last cluster", q->layer.name);
+    return qcow2_keeper_call(q, grow_size_call, r);
+}
+
 int qcow2_resize(struct layer *l, uint64_t new_size_bytes, struct errmsg *e)
 {
     struct qcow2 *q = qcow2_of(l);
-    uint64_t size = layer_size(l);
+    uint64_t size = layer_size(l), most = q->clusters_max << q->cluster_bits;
     if (!l->writable) return errmsg_set(e, EROFS, "%s: it is open read-only", l->name);
-    if (new_size_bytes % 512) return errmsg_set(e, EINVAL, "%s: %" PRIu64 " bytes is no multiple of 512", l->name, new_size_bytes);
+    if (new_size_bytes % DISK_SECTOR_BYTES)
+        return errmsg_set(e, EINVAL, "%s: %" PRIu64 " bytes is no multiple of %u", l->name, new_size_bytes, DISK_SECTOR_BYTES);
     if (new_size_bytes < size)
         return errmsg_set(e, ENOTSUP, "%s: it has %" PRIu64 " bytes and cannot shrink to %" PRIu64 " while it is in use", l->name,
                           size, new_size_bytes);
-    uint64_t most = q->clusters_max << q->cluster_bits;
     if (new_size_bytes > most || qcow2_l1_entries_for(new_size_bytes, q->cluster_bits) * 8 > QCOW2_L1_MAX_BYTES)
         return errmsg_set(e, EFBIG, "%s: %" PRIu64 " bytes is more than the %" PRIu64 " that it can grow to while it is open",
                           l->name, new_size_bytes, most);
-    if (new_size_bytes == size) return 0;
-    return qcow2_keeper_call(q, grow_call, &(struct resize){new_size_bytes, e});
+    return new_size_bytes == size ? 0 : grow(q, &(struct resize){new_size_bytes, e});
 }
