@@ -137,7 +137,7 @@ void vhost_ring_stop(struct vhost_session *s, unsigned index)
 /* ---- descriptors ---- */
 
 /* Something that can be waited for or written to without end: an eventfd, a pipe, a socket. */
-int vhost_ring_fd_check(int fd, const char *what, unsigned index, struct errmsg *e)
+static int check_ring_fd(int fd, const char *what, unsigned index, struct errmsg *e)
 {
     struct stat st;
     if (fstat(fd, &st) < 0) return errmsg_sys(e, errno, "%s descriptor of ring %u", what, index);
@@ -307,7 +307,7 @@ static int parse_fd(struct vhost_session *s, struct vhost_message *m, const char
         return errmsg_set(e, EINVAL, "0x%" PRIx64 " is not a ring's index and the no-descriptor flag", v);
     *index = (unsigned)(v & VU_RING_INDEX_MASK);
     int ret = ring_of(s, *index, true, &r, e);
-    if (ret == 0 && m->fd_count) ret = vhost_ring_fd_check(m->fd[0], what, *index, e);
+    if (ret == 0 && m->fd_count) ret = check_ring_fd(m->fd[0], what, *index, e);
     if (ret == 0) *fd = vhost_message_take_fd(m);
     return ret;
 }

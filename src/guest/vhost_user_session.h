@@ -135,7 +135,6 @@ bool vhost_rings_any_running(const struct vhost_session *s);
 /* Stop all rings as GET_VRING_BASE does, and forget what they were, but perhaps not where they stand. */
 void vhost_rings_reset(struct vhost_session *s, bool keep_bases);
 void vhost_rings_close(struct vhost_session *s, bool drop);
-int vhost_ring_fd_check(int fd, const char *what, unsigned index, struct errmsg *e);
 
 int vhost_set_vring_num(struct vhost_session *s, struct vhost_message *m, struct errmsg *e);
 int vhost_set_vring_addr(struct vhost_session *s, struct vhost_message *m, struct errmsg *e);
