@@ -268,6 +268,20 @@ static int uring_watch(struct engine *e, struct engine_watch *w)
     return 0;
 }
 
+static void watch_remove(struct uring *u, struct uring_watch *slot)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+    if (!sqe) {
+        io_uring_submit(&u->ring);
+        sqe = io_uring_get_sqe(&u->ring);
+    }
+    if (!sqe) return; /* the kernel takes nothing now: it keeps the slot, and the ring's end is its end */
+    io_uring_prep_poll_remove(sqe, (uintptr_t)slot | URING_IS_WATCH);
+    io_uring_sqe_set_data64(sqe, 0);
+    /* Now, so that the kernel lets go of the descriptor even if this thread polls no more. */
+    io_uring_submit_and_get_events(&u->ring);
+}
+
 static void uring_unwatch(struct engine *e, struct engine_watch *w)
 {
     struct uring *u = uring_of(e);
@@ -281,16 +295,7 @@ static void uring_unwatch(struct engine *e, struct engine_watch *w)
         slot_free(slot);
         return;
     }
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
-    if (!sqe) {
-        io_uring_submit(&u->ring);
-        sqe = io_uring_get_sqe(&u->ring);
-    }
-    if (!sqe) return; /* the kernel takes nothing now: it keeps the slot, and the ring's end is its end */
-    io_uring_prep_poll_remove(sqe, (uintptr_t)slot | URING_IS_WATCH);
-    io_uring_sqe_set_data64(sqe, 0);
-    /* Now, so that the kernel lets go of the descriptor even if this thread polls no more. */
-    io_uring_submit_and_get_events(&u->ring);
+    watch_remove(u, slot);
 }
 
 /* Returns how many callbacks ran. */
@@ -301,6 +306,9 @@ static unsigned watch_returned(struct uring *u, struct uring_watch *slot, int re
         slot->armed = false;
         if (!w) slot_free(slot);
         else u->unarmed++;
+    } else if (!w) {
+        /* The kernel refuses to remove what it is about to report (EALREADY): this is that report, so once more. */
+        watch_remove(u, slot);
     }
     if (!w) return 0;
     if (res < 0) {
