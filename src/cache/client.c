@@ -123,6 +123,7 @@ static void channel_lost(struct cache_client *c)
 {
     if (c->fd < 0) return;
     engine_unwatch(c->engine, &c->watch);
+    shutdown(c->fd, SHUT_RDWR);
     close(c->fd);
     c->fd = -1;
     c->open = c->stalled = false;

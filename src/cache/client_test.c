@@ -491,15 +491,14 @@ static void test_holes_read_into_memory(void **state)
         sum += data[offset];
     (void)sum;
     struct stat st;
-    fstat(fds[0], &st);
-    assert_true((uint64_t)st.st_blocks * 512 > 90 * MIB);
     uint64_t cached = service_base_stats(s, NULL).cached_bytes;
-    for (unsigned i = 0; i < 1000 && (uint64_t)st.st_blocks * 512 > cached; i++) {
-        usleep(10000);
+    for (unsigned i = 0; i < 1000; i++) {
         fstat(fds[0], &st);
+        if ((uint64_t)st.st_blocks * 512 == cached) break;
+        usleep(10000);
     }
     assert_int_equal((uint64_t)st.st_blocks * 512, cached);
-    assert_true(service_base_stats(s, NULL).stray_bytes > 90 * MIB);
+    assert_true(service_base_stats(s, NULL).stray_bytes >= im.size_bytes - cached);
     for (uint64_t offset = 0; offset < 2 * MIB; offset += 3 * sizeof buf) {
         assert_int_equal(reader_try(&r, buf, offset, sizeof buf), 0);
         assert_true(pattern_check(buf, offset, sizeof buf, 30));

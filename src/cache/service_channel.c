@@ -40,6 +40,7 @@ void service_channel_close(struct service_channel *c)
     struct cache_service *s = c->service;
     c->closing = true;
     engine_unwatch(s->engine, &c->watch);
+    shutdown(c->fd, SHUT_RDWR); /* the client sees it at once, whoever else still has the socket */
     close(c->fd);
     while (!list_empty(&c->fills))
         service_fill_drop(list_entry(c->fills.next, struct service_fill, channel_node));
