@@ -29,6 +29,7 @@ struct model {
     bool errors_allowed; /* failed writes leave their range unknown */
     bool no_zero_ops;
     uint64_t from, to;   /* where requests go; to 0: anywhere */
+    unsigned comb, tooth; /* comb > 0: of every `comb` times 4 KiB, only those number `tooth` */
     uint8_t *unknown;    /* per sector: 1 when a failed or unflushed write may or may not be there; NULL: never */
     unsigned in_flight;
     struct shot shots[WAVE_MAX];
@@ -77,6 +78,12 @@ static inline bool shot_collides(const struct model *m, uint64_t offset, uint64_
 static inline bool shot_place(struct model *m, uint64_t *offset, uint64_t *length)
 {
     uint64_t from = m->from, to = m->to ? m->to : m->size;
+    if (m->comb) {
+        *length = (1 + rnd_below(&m->seed, 8)) * 512;
+        *offset = (rnd_below(&m->seed, m->size / 4096 / m->comb) * m->comb + m->tooth) * 4096;
+        *offset += rnd_below(&m->seed, (4096 - *length) / 512 + 1) * 512;
+        return !shot_collides(m, *offset, *length);
+    }
     uint64_t most = rnd_below(&m->seed, 8) ? min_u64(m->max_bytes, 16384) : m->max_bytes;
     *length = (1 + rnd_below(&m->seed, most / m->unit)) * m->unit;
     if (*length > to - from) *length = to - from;
@@ -212,6 +219,19 @@ static inline void model_wave(struct model *m, struct disk *d, unsigned size)
         model_apply(m, &m->shots[i], d->chan, d->engine);
     for (unsigned i = 0; i < m->count; i++)
         if (m->shots[i].req.op == DISK_DISCARD) model_after_discard(m, &m->shots[i], d);
+}
+
+/* Only what this model has a say in. */
+static inline void model_check_own(struct model *m, struct disk *d)
+{
+    uint8_t *buf = m->shots[0].buf;
+    uint64_t from = m->from, to = m->to ? m->to : m->size;
+    uint64_t step = m->comb ? 4096 * m->comb : SHOT_MAX_BYTES;
+    for (uint64_t at = m->comb ? m->tooth * 4096 : from; at < to; at += step) {
+        uint64_t n = m->comb ? 4096 : min_u64(to - at, SHOT_MAX_BYTES);
+        disk_read(d, at, n, buf);
+        model_learn(m, at, n, buf);
+    }
 }
 
 static inline void model_check_all(struct model *m, struct disk *d)
