@@ -142,7 +142,7 @@ static bool preempted(struct vbd_queue *q)
 static void adapt(struct vbd_queue *q, uint64_t *window_ns, uint64_t gap_ns)
 {
     uint64_t bound_ns = atomic_load_explicit(&q->vbd->poll_ns, memory_order_relaxed);
-    if (gap_ns > bound_ns || preempted(q)) {
+    if (gap_ns > bound_ns || (*window_ns == 0 && preempted(q))) {
         *window_ns = 0;
         return;
     }
@@ -161,6 +161,9 @@ static void sleep_until_work(struct vbd_queue *q)
     bool kicks = q->vq && !q->broken;
     if (kicks && virtq_kick_enable(q->vq)) {
         virtq_kick_disable(q->vq);
+        /* What was submitted must not wait for the guest to run out of requests. */
+        engine_poll(q->engine);
+        publish(q);
         return;
     }
     if (mailbox_has_mail(&q->mailbox)) return;
@@ -305,7 +308,7 @@ static void command_run(struct vbd_queue *q, struct command *c, void (*run)(stru
 static void drain(struct vbd_queue *q)
 {
     while (q->vq && !q->broken && virtq_resuming(q->vq))
-        if (take(q) == 0) engine_sleep(q->engine, UINT64_MAX);
+        if (take(q) == 0 && q->in_flight) engine_sleep(q->engine, UINT64_MAX);
     while (q->in_flight)
         engine_sleep(q->engine, UINT64_MAX);
     if (q->vq) publish(q);

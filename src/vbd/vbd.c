@@ -115,8 +115,10 @@ static void op_reset(void *device)
     struct vbd *d = device;
     uint64_t count;
     d->features = 0;
-    *d->config.kept = (struct vbd_kept){0};
-    atomic_store(&d->write_through, d->config.write_through);
+    /* A mode that is safer than what was configured stays: QEMU resets a device that is merely paused and does not write the
+     * mode again. The driver of a guest that starts anew sets its own. */
+    if (!d->config.kept->write_through) *d->config.kept = (struct vbd_kept){0};
+    atomic_store(&d->write_through, d->config.write_through || d->config.kept->write_through);
     atomic_store(&d->broken_why, NULL);
     ssize_t n = read(d->broken_fd, &count, sizeof count);
     (void)n; /* nothing there: it was not broken */
