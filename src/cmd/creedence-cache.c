@@ -21,7 +21,7 @@
 #include "cache/budget.h"
 #include "cache/service.h"
 #include "cmd/cache_manager.h"
-#include "cmd/cache_sandbox.h"
+#include "cmd/sandbox.h"
 #include "control/link.h"
 #include "control/version.h"
 #include "loop/clock.h"
@@ -51,7 +51,7 @@ struct arguments {
     bool budget_auto;
     uint64_t budget_bytes;
     bool sandbox_off;
-    struct cache_sandbox_args sandbox;
+    struct sandbox_args sandbox;
 };
 
 struct program {
@@ -251,9 +251,9 @@ static int set_up(struct program *p, const struct arguments *a, const sigset_t *
     if (ret == 0) ret = choose_budget(p, a, &config, e);
     if (ret == 0 && !(p->loop = loop_new())) ret = errmsg_sys(e, errno, "event loop");
     if (ret == 0) ret = start_watching(p, signals, e);
-    if (ret == 0 && !a->sandbox_off) ret = cache_sandbox_user(&a->sandbox, e);
+    if (ret == 0 && !a->sandbox_off) ret = sandbox_leave_host(&a->sandbox, e);
     if (ret == 0) ret = cache_service_start(&p->service, &config, e);
-    if (ret == 0 && !a->sandbox_off) ret = cache_sandbox_filter(&a->sandbox, e);
+    if (ret == 0 && !a->sandbox_off) ret = sandbox_filter(&a->sandbox, SANDBOX_REOPEN, e);
     if (ret < 0) return ret;
     const struct cache_manager_args args = {.loop = p->loop, .listen_fd = listen_fd, .service = p->service,
                                             .memory = &p->memory, .budget = &p->budget};

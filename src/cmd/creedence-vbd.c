@@ -296,7 +296,8 @@ static int run_alone(struct arguments *a, const sigset_t *stop_signals, struct e
     for (unsigned i = 0; i < VBD_QUEUES_MAX; i++)
         args.cache_fd[i] = -1;
     int ret = front_end(a, &args, e);
-    if (ret == 0 && a->cache_socket) ret = cache_connect(a->cache_socket, &a->config, args.cache_fd, e);
+    if (ret == 0 && a->cache_socket && cache_connect(a->cache_socket, &a->config, args.cache_fd, e) < 0)
+        log_warn("no read cache: %s; reading backing files directly", e->text);
     if (ret == 0) ret = worker_open(&w, &args, e);
     if (ret < 0) return ret;
     ret = worker_serve(w, e);

@@ -25,6 +25,7 @@
 #include "base/log.h"
 #include "control/cache_keeper.h"
 #include "control/daemon.h"
+#include "control/holder.h"
 #include "control/size.h"
 #include "control/unix_socket.h"
 #include "control/vdisk.h"
@@ -33,6 +34,7 @@
 
 #define LOCK_WAIT_MS 2000 /* a daemon that was just killed may still be going */
 #define LAST_ANSWERS_MS 500u
+#define HOLD_FD 3 /* the holder's listening socket */
 
 enum {
     OPT_STATE_DIR = 256,
@@ -44,6 +46,7 @@ enum {
     OPT_CGROUP,
     OPT_CACHE,
     OPT_CACHE_BUDGET,
+    OPT_HOLD,
 };
 
 static const struct option options[] = {
@@ -56,6 +59,7 @@ static const struct option options[] = {
     {"cgroup", required_argument, NULL, OPT_CGROUP},
     {"cache", required_argument, NULL, OPT_CACHE},
     {"cache-budget", required_argument, NULL, OPT_CACHE_BUDGET},
+    {"hold", required_argument, NULL, OPT_HOLD}, /* how the daemon starts its holder (control/holder.h) */
     {"verbose", no_argument, NULL, 'v'},
     {"version", no_argument, NULL, 'V'},
     {"help", no_argument, NULL, 'h'},
@@ -82,7 +86,7 @@ static const char usage_text[] =
     "  creedenced --state-dir=/tmp/c/state --run-dir=/tmp/c/run    # one for trying out\n";
 
 struct arguments {
-    const char *state_dir, *run_dir, *bin_dir, *user, *group, *vm_group, *cgroup;
+    const char *state_dir, *run_dir, *bin_dir, *user, *group, *vm_group, *cgroup, *hold;
     struct cache_settings cache;
 };
 
@@ -98,6 +102,7 @@ static int parse(struct arguments *a, int argc, char **argv)
         case OPT_GROUP: a->group = optarg; break;
         case OPT_VM_GROUP: a->vm_group = optarg; break;
         case OPT_CGROUP: a->cgroup = optarg; break;
+        case OPT_HOLD: a->hold = optarg; break;
         case OPT_CACHE:
             a->cache.enabled = strcmp(optarg, "on") == 0;
             if (a->cache.enabled || strcmp(optarg, "off") == 0) break;
@@ -310,6 +315,7 @@ static int run(struct life *l, struct errmsg *e)
     if (ret == 0) ret = cache_keeper_new(&h->cache, h, cache_up);
     if (ret < 0) return errmsg_sys(e, -ret, "starting");
     start_watchdog(l);
+    h->holder = holder_new(h);
     ret = daemon_restore(&l->daemon, settled, e);
     if (ret == 0 && !l->failed) ret = loop_run(h->loop);
     loop_remove(&l->signals);
@@ -325,6 +331,7 @@ static void clean_up(struct life *l)
     LIST_FOR_EACH_SAFE(node, &h->disks)
         vdisk_free(list_entry(node, struct vdisk, node));
     cache_keeper_free(h->cache);
+    holder_free(h->holder);
     if (l->daemon.rpc) rpc_server_flush(l->daemon.rpc, LAST_ANSWERS_MS);
     rpc_server_free(l->daemon.rpc);
     loop_free(h->loop);
@@ -346,6 +353,7 @@ int main(int argc, char **argv)
     list_init(&h->disks);
     signal(SIGPIPE, SIG_IGN);
     raise_limits();
+    if (a.hold) return holder_run(HOLD_FD, a.hold);
     h->cache_settings = a.cache;
     ret = process_user_find(&h->user, a.user, &e);
     if (ret == 0) ret = find_group(a.group, &l.control_gid, &e);

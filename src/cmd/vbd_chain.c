@@ -80,7 +80,7 @@ int chain_open_files(struct chain **out, struct worker_config *config, const int
     return after_crash && !config->device.read_only ? wait_previous(c, e) : 0;
 }
 
-int chain_open_layers(struct chain *c, struct disk_stash stash, struct errmsg *e)
+int chain_open_layers(struct chain *c, struct disk_stash stash, const struct engine_maker *maker, struct errmsg *e)
 {
     for (unsigned i = c->count; i-- > 0;) {
         struct layer_args args = {
@@ -88,7 +88,7 @@ int chain_open_layers(struct chain *c, struct disk_stash stash, struct errmsg *e
             .below = i + 1 < c->count ? c->stack[i + 1] : NULL,
             .writable = i == 0 && !c->config->device.read_only,
             .stash = i == 0 ? stash : (struct disk_stash){0},
-            .maker = &engine_uring_maker,
+            .maker = maker,
         };
         int ret = layer_open(&c->own[i], c->config->layer[i].format, &args, e);
         if (ret == 0 && i > 0) ret = cache_layer_open(&c->cached[i], c->own[i], args.below, i - 1, e);
@@ -96,7 +96,7 @@ int chain_open_layers(struct chain *c, struct disk_stash stash, struct errmsg *e
         c->stack[i] = i > 0 ? c->cached[i] : c->own[i];
     }
     if (c->config->datapath == DATAPATH_DIRECT) return 0;
-    return layer_staged_open(&c->staged, c->stack, c->count, &engine_uring_maker, e);
+    return layer_staged_open(&c->staged, c->stack, c->count, maker, e);
 }
 
 int chain_close(struct chain *c, struct errmsg *e)

@@ -23,6 +23,8 @@ struct link_worker {
     struct loop_watch listen_watch, peer_watch;
     struct worker *worker; /* NULL until configured */
     int exit_status;
+    unsigned held_count; /* until configured */
+    struct worker_held held[WORKER_HELD_MAX];
 };
 
 /* ---- to the daemon ---- */
@@ -71,19 +73,44 @@ static void take_layer_fds(struct worker_config *c, struct link_msg *m)
     }
 }
 
-static unsigned take_held(struct link_msg *m, struct worker_held *held)
+/* Descriptors of the last worker, in `held` messages ahead of `configure` and in that itself. */
+static int take_held(struct link_worker *lw, struct link_msg *m, struct errmsg *e)
 {
-    unsigned count = 0;
     for (unsigned i = 0; i < m->fd_count; i++) {
         const char *name = m->names[i];
-        if (m->fds[i] < 0 || strncmp(name, "held:", 5) != 0 || strlen(name + 5) >= sizeof held->name) continue;
         /* Layers come under their own names; a daemon that adopted us holds them too. */
-        if (strncmp(name + 5, "layer", 5) == 0) continue;
-        snprintf(held[count].name, sizeof held->name, "%s", name + 5);
-        held[count++].fd = m->fds[i];
+        if (m->fds[i] < 0 || strncmp(name, "held:", 5) != 0 || strncmp(name + 5, "layer", 5) == 0) continue;
+        struct worker_held *h = &lw->held[lw->held_count];
+        if (lw->held_count == WORKER_HELD_MAX || strlen(name + 5) >= sizeof h->name)
+            return errmsg_set(e, EINVAL, "%s: too long a name, or more than %u descriptors held", name, (unsigned)WORKER_HELD_MAX);
+        snprintf(h->name, sizeof h->name, "%s", name + 5);
+        h->fd = m->fds[i];
         m->fds[i] = -1;
+        lw->held_count++;
     }
-    return count;
+    return 0;
+}
+
+static bool has_held(const struct link_worker *lw, const char *name)
+{
+    for (unsigned i = 0; i < lw->held_count; i++)
+        if (strcmp(lw->held[i].name, name) == 0) return true;
+    return false;
+}
+
+/* To start without a part of what the last worker left would lose what it acknowledged. */
+static int check_held(const struct link_worker *lw, const json_t *params, struct errmsg *e)
+{
+    size_t i;
+    json_t *v;
+    json_array_foreach(json_object_get(params, "held"), i, v)
+    {
+        const char *name = json_string_value(v);
+        if (!name) return errmsg_set(e, EINVAL, "held: expected an array of strings");
+        if (strncmp(name, "layer", 5) != 0 && !has_held(lw, name))
+            return errmsg_set(e, EINVAL, "held: the descriptor of '%s' did not come along", name);
+    }
+    return 0;
 }
 
 static unsigned take_cache_fds(struct link_msg *m, int *fds)
@@ -109,10 +136,11 @@ static int do_configure(struct link_worker *lw, json_t *params, struct link_msg 
         return ret;
     }
     take_layer_fds(&config, m);
-    autofree struct worker_held *held = calloc(WORKER_HELD_MAX, sizeof *held);
-    if (!held) {
+    ret = take_held(lw, m, e);
+    if (ret == 0) ret = check_held(lw, params, e);
+    if (ret < 0) {
         worker_config_free(&config);
-        return errmsg_set(e, ENOMEM, "out of memory");
+        return ret;
     }
     struct worker_args args = {
         .loop = lw->loop,
@@ -121,11 +149,12 @@ static int do_configure(struct link_worker *lw, json_t *params, struct link_msg 
         .survives = true,
         .listen_fd = link_msg_take_fd(m, "listen"),
         .connected_fd = link_msg_take_fd(m, "connect"),
-        .held = held,
+        .held = lw->held,
         .sandbox = lw->sandbox,
-        .held_count = take_held(m, held),
+        .held_count = lw->held_count,
     };
     take_cache_fds(m, args.cache_fd);
+    lw->held_count = 0; /* the worker's now */
     ret = worker_open(&lw->worker, &args, e);
     if (ret == 0) ret = worker_serve(lw->worker, e);
     return ret;
@@ -177,6 +206,7 @@ static int dispatch(struct link_worker *lw, const struct link_head *head, struct
 {
     const char *method = head->method;
     if (strcmp(method, "configure") == 0) return do_configure(lw, head->params, m, e);
+    if (strcmp(method, "held") == 0 && !lw->worker) return take_held(lw, m, e);
     if (!lw->worker) return errmsg_set(e, ENODEV, "%s: this worker is not configured yet", method);
     if (strcmp(method, "adopt") == 0) {
         *result = describe(lw);
@@ -261,17 +291,21 @@ static void listen_ready(struct loop_watch *watch, uint32_t events)
 
 int link_worker_run(int listen_fd, const struct sandbox_args *sandbox)
 {
-    struct link_worker lw = {.sandbox = sandbox, .listen_fd = listen_fd, .peer_fd = -1};
-    lw.loop = loop_new();
-    if (!lw.loop || loop_add(lw.loop, &lw.listen_watch, listen_fd, EPOLLIN, listen_ready) < 0) {
+    struct link_worker *lw = calloc(1, sizeof *lw);
+    if (!lw) return 1;
+    *lw = (struct link_worker){.sandbox = sandbox, .listen_fd = listen_fd, .peer_fd = -1, .loop = loop_new()};
+    if (!lw->loop || loop_add(lw->loop, &lw->listen_watch, listen_fd, EPOLLIN, listen_ready) < 0) {
         log_error("cannot serve the daemon on descriptor %d: %s", listen_fd, strerror(errno));
-        loop_free(lw.loop);
+        loop_free(lw->loop);
+        free(lw);
         return 1;
     }
-    int ret = loop_run(lw.loop);
-    if (lw.worker) worker_quit(lw.worker, NULL);
-    peer_close(&lw);
-    loop_remove(&lw.listen_watch);
-    loop_free(lw.loop);
-    return ret < 0 ? 1 : lw.exit_status;
+    int ret = loop_run(lw->loop);
+    int status = ret < 0 ? 1 : lw->exit_status;
+    if (lw->worker) worker_quit(lw->worker, NULL);
+    peer_close(lw);
+    loop_remove(&lw->listen_watch);
+    loop_free(lw->loop);
+    free(lw);
+    return status;
 }

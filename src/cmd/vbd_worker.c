@@ -26,11 +26,13 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "cmd/vbd_chain.h"
+#include "cmd/vbd_engines.h"
 #include "guest/vhost_user.h"
 #include "ring/virtq.h"
 
 #define STATE_MAGIC UINT64_C(0x3145544154534443) /* "CDSTATE1" */
 #define STASH_BYTES (UINT64_C(1) << 20)
+#define ENGINES_OF_LAYERS 1u /* the thread that keeps a qcow2 leaf's tables */
 
 struct state_head {
     uint64_t magic;
@@ -47,6 +49,7 @@ struct worker {
     struct worker_keeper keeper;
     bool one_front_end;
 
+    struct engines *engines;
     struct chain *chain;
     struct vbd *vbd;
 
@@ -147,6 +150,7 @@ static int state_map(struct worker *w, int fd, bool survives, struct errmsg *e)
     bool fresh = fd < 0;
     if (fresh && survives) {
         fd = memfd_create("creedence-vbd-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        w->state_fd = fd;
         if (fd < 0 || ftruncate(fd, (off_t)w->state_bytes) < 0)
             return errmsg_sys(e, errno, "disk %s: memory for the device's state", w->config.name);
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
@@ -275,6 +279,8 @@ static void broken_ready(struct loop_watch *watch, uint32_t events)
     if (read(watch->fd, &count, sizeof count) < 0) return;
     const char *why = vbd_broken(w->vbd);
     if (why) tell_state(w, "broken", why);
+    for (unsigned i = 0; why && w->session && i < w->config.device.queues; i++)
+        vhost_session_ring_failed(w->session, i);
 }
 
 static int session_resume(struct worker *w, struct errmsg *e)
@@ -309,7 +315,10 @@ int worker_serve(struct worker *w, struct errmsg *e)
             held_drop(w, name);
         }
         memset(w->state + STATE_HEAD_BYTES, 0, w->vhost_bytes + w->inflight_bytes);
+        vbd_guest_ops(w->vbd)->reset(w->vbd);
     }
+    if (w->connected_fd < 0 && w->listen_fd < 0)
+        return errmsg_set(e, ENOTCONN, "disk %s: its front end is lost, and it does not listen for another", w->config.name);
     if (w->connected_fd >= 0) return session_start(w, steal_fd(&w->connected_fd), e);
     tell_state(w, "listening", NULL);
     int ret = listen_start(w);
@@ -325,6 +334,7 @@ static void release(struct worker *w)
     vbd_free(w->vbd);
     for (unsigned i = 0; i < w->held_count; i++)
         close(w->held[i].fd);
+    engines_free(w->engines);
     if (w->state) munmap(w->state, w->state_bytes);
     if (w->state_fd >= 0) close(w->state_fd);
     if (w->listen_fd >= 0) close(w->listen_fd);
@@ -337,16 +347,20 @@ static int open_inner(struct worker *w, const struct worker_args *args, struct e
 {
     int state = held_find(w, "state");
     int state_fd = state < 0 ? -1 : fcntl(w->held[state].fd, F_DUPFD_CLOEXEC, 0);
+    /* Without it the disk must not be served: what was acknowledged is in there. */
+    if (state >= 0 && state_fd < 0) return errmsg_sys(e, errno, "disk %s: the last worker's state", w->config.name);
     int ret = state_map(w, state_fd, args->survives, e);
     if (ret < 0) return ret;
     ret = chain_open_files(&w->chain, &w->config, args->cache_fd, state >= 0, e);
-    if (ret == 0 && args->sandbox) ret = sandbox_enter(args->sandbox, e);
-    if (ret == 0) ret = chain_open_layers(w->chain, state_stash(w), e);
+    if (ret == 0) ret = engines_new(&w->engines, w->config.device.queues + ENGINES_OF_LAYERS, e);
+    if (ret == 0 && args->sandbox) ret = sandbox_leave_host(args->sandbox, e);
+    if (ret == 0 && args->sandbox) ret = sandbox_filter(args->sandbox, SANDBOX_NONE, e);
+    if (ret == 0) ret = chain_open_layers(w->chain, state_stash(w), engines_maker(w->engines), e);
     if (ret < 0) return ret;
     struct vbd_chains chains = chain_callbacks(w->chain);
     w->config.device.kept = &state_head(w)->device;
     w->config.device.io_opt_bytes = chain_cluster_bytes(w->chain);
-    ret = vbd_new(&w->vbd, &w->config.device, chain_leaf(w->chain), &chains, &engine_uring_maker, e);
+    ret = vbd_new(&w->vbd, &w->config.device, chain_leaf(w->chain), &chains, engines_maker(w->engines), e);
     if (ret < 0) return ret;
     ret = loop_add(w->loop, &w->broken_watch, vbd_broken_fd(w->vbd), EPOLLIN, broken_ready);
     return ret < 0 ? errmsg_sys(e, -ret, "disk %s: event loop", w->config.name) : 0;

@@ -7,7 +7,7 @@
  *   vbd_link.c     the daemon's requests
  *   vbd_chain.c    the layers and every thread's channels of them
  *   vbd_cache.c    asks the cache service when there is no daemon to do it
- *   vbd_sandbox.c  gives up every right that is not needed
+ *   sandbox.c      gives up every right that is not needed
  *
  * Thread-safety: everything here runs on the control thread, except the chain callbacks.
  */
@@ -17,6 +17,7 @@
 #include <jansson.h>
 
 #include "base/errmsg.h"
+#include "cmd/sandbox.h"
 #include "disk/disk.h"
 #include "disk/file.h"
 #include "loop/loop.h"
@@ -70,11 +71,6 @@ struct worker_keeper {
     void *arg;
 };
 
-struct sandbox_args {
-    bool required;    /* fail when any part cannot be had */
-    const char *user; /* become this user, or NULL */
-};
-
 struct worker_args {
     struct loop *loop;
     struct worker_config *config;  /* taken over */
@@ -110,9 +106,6 @@ unsigned worker_held(const struct worker *w, const struct worker_held **out);
 
 /* The open image of layer i (its lock lives in it). Stays the worker's. */
 int worker_layer_fd(const struct worker *w, unsigned i);
-
-/* vbd_sandbox.c; before any other thread is started. */
-int sandbox_enter(const struct sandbox_args *args, struct errmsg *e);
 
 /* vbd_cache.c: get a channel per queue from the cache service at path, for a worker without a daemon. */
 int cache_connect(const char *path, const struct worker_config *c, int *out, struct errmsg *e);
