@@ -270,13 +270,68 @@ def test_workers_survive_the_daemon(daemon, leaf, run_dir):
     fails(-32004, lambda: daemon.attach("other", run_dir / "1.raw"), "in use")  # the lock survived, too
 
 
-def test_daemon_and_workers_killed_together(daemon, leaf):
-    pid = daemon.attach("d1", leaf)["pid"]
-    daemon.kill()
+def generation(daemon, name="d1"):
+    [entry] = daemon.call("disk.stats", name=name)["disks"]
+    return entry["stats"]["generation"]
+
+
+def kill_and_wait(pid):
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not alive(pid), 5, "the worker's end")
+    wait_until(lambda: not alive(pid), 5, f"the end of {pid}")
+
+
+def test_daemon_and_workers_killed_together(daemon, leaf):
+    """What was held for the worker survives both."""
+    daemon.behave(connected=True)
+    pid = daemon.attach("d1", leaf)["pid"]
+    for expected in range(2, 6):
+        daemon.kill()
+        kill_and_wait(pid)
+        daemon.start()
+        new = daemon.wait_state("d1")
+        assert new["pid"] != pid and sorted(new["held"]) == ["conn", "state"] and generation(daemon) == expected
+        pid = new["pid"]
+    daemon.call("disk.detach", name="d1", force=True)
+    daemon.attach("d1", leaf)
+    assert generation(daemon) == 1  # nothing of the old disk was left
+
+
+def test_the_holder_is_replaced_and_filled_again(daemon, leaf):
+    daemon.behave(connected=True)
+    pid = daemon.attach("d1", leaf)["pid"]
+    kill_and_wait(daemon.holder_pid())
+    wait_until(lambda: daemon.holder_pid(), 5, "a new holder")
+    kill_and_wait(daemon.holder_pid())
+    wait_until(lambda: daemon.holder_pid(), 5, "a new holder")
+    daemon.call("disk.stats")  # it is filled by the time that the daemon answers
+    daemon.kill()
+    kill_and_wait(pid)
     daemon.start()
-    assert daemon.wait_state("d1")["pid"] != pid
+    daemon.wait_state("d1")
+    assert generation(daemon) == 2
+
+
+def test_the_holder_ends_when_nobody_needs_it(daemon, leaf):
+    daemon.attach("d1", leaf)
+    holder = daemon.holder_pid()
+    daemon.terminate()
+    time.sleep(2.5)
+    assert alive(holder)  # the worker is still there
+    daemon.start()
+    assert daemon.holder_pid() == holder
+    daemon.call("shutdown", stop_workers=True)
+    wait_until(lambda: not alive(holder), 10, "the holder's end")
+
+
+def test_what_a_worker_dropped_meanwhile_is_dropped(daemon, leaf):
+    """A worker that lost its front end while there was no daemon."""
+    daemon.behave(connected=True)
+    daemon.attach("d1", leaf)
+    daemon.behave(connected=True, forget=["conn"])
+    daemon.kill()
+    daemon.start()
+    wait_until(lambda: daemon.show("d1")["held"] == ["state"], 5, "the connection to be dropped")
+    assert daemon.show("d1")["front_end"] == "listening"
 
 
 def test_killed_while_attaching(daemon, run_dir):

@@ -5,6 +5,7 @@
  *   rpc.c            an operator's requests --> methods.c
  *   vdisk*.c         one disk each: its images, sockets, held descriptors, and its worker
  *   cache_keeper.c   the cache service
+ *   holder.c         a process that holds what disks hold, too
  *   process.c        programs that were started
  *   peer.c, link.c   talking to them
  *   state.c          what survives
@@ -20,6 +21,7 @@
 #include "control/state.h"
 
 struct cache_keeper;
+struct holder;
 
 struct host {
     struct loop *loop;
@@ -31,6 +33,7 @@ struct host {
     gid_t socket_gid;   /* -1: the daemon's */
     struct cache_settings cache_settings;
     struct cache_keeper *cache;
+    struct holder *holder; /* NULL: none */
     struct list disks; /* struct vdisk, by name */
     unsigned disk_count;
     void (*disk_gone)(struct host *h); /* after one left the list */

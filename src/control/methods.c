@@ -95,7 +95,7 @@ static const struct vdisk *unstoppable(struct host *h)
 {
     LIST_FOR_EACH(node, &h->disks) {
         struct vdisk *d = list_entry(node, struct vdisk, node);
-        bool can = vdisk_peer(d) ? !d->done : d->state == VDISK_WAITING && d->held_count == 0;
+        bool can = vdisk_peer(d) ? !d->done : d->state == VDISK_WAITING && d->held.count == 0;
         if (!can) return d;
     }
     return NULL;

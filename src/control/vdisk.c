@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "control/holder.h"
 #include "control/images.h"
 #include "control/vdisk_internal.h"
 #include "loop/clock.h"
@@ -81,6 +82,7 @@ void vdisk_free(struct vdisk *d)
 
 static void remove_files(struct vdisk *d)
 {
+    holder_clear(d->host->holder, d->config.name);
     static const char *const kinds[] = {"sock", "link", "run"};
     char path[PATH_MAX];
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
@@ -132,6 +134,7 @@ void vdisk_attach(struct vdisk *d, vdisk_done done, void *arg)
 {
     if (!begin_operation(d, done, arg)) return;
     d->attaching = true;
+    holder_clear(d->host->holder, d->config.name); /* a disk of this name that ended with an earlier daemon */
     vdisk_worker_start(d);
 }
 
@@ -139,6 +142,8 @@ void vdisk_restore(struct vdisk *d, vdisk_done done, void *arg)
 {
     if (!begin_operation(d, done, arg)) return;
     d->serving_before = true;
+    holder_get(d->host->holder, d->config.name, &d->held);
+    if (vdisk_holds(d, "conn")) snprintf(d->front_end, sizeof d->front_end, "connected");
     if (!vdisk_worker_adopt(d)) vdisk_worker_start(d);
 }
 
@@ -154,7 +159,7 @@ void vdisk_detach(struct vdisk *d, bool force, vdisk_done done, void *arg)
         return;
     }
     bool idle = d->state == VDISK_WAITING;
-    if (idle && !d->done && (force || d->held_count == 0)) {
+    if (idle && !d->done && (force || d->held.count == 0)) {
         d->done = done;
         d->done_arg = arg;
         loop_timer_cancel(&d->timer);
@@ -229,8 +234,8 @@ json_t *vdisk_json(const struct vdisk *d)
     if (!cached && d->cache_error[0]) json_object_set_new(o, "cache_error", json_string(d->cache_error));
     if (d->front_end_why[0]) json_object_set_new(o, "front_end_why", json_string(d->front_end_why));
     json_t *held = json_array();
-    for (unsigned i = 0; i < d->held_count; i++)
-        json_array_append_new(held, json_string(d->held[i].name));
+    for (unsigned i = 0; i < d->held.count; i++)
+        json_array_append_new(held, json_string(d->held.list[i].name));
     json_object_set_new(o, "held", held);
     if (d->state == VDISK_SERVING)
         json_object_set_new(o, "serving_seconds", json_integer((json_int_t)((clock_now_ns() - d->serving_since_ns) / NS_PER_SECOND)));

@@ -22,18 +22,17 @@
  *   GONE       ended; the owner forgets the disk
  *
  * Held in all states but GONE: the images (their locks are in the descriptors), the listening socket, and every
- * descriptor that the worker asked to have kept. A successor gets all of it.
+ * descriptor that the worker asked to have kept (the latter also by the holder process). A successor gets all of it.
  */
 #ifndef CONTROL_VDISK_H
 #define CONTROL_VDISK_H
 
 #include "control/cache_keeper.h"
 #include "control/disk_config.h"
+#include "control/held.h"
 #include "control/host.h"
 #include "control/peer.h"
 #include "control/rpc.h"
-
-#define VDISK_HELD_MAX 1024u /* descriptors kept for one worker; its own limit is lower */
 
 enum vdisk_state {
     VDISK_WAITING,
@@ -43,11 +42,6 @@ enum vdisk_state {
     VDISK_LEAVING,
     VDISK_QUITTING,
     VDISK_GONE,
-};
-
-struct vdisk_held {
-    char name[LINK_FD_NAME_MAX + 1];
-    int fd;
 };
 
 /* The end of attach, upgrade, detach: code 0, or an rpc_code with the reason. */
@@ -68,8 +62,7 @@ struct vdisk {
 
     int listen_fd, connect_fd;
     int layer_fd[DISK_CHAIN_MAX];
-    struct vdisk_held *held;
-    unsigned held_count, held_room;
+    struct held held; /* and again in the holder process */
     struct cache_request cache_request;
     bool cached; /* the worker was given channels */
 

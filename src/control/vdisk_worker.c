@@ -19,6 +19,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "control/holder.h"
 #include "control/images.h"
 #include "control/unix_socket.h"
 #include "control/vdisk_internal.h"
@@ -44,53 +45,32 @@ static bool wants_cache(const struct vdisk *d)
 
 /* ---- What is held ---- */
 
-static struct vdisk_held *held_find(const struct vdisk *d, const char *name)
-{
-    for (unsigned i = 0; i < d->held_count; i++)
-        if (strcmp(d->held[i].name, name) == 0) return &d->held[i];
-    return NULL;
-}
-
 bool vdisk_holds(const struct vdisk *d, const char *name)
 {
-    return held_find(d, name) != NULL;
+    return held_find(&d->held, name) != NULL;
 }
 
-static void held_drop(struct vdisk *d, const char *name)
+static void drop_held(struct vdisk *d, const char *name)
 {
-    struct vdisk_held *h = held_find(d, name);
-    if (!h) return;
-    close(h->fd);
-    *h = d->held[--d->held_count];
+    if (held_drop(&d->held, name)) holder_drop(d->host->holder, d->config.name, name);
 }
 
-static void held_drop_all(struct vdisk *d)
+static void drop_all_held(struct vdisk *d)
 {
-    while (d->held_count)
-        close(d->held[--d->held_count].fd);
+    held_clear(&d->held);
+    holder_clear(d->host->holder, d->config.name);
 }
 
-/* Takes fd over when it returns true. */
-static bool held_keep(struct vdisk *d, const char *name, int fd)
+/* What an earlier daemon held and the worker, by now, would have sent again if it had it. */
+static void drop_stale(struct vdisk *d)
 {
-    struct vdisk_held *h = held_find(d, name);
-    if (h) {
-        close(h->fd);
-        h->fd = fd;
-        return true;
+    for (unsigned i = d->held.count; i-- > 0;) {
+        if (!d->held.list[i].stale) continue;
+        char name[LINK_FD_NAME_MAX + 1];
+        memcpy(name, d->held.list[i].name, sizeof name);
+        drop_held(d, name);
     }
-    if (d->held_count == VDISK_HELD_MAX) return false;
-    if (d->held_count == d->held_room) {
-        unsigned room = d->held_room ? d->held_room * 2 : 16;
-        h = realloc(d->held, room * sizeof *h);
-        if (!h) return false;
-        d->held = h;
-        d->held_room = room;
-    }
-    h = &d->held[d->held_count++];
-    snprintf(h->name, sizeof h->name, "%s", name);
-    h->fd = fd;
-    return true;
+    if (!vdisk_holds(d, "conn") && strcmp(d->front_end, "connected") == 0) snprintf(d->front_end, sizeof d->front_end, "listening");
 }
 
 /* "layerN" of this disk: N, else -1. */
@@ -126,9 +106,11 @@ static void take_kept(struct vdisk *d, json_t *params, struct link_msg *msg)
         int index = layer_index(d, name);
         if (index < 0 || d->layer_fd[index] >= 0 || !is_layer(d, (unsigned)index, fd)) return;
         d->layer_fd[index] = fd;
-    } else if (!held_keep(d, name, fd)) {
+    } else if (held_keep(&d->held, name, fd)) {
+        holder_put(d->host->holder, d->config.name, name, fd);
+    } else {
         log_limited(LOG_LEVEL_ERROR, "disk %s: its worker wants more than %u descriptors kept, or memory is short",
-                    d->config.name, VDISK_HELD_MAX);
+                    d->config.name, HELD_MAX);
         return;
     }
     msg->fds[0] = -1;
@@ -204,7 +186,7 @@ static void worker_exited(struct process *p, int status)
     } else if (was == VDISK_LEAVING) {
         vdisk_worker_start(d);
     } else if (was == VDISK_SERVING && d->config.connect_path && status == 0) {
-        held_drop_all(d);
+        drop_all_held(d);
         snprintf(d->front_end, sizeof d->front_end, "gone");
         wait_then_start(d, FRONT_END_RETRY_MS * NS_PER_MS);
     } else {
@@ -226,7 +208,7 @@ static void worker_notified(void *arg, const char *method, json_t *params, struc
         take_kept(d, params, msg);
     } else if (strcmp(method, "drop") == 0) {
         const char *name = json_string_value(json_object_get(params, "name"));
-        if (name) held_drop(d, name);
+        if (name) drop_held(d, name);
         if (name && strcmp(name, "conn") == 0) snprintf(d->front_end, sizeof d->front_end, "listening");
     } else if (strcmp(method, "state") == 0) {
         const char *state = json_string_value(json_object_get(params, "state"));
@@ -340,23 +322,23 @@ static void ignore_answer(void *arg, const struct peer_answer *a)
 static void send_held_ahead(struct vdisk *d, struct fd_list *l, unsigned room)
 {
     unsigned i = 0;
-    for (; d->held_count - i > room;) {
+    while (d->held.count - i > room) {
         l->count = 0;
-        for (; l->count < LINK_FDS_MAX && d->held_count - i > room; i++)
-            fd_list_add(l, d->held[i].fd, "held:%s", d->held[i].name);
+        for (; l->count < LINK_FDS_MAX && d->held.count - i > room; i++)
+            fd_list_add(l, d->held.list[i].fd, "held:%s", d->held.list[i].name);
         peer_ask(d->peer, "held", NULL, l->names, l->fds, l->count, CONFIGURE_LIMIT_MS, ignore_answer, d);
     }
     l->count = 0;
-    for (; i < d->held_count; i++)
-        fd_list_add(l, d->held[i].fd, "held:%s", d->held[i].name);
+    for (; i < d->held.count; i++)
+        fd_list_add(l, d->held.list[i].fd, "held:%s", d->held.list[i].name);
 }
 
 static json_t *configure_params(const struct vdisk *d)
 {
     json_t *params = disk_config_json(&d->config, true);
     json_t *names = json_array();
-    for (unsigned i = 0; i < d->held_count; i++)
-        json_array_append_new(names, json_string(d->held[i].name));
+    for (unsigned i = 0; i < d->held.count; i++)
+        json_array_append_new(names, json_string(d->held.list[i].name));
     json_object_set_new(params, "held", names);
     return params;
 }
@@ -511,6 +493,12 @@ void vdisk_worker_start(struct vdisk *d)
 
 /* ---- Going on with a worker that runs ---- */
 
+/* Asked after `adopt`: what the worker holds was sent before this answer. */
+static void resent(void *arg, const struct peer_answer *a)
+{
+    if (a->ret == 0) drop_stale(arg);
+}
+
 static void adopted(void *arg, const struct peer_answer *a)
 {
     struct vdisk *d = arg;
@@ -524,6 +512,7 @@ static void adopted(void *arg, const struct peer_answer *a)
     }
     note_version(d, a->result);
     log_info("disk %s: process %d goes on", d->config.name, (int)d->process.pid);
+    peer_ask(d->peer, "stats", NULL, NULL, NULL, 0, ADOPT_LIMIT_MS, resent, d);
     is_serving(d);
 }
 
@@ -596,8 +585,7 @@ void vdisk_worker_release(struct vdisk *d)
 {
     forget_worker(d);
     process_release(&d->process);
-    held_drop_all(d);
-    free(d->held);
+    held_clear(&d->held);
     for (unsigned i = 0; i < DISK_CHAIN_MAX; i++)
         if (d->layer_fd[i] >= 0) close(d->layer_fd[i]);
     if (d->listen_fd >= 0) close(d->listen_fd);

@@ -116,10 +116,17 @@ class Daemon:
 
     def note_pids(self):
         """Whom to end if the daemon does not: from the records in the run directory."""
-        for record in [*self.run_dir.glob("disks/*.run"), *self.run_dir.glob("cache.run")]:
+        for record in [*self.run_dir.glob("disks/*.run"), *self.run_dir.glob("cache.run"), *self.run_dir.glob("holder.pid")]:
             words = record.read_text().split()
             if words:
                 self.seen_pids.add((int(words[0]), words[1]))
+
+    def holder_pid(self):
+        """None while there is none."""
+        try:
+            return int((self.run_dir / "holder.pid").read_text().split()[0])
+        except FileNotFoundError:
+            return None
 
     def clean_up(self):
         self.note_pids()

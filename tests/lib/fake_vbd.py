@@ -132,6 +132,8 @@ class Worker:
                 return
             self.answer(request, {"name": self.config["name"], "pid": os.getpid(), "version": "9.9", "debug": True,
                                   "config": self.config})
+            for name in behaviour().get("forget", []):
+                os.close(self.held.pop(name))
             for name, fd in {**self.held, **self.layers}.items():
                 self.keep(name, fd)
         elif method == "stats":
