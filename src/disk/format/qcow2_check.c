@@ -90,9 +90,10 @@ static int claim_table(struct qcow2_check_state *s, uint64_t offset, uint64_t by
 }
 
 /* Where an entry of a table of tables points to; 0: nowhere good. */
-static uint64_t table_at(struct qcow2_check_state *s, uint64_t entry, uint64_t reserved, const char *what, uint64_t i)
+static uint64_t table_at(struct qcow2_check_state *s, uint64_t entry, uint64_t flags, uint64_t reserved, const char *what,
+                         uint64_t i)
 {
-    uint64_t offset = entry & ~(QCOW2_COPIED | reserved);
+    uint64_t offset = entry & ~(flags | reserved);
     const char *why = NULL;
     if (!entry) return 0;
     if (entry & reserved) why = "has reserved bits set";
@@ -126,7 +127,7 @@ static int claim_l1(struct qcow2_check_state *s, const struct l1 *l)
 {
     int ret = claim_table(s, l->offset, (uint64_t)l->entries * 8, l->active ? QCOW2_META_L1 : QCOW2_META_SNAPSHOT_L1);
     for (uint32_t i = 0; i < l->entries && ret == 0; i++) {
-        uint64_t offset = table_at(s, l->entry[i], QCOW2_L1_RESERVED, l->active ? "L1" : "a snapshot's L1", i);
+        uint64_t offset = table_at(s, l->entry[i], QCOW2_COPIED, QCOW2_L1_RESERVED, l->active ? "L1" : "a snapshot's L1", i);
         if (offset) ret = claim_table(s, offset, 1, QCOW2_META_L2);
     }
     s->progress_total += l->entries;
@@ -317,9 +318,10 @@ static int claim_refcounts(struct qcow2_check_state *s)
     int ret = claim_table(s, s->h.reftable_offset, (uint64_t)s->h.reftable_clusters << s->cluster_bits, QCOW2_META_REFTABLE);
     for (uint64_t i = 0; i < s->table_entries && ret == 0; i++) {
         uint64_t before = s->bad_entries;
-        uint64_t offset = table_at(s, s->table[i], QCOW2_REFTABLE_RESERVED, "refcount table", i);
+        uint64_t offset = table_at(s, s->table[i], 0, QCOW2_REFTABLE_RESERVED, "refcount table", i);
         if (offset) ret = claim_table(s, offset, 1, QCOW2_META_REFBLOCK);
         if (s->bad_entries == before) continue;
+        if (offset && s->counts[offset >> s->cluster_bits]) s->counts[offset >> s->cluster_bits]--;
         s->table[i] = 0;
         s->must_rebuild = true; /* which does help */
         s->bad_entries = before;
