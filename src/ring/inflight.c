@@ -56,16 +56,17 @@ static int check(uint64_t features, uint16_t version, uint16_t desc_num, uint16_
 
 int inflight_split_check(const struct inflight_split *t, uint16_t size, struct errmsg *e)
 {
-    return check(t->features, t->version, t->desc_num, size, e);
+    return check(inflight_load64(&t->features), inflight_load16(&t->version), inflight_load16(&t->desc_num), size, e);
 }
 
-int inflight_packed_check(const struct inflight_packed *t, uint16_t size, struct errmsg *e)
+int inflight_packed_check(const struct inflight_packed *t, uint16_t size, struct inflight_packed_used *used, struct errmsg *e)
 {
-    int ret = check(t->features, t->version, t->desc_num, size, e);
+    int ret = check(inflight_load64(&t->features), inflight_load16(&t->version), inflight_load16(&t->desc_num), size, e);
     if (ret) return ret;
-    if (t->used.used_idx >= size || t->used.old_used_idx >= size)
-        return errmsg_set(e, EINVAL, "in-flight table: used index %u or %u in a queue of %u entries", t->used.used_idx,
-                          t->used.old_used_idx, size);
+    *used = inflight_packed_load_used(t);
+    if (used->used_idx >= size || used->old_used_idx >= size)
+        return errmsg_set(e, EINVAL, "in-flight table: used index %u or %u in a queue of %u entries", used->used_idx,
+                          used->old_used_idx, size);
     return 0;
 }
 
@@ -79,42 +80,46 @@ static int oldest_first(const void *a, const void *b)
 int inflight_split_resume(struct inflight_split *t, uint16_t size, uint16_t used_idx, struct inflight_chain *chains)
 {
     /* Published, and perhaps not all unmarked: the batch is as long as the used index is ahead of our note of it. */
-    unsigned batch = (uint16_t)(used_idx - t->used_idx);
+    unsigned batch = (uint16_t)(used_idx - inflight_load16(&t->used_idx));
     if (batch > size) return -EPROTO;
-    uint16_t head = t->last_batch_head;
+    uint16_t head = inflight_load16(&t->last_batch_head);
     for (unsigned i = 0; i < batch; i++) {
         if (head >= size) return -EPROTO;
         inflight_store8(&t->desc[head].inflight, 0);
-        head = __atomic_load_n(&t->desc[head].next, __ATOMIC_RELAXED);
+        head = inflight_load16(&t->desc[head].next);
     }
     KILL_POINT();
     inflight_store16(&t->used_idx, used_idx);
 
     int count = 0;
     for (unsigned i = 0; i < size; i++)
-        if (t->desc[i].inflight)
-            chains[count++] = (struct inflight_chain){.counter = t->desc[i].counter, .head = (uint16_t)i};
+        if (inflight_load8(&t->desc[i].inflight))
+            chains[count++] = (struct inflight_chain){.counter = inflight_load64(&t->desc[i].counter), .head = (uint16_t)i};
     qsort(chains, (size_t)count, sizeof chains[0], oldest_first);
     return count;
 }
 
-/* Forwards when the last publication was seen by the driver, back when it was not. */
-static void settle_packed(struct inflight_packed *t, bool first_is_used)
+/* Forwards when the last publication was seen by the driver, back when it was not. Returns the head of the free list
+ * that holds then, unchecked. */
+static uint16_t settle_packed(struct inflight_packed *t, struct inflight_packed_used *u, bool first_is_used)
 {
-    struct inflight_packed_used u = t->used;
-    if (inflight_packed_undecided(t) && first_is_used) {
-        inflight_store16(&t->old_free_head, t->free_head);
+    uint16_t free_head;
+    if (inflight_packed_undecided(*u) && first_is_used) {
+        free_head = inflight_load16(&t->free_head);
+        inflight_store16(&t->old_free_head, free_head);
         KILL_POINT();
-        u.old_used_idx = u.used_idx;
-        u.old_used_wrap_counter = u.used_wrap_counter;
+        u->old_used_idx = u->used_idx;
+        u->old_used_wrap_counter = u->used_wrap_counter;
     } else {
-        inflight_store16(&t->free_head, t->old_free_head);
+        free_head = inflight_load16(&t->old_free_head);
+        inflight_store16(&t->free_head, free_head);
         KILL_POINT();
-        u.used_idx = u.old_used_idx;
-        u.used_wrap_counter = u.old_used_wrap_counter;
+        u->used_idx = u->old_used_idx;
+        u->used_wrap_counter = u->old_used_wrap_counter;
     }
-    inflight_packed_store_used(t, u);
+    inflight_packed_store_used(t, *u);
     KILL_POINT();
+    return free_head;
 }
 
 /* Note the links from head on, all of entries not noted before. Returns how many, at most max, or -EPROTO. */
@@ -124,7 +129,7 @@ static int follow(struct inflight_packed *t, uint16_t size, uint16_t head, unsig
     unsigned n = 0;
     for (; n < max && head < size; n++) {
         if (links[head] != UNSEEN) return -EPROTO;
-        uint16_t next = __atomic_load_n(&t->desc[head].next, __ATOMIC_RELAXED);
+        uint16_t next = inflight_load16(&t->desc[head].next);
         links[head] = next < size ? next : size;
         *last = head;
         head = links[head];
@@ -132,14 +137,14 @@ static int follow(struct inflight_packed *t, uint16_t size, uint16_t head, unsig
     return to_end && head < size ? -EPROTO : (int)n;
 }
 
-int inflight_packed_resume(struct inflight_packed *t, uint16_t size, bool first_is_used, struct inflight_chain *chains,
-                           uint16_t *free_list, uint16_t *free_head)
+int inflight_packed_resume(struct inflight_packed *t, uint16_t size, struct inflight_packed_used *used, bool first_is_used,
+                           struct inflight_chain *chains, uint16_t *free_list, uint16_t *free_head)
 {
-    settle_packed(t, first_is_used);
+    uint16_t head = settle_packed(t, used, first_is_used);
     for (unsigned i = 0; i < size; i++)
         free_list[i] = UNSEEN;
     uint16_t last;
-    *free_head = t->free_head < size ? t->free_head : size;
+    *free_head = head < size ? head : size;
     int seen = follow(t, size, *free_head, size, true, free_list, &last);
     if (seen < 0) return seen;
     /* A chain that was being popped is marked but still in the free list. */
@@ -148,12 +153,13 @@ int inflight_packed_resume(struct inflight_packed *t, uint16_t size, bool first_
 
     int count = 0;
     for (unsigned i = 0; i < size; i++) {
-        const volatile struct inflight_packed_desc *shared = &t->desc[i];
-        if (!shared->inflight) continue;
-        struct inflight_packed_desc d = {.num = shared->num, .last = shared->last, .counter = shared->counter};
+        const struct inflight_packed_desc *shared = &t->desc[i];
+        if (!inflight_load8(&shared->inflight)) continue;
+        struct inflight_packed_desc d = {.num = inflight_load16(&shared->num), .last = inflight_load16(&shared->last),
+                                         .counter = inflight_load64(&shared->counter)};
         int n = d.num ? follow(t, size, (uint16_t)i, d.num, false, free_list, &last) : -EPROTO;
         if (n != d.num || last != d.last) return -EPROTO;
-        chains[count++] = (struct inflight_chain){d.counter, (uint16_t)i, last, d.num, t->desc[last].id};
+        chains[count++] = (struct inflight_chain){d.counter, (uint16_t)i, last, d.num, inflight_load16(&t->desc[last].id)};
         seen += n;
     }
     if (seen != size) return -EPROTO;

@@ -9,8 +9,8 @@
  * so what counts is the order of stores in the program: KILL_POINT() is where that order
  * matters. (No other thread reads the table while a process writes it, so the processor's own order is of no concern.)
  *
- * The table is written by us but shared with the front end: it is read only by the *_resume functions, which check
- * everything and copy it to private memory.
+ * The table is written by us but shared with the front end, which may change it at any moment: it is read only when a
+ * queue resumes, every word once, into private memory, and what was read is checked there.
  */
 #ifndef RING_INFLIGHT_H
 #define RING_INFLIGHT_H
@@ -92,9 +92,10 @@ struct inflight_chain {
 void inflight_split_init(struct inflight_split *t, uint16_t size, uint16_t used_idx);
 void inflight_packed_init(struct inflight_packed *t, uint16_t size, uint16_t used_idx, bool used_wrap);
 
-/* 0: a usable table; -ENODATA: one that was never started (version 0); -EINVAL with the reason. */
+/* 0: a usable table; -ENODATA: one that was never started (version 0); -EINVAL with the reason. *used is the
+ * table's word of that name, both indices below size: whoever goes on does so with it, not with the table's. */
 int inflight_split_check(const struct inflight_split *t, uint16_t size, struct errmsg *e);
-int inflight_packed_check(const struct inflight_packed *t, uint16_t size, struct errmsg *e);
+int inflight_packed_check(const struct inflight_packed *t, uint16_t size, struct inflight_packed_used *used, struct errmsg *e);
 
 /*
  * Settle what the last process left half done, and list its unfinished chains, oldest first, in
@@ -104,17 +105,32 @@ int inflight_packed_check(const struct inflight_packed *t, uint16_t size, struct
 int inflight_split_resume(struct inflight_split *t, uint16_t size, uint16_t used_idx, struct inflight_chain *chains);
 
 /*
- * The same for a packed ring. first_is_used tells whether the ring's descriptor at old_used_idx has been given back since
- * (see inflight_packed_published()). Then `free_list` holds the links of all entries, `*free_head` the list's start.
- * -EPROTO when lists are broken.
+ * The same for a packed ring. *used is what inflight_packed_check() gave, and is settled, too: old and new are the same
+ * then. first_is_used tells whether the ring's descriptor at its old_used_idx has been given back since. Then
+ * `free_list` holds the links of all entries, `*free_head` the list's start. -EPROTO when lists are broken.
  */
-int inflight_packed_resume(struct inflight_packed *t, uint16_t size, bool first_is_used, struct inflight_chain *chains,
-                           uint16_t *free_list, uint16_t *free_head);
+int inflight_packed_resume(struct inflight_packed *t, uint16_t size, struct inflight_packed_used *used, bool first_is_used,
+                           struct inflight_chain *chains, uint16_t *free_list, uint16_t *free_head);
 
 /* The last process was killed after it had moved used_idx: whether it had published is for the ring to say. */
-static inline bool inflight_packed_undecided(const struct inflight_packed *t)
+static inline bool inflight_packed_undecided(struct inflight_packed_used u)
 {
-    return t->used.used_idx != t->used.old_used_idx || t->used.used_wrap_counter != t->used.old_used_wrap_counter;
+    return u.used_idx != u.old_used_idx || u.used_wrap_counter != u.old_used_wrap_counter;
+}
+
+static inline uint8_t inflight_load8(const uint8_t *p)
+{
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+static inline uint16_t inflight_load16(const uint16_t *p)
+{
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t inflight_load64(const uint64_t *p)
+{
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
 }
 
 static inline void inflight_store8(uint8_t *p, uint8_t v)
@@ -130,6 +146,14 @@ static inline void inflight_store16(uint16_t *p, uint16_t v)
 static inline void inflight_store64(uint64_t *p, uint64_t v)
 {
     __atomic_store_n(p, v, __ATOMIC_RELAXED);
+}
+
+static inline struct inflight_packed_used inflight_packed_load_used(const struct inflight_packed *t)
+{
+    struct inflight_packed_used used;
+    uint64_t word = inflight_load64((const uint64_t *)(const void *)&t->used);
+    __builtin_memcpy(&used, &word, sizeof used);
+    return used;
 }
 
 static inline void inflight_packed_store_used(struct inflight_packed *t, struct inflight_packed_used used)

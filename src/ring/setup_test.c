@@ -18,6 +18,9 @@
 
 /* Linked with --wrap: the allocation that fails, counting down; 0 means none. */
 static unsigned fail_alloc_in;
+/* ... and the one at which the front end writes into the in-flight table. */
+static unsigned flip_in;
+static struct inflight_packed *flip_table;
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
 void *__real_aligned_alloc(size_t align, size_t size);
@@ -30,8 +33,16 @@ static bool fails_now(void)
     return fail_alloc_in && --fail_alloc_in == 0;
 }
 
+static void flip_now(void)
+{
+    if (!flip_in || --flip_in > 0) return;
+    flip_table->used = (struct inflight_packed_used){65535, 65535, 255, 254, {0}};
+    flip_table->free_head = flip_table->old_free_head = 65535;
+}
+
 void *__wrap_malloc(size_t size)
 {
+    flip_now();
     return fails_now() ? NULL : __real_malloc(size);
 }
 
@@ -213,12 +224,63 @@ static void test_spoilt_packed_tables(void **state)
     resume_breaks("contradicts itself");
 }
 
+/* The front end changes the table while a queue resumes: at any moment, what was checked is what counts. */
+static void test_packed_table_changed_meanwhile(void **state)
+{
+    bool changed_later = false;
+    for (unsigned nth = 1;; nth++) {
+        open_rig(true, true);
+        rig.setup.resume = true;
+        flip_table = rig.setup.inflight;
+        struct virtq *q;
+        struct errmsg e = {""};
+        flip_in = nth;
+        int ret = virtq_new(&q, &rig.setup, rig.map, &e);
+        bool all = flip_in > 0;
+        flip_in = 0;
+        if (ret == 0) {
+            assert_int_equal(virtq_base(q), rig.setup.base);
+            /* It did not look at the changed index, but at the changed list. */
+            if (!all) assert_non_null(virtq_broken(q));
+            changed_later = changed_later || !all;
+            virtq_free(q);
+        } else {
+            assert_int_equal(ret, -EINVAL);
+        }
+        rig_close(&rig);
+        if (all) break;
+    }
+    assert_true(changed_later);
+}
+
+/* The same, step by step: settling goes by the word that was checked, in both directions. */
+static void test_packed_settles_what_was_checked(void **state)
+{
+    for (int published = 0; published < 2; published++) {
+        open_rig(true, true);
+        struct inflight_packed *t = rig.setup.inflight;
+        struct inflight_packed_used used;
+        struct inflight_chain chains[SIZE];
+        uint16_t links[SIZE], free_head;
+        struct errmsg e = {""};
+        t->used = (struct inflight_packed_used){3, 2, 1, 1, {0}};
+        assert_int_equal(inflight_packed_check(t, SIZE, &used, &e), 0);
+        t->used = (struct inflight_packed_used){65535, 65534, 1, 1, {0}};
+        assert_int_equal(inflight_packed_resume(t, SIZE, &used, published, chains, links, &free_head), 0);
+        assert_int_equal(used.used_idx, published ? 3 : 2);
+        assert_int_equal(used.old_used_idx, used.used_idx);
+        assert_memory_equal(&t->used, &used, sizeof used);
+        rig_close(&rig);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bad_setups),           cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_foreign_tables),       cmocka_unit_test(test_spoilt_split_tables),
-        cmocka_unit_test(test_spoilt_packed_tables),
+        cmocka_unit_test(test_spoilt_packed_tables), cmocka_unit_test(test_packed_table_changed_meanwhile),
+        cmocka_unit_test(test_packed_settles_what_was_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

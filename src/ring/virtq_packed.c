@@ -86,20 +86,20 @@ static int adopt_chains(struct virtq *q, unsigned count)
     return 0;
 }
 
-static int resume_table(struct virtq *q, uint16_t *links)
+/* `u` has been checked; the table's own copy may have become anything since. */
+static int resume_table(struct virtq *q, struct inflight_packed_used u, uint16_t *links)
 {
     struct packed_queue *p = &q->pack;
-    struct inflight_packed_used u = p->table->used;
     bool first_is_used = !is_available(ring_load16(slot(p, u.old_used_idx) + PACKED_FLAGS), u.old_used_wrap_counter);
-    int count = inflight_packed_resume(p->table, q->size, first_is_used, q->resume, links, &p->free_head);
+    int count = inflight_packed_resume(p->table, q->size, &u, first_is_used, q->resume, links, &p->free_head);
     if (count < 0) return count;
     for (unsigned i = 0; i < q->size; i++)
         p->entry[i].next = links[i];
     int ret = adopt_chains(q, (unsigned)count);
     if (ret) return ret;
     q->resume_count = (unsigned)count;
-    p->avail_next = p->used_next = p->table->used.used_idx;
-    p->avail_wrap = p->used_wrap = p->table->used.used_wrap_counter;
+    p->avail_next = p->used_next = u.used_idx;
+    p->avail_wrap = p->used_wrap = u.used_wrap_counter;
     advance(q, &p->avail_next, &p->avail_wrap, p->slots_in_flight);
     scrub(q);
     return 0;
@@ -107,12 +107,13 @@ static int resume_table(struct virtq *q, uint16_t *links)
 
 static int resume(struct virtq *q, struct errmsg *e)
 {
-    int ret = inflight_packed_check(q->pack.table, q->size, e);
+    struct inflight_packed_used used;
+    int ret = inflight_packed_check(q->pack.table, q->size, &used, e);
     if (ret) return ret;
     uint16_t *links = malloc(q->size * sizeof links[0]);
     q->resume = malloc(q->size * sizeof q->resume[0]);
     if (links && q->resume) {
-        if (resume_table(q, links)) virtq_break(q, "the in-flight table contradicts itself");
+        if (resume_table(q, used, links)) virtq_break(q, "the in-flight table contradicts itself");
     } else {
         ret = errmsg_sys(e, ENOMEM, "virtqueue");
     }

@@ -47,7 +47,7 @@ static int resume(struct virtq *q, struct errmsg *e)
     for (int i = 0; i < count; i++)
         s->state[q->resume[i].head] = SPLIT_POPPED;
     s->avail_next = s->avail_seen = (uint16_t)(s->used_next + count);
-    s->last_batch_head = s->table->last_batch_head;
+    s->last_batch_head = inflight_load16(&s->table->last_batch_head); /* any value: it only goes back into the table */
     return 0;
 }
 
