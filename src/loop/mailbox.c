@@ -21,13 +21,14 @@ void mailbox_destroy(struct mailbox *box)
 
 void mailbox_post(struct mailbox *box, struct mail *m)
 {
+    int fd = box->event_fd; /* not after: whoever has run the message may have no more use for the box */
     struct mail *head = atomic_load_explicit(&box->head, memory_order_relaxed);
     do {
         m->next = head;
     } while (!atomic_compare_exchange_weak_explicit(&box->head, &head, m, memory_order_release, memory_order_relaxed));
     if (head) return; /* whoever made it non-empty has signalled, or is about to */
     uint64_t one = 1;
-    ssize_t n = write(box->event_fd, &one, sizeof one);
+    ssize_t n = write(fd, &one, sizeof one);
     (void)n; /* EAGAIN: the counter is full, so it is readable already */
 }
 

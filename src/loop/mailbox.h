@@ -28,7 +28,9 @@ struct mailbox {
 
 /* 0 or -errno. */
 int mailbox_init(struct mailbox *box);
-/* Messages still inside are not run. */
+/* Messages still inside are not run. No sender may be inside mailbox_post(): that a message has run does
+ * not say that its sender has left, for it signals last (and would write to whatever has the descriptor's number
+ * then). Joining the senders' threads says it, or a lock that they hold around it. */
 void mailbox_destroy(struct mailbox *box);
 
 static inline int mailbox_fd(const struct mailbox *box)
