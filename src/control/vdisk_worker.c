@@ -26,6 +26,7 @@
 #include "loop/clock.h"
 
 #define CONFIGURE_LIMIT_MS 30000u
+#define HELD_NAME_MAX 31u /* what a worker takes back, and what its session uses (guest/vhost_user.h) */
 #define ADOPT_LIMIT_MS 5000u
 #define LEAVE_LIMIT_MS 15000u
 #define QUIT_LIMIT_MS 60000u
@@ -98,7 +99,7 @@ static void take_kept(struct vdisk *d, json_t *params, struct link_msg *msg)
 {
     const char *name = json_string_value(json_object_get(params, "name"));
     int fd = msg->fd_count == 1 ? msg->fds[0] : -1;
-    if (!name || !*name || strlen(name) > LINK_FD_NAME_MAX || fd < 0) {
+    if (!name || !*name || strlen(name) > HELD_NAME_MAX || fd < 0) {
         log_limited(LOG_LEVEL_WARN, "disk %s: its worker wants something kept without a name or a descriptor", d->config.name);
         return;
     }
@@ -503,6 +504,12 @@ static void adopted(void *arg, const struct peer_answer *a)
 {
     struct vdisk *d = arg;
     if (d->state != VDISK_ADOPTING) return;
+    if (a->ret == -ETIMEDOUT) {
+        /* It may be waiting for storage. Killing it would lose what only it holds. */
+        log_warn("disk %s: process %d does not answer yet", d->config.name, (int)d->process.pid);
+        peer_ask(d->peer, "adopt", NULL, NULL, NULL, 0, ADOPT_LIMIT_MS, adopted, d);
+        return;
+    }
     const char *name = a->ret == 0 ? json_string_value(json_object_get(a->result, "name")) : NULL;
     if (!name || strcmp(name, d->config.name) != 0) {
         log_warn("disk %s: process %d cannot be gone on with: %s", d->config.name, (int)d->process.pid,
@@ -542,7 +549,7 @@ static void leave_answered(void *arg, const struct peer_answer *a)
     struct vdisk *d = arg;
     if (d->state != VDISK_LEAVING) return;
     if (a->ret == -ETIMEDOUT) {
-        d->state = VDISK_SERVING;
+        /* It still leaves when its storage lets it, and its successor is started then. */
         loop_timer_cancel(&d->timer);
         vdisk_finish_operation(d, RPC_TIMEOUT, a->message);
         return;
