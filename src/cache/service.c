@@ -134,12 +134,12 @@ static int service_init(struct cache_service *s, const struct cache_service_conf
     list_init(&s->bases);
     list_init(&s->channels);
     list_init(&s->starved);
-    service_engine_init(s, config->maker);
     s->budget_bytes = max_u64(config->budget_bytes, CACHE_BUDGET_MIN_BYTES);
     s->next_tick_ns = UINT64_MAX;
     list_init(&s->free_fetches);
     s->fd_dir = config->fd_dir ? config->fd_dir : open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (s->fd_dir < 0) return errmsg_sys(e, errno, "cannot open /proc/self/fd");
+    if (service_engine_init(s, config->maker) < 0) return errmsg_sys(e, ENOMEM, "cannot allocate the cache's tables");
     int ret = s->maker.make(s->maker.arg, &s->engine, e);
     if (ret < 0) return ret;
     ret = service_memory_init(s, max_u64(config->budget_most_bytes, s->budget_bytes));
@@ -160,6 +160,7 @@ static void service_free(struct cache_service *s)
     service_memory_destroy(s);
     engine_free(s->engine);
     service_fetch_destroy(s);
+    free(s->base_of_fd);
     free(s);
 }
 

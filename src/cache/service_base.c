@@ -61,11 +61,6 @@ static uint64_t touched_map_bytes(const struct base_layer *b)
     return align_up(data_file_bytes(b) >> CACHE_CHUNK_SHIFT, 4096);
 }
 
-static uint64_t regions_map_bytes(const struct base_layer *b)
-{
-    return b->region_count * sizeof(struct region *);
-}
-
 /* A memfd, in *ro_fd (when not NULL) a read-only description of it, and in *map (when not NULL) its memory. */
 static int make_shared(const struct cache_service *s, const char *name, uint64_t bytes, int *fd, int *ro_fd, void **map)
 {
@@ -92,13 +87,8 @@ static int make_memory(struct base_layer *b, struct errmsg *e)
     b->words = words;
     if (ret == 0) ret = make_shared(s, "creedence-cache-touched", touched_map_bytes(b), &b->touched_fd, NULL, &touched);
     b->touched = touched;
-    if (ret == 0) {
-        /* Mapped instead of allocated: only what is looked at becomes memory. */
-        void *p = mmap(NULL, regions_map_bytes(b), PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (p == MAP_FAILED) ret = -errno;
-        else b->regions = p;
-    }
+    /* Large, and almost all of it never touched: the allocator maps it. */
+    if (ret == 0 && !(b->regions = calloc(b->region_count, sizeof *b->regions))) ret = -ENOMEM;
     if (ret < 0) errmsg_sys(e, -ret, "%s: cannot make %llu bytes of cache memory for it", b->path,
                             (unsigned long long)b->size_bytes);
     return ret;
@@ -128,6 +118,7 @@ static int adopt_file(struct base_layer *b, struct cache_layer_want *want, struc
 static int open_layer(struct base_layer *b, struct errmsg *e)
 {
     const struct layer_args args = {.file = &b->file, .maker = &b->service->maker};
+    service_engine_count(b, true);
     int ret = layer_open(&b->layer, b->format, &args, e);
     if (ret < 0) return ret;
     b->size_bytes = layer_size(b->layer);
@@ -185,9 +176,10 @@ void service_base_close(struct base_layer *b)
         fallocate(b->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)data_file_bytes(b));
     }
     if (b->layer) b->layer->ops->close(b->layer, NULL);
+    service_engine_count(b, false);
     unmap((void *)b->words, words_map_bytes(b));
     unmap((void *)b->touched, touched_map_bytes(b));
-    unmap(b->regions, regions_map_bytes(b));
+    free(b->regions);
     close_fd(b->data_fd);
     close_fd(b->data_ro_fd);
     close_fd(b->words_fd);

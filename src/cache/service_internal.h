@@ -39,6 +39,7 @@ _Static_assert(CACHE_CHUNK_BLOCKS == 16, "a chunk's blocks are the bits of a uin
 #define FETCH_BYTES_MAX (FETCH_BLOCKS_MAX * CACHE_BLOCK_BYTES)
 #define FETCH_COST 2u               /* of each byte under way: in the buffer and in the cache */
 #define FETCH_UNCOUNTED_BYTES (UINT64_C(4) << 20) /* may be under way when nothing can be evicted */
+#define SERVICE_FDS_MAX (1u << 20)   /* above, what is read is not counted */
 #define STREAMS_PER_BASE 16u
 #define AHEAD_BLOCKS_MAX 256u
 
@@ -154,6 +155,7 @@ struct cache_service {
     pthread_t thread;
     int fd_dir; /* /proc/self/fd */
     struct engine_maker inner_maker, maker;
+    _Atomic(struct base_layer *) *base_of_fd; /* SERVICE_FDS_MAX: whose file it is */
     struct engine *engine;
     struct mailbox mailbox;
     struct engine_watch mail_watch;
@@ -197,8 +199,9 @@ struct service_call {
 };
 int service_call(struct cache_service *s, int (*fn)(struct cache_service *s, void *arg), void *arg);
 
-/* service_engine.c: s->maker makes engines that count. */
-void service_engine_init(struct cache_service *s, const struct engine_maker *inner);
+/* service_engine.c: s->maker makes engines that count. 0 or -ENOMEM. */
+int service_engine_init(struct cache_service *s, const struct engine_maker *inner);
+void service_engine_count(struct base_layer *b, bool on); /* while b's file is open */
 
 /* service_base.c. Opening and closing touch the image: control thread; attach and detach: data thread. */
 int service_base_open(struct base_layer **out, struct cache_service *s, struct cache_layer_want *want, struct errmsg *e);

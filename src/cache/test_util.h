@@ -144,19 +144,24 @@ struct reader {
     int error;
 };
 
-static inline void reader_open(struct reader *r, const char *path, int channel_fd)
+static inline void reader_open_format(struct reader *r, const char *path, enum disk_format format, int channel_fd)
 {
     struct errmsg e = {""};
     *r = (struct reader){0};
     if (engine_uring_new(&r->engine, 64, &e) < 0 || disk_file_open(&r->file, path, DISK_FILE_NO_LOCK, &e) < 0)
         fail_msg("%s", e.text);
     const struct layer_args args = {.file = &r->file, .maker = &engine_uring_maker};
-    if (layer_open(&r->own, DISK_FORMAT_RAW, &args, &e) < 0 || cache_layer_open(&r->cached, r->own, NULL, 0, &e) < 0)
+    if (layer_open(&r->own, format, &args, &e) < 0 || cache_layer_open(&r->cached, r->own, NULL, 0, &e) < 0)
         fail_msg("%s", e.text);
     assert_int_equal(disk_chans_open(&r->chans, &r->cached, 1, r->engine), 0);
     assert_int_equal(cache_client_new(&r->client, r->engine), 0);
     cache_client_join(r->client, r->chans.chan[0]);
     assert_int_equal(cache_client_attach(r->client, channel_fd), 0);
+}
+
+static inline void reader_open(struct reader *r, const char *path, int channel_fd)
+{
+    reader_open_format(r, path, DISK_FORMAT_RAW, channel_fd);
 }
 
 static inline void reader_close(struct reader *r)
