@@ -99,6 +99,7 @@ static void free_memory(struct qcow2_chan *c)
     qcow2_inflate_destroy(c);
     if (c->buffers) munmap(c->buffers, c->buffer_count * qcow2_of_chan(c)->cluster_bytes);
     mailbox_destroy(&c->box);
+    pthread_mutex_destroy(&c->posting);
     free(c);
 }
 
@@ -121,6 +122,7 @@ int qcow2_chan_open(struct layer *l, struct engine *e, struct layer_chan *below,
     if (!c) return -ENOMEM;
     c->chan = (struct layer_chan){.layer = l, .engine = e, .below = below};
     atomic_init(&c->oldest_era, UINT64_MAX);
+    pthread_mutex_init(&c->posting, NULL);
     list_init(&c->running);
     list_init(&c->waiting_reqs);
     list_init(&c->part_waiters);
@@ -148,6 +150,9 @@ void qcow2_chan_close(struct layer_chan *chan)
     engine_unwatch(chan->engine, &c->watch);
     pthread_mutex_lock(&q->lock);
     list_remove(&c->node);
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->lock); /* qcow2_resize() posts under this one */
+    /* All requests have been answered, but the last who answered may still be inside mailbox_post(). */
+    pthread_mutex_lock(&c->posting);
+    pthread_mutex_unlock(&c->posting);
     free_memory(c);
 }

@@ -411,6 +411,7 @@ struct qcow2_chan {
     struct list node; /* qcow2.chans */
     _Atomic uint64_t oldest_era;
     struct mailbox box;
+    pthread_mutex_t posting; /* held by others while they post there, so that close can wait until they have left */
     struct engine_watch watch;
     struct qcow2_slab ops, parts, cows, compressed;
     struct list running;      /* ops, oldest first */
@@ -525,10 +526,11 @@ int qcow2_replay(struct qcow2 *q, struct errmsg *e);
 int qcow2_set_stash(struct layer *l, struct disk_stash stash, struct errmsg *e);
 
 /* ---- qcow2_pool.c ---- */
-uint64_t qcow2_pool_take(struct qcow2 *q, uint64_t want, uint64_t *first, bool *zero); /* under the lock; 0: empty */
-bool qcow2_pool_add(struct qcow2 *q, uint64_t first, uint64_t count, bool zero);       /* under the lock */
-int qcow2_pool_refill(struct qcow2 *q);                                                 /* keeper */
-void qcow2_pool_drain(struct qcow2 *q);                                                 /* keeper, at close */
+/* Under the lock. 0: empty. The clusters are in the stash's slot then; qcow2_stash_alloc_done() ends that. */
+uint64_t qcow2_pool_take(struct qcow2 *q, uint64_t want, uint64_t *first, bool *zero, uint32_t *slot);
+bool qcow2_pool_add(struct qcow2 *q, uint64_t first, uint64_t count, bool zero); /* under the lock */
+int qcow2_pool_refill(struct qcow2 *q);                                           /* keeper */
+void qcow2_pool_drain(struct qcow2 *q);                                           /* keeper, at close */
 
 /* ---- qcow2_commit.c, qcow2_reclaim.c: keeper ---- */
 int qcow2_commit(struct qcow2 *q, bool durable);

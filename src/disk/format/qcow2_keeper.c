@@ -41,9 +41,12 @@ static void op_answered(struct mail *m)
 
 void qcow2_keeper_answer(struct qcow2_op *op, int ret)
 {
+    struct qcow2_chan *c = op->chan; /* the request may be over, and its channel on its way out, before post returns */
     op->want_error = ret;
     op->mail.run = op_answered;
-    mailbox_post(&op->chan->box, &op->mail);
+    pthread_mutex_lock(&c->posting);
+    mailbox_post(&c->box, &op->mail);
+    pthread_mutex_unlock(&c->posting);
 }
 
 void qcow2_keeper_send(struct qcow2_op *op, enum qcow2_want want, uint64_t index)

@@ -275,7 +275,9 @@ static int set_stash_call(struct qcow2 *q, void *arg)
     struct set_stash *s = arg;
     int ret = qcow2_commit(q, false);
     if (ret < 0) return errmsg_sys(s->e, -ret, "%s: writing what the old stash holds", q->layer.name);
-    /* The pool is given back: what the new stash holds may be a pool of its own. */
+    /* The pool is given back: what the new stash holds may be a pool of its own. So is the quarantine, whose slots
+     * go with the old stash: the new one may bring another. */
+    if (q->quarantine) qcow2_reclaim_add(q, steal_ptr(&q->quarantine));
     qcow2_reclaim(q, true);
     qcow2_pool_drain(q);
     qcow2_stash_reset(q);

@@ -7,7 +7,7 @@
  */
 #include "disk/format/qcow2_impl.h"
 
-uint64_t qcow2_pool_take(struct qcow2 *q, uint64_t want, uint64_t *first, bool *zero)
+uint64_t qcow2_pool_take(struct qcow2 *q, uint64_t want, uint64_t *first, bool *zero, uint32_t *slot)
 {
     struct qcow2_pool *p = &q->pool;
     struct qcow2_run *run = NULL;
@@ -21,6 +21,7 @@ uint64_t qcow2_pool_take(struct qcow2 *q, uint64_t want, uint64_t *first, bool *
     uint64_t count = min_u64(want, run->count);
     *first = run->first;
     *zero = run->zero;
+    *slot = qcow2_stash_alloc(q, run->first, count); /* before the run is lowered (qcow2_log.c) */
     run->first += count;
     run->count -= count;
     p->clusters -= count;

@@ -137,12 +137,11 @@ static enum claim claim_locked(struct qcow2 *q, struct qcow2_op *op, struct qcow
     if (a->count == 0) return CLAIM_LOOK_AGAIN;
     if (!qcow2_log_promise(q, a->count)) return CLAIM_WAIT_LOG;
     if (!a->reused) {
-        uint64_t first, got = qcow2_pool_take(q, a->count, &first, &a->zero);
+        uint64_t first, got = qcow2_pool_take(q, a->count, &first, &a->zero, &a->slot);
         q->log.promised -= a->count - got;
         if (got == 0) return CLAIM_WAIT_POOL;
         a->count = got;
         a->host = first << q->cluster_bits;
-        a->slot = qcow2_stash_alloc(q, first, got);
     }
     pin(q, a, 1);
     list_push_back(&q->allocs, &a->node);

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Moments that chance rarely meets, brought about: a kill between two stores into the stash, a stash that changes hands
+ * while clusters of another are in quarantine, a channel that closes while its last answer is still being posted.
+ */
+#include "disk/format/qcow2_test_util.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "disk/format/qcow2_stash.h"
+
+#define STASH_BYTES (64u << 10)
+#define CLUSTER 4096u
+
+/* Instead of the one in the library: what it would wait for is up to the test. */
+static int wait_previous_result;
+
+int engine_wait_previous(const struct engine_file *f)
+{
+    (void)f;
+    return wait_previous_result;
+}
+
+/* Instead of the C library's: slow to return on other threads than the main one, once told so. */
+static _Atomic bool slow_writes, inside_write;
+static pthread_t main_thread;
+
+ssize_t write(int fd, const void *data, size_t bytes)
+{
+    bool slow = slow_writes && !pthread_equal(pthread_self(), main_thread);
+    if (slow) inside_write = true;
+    ssize_t n = syscall(SYS_write, fd, data, bytes);
+    if (slow) usleep(100000);
+    if (slow) inside_write = false;
+    return n;
+}
+
+static const struct qcow2_create_args image = {
+    .size_bytes = 16 * MiB, .version = 3, .cluster_bits = 12, .refcount_order = 4};
+
+/* Shared with the processes that are to be killed. */
+static void *stash_new(void)
+{
+    void *p = mmap(NULL, STASH_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(p != MAP_FAILED);
+    return p;
+}
+
+static struct disk_options with_stash(void *mem)
+{
+    return (struct disk_options){.flags = DISK_FILE_WRITE | DISK_FILE_NO_LOCK, .stash = {mem, mem ? STASH_BYTES : 0}};
+}
+
+static void write_cluster(struct disk *d, uint64_t index)
+{
+    uint8_t buf[CLUSTER];
+    memset(buf, (int)index | 1, sizeof buf);
+    disk_write(d, index * CLUSTER, sizeof buf, buf);
+}
+
+static int nothing(struct qcow2 *q, void *arg)
+{
+    (void)q, (void)arg;
+    return 0;
+}
+
+/* Whatever the keeper was asked for before this is done. */
+static void keeper_rests(struct disk *d)
+{
+    assert_int_equal(qcow2_keeper_call(qcow2_of(d->layer), nothing, NULL), 0);
+}
+
+static void killed(int signal)
+{
+    (void)signal;
+    _exit(9);
+}
+
+/* Slots lie on two pages; the pool's words are on the first one. Made read-only, a page ends the process at its
+ * first store there. */
+static void child_dies_at_page(const char *path, char *stash, unsigned page)
+{
+    struct disk d;
+    struct disk_options o = with_stash(stash);
+    unsigned slots_of_first = (4096 - offsetof(struct qcow2_stash_head, slots)) / 8;
+    if (disk_try_open(&d, path, &o) < 0) _exit(1);
+    for (unsigned i = 0; i < slots_of_first; i++)
+        write_cluster(&d, i);
+    keeper_rests(&d);
+    signal(SIGSEGV, killed);
+    mprotect(stash + page * 4096, 4096, PROT_READ);
+    write_cluster(&d, slots_of_first);
+    _exit(2);
+}
+
+static void die_and_resume(unsigned page, bool slot_set)
+{
+    char path[64];
+    struct disk d;
+    char *stash = stash_new();
+    struct disk_options o = with_stash(stash);
+    image_make(path, &image);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) child_dies_at_page(path, stash, page);
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 9);
+    const struct qcow2_stash_head *h = (void *)stash;
+    unsigned used = 0;
+    for (unsigned i = 0; i < QCOW2_STASH_SLOTS; i++)
+        used += h->slots[i] != 0;
+    assert_int_equal(used, slot_set);
+    disk_open(&d, path, &o);
+    disk_close(&d, true);
+    image_is_sound(path, false);
+    unlink(path);
+    munmap(stash, STASH_BYTES);
+}
+
+/* Clusters that go from the pool to a write are in its slot before they are out of the pool. */
+static void killed_while_taking_from_the_pool(void **state)
+{
+    (void)state;
+    die_and_resume(1, false); /* before the slot is set: they are still in the pool */
+    die_and_resume(0, true);  /* after that, before the pool's word is lowered */
+}
+
+/* A stash whose process was killed with a write in flight: one cluster in a slot. */
+static void leave_a_slot(const char *path, char *stash)
+{
+    struct disk d;
+    struct disk_options o = with_stash(stash);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        if (disk_try_open(&d, path, &o) < 0) _exit(1);
+        write_cluster(&d, 0);
+        keeper_rests(&d);
+        struct qcow2 *q = qcow2_of(d.layer);
+        uint64_t first;
+        bool zero;
+        uint32_t slot;
+        pthread_mutex_lock(&q->lock);
+        _exit(qcow2_pool_take(q, 1, &first, &zero, &slot) == 1 && slot != QCOW2_NO_SLOT ? 9 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 9);
+}
+
+/* Neither lost nor leaked, by us or in the image, when the next stash has a quarantine of its own. */
+static void quarantine_of_the_old_stash(void **state)
+{
+    (void)state;
+    char path[64];
+    struct disk d;
+    char *a = stash_new(), *b = stash_new();
+    image_make(path, &image);
+    leave_a_slot(path, a);
+    wait_previous_result = -EOPNOTSUPP;
+    struct disk_options with_a = with_stash(a);
+    disk_open(&d, path, &with_a);
+    assert_non_null(qcow2_of(d.layer)->quarantine);
+    assert_int_equal(d.layer->ops->set_stash(d.layer, with_stash(b).stash, &d.e), 0);
+    assert_null(qcow2_of(d.layer)->quarantine);
+    disk_close(&d, true);
+    wait_previous_result = 0;
+    image_is_sound(path, false);
+    unlink(path);
+    munmap(a, STASH_BYTES);
+    munmap(b, STASH_BYTES);
+}
+
+/* The answer is out, and the request over, before the keeper has left mailbox_post(). */
+static void channel_closes_behind_the_answer(void **state)
+{
+    (void)state;
+    char path[64];
+    struct disk d;
+    struct disk_options o = with_stash(NULL);
+    image_make(path, &image);
+    disk_open(&d, path, &o);
+    write_cluster(&d, 0);
+    keeper_rests(&d);
+    slow_writes = true;
+    write_cluster(&d, 1); /* without a stash its commit is waited for */
+    assert_true(inside_write);
+    d.layer->ops->chan_close(d.chan);
+    assert_false(inside_write);
+    slow_writes = false;
+    assert_int_equal(d.layer->ops->close(d.layer, &d.e), 0);
+    engine_free(d.engine);
+    disk_file_close(&d.file);
+    image_is_sound(path, false);
+    unlink(path);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(killed_while_taking_from_the_pool),
+        cmocka_unit_test(quarantine_of_the_old_stash),
+        cmocka_unit_test(channel_closes_behind_the_answer),
+    };
+    main_thread = pthread_self();
+    if (!getenv("VERBOSE")) log_setup("test", 0);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
