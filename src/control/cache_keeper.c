@@ -17,6 +17,8 @@
 #define CONNECT_LIMIT_MS 5000u  /* from start to being reachable */
 #define WAIT_FOR_START_MS 3000u /* how long a new disk waits for a service that starts */
 #define CHANNEL_LIMIT_MS 5000u
+#define QUEUE_LIMIT_MS 60000u
+#define CHANNEL_REQUESTS_MAX 16u /* asked at once; all disks want channels when a service is back */
 #define BACKOFF_MOST_MS 5000u
 
 enum keeper_state {
@@ -35,7 +37,8 @@ struct cache_keeper {
     struct peer *peer;
     struct loop_timer timer;
     uint64_t connect_since_ns;
-    struct list requests; /* outstanding */
+    struct list requests; /* outstanding, in their order */
+    unsigned asked_count; /* of these, sent */
     struct crash_log crashes;
     unsigned restarts;
     uint64_t last_serial;
@@ -44,8 +47,7 @@ struct cache_keeper {
 
 static void keeper_start(struct cache_keeper *k);
 static void try_connect(struct cache_keeper *k);
-static void request_send(struct cache_request *r);
-
+static void send_requests(struct cache_keeper *k);
 static void requests_fail(struct cache_keeper *k, const char *why);
 
 /* ---- Life of the service ---- */
@@ -118,8 +120,7 @@ static void try_connect(struct cache_keeper *k)
     if (ret == 0) {
         k->state = KEEPER_UP;
         k->error[0] = 0;
-        LIST_FOR_EACH_SAFE(node, &k->requests)
-            request_send(list_entry(node, struct cache_request, node));
+        send_requests(k);
         k->up(k->host);
         return;
     }
@@ -243,12 +244,20 @@ json_t *cache_keeper_json(const struct cache_keeper *k)
 
 /* ---- Channels ---- */
 
-static void request_finish(struct cache_request *r, int ret, const int *fds, unsigned count, const char *why)
+static void request_remove(struct cache_request *r)
 {
     list_remove(&r->node);
     loop_timer_cancel(&r->limit);
+    r->keeper->asked_count -= r->asked;
     r->keeper = NULL;
+}
+
+static void request_finish(struct cache_request *r, int ret, const int *fds, unsigned count, const char *why)
+{
+    struct cache_keeper *k = r->keeper;
+    request_remove(r);
     r->done(r, ret, fds, count, why);
+    send_requests(k);
 }
 
 static void requests_fail(struct cache_keeper *k, const char *why)
@@ -268,10 +277,7 @@ static void request_timed_out(struct loop_timer *t)
 
 void cache_request_cancel(struct cache_request *r)
 {
-    if (!r->keeper) return;
-    list_remove(&r->node);
-    loop_timer_cancel(&r->limit);
-    r->keeper = NULL;
+    if (r->keeper) request_remove(r);
 }
 
 /* The answer may come when the request is cancelled, or even made anew: it is found by its serial. */
@@ -344,7 +350,6 @@ static int send_request(struct cache_keeper *k, struct cache_request *r, struct 
         json_array_append_new(layers, json_pack("{s:s, s:s}", "format", disk_format_name(l->format), "path", l->path));
     }
     if (ret == 0) {
-        r->asked = true;
         *asked = (struct asked){.keeper = k, .request = r, .serial = r->serial};
         peer_ask(k->peer, "channel", json_pack("{s:O, s:i}", "layers", layers, "count", (int)c->queues), names, fds, count,
                  CHANNEL_LIMIT_MS, channels_came, asked);
@@ -363,15 +368,24 @@ static void request_failed(struct loop_timer *t)
     request_finish(r, -EIO, NULL, 0, "a base layer could not be opened for the cache");
 }
 
-static void request_send(struct cache_request *r)
+static void request_send(struct cache_keeper *k, struct cache_request *r)
 {
-    struct cache_keeper *k = r->keeper;
-    if (r->asked) return;
     struct errmsg e = {""};
+    r->asked = true;
+    k->asked_count++;
     loop_timer_arm(k->host->loop, &r->limit, CHANNEL_LIMIT_MS * NS_PER_MS, request_timed_out);
     if (send_request(k, r, &e) < 0) {
         log_warn("cache: %s", e.text);
         loop_timer_arm(k->host->loop, &r->limit, 0, request_failed);
+    }
+}
+
+static void send_requests(struct cache_keeper *k)
+{
+    LIST_FOR_EACH(node, &k->requests) {
+        struct cache_request *r = list_entry(node, struct cache_request, node);
+        if (k->state != KEEPER_UP || k->asked_count >= CHANNEL_REQUESTS_MAX) return;
+        if (!r->asked) request_send(k, r);
     }
 }
 
@@ -382,6 +396,9 @@ void cache_request_start(struct cache_keeper *k, struct cache_request *r, const 
     *r = (struct cache_request){.keeper = k, .config = c, .serial = ++k->last_serial, .done = done};
     list_push_back(&k->requests, &r->node);
     bool starting = k->state == KEEPER_WAITING || k->state == KEEPER_CONNECTING;
-    loop_timer_arm(k->host->loop, &r->limit, starting && wait ? WAIT_FOR_START_MS * NS_PER_MS : 0, request_timed_out);
-    if (k->state == KEEPER_UP) request_send(r);
+    if (k->state == KEEPER_UP) /* its own limit begins when it is its turn */
+        loop_timer_arm(k->host->loop, &r->limit, QUEUE_LIMIT_MS * NS_PER_MS, request_timed_out);
+    else
+        loop_timer_arm(k->host->loop, &r->limit, starting && wait ? WAIT_FOR_START_MS * NS_PER_MS : 0, request_timed_out);
+    send_requests(k);
 }

@@ -279,7 +279,7 @@ int process_adopt(struct process *p, struct loop *l, const char *record_path, vo
 void process_describe_status(int status, char *out, size_t room)
 {
     if (status < 0)
-        snprintf(out, room, "ended (it was not this daemon's child: how is not known)");
+        snprintf(out, room, "how is not known, it was an earlier daemon's child");
     else if (WIFEXITED(status))
         snprintf(out, room, "exit status %d", WEXITSTATUS(status));
     else

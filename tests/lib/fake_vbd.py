@@ -91,6 +91,10 @@ class Worker:
         if how.get("connected") and "conn" not in self.held:
             self.held["conn"] = os.memfd_create("conn")
             self.keep("conn", self.held["conn"])
+        for i in range(how.get("extra", 0)):
+            if f"extra{i}" not in self.held:
+                self.held[f"extra{i}"] = os.dup(self.held["state"])
+                self.keep(f"extra{i}", self.held[f"extra{i}"])
         send(self.sock, {"method": "state", "params": {"state": "connected" if "conn" in self.held else "listening"}})
         self.answer(request)
         self.hostile(how.get("hostile"))
@@ -133,7 +137,7 @@ class Worker:
             self.answer(request, {"name": self.config["name"], "pid": os.getpid(), "version": "9.9", "debug": True,
                                   "config": self.config})
             for name in behaviour().get("forget", []):
-                os.close(self.held.pop(name))
+                self.held.pop(name, None)
             for name, fd in {**self.held, **self.layers}.items():
                 self.keep(name, fd)
         elif method == "stats":
