@@ -49,7 +49,8 @@ static void print_help(const struct cli *c)
            "  --json                  the result as JSON\n"
            "  --control=PATH          where creedenced listens (default $CREEDENCE_SOCKET, or\n"
            "                          /run/creedence/creedenced.sock)\n",
-           c->verb->name, *c->verb->args ? " " : "", c->verb->args, c->verb->summary, c->verb->help, "\nOptions of all verbs:\n");
+           c->verb->name, *c->verb->args ? " " : "", c->verb->args, c->verb->summary, c->verb->help,
+           "\nOptions of all verbs:\n");
 }
 
 int cli_option(struct cli *c)
@@ -165,7 +166,8 @@ int cli_fail(const char *format, ...)
     return CLI_FAILED;
 }
 
-int cli_try_call(struct cli *c, const char *method, json_t *params, unsigned timeout_ms, json_t **result, struct errmsg *e)
+int cli_try_call(struct cli *c, const char *method, json_t *params, unsigned timeout_ms, json_t **result,
+                 struct errmsg *e)
 {
     *result = NULL;
     int ret = c->client ? 0 : client_open(&c->client, c->socket_path, e);
@@ -232,7 +234,9 @@ int cli_capture(const char *const *argv, unsigned timeout_ms, char **out)
     pid_t pid = fork();
     if (pid == 0) {
         int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-        if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(fds[1], STDOUT_FILENO) < 0 || dup2(null, STDERR_FILENO) < 0) _exit(126);
+        if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(fds[1], STDOUT_FILENO) < 0 ||
+            dup2(null, STDERR_FILENO) < 0)
+            _exit(126);
         execvp(argv[0], (char *const *)(uintptr_t)argv);
         _exit(127);
     }

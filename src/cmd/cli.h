@@ -24,8 +24,8 @@
 #define CLI_FAILED 1
 #define CLI_USAGE 2
 
-#define CLI_QUICK_MS 10000u  /* for what needs no disk work */
-#define CLI_LONG_MS 180000u  /* attach, detach, resize, upgrade of one disk */
+#define CLI_QUICK_MS 10000u /* for what needs no disk work */
+#define CLI_LONG_MS 180000u /* attach, detach, resize, upgrade of one disk */
 
 struct cli;
 
@@ -81,7 +81,8 @@ int cli_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Ask the daemon: 0 and a new reference, or CLI_FAILED with the error printed. params is stolen. */
 int cli_call(struct cli *c, const char *method, json_t *params, unsigned timeout_ms, json_t **result);
 /* As cli_call, but nothing is printed: the reason is in e. 0 or -errno. */
-int cli_try_call(struct cli *c, const char *method, json_t *params, unsigned timeout_ms, json_t **result, struct errmsg *e);
+int cli_try_call(struct cli *c, const char *method, json_t *params, unsigned timeout_ms, json_t **result,
+                 struct errmsg *e);
 
 /* Print a result as JSON, release it, and return CLI_OK. */
 int cli_print_json(json_t *result);

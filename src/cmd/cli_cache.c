@@ -26,8 +26,10 @@ static void print_layers(json_t *layers)
         return;
     }
     puts("");
-    cli_table_begin(&t, ">SIZE|>CACHED|>READ|>METADATA|>FILLED|>AHEAD|>EVICTED|>FILLS|>SHARED|>ERRORS|>DISKS|FORMAT|LAYER");
-    json_array_foreach(layers, i, l) {
+    cli_table_begin(&t,
+                    ">SIZE|>CACHED|>READ|>METADATA|>FILLED|>AHEAD|>EVICTED|>FILLS|>SHARED|>ERRORS|>DISKS|FORMAT|LAYER");
+    json_array_foreach(layers, i, l)
+    {
         cli_table_cell(&t, "%s", bytes_of(l, "size_bytes", text));
         cli_table_cell(&t, "%s", bytes_of(l, "cached_bytes", text));
         cli_table_cell(&t, "%s", bytes_of(l, "storage_read_bytes", text));
@@ -51,11 +53,10 @@ static void print_cache(json_t *o)
     char a[SIZE_TEXT_MAX], b[SIZE_TEXT_MAX];
     printf("switched      %s\n", json_is_true(json_object_get(o, "enabled")) ? "on" : "off");
     if (json_is_true(json_object_get(o, "running")))
-        printf("service       process %lld, %lld restarts\n", (long long)cli_integer(o, "pid"), (long long)cli_integer(o, "restarts"));
-    else
-        printf("service       not running%s%s\n", *cli_string(o, "error") ? ": " : "", cli_string(o, "error"));
-    if (json_is_integer(budget))
-        printf("budget        %s\n", size_format((uint64_t)json_integer_value(budget), a));
+        printf("service       process %lld, %lld restarts\n", (long long)cli_integer(o, "pid"),
+               (long long)cli_integer(o, "restarts"));
+    else printf("service       not running%s%s\n", *cli_string(o, "error") ? ": " : "", cli_string(o, "error"));
+    if (json_is_integer(budget)) printf("budget        %s\n", size_format((uint64_t)json_integer_value(budget), a));
     else
         printf("budget        automatic%s%s\n", stats ? ", now " : "", stats ? bytes_of(stats, "budget_bytes", a) : "");
     if (!stats) return;
@@ -82,10 +83,11 @@ const struct cli_verb cli_cache_show = {
     .args = "",
     .summary = "Show the shared read cache: settings, memory, and each layer in it",
     .run = cache_show,
-    .help = "READ is what came from storage, METADATA what of it were tables; SHARED counts the fills that waited for a\n"
-            "read which another disk had begun.\n"
-            "\nExamples:\n"
-            "  creedence cache show\n",
+    .help =
+        "READ is what came from storage, METADATA what of it were tables; SHARED counts the fills that waited for a\n"
+        "read which another disk had begun.\n"
+        "\nExamples:\n"
+        "  creedence cache show\n",
 };
 
 static const struct option set_options[] = {
@@ -103,8 +105,7 @@ static int cache_set(struct cli *c)
             json_object_set_new(params, "budget", json_string("auto"));
         else if (opt == OPT_BUDGET)
             json_object_set_new(params, "budget", json_integer((json_int_t)cli_size(c, "--budget", optarg)));
-        else
-            json_object_set_new(params, "enabled", json_boolean(opt == OPT_ON));
+        else json_object_set_new(params, "enabled", json_boolean(opt == OPT_ON));
     }
     cli_arguments(c, 0);
     if (!json_object_size(params)) cli_usage_error(c, "nothing to set: give --on, --off or --budget");

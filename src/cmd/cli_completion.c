@@ -64,7 +64,8 @@ static int completion(struct cli *c)
          "    --write-cache) COMPREPLY=($(compgen -W 'writeback writethrough' -- \"$current\")); return ;;\n"
          "    --datapath) COMPREPLY=($(compgen -W 'direct staged' -- \"$current\")); return ;;\n"
          "    --sector-size) COMPREPLY=($(compgen -W '512 4096' -- \"$current\")); return ;;\n"
-         "    --disk) COMPREPLY=($(compgen -W \"$(creedence disk list --names 2>/dev/null)\" -- \"$current\")); return ;;\n"
+         "    --disk) COMPREPLY=($(compgen -W \"$(creedence disk list --names 2>/dev/null)\" -- \"$current\")); return "
+         ";;\n"
          "    esac\n"
          "    case \"$one${second:+ $two}\" in");
     print_options();

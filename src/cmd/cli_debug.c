@@ -106,11 +106,12 @@ static json_t *check_build(const char *lib_dir, const char *kind, struct errmsg 
     const char *debug = json_string_value(json_object_get(version, "debug"));
     const char *expected = strcmp(kind, "debug") == 0 ? "y" : "n";
     if (!debug)
-        errmsg_set(e, ENOEXEC, "%s version --json: %s", path, status == 0 ? "does not say what it is" : "cannot be run");
+        errmsg_set(e, ENOEXEC, "%s version --json: %s", path,
+                   status == 0 ? "does not say what it is" : "cannot be run");
     else if (strcmp(debug, expected) != 0)
-        errmsg_set(e, EINVAL, "%s says debug=%s, expected debug=%s: the builds were installed the wrong way round", path, debug, expected);
-    else
-        return version;
+        errmsg_set(e, EINVAL, "%s says debug=%s, expected debug=%s: the builds were installed the wrong way round",
+                   path, debug, expected);
+    else return version;
     json_decref(version);
     return NULL;
 }
@@ -171,7 +172,8 @@ static void add_running(struct cli *c, json_t *o, const char *debug)
     if (cli_try_call(c, "disk.list", NULL, CLI_QUICK_MS, &list, &e) < 0) return;
     unsigned other = 0, total = 0;
     size_t i;
-    json_array_foreach(json_object_get(list, "disks"), i, d) {
+    json_array_foreach(json_object_get(list, "disks"), i, d)
+    {
         const char *worker = cli_string(d, "worker_debug");
         total += *worker != 0;
         other += *worker && strcmp(worker, debug) != 0;
@@ -179,8 +181,8 @@ static void add_running(struct cli *c, json_t *o, const char *debug)
     json_decref(list);
     json_object_set_new(o, "workers", json_integer(total));
     if (*debug && other)
-        add_todo(todo, "%u of %u disk workers run with debug=%s: `creedence upgrade`%s, guests do not notice", other, total,
-                 *debug == 'y' ? "n" : "y", strcmp(runs, debug) != 0 ? " after that" : "");
+        add_todo(todo, "%u of %u disk workers run with debug=%s: `creedence upgrade`%s, guests do not notice", other,
+                 total, *debug == 'y' ? "n" : "y", strcmp(runs, debug) != 0 ? " after that" : "");
 }
 
 /* ---- status ---- */
@@ -198,9 +200,9 @@ static json_t *status_json(struct cli *c, const struct debug_args *a)
     if (!*target)
         json_object_set_new(o, "problem", json_pack("s++", path, ": ", n < 0 ? strerror(errno) : "an empty link"));
     else if (!known)
-        json_object_set_new(o, "problem", json_pack("s+++", path, " points at ", target, ", expected debug or release"));
-    else if (json_object_get(current, "problem"))
-        json_object_set(o, "problem", json_object_get(current, "problem"));
+        json_object_set_new(o, "problem",
+                            json_pack("s+++", path, " points at ", target, ", expected debug or release"));
+    else if (json_object_get(current, "problem")) json_object_set(o, "problem", json_object_get(current, "problem"));
     add_running(c, o, cli_string(current, "debug"));
     return o;
 }
@@ -208,10 +210,10 @@ static json_t *status_json(struct cli *c, const struct debug_args *a)
 static void print_build(json_t *o, const char *kind)
 {
     json_t *b = json_object_get(o, kind);
-    if (*cli_string(b, "problem"))
-        printf("%-13s not usable: %s\n", kind, cli_string(b, "problem"));
+    if (*cli_string(b, "problem")) printf("%-13s not usable: %s\n", kind, cli_string(b, "problem"));
     else
-        printf("%-13s version %s (%s) debug=%s\n", kind, cli_string(b, "version"), cli_string(b, "commit"), cli_string(b, "debug"));
+        printf("%-13s version %s (%s) debug=%s\n", kind, cli_string(b, "version"), cli_string(b, "commit"),
+               cli_string(b, "debug"));
 }
 
 static void print_todo(json_t *o)
@@ -227,14 +229,12 @@ static void print_status(json_t *o)
     printf("installed     %s\n", cli_string(o, "directory"));
     print_build(o, "debug");
     print_build(o, "release");
-    if (*cli_string(o, "problem"))
-        printf("current       PROBLEM: %s\n", cli_string(o, "problem"));
-    else
-        printf("current       %s\n", cli_string(o, "current"));
+    if (*cli_string(o, "problem")) printf("current       PROBLEM: %s\n", cli_string(o, "problem"));
+    else printf("current       %s\n", cli_string(o, "current"));
     if (json_is_object(daemon))
-        printf("running       creedenced debug=%s, %lld disk workers\n", cli_string(daemon, "debug"), (long long)cli_integer(o, "workers"));
-    else
-        puts("running       no daemon");
+        printf("running       creedenced debug=%s, %lld disk workers\n", cli_string(daemon, "debug"),
+               (long long)cli_integer(o, "workers"));
+    else puts("running       no daemon");
     print_todo(o);
 }
 
@@ -244,12 +244,16 @@ static void print_xen(json_t *o)
     size_t i;
     printf("link          %s\n", cli_string(o, "link"));
     if (*cli_string(o, "problem")) printf("PROBLEM       %s\n", cli_string(o, "problem"));
-    if (*cli_string(o, "target")) printf("points at     %s (%s)\n", cli_string(o, "target"), strcmp(cli_string(o, "debug"), "y") == 0 ? "debug" : "not debug");
-    printf("running       %s\n", *cli_string(o, "running") ? cli_string(o, "running") : "not known (no `xl dmesg` here that says it)");
-    json_array_foreach(candidates, i, x) {
+    if (*cli_string(o, "target"))
+        printf("points at     %s (%s)\n", cli_string(o, "target"),
+               strcmp(cli_string(o, "debug"), "y") == 0 ? "debug" : "not debug");
+    printf("running       %s\n",
+           *cli_string(o, "running") ? cli_string(o, "running") : "not known (no `xl dmesg` here that says it)");
+    json_array_foreach(candidates, i, x)
+    {
         const char *problem = cli_string(x, "problem");
-        printf("%-13s %s (%s)%s%s\n", i ? "" : "candidates", cli_string(x, "file"), strcmp(cli_string(x, "debug"), "y") == 0 ? "debug" : "not debug",
-               *problem ? ": " : "", problem);
+        printf("%-13s %s (%s)%s%s\n", i ? "" : "candidates", cli_string(x, "file"),
+               strcmp(cli_string(x, "debug"), "y") == 0 ? "debug" : "not debug", *problem ? ": " : "", problem);
     }
 }
 
@@ -262,10 +266,8 @@ static int debug_status(struct cli *c)
         cli_print_json(o);
         return ret;
     }
-    if (a.xen)
-        print_xen(o);
-    else
-        print_status(o);
+    if (a.xen) print_xen(o);
+    else print_status(o);
     json_decref(o);
     return ret;
 }
@@ -277,8 +279,10 @@ static int switch_xen(struct cli *c, const struct debug_args *a, bool on)
     struct errmsg e = {""};
     autofree char *chosen = NULL;
     if (xen_switch(a->boot_dir, on, a->image, &chosen, &e) < 0) return cli_fail("%s", e.text);
-    if (c->json) return cli_print_json(json_pack("{s:s, s:s, s:b}", "link", "xen.gz", "target", chosen, "reboot_needed", 1));
-    printf("%s/xen.gz points at %s now; it counts from the next boot on (then check with `creedence debug status --xen`)\n",
+    if (c->json)
+        return cli_print_json(json_pack("{s:s, s:s, s:b}", "link", "xen.gz", "target", chosen, "reboot_needed", 1));
+    printf("%s/xen.gz points at %s now; it counts from the next boot on (then check with `creedence debug status "
+           "--xen`)\n",
            a->boot_dir, chosen);
     return CLI_OK;
 }
@@ -300,7 +304,8 @@ static int switch_to(struct cli *c, bool on)
     json_object_set_new(o, "current", json_string(kind));
     add_running(c, o, kept);
     if (c->json) return cli_print_json(o);
-    printf("current       %s: version %s (%s) debug=%s\n", kind, cli_string(o, "version"), cli_string(o, "commit"), cli_string(o, "debug"));
+    printf("current       %s: version %s (%s) debug=%s\n", kind, cli_string(o, "version"), cli_string(o, "commit"),
+           cli_string(o, "debug"));
     print_todo(o);
     json_decref(o);
     return CLI_OK;

@@ -81,7 +81,8 @@ static void device_option(struct cli *c, int opt, json_t *params)
 {
     switch (opt) {
     case OPT_QUEUES:
-        json_object_set_new(params, "queues", json_integer((json_int_t)cli_number(c, "--queues", optarg, 1, DISK_QUEUES_MAX)));
+        json_object_set_new(params, "queues",
+                            json_integer((json_int_t)cli_number(c, "--queues", optarg, 1, DISK_QUEUES_MAX)));
         break;
     case OPT_QUEUE_SIZE:
         json_object_set_new(params, "queue_size",
@@ -120,7 +121,8 @@ static void backing_format(struct cli *c, json_t *layers)
 {
     size_t n = json_array_size(layers);
     json_t *last = json_array_get(layers, n - 1);
-    if (n < 2 || json_object_get(last, "format")) cli_usage_error(c, "--backing-format %s: there is no --backing before it", optarg);
+    if (n < 2 || json_object_get(last, "format"))
+        cli_usage_error(c, "--backing-format %s: there is no --backing before it", optarg);
     set_string(last, "format", optarg);
 }
 
@@ -143,10 +145,11 @@ static json_t *attach_params(struct cli *c)
     size_t i;
     json_t *layer;
     if (!json_object_get(leaf, "path")) cli_usage_error(c, "--leaf PATH is missing: the image that the guest writes");
-    json_array_foreach(layers, i, layer) {
+    json_array_foreach(layers, i, layer)
+    {
         if (!json_object_get(layer, "format"))
-            cli_usage_error(c, "%s: its format is missing: add %s raw or qcow2 (it is never guessed)", cli_string(layer, "path"),
-                            i ? "--backing-format" : "--format");
+            cli_usage_error(c, "%s: its format is missing: add %s raw or qcow2 (it is never guessed)",
+                            cli_string(layer, "path"), i ? "--backing-format" : "--format");
     }
     return params;
 }
@@ -157,8 +160,7 @@ static int disk_attach(struct cli *c)
     if (cli_call(c, "disk.attach", attach_params(c), CLI_LONG_MS, &result)) return CLI_FAILED;
     if (c->json) return cli_print_json(result);
     const char *socket_path = cli_string(result, "socket");
-    if (*socket_path)
-        printf("disk %s is served at %s\n", cli_string(result, "name"), socket_path);
+    if (*socket_path) printf("disk %s is served at %s\n", cli_string(result, "name"), socket_path);
     else
         printf("disk %s is attached%s%s\n", cli_string(result, "name"), *cli_string(result, "error") ? "; " : "",
                cli_string(result, "error"));
@@ -210,7 +212,8 @@ static int disk_detach(struct cli *c)
         force = opt == OPT_FORCE;
     const char *name = cli_arguments(c, 1)[0];
     json_t *result;
-    if (cli_call(c, "disk.detach", json_pack("{s:s, s:b}", "name", name, "force", force), CLI_LONG_MS, &result)) return CLI_FAILED;
+    if (cli_call(c, "disk.detach", json_pack("{s:s, s:b}", "name", name, "force", force), CLI_LONG_MS, &result))
+        return CLI_FAILED;
     if (c->json) return cli_print_json(result);
     json_decref(result);
     printf("disk %s is detached; its image is whole on storage\n", name);
@@ -239,22 +242,22 @@ static void print_list(json_t *disks)
     size_t i;
     json_t *d;
     cli_table_begin(&t, "NAME|STATE|FRONT END|>QUEUES|>LAYERS|>PID|>RESTARTS|FORMAT|LEAF");
-    json_array_foreach(disks, i, d) {
+    json_array_foreach(disks, i, d)
+    {
         cli_table_cell(&t, "%s", cli_string(d, "name"));
         cli_table_cell(&t, "%s", cli_string(d, "state"));
         cli_table_cell(&t, "%s", cli_string(d, "front_end"));
         cli_table_cell(&t, "%lld", (long long)cli_integer(d, "queues"));
         cli_table_cell(&t, "%lld", (long long)cli_integer(d, "layers"));
-        if (json_object_get(d, "pid"))
-            cli_table_cell(&t, "%lld", (long long)cli_integer(d, "pid"));
-        else
-            cli_table_cell(&t, "-");
+        if (json_object_get(d, "pid")) cli_table_cell(&t, "%lld", (long long)cli_integer(d, "pid"));
+        else cli_table_cell(&t, "-");
         cli_table_cell(&t, "%lld", (long long)cli_integer(d, "restarts"));
         cli_table_cell(&t, "%s", cli_string(d, "format"));
         cli_table_cell(&t, "%s", cli_string(d, "leaf"));
     }
     cli_table_end(&t);
-    json_array_foreach(disks, i, d) {
+    json_array_foreach(disks, i, d)
+    {
         if (*cli_string(d, "error")) printf("%s: %s\n", cli_string(d, "name"), cli_string(d, "error"));
     }
 }
@@ -306,11 +309,10 @@ static void print_layers(json_t *layers)
     size_t i;
     json_t *l;
     cli_table_begin(&t, "LAYER|FORMAT|DIRECT|PATH");
-    json_array_foreach(layers, i, l) {
-        if (i)
-            cli_table_cell(&t, "base %zu", i);
-        else
-            cli_table_cell(&t, "leaf");
+    json_array_foreach(layers, i, l)
+    {
+        if (i) cli_table_cell(&t, "base %zu", i);
+        else cli_table_cell(&t, "leaf");
         cli_table_cell(&t, "%s", cli_string(l, "format"));
         json_t *direct = json_object_get(l, "direct");
         cli_table_cell(&t, "%s", direct ? (json_is_true(direct) ? "on" : "off") : "auto");
@@ -323,22 +325,24 @@ static void print_disk(json_t *d)
 {
     json_t *config = json_object_get(d, "config");
     printf("name          %s\n", cli_string(d, "name"));
-    printf("state         %s%s%s\n", cli_string(d, "state"), *cli_string(d, "error") ? ": " : "", cli_string(d, "error"));
+    printf("state         %s%s%s\n", cli_string(d, "state"), *cli_string(d, "error") ? ": " : "",
+           cli_string(d, "error"));
     printf("front end     %s%s%s\n", cli_string(d, "front_end"), *cli_string(d, "front_end_why") ? ": " : "",
            cli_string(d, "front_end_why"));
-    if (json_object_get(d, "socket"))
-        printf("socket        %s\n", cli_string(d, "socket"));
-    else
-        printf("connects to   %s\n", cli_string(config, "connect"));
+    if (json_object_get(d, "socket")) printf("socket        %s\n", cli_string(d, "socket"));
+    else printf("connects to   %s\n", cli_string(config, "connect"));
     if (json_object_get(d, "pid"))
-        printf("worker        process %lld, version %s, debug=%s\n", (long long)cli_integer(d, "pid"), cli_string(d, "worker_version"),
-               cli_string(d, "worker_debug"));
+        printf("worker        process %lld, version %s, debug=%s\n", (long long)cli_integer(d, "pid"),
+               cli_string(d, "worker_version"), cli_string(d, "worker_debug"));
     printf("restarts      %lld\n", (long long)cli_integer(d, "restarts"));
-    printf("read cache    %s%s%s\n", yes_no(d, "cached"), *cli_string(d, "cache_error") ? ": " : "", cli_string(d, "cache_error"));
-    printf("device        %lld queues, sectors of %lld bytes, %s%s, serial %s\n", (long long)cli_integer(config, "queues"),
-           (long long)cli_integer(config, "sector_bytes"), cli_string(config, "write_cache"),
-           json_is_true(json_object_get(config, "read_only")) ? ", read-only" : "", cli_string(config, "serial"));
-    printf("data path     %s, polls up to %lld us\n\n", cli_string(config, "datapath"), (long long)cli_integer(config, "poll_us"));
+    printf("read cache    %s%s%s\n", yes_no(d, "cached"), *cli_string(d, "cache_error") ? ": " : "",
+           cli_string(d, "cache_error"));
+    printf("device        %lld queues, sectors of %lld bytes, %s%s, serial %s\n",
+           (long long)cli_integer(config, "queues"), (long long)cli_integer(config, "sector_bytes"),
+           cli_string(config, "write_cache"), json_is_true(json_object_get(config, "read_only")) ? ", read-only" : "",
+           cli_string(config, "serial"));
+    printf("data path     %s, polls up to %lld us\n\n", cli_string(config, "datapath"),
+           (long long)cli_integer(config, "poll_us"));
     print_layers(json_object_get(config, "layers"));
 }
 
@@ -377,7 +381,8 @@ static int disk_resize(struct cli *c)
     char **args = cli_arguments(c, 2);
     uint64_t bytes = cli_size(c, "SIZE", args[1]);
     json_t *result;
-    if (cli_call(c, "disk.resize", json_pack("{s:s, s:I}", "name", args[0], "size_bytes", (json_int_t)bytes), CLI_LONG_MS, &result))
+    if (cli_call(c, "disk.resize", json_pack("{s:s, s:I}", "name", args[0], "size_bytes", (json_int_t)bytes),
+                 CLI_LONG_MS, &result))
         return CLI_FAILED;
     if (c->json) return cli_print_json(result);
     json_decref(result);
@@ -406,16 +411,15 @@ static void print_stats(json_t *entry)
     printf("%s: %s, front end %s, %lld restarts\n", cli_string(entry, "name"), cli_string(entry, "state"),
            cli_string(entry, "front_end"), (long long)cli_integer(entry, "restarts"));
     if (*cli_string(entry, "error")) printf("  %s\n", cli_string(entry, "error"));
-    json_object_foreach(stats, key, value) {
+    json_object_foreach(stats, key, value)
+    {
         char text[SIZE_TEXT_MAX];
         size_t len = strlen(key);
         if (json_is_integer(value) && len > 6 && strcmp(key + len - 6, "_bytes") == 0)
             printf("  %-20s %lld (%s)\n", key, (long long)json_integer_value(value),
                    size_format((uint64_t)json_integer_value(value), text));
-        else if (json_is_integer(value))
-            printf("  %-20s %lld\n", key, (long long)json_integer_value(value));
-        else if (json_is_string(value))
-            printf("  %-20s %s\n", key, json_string_value(value));
+        else if (json_is_integer(value)) printf("  %-20s %lld\n", key, (long long)json_integer_value(value));
+        else if (json_is_string(value)) printf("  %-20s %s\n", key, json_string_value(value));
     }
 }
 
@@ -426,7 +430,8 @@ static void print_queues(json_t *queues)
     json_t *q;
     if (!json_array_size(queues)) return;
     cli_table_begin(&t, ">  QUEUE|RUNS|>REQUESTS|>CALLS|>SLEEPS");
-    json_array_foreach(queues, i, q) {
+    json_array_foreach(queues, i, q)
+    {
         cli_table_cell(&t, "%lld", (long long)cli_integer(q, "index"));
         cli_table_cell(&t, "%s", yes_no(q, "running"));
         cli_table_cell(&t, "%lld", (long long)cli_integer(q, "requests"));
@@ -446,7 +451,8 @@ static int disk_stats(struct cli *c)
     if (c->json) return cli_print_json(result);
     size_t i;
     json_t *entry;
-    json_array_foreach(json_object_get(result, "disks"), i, entry) {
+    json_array_foreach(json_object_get(result, "disks"), i, entry)
+    {
         print_stats(entry);
         print_queues(json_object_get(json_object_get(entry, "stats"), "queues"));
     }

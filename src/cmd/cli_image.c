@@ -113,8 +113,8 @@ static int created(struct cli *c, const char *path, enum disk_format format)
     char text[SIZE_TEXT_MAX];
     if (image_info(path, format, &info, &e) < 0) return cli_fail("%s", e.text);
     if (c->json)
-        return cli_print_json(json_pack("{s:s, s:s, s:I}", "path", path, "format", disk_format_name(format), "size_bytes",
-                                        (json_int_t)info.size_bytes));
+        return cli_print_json(json_pack("{s:s, s:s, s:I}", "path", path, "format", disk_format_name(format),
+                                        "size_bytes", (json_int_t)info.size_bytes));
     printf("%s: %s, %s%s%s\n", path, disk_format_name(format), size_format(info.size_bytes, text),
            info.backing_name[0] ? ", on top of " : "", info.backing_name);
     return CLI_OK;
@@ -207,15 +207,15 @@ static const struct option info_options[] = {{"format", required_argument, NULL,
 
 static json_t *info_json(const char *path, const struct image_info *i)
 {
-    json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:I}", "path", path, "format", disk_format_name(i->format), "size_bytes",
-                          (json_int_t)i->size_bytes, "file_bytes", (json_int_t)i->file_bytes, "allocated_bytes",
-                          (json_int_t)i->allocated_bytes);
+    json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:I}", "path", path, "format", disk_format_name(i->format),
+                          "size_bytes", (json_int_t)i->size_bytes, "file_bytes", (json_int_t)i->file_bytes,
+                          "allocated_bytes", (json_int_t)i->allocated_bytes);
     if (i->format != DISK_FORMAT_QCOW2) return o;
-    json_t *q = json_pack("{s:i, s:I, s:i, s:i, s:b, s:b, s:b, s:s, s:b, s:b}", "version", (int)i->version, "cluster_bytes",
-                          (json_int_t)i->cluster_bytes, "refcount_bits", (int)i->refcount_bits, "snapshots",
-                          (int)i->snapshot_count, "dirty", i->dirty, "corrupt", i->corrupt, "lazy_refcounts", i->lazy_refcounts,
-                          "compression", i->zstd ? "zstd" : "zlib", "bitmaps", i->has_bitmaps, "bitmaps_consistent",
-                          i->bitmaps_consistent);
+    json_t *q = json_pack("{s:i, s:I, s:i, s:i, s:b, s:b, s:b, s:s, s:b, s:b}", "version", (int)i->version,
+                          "cluster_bytes", (json_int_t)i->cluster_bytes, "refcount_bits", (int)i->refcount_bits,
+                          "snapshots", (int)i->snapshot_count, "dirty", i->dirty, "corrupt", i->corrupt,
+                          "lazy_refcounts", i->lazy_refcounts, "compression", i->zstd ? "zstd" : "zlib", "bitmaps",
+                          i->has_bitmaps, "bitmaps_consistent", i->bitmaps_consistent);
     json_object_update(o, q);
     json_decref(q);
     if (i->backing_name[0]) json_object_set_new(o, "backing", json_string(i->backing_name));
@@ -229,12 +229,14 @@ static void print_info(const char *path, const struct image_info *i)
     printf("image         %s\n", path);
     printf("format        %s", disk_format_name(i->format));
     if (i->format == DISK_FORMAT_QCOW2)
-        printf(" version %u, clusters of %s, refcounts of %u bits", i->version, size_format(i->cluster_bytes, text), i->refcount_bits);
+        printf(" version %u, clusters of %s, refcounts of %u bits", i->version, size_format(i->cluster_bytes, text),
+               i->refcount_bits);
     printf("\ndisk size     %s (%llu bytes)\n", size_format(i->size_bytes, text), (unsigned long long)i->size_bytes);
     printf("file size     %s\n", size_format(i->file_bytes, text));
     printf("storage       %s\n", size_format(i->allocated_bytes, text));
     if (i->backing_name[0])
-        printf("backing file  %s (format %s)\n", i->backing_name, i->backing_format[0] ? i->backing_format : "not said");
+        printf("backing file  %s (format %s)\n", i->backing_name,
+               i->backing_format[0] ? i->backing_format : "not said");
     if (i->snapshot_count) printf("snapshots     %u\n", i->snapshot_count);
     if (i->has_bitmaps) printf("bitmaps       %s\n", i->bitmaps_consistent ? "consistent" : "not to be trusted");
     if (i->dirty) puts("state         not closed in order: refcounts are rebuilt at the next check or use");
@@ -281,37 +283,40 @@ static const struct option check_options[] = {
 static void print_finding(void *arg, const char *text)
 {
     json_t *findings = arg;
-    if (findings)
-        json_array_append_new(findings, json_string(text));
-    else
-        printf("%s\n", text);
+    if (findings) json_array_append_new(findings, json_string(text));
+    else printf("%s\n", text);
 }
 
 static int print_check(const char *path, const struct image_check_result *r, enum image_repair repair)
 {
     uint64_t errors_left = r->errors - r->errors_fixed, leaks_left = r->leaks - r->leaks_fixed;
-    if (r->errors) printf("%llu errors, %llu of them repaired\n", (unsigned long long)r->errors, (unsigned long long)r->errors_fixed);
+    if (r->errors)
+        printf("%llu errors, %llu of them repaired\n", (unsigned long long)r->errors,
+               (unsigned long long)r->errors_fixed);
     if (r->leaks)
-        printf("%llu leaked clusters (storage not used by anything; harmless), %llu of them freed\n", (unsigned long long)r->leaks,
-               (unsigned long long)r->leaks_fixed);
+        printf("%llu leaked clusters (storage not used by anything; harmless), %llu of them freed\n",
+               (unsigned long long)r->leaks, (unsigned long long)r->leaks_fixed);
     if (r->total_clusters)
-        printf("%llu of %llu clusters have storage (%.1f %%), %llu are compressed, %llu are not where their neighbour ends\n",
+        printf("%llu of %llu clusters have storage (%.1f %%), %llu are compressed, %llu are not where their neighbour "
+               "ends\n",
                (unsigned long long)r->allocated_clusters, (unsigned long long)r->total_clusters,
-               100.0 * (double)r->allocated_clusters / (double)r->total_clusters, (unsigned long long)r->compressed_clusters,
-               (unsigned long long)r->fragmented_clusters);
+               100.0 * (double)r->allocated_clusters / (double)r->total_clusters,
+               (unsigned long long)r->compressed_clusters, (unsigned long long)r->fragmented_clusters);
     printf("%s: %s\n", path, errors_left ? "DAMAGED" : leaks_left ? "sound, with leaked clusters" : "sound");
-    if (errors_left && repair != IMAGE_REPAIR_ALL) puts("`creedence image check --repair all` repairs what can be (make a copy first)");
+    if (errors_left && repair != IMAGE_REPAIR_ALL)
+        puts("`creedence image check --repair all` repairs what can be (make a copy first)");
     return errors_left ? CLI_FAILED : CLI_OK;
 }
 
 static int check_json(const char *path, const struct image_check_result *r, json_t *findings)
 {
-    json_t *o = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "path", path, "errors", (json_int_t)r->errors,
-                          "errors_fixed", (json_int_t)r->errors_fixed, "leaks", (json_int_t)r->leaks, "leaks_fixed",
-                          (json_int_t)r->leaks_fixed, "total_clusters", (json_int_t)r->total_clusters, "allocated_clusters",
-                          (json_int_t)r->allocated_clusters, "compressed_clusters", (json_int_t)r->compressed_clusters,
-                          "fragmented_clusters", (json_int_t)r->fragmented_clusters, "end_bytes", (json_int_t)r->end_bytes,
-                          "findings", findings);
+    json_t *o =
+        json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "path", path, "errors",
+                  (json_int_t)r->errors, "errors_fixed", (json_int_t)r->errors_fixed, "leaks", (json_int_t)r->leaks,
+                  "leaks_fixed", (json_int_t)r->leaks_fixed, "total_clusters", (json_int_t)r->total_clusters,
+                  "allocated_clusters", (json_int_t)r->allocated_clusters, "compressed_clusters",
+                  (json_int_t)r->compressed_clusters, "fragmented_clusters", (json_int_t)r->fragmented_clusters,
+                  "end_bytes", (json_int_t)r->end_bytes, "findings", findings);
     cli_print_json(o);
     return r->errors > r->errors_fixed ? CLI_FAILED : CLI_OK;
 }
@@ -340,7 +345,8 @@ static int image_check_verb(struct cli *c)
     progress_end(&p);
     if (ret < 0) {
         json_decref(a.finding_arg);
-        return ret == -ENOTSUP ? cli_fail("%s: a raw image has no structure that could be checked", path) : cli_fail("%s", e.text);
+        return ret == -ENOTSUP ? cli_fail("%s: a raw image has no structure that could be checked", path)
+                               : cli_fail("%s", e.text);
     }
     return c->json ? check_json(path, &r, a.finding_arg) : print_check(path, &r, a.repair);
 }

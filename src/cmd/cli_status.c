@@ -35,10 +35,11 @@ static void print_status(json_t *o)
     printf("creedenced    %s (%s) debug=%s, process %lld, up ", cli_string(o, "version"), cli_string(o, "commit"),
            cli_string(o, "debug"), (long long)cli_integer(o, "pid"));
     print_duration(cli_integer(o, "uptime_seconds"));
-    printf("\nstate         %s\nsockets       %s\nprograms      %s\n", cli_string(o, "state_dir"), cli_string(o, "run_dir"),
-           cli_string(o, "bin_dir"));
+    printf("\nstate         %s\nsockets       %s\nprograms      %s\n", cli_string(o, "state_dir"),
+           cli_string(o, "run_dir"), cli_string(o, "bin_dir"));
     printf("disks         %lld", (long long)cli_integer(disks, "total"));
-    json_object_foreach(disks, state, count) {
+    json_object_foreach(disks, state, count)
+    {
         if (strcmp(state, "total") != 0 && json_integer_value(count))
             printf(", %lld %s", (long long)json_integer_value(count), state);
     }
@@ -75,16 +76,19 @@ static json_t *count_workers(json_t *disks)
 {
     json_t *kinds = json_array(), *d, *kind;
     size_t i, j;
-    json_array_foreach(disks, i, d) {
+    json_array_foreach(disks, i, d)
+    {
         if (!json_object_get(d, "worker_version")) continue;
         json_t *found = NULL;
-        json_array_foreach(kinds, j, kind) {
+        json_array_foreach(kinds, j, kind)
+        {
             if (strcmp(cli_string(kind, "version"), cli_string(d, "worker_version")) == 0 &&
                 strcmp(cli_string(kind, "debug"), cli_string(d, "worker_debug")) == 0)
                 found = kind;
         }
         if (!found) {
-            found = json_pack("{s:s, s:s}", "version", cli_string(d, "worker_version"), "debug", cli_string(d, "worker_debug"));
+            found = json_pack("{s:s, s:s}", "version", cli_string(d, "worker_version"), "debug",
+                              cli_string(d, "worker_debug"));
             json_array_append_new(kinds, found);
         }
         json_object_set_new(found, "count", json_integer(cli_integer(found, "count") + 1));
@@ -122,10 +126,10 @@ static int version(struct cli *c)
     if (json_is_object(daemon))
         printf("creedenced %s (%s) debug=%s, running\n", cli_string(daemon, "version"), cli_string(daemon, "commit"),
                cli_string(daemon, "debug"));
-    else if (!local)
-        puts("creedenced is not running");
+    else if (!local) puts("creedenced is not running");
     size_t i;
-    json_array_foreach(json_object_get(o, "workers"), i, kind) {
+    json_array_foreach(json_object_get(o, "workers"), i, kind)
+    {
         printf("creedence-vbd %s debug=%s, %lld running\n", cli_string(kind, "version"), cli_string(kind, "debug"),
                (long long)cli_integer(kind, "count"));
     }
@@ -160,7 +164,8 @@ static int print_upgrades(json_t *disks)
         return CLI_OK;
     }
     cli_table_begin(&t, "DISK|FROM|>TOOK|RESULT");
-    json_array_foreach(disks, i, d) {
+    json_array_foreach(disks, i, d)
+    {
         const char *error = cli_string(d, "error");
         cli_table_cell(&t, "%s", cli_string(d, "name"));
         cli_table_cell(&t, "%s", cli_string(d, "from"));
@@ -220,7 +225,8 @@ static int shutdown_daemon(struct cli *c)
     }
     cli_arguments(c, 0);
     json_t *result;
-    if (cli_call(c, "shutdown", json_pack("{s:b, s:b}", "stop_workers", stop, "force", force), CLI_LONG_MS, &result)) return CLI_FAILED;
+    if (cli_call(c, "shutdown", json_pack("{s:b, s:b}", "stop_workers", stop, "force", force), CLI_LONG_MS, &result))
+        return CLI_FAILED;
     if (c->json) return cli_print_json(result);
     json_decref(result);
     puts(stop ? "creedenced has ended; no disk is served any more" : "creedenced has ended; disks stay served");
@@ -233,9 +239,10 @@ const struct cli_verb cli_shutdown = {
     .summary = "End the daemon; disks stay served unless told otherwise",
     .options = shutdown_options,
     .run = shutdown_daemon,
-    .help = "  --stop-workers          make every disk's image durable and end its worker, too; the disks are back when\n"
-            "                          the daemon starts again\n"
-            "  --force                 even if a disk cannot be ended in order\n"
-            "\nExamples:\n"
-            "  creedence shutdown --stop-workers    # before the host goes down\n",
+    .help =
+        "  --stop-workers          make every disk's image durable and end its worker, too; the disks are back when\n"
+        "                          the daemon starts again\n"
+        "  --force                 even if a disk cannot be ended in order\n"
+        "\nExamples:\n"
+        "  creedence shutdown --stop-workers    # before the host goes down\n",
 };

@@ -73,10 +73,8 @@ void cli_table_end(struct cli_table *t)
         unsigned column = i % t->columns;
         bool last = column + 1 == t->columns;
         int pad = (int)(widest[column] - width(t->cells[i]));
-        if (t->right[column])
-            printf("%*s%s", pad, "", t->cells[i]);
-        else
-            printf("%s%*s", t->cells[i], last ? 0 : pad, "");
+        if (t->right[column]) printf("%*s%s", pad, "", t->cells[i]);
+        else printf("%s%*s", t->cells[i], last ? 0 : pad, "");
         fputs(last ? "\n" : "  ", stdout);
         free(t->cells[i]);
     }

@@ -57,7 +57,8 @@ static int sample_take(struct cli *c, struct sample *s, struct errmsg *e)
         json_decref(disks);
         return ret;
     }
-    *s = (struct sample){.at_ns = clock_now_ns(), .disks = json_incref(json_object_get(disks, "disks")), .cache = cache};
+    *s =
+        (struct sample){.at_ns = clock_now_ns(), .disks = json_incref(json_object_get(disks, "disks")), .cache = cache};
     json_decref(disks);
     return 0;
 }
@@ -66,7 +67,8 @@ static json_t *find_by(json_t *list, const char *key, const char *value)
 {
     size_t i;
     json_t *o;
-    json_array_foreach(list, i, o) {
+    json_array_foreach(list, i, o)
+    {
         if (strcmp(cli_string(o, key), value) == 0) return o;
     }
     return NULL;
@@ -141,8 +143,10 @@ static void show_disks(struct screen *s, const struct sample *before, const stru
     struct rates sum = {.hit_percent = -1};
     size_t i;
     json_t *d;
-    line(s, "%-20s %-12s %9s %9s %9s %9s %7s %8s", "DISK", "STATE", "READ/s", "WRITE/s", "READ MB", "WRITE MB", "HIT %", "MEAN us");
-    json_array_foreach(now->disks, i, d) {
+    line(s, "%-20s %-12s %9s %9s %9s %9s %7s %8s", "DISK", "STATE", "READ/s", "WRITE/s", "READ MB", "WRITE MB", "HIT %",
+         "MEAN us");
+    json_array_foreach(now->disks, i, d)
+    {
         const char *state = cli_string(d, "state");
         if (strcmp(state, "serving") == 0) state = cli_string(d, "front_end");
         json_t *old = find_by(before->disks, "name", cli_string(d, "name"));
@@ -155,7 +159,8 @@ static void show_disks(struct screen *s, const struct sample *before, const stru
 
 static void show_cache(struct screen *s, const struct sample *before, const struct sample *now, double seconds)
 {
-    json_t *stats = json_object_get(now->cache, "stats"), *old = json_object_get(json_object_get(before->cache, "stats"), "layers");
+    json_t *stats = json_object_get(now->cache, "stats"),
+           *old = json_object_get(json_object_get(before->cache, "stats"), "layers");
     char used[SIZE_TEXT_MAX], budget[SIZE_TEXT_MAX], a[16], b[16];
     size_t i;
     json_t *l;
@@ -167,11 +172,13 @@ static void show_cache(struct screen *s, const struct sample *before, const stru
     line(s, "read cache: %s of %s", size_format((uint64_t)cli_integer(stats, "used_bytes"), used),
          size_format((uint64_t)cli_integer(stats, "budget_bytes"), budget));
     line(s, "%10s %10s %9s %9s %6s  %s", "SIZE", "CACHED", "READ MB", "FILL MB", "DISKS", "LAYER");
-    json_array_foreach(json_object_get(stats, "layers"), i, l) {
+    json_array_foreach(json_object_get(stats, "layers"), i, l)
+    {
         json_t *was = find_by(old, "path", cli_string(l, "path"));
         line(s, "%10s %10s %9s %9s %6lld  %s", size_format((uint64_t)cli_integer(l, "size_bytes"), used),
-             size_format((uint64_t)cli_integer(l, "cached_bytes"), budget), mega(rate(was, l, "storage_read_bytes", seconds), a),
-             mega(rate(was, l, "filled_bytes", seconds), b), (long long)cli_integer(l, "clients"), cli_string(l, "path"));
+             size_format((uint64_t)cli_integer(l, "cached_bytes"), budget),
+             mega(rate(was, l, "storage_read_bytes", seconds), a), mega(rate(was, l, "filled_bytes", seconds), b),
+             (long long)cli_integer(l, "clients"), cli_string(l, "path"));
     }
 }
 
@@ -255,7 +262,8 @@ static double delay_value(const struct cli *c, const char *text)
 {
     char *end;
     double d = strtod(text, &end);
-    if (*end || end == text || !(d >= 0.1 && d <= 3600)) cli_usage_error(c, "--delay %s: expected seconds, 0.1 to 3600", text);
+    if (*end || end == text || !(d >= 0.1 && d <= 3600))
+        cli_usage_error(c, "--delay %s: expected seconds, 0.1 to 3600", text);
     return d;
 }
 

@@ -6,7 +6,8 @@
 #include "cmd/cli.h"
 
 extern const struct cli_verb cli_image_create, cli_image_clone, cli_image_info, cli_image_check;
-extern const struct cli_verb cli_disk_attach, cli_disk_detach, cli_disk_list, cli_disk_show, cli_disk_resize, cli_disk_stats;
+extern const struct cli_verb cli_disk_attach, cli_disk_detach, cli_disk_list, cli_disk_show, cli_disk_resize,
+    cli_disk_stats;
 extern const struct cli_verb cli_cache_show, cli_cache_set, cli_cache_drop;
 extern const struct cli_verb cli_status, cli_top, cli_version, cli_upgrade, cli_shutdown;
 extern const struct cli_verb cli_debug_status, cli_debug_on, cli_debug_off;

@@ -56,14 +56,16 @@ static int check_content(gzFile z, const char *path, struct errmsg *e)
         if (total == 0 && (n < 4 || memcmp(step, "\177ELF", 4) != 0))
             return errmsg_set(e, EINVAL, "%s: not an ELF image, compressed or not", path);
         total += (size_t)n;
-        if (total > IMAGE_MAX_BYTES) return errmsg_set(e, EFBIG, "%s: more than %u MiB uncompressed", path, IMAGE_MAX_BYTES >> 20);
+        if (total > IMAGE_MAX_BYTES)
+            return errmsg_set(e, EFBIG, "%s: more than %u MiB uncompressed", path, IMAGE_MAX_BYTES >> 20);
         found = found || memmem(step, have, "Xen", 3);
         carried = have < 2 ? have : 2; /* the word may lie across two steps */
         memmove(step, step + have - carried, carried);
     }
     int code = Z_OK;
     const char *why = gzerror(z, &code);
-    if (n < 0 || code < Z_OK) return errmsg_set(e, EINVAL, "%s: damaged: %s", path, code == Z_ERRNO ? strerror(errno) : why);
+    if (n < 0 || code < Z_OK)
+        return errmsg_set(e, EINVAL, "%s: damaged: %s", path, code == Z_ERRNO ? strerror(errno) : why);
     if (total == 0) return errmsg_set(e, EINVAL, "%s: empty", path);
     return found ? 0 : errmsg_set(e, EINVAL, "%s: an ELF image, but not of Xen", path);
 }
@@ -71,7 +73,8 @@ static int check_content(gzFile z, const char *path, struct errmsg *e)
 static int check_image(const char *dir, const char *file, struct errmsg *e)
 {
     char path[PATH_MAX];
-    if ((size_t)snprintf(path, sizeof path, "%s%s%s", *file == '/' ? "" : dir, *file == '/' ? "" : "/", file) >= sizeof path)
+    if ((size_t)snprintf(path, sizeof path, "%s%s%s", *file == '/' ? "" : dir, *file == '/' ? "" : "/", file) >=
+        sizeof path)
         return errmsg_set(e, ENAMETOOLONG, "%s: path is too long", dir);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat st;
@@ -214,8 +217,7 @@ int xen_switch(const char *boot_dir, bool debug, const char *image, char **chose
         ret = errmsg_set(e, EINVAL, "--image %s: expected the name of a file in %s", pick, boot_dir);
     else if (is_debug_name(pick, NULL) != debug)
         ret = errmsg_set(e, EINVAL, "%s: by its name, this is %s debug image", pick, debug ? "not a" : "a");
-    else
-        ret = check_image(boot_dir, pick, e);
+    else ret = check_image(boot_dir, pick, e);
     if (ret == 0) ret = debug_replace_link(boot_dir, XEN_LINK, pick, e);
     if (ret == 0 && !(*chosen = strdup(pick))) ret = -ENOMEM;
     free_candidates(files, n);

@@ -11,22 +11,41 @@
 #include "control/version.h"
 
 const struct cli_verb *const cli_verbs[] = {
-    &cli_disk_attach,  &cli_disk_detach, &cli_disk_list,  &cli_disk_show,  &cli_disk_resize,  &cli_disk_stats,
-    &cli_image_create, &cli_image_clone, &cli_image_info, &cli_image_check,
-    &cli_cache_show,   &cli_cache_set,   &cli_cache_drop,
-    &cli_status,       &cli_top,         &cli_upgrade,    &cli_shutdown,
-    &cli_version,      &cli_debug_status, &cli_debug_on,  &cli_debug_off,
-    &cli_completion,   NULL,
+    &cli_disk_attach,
+    &cli_disk_detach,
+    &cli_disk_list,
+    &cli_disk_show,
+    &cli_disk_resize,
+    &cli_disk_stats,
+    &cli_image_create,
+    &cli_image_clone,
+    &cli_image_info,
+    &cli_image_check,
+    &cli_cache_show,
+    &cli_cache_set,
+    &cli_cache_drop,
+    &cli_status,
+    &cli_top,
+    &cli_upgrade,
+    &cli_shutdown,
+    &cli_version,
+    &cli_debug_status,
+    &cli_debug_on,
+    &cli_debug_off,
+    &cli_completion,
+    NULL,
 };
 
 static void print_usage(FILE *to)
 {
     fputs("Usage: creedence VERB [ARGUMENT]... [OPTION]...\n"
-          "Virtual machines' disks, from the command line.\n\n", to);
+          "Virtual machines' disks, from the command line.\n\n",
+          to);
     for (const struct cli_verb *const *v = cli_verbs; *v; v++)
         fprintf(to, "  %-14s %s\n", (*v)->name, (*v)->summary);
     fputs("\n`creedence VERB --help` shows a verb's options and examples. All take --json.\n"
-          "Exit status: 0 done, 1 failed, 2 used wrongly.\n", to);
+          "Exit status: 0 done, 1 failed, 2 used wrongly.\n",
+          to);
 }
 
 /* How many words of the command line the verb's name takes; 0: it is not meant. */
@@ -35,7 +54,8 @@ static int matches(const struct cli_verb *v, int argc, char **argv)
     const char *space = strchr(v->name, ' ');
     if (!space) return argc > 1 && strcmp(argv[1], v->name) == 0;
     size_t len = (size_t)(space - v->name);
-    bool both = argc > 2 && strlen(argv[1]) == len && strncmp(argv[1], v->name, len) == 0 && strcmp(argv[2], space + 1) == 0;
+    bool both =
+        argc > 2 && strlen(argv[1]) == len && strncmp(argv[1], v->name, len) == 0 && strcmp(argv[2], space + 1) == 0;
     return both ? 2 : 0;
 }
 

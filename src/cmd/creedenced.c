@@ -110,7 +110,8 @@ static int parse(struct arguments *a, int argc, char **argv)
             return -1;
         case OPT_CACHE_BUDGET:
             a->cache.budget_bytes = 0;
-            if (strcmp(optarg, "auto") == 0 || (size_parse(optarg, &a->cache.budget_bytes) && a->cache.budget_bytes)) break;
+            if (strcmp(optarg, "auto") == 0 || (size_parse(optarg, &a->cache.budget_bytes) && a->cache.budget_bytes))
+                break;
             fprintf(stderr, "creedenced: --cache-budget=%s: expected auto, or a size such as 8G\n", optarg);
             return -1;
         case 'v': log_setup("creedenced", LOG_LEVEL_DEBUG); break;
@@ -223,7 +224,8 @@ static int open_control_socket(struct daemon *d, gid_t gid, struct errmsg *e)
 {
     char path[PATH_MAX];
     int fd;
-    if (!host_path(path, &d->host, "creedenced.sock")) return errmsg_set(e, ENAMETOOLONG, "%s: path is too long", d->host.run_dir);
+    if (!host_path(path, &d->host, "creedenced.sock"))
+        return errmsg_set(e, ENAMETOOLONG, "%s: path is too long", d->host.run_dir);
     int ret = unix_socket_listen(&fd, SOCK_STREAM, path, 0660, e);
     if (ret < 0) return ret;
     if (gid != (gid_t)-1 && lchown(path, (uid_t)-1, gid) < 0) {
@@ -280,14 +282,14 @@ static void settled(struct daemon *d)
         loop_stop(d->host.loop);
         return;
     }
-    log_info("ready: version %s (%s), debug=%s, %u disks", version_number(), version_commit(), version_is_debug() ? "y" : "n",
-             d->host.disk_count);
+    log_info("ready: version %s (%s), debug=%s, %u disks", version_number(), version_commit(),
+             version_is_debug() ? "y" : "n", d->host.disk_count);
     sd_notifyf(0, "READY=1\nSTATUS=%u disks", d->host.disk_count);
 }
 
 static void cache_up(struct host *h)
 {
-    LIST_FOR_EACH(node, &h->disks)
+    LIST_FOR_EACH (node, &h->disks)
         vdisk_cache_up(list_entry(node, struct vdisk, node));
 }
 
@@ -328,7 +330,7 @@ static void clean_up(struct life *l)
     struct host *h = &l->daemon.host;
     sd_notify(0, "STOPPING=1");
     h->disk_gone = NULL;
-    LIST_FOR_EACH_SAFE(node, &h->disks)
+    LIST_FOR_EACH_SAFE (node, &h->disks)
         vdisk_free(list_entry(node, struct vdisk, node));
     cache_keeper_free(h->cache);
     holder_free(h->holder);

@@ -292,7 +292,7 @@ static void channels_came(void *arg, const struct peer_answer *a)
     struct asked asked = *(struct asked *)arg;
     free(arg);
     struct cache_request *r = NULL;
-    LIST_FOR_EACH(node, &asked.keeper->requests)
+    LIST_FOR_EACH (node, &asked.keeper->requests)
         if (list_entry(node, struct cache_request, node) == asked.request) r = asked.request;
     if (!r || r->serial != asked.serial) return;
     if (a->ret < 0) {
@@ -351,8 +351,8 @@ static int send_request(struct cache_keeper *k, struct cache_request *r, struct 
     }
     if (ret == 0) {
         *asked = (struct asked){.keeper = k, .request = r, .serial = r->serial};
-        peer_ask(k->peer, "channel", json_pack("{s:O, s:i}", "layers", layers, "count", (int)c->queues), names, fds, count,
-                 CHANNEL_LIMIT_MS, channels_came, asked);
+        peer_ask(k->peer, "channel", json_pack("{s:O, s:i}", "layers", layers, "count", (int)c->queues), names, fds,
+                 count, CHANNEL_LIMIT_MS, channels_came, asked);
     } else {
         free(asked);
     }
@@ -382,7 +382,7 @@ static void request_send(struct cache_keeper *k, struct cache_request *r)
 
 static void send_requests(struct cache_keeper *k)
 {
-    LIST_FOR_EACH(node, &k->requests) {
+    LIST_FOR_EACH (node, &k->requests) {
         struct cache_request *r = list_entry(node, struct cache_request, node);
         if (k->state != KEEPER_UP || k->asked_count >= CHANNEL_REQUESTS_MAX) return;
         if (!r->asked) request_send(k, r);
@@ -399,6 +399,7 @@ void cache_request_start(struct cache_keeper *k, struct cache_request *r, const 
     if (k->state == KEEPER_UP) /* its own limit begins when it is its turn */
         loop_timer_arm(k->host->loop, &r->limit, QUEUE_LIMIT_MS * NS_PER_MS, request_timed_out);
     else
-        loop_timer_arm(k->host->loop, &r->limit, starting && wait ? WAIT_FOR_START_MS * NS_PER_MS : 0, request_timed_out);
+        loop_timer_arm(k->host->loop, &r->limit, starting && wait ? WAIT_FOR_START_MS * NS_PER_MS : 0,
+                       request_timed_out);
     send_requests(k);
 }

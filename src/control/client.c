@@ -42,10 +42,14 @@ int client_open(struct client **out, const char *socket_path, struct errmsg *e)
     }
     free(c);
     if (ret == -ENOENT || ret == -ECONNREFUSED)
-        return errmsg_set(e, -ret, "creedenced is not running (nobody listens at %s): start it with `systemctl start creedenced`, "
-                          "or name its socket with --control", socket_path);
+        return errmsg_set(
+            e, -ret,
+            "creedenced is not running (nobody listens at %s): start it with `systemctl start creedenced`, "
+            "or name its socket with --control",
+            socket_path);
     if (ret == -EACCES || ret == -EPERM)
-        return errmsg_set(e, -ret, "%s: no permission: run as root, or as a member of the group given to creedenced --group",
+        return errmsg_set(e, -ret,
+                          "%s: no permission: run as root, or as a member of the group given to creedenced --group",
                           socket_path);
     return ret;
 }
@@ -148,7 +152,8 @@ int client_call(struct client *c, const char *method, json_t *params, unsigned t
     int ret = send_all(c, text, len + 1, end_ns);
     free(text);
     if (ret == 0) ret = receive_line(c, &len, end_ns);
-    if (ret == -ETIMEDOUT) return errmsg_set(e, ETIMEDOUT, "the daemon at %s did not answer within %u s", c->path, timeout_ms / 1000);
+    if (ret == -ETIMEDOUT)
+        return errmsg_set(e, ETIMEDOUT, "the daemon at %s did not answer within %u s", c->path, timeout_ms / 1000);
     if (ret < 0) return errmsg_sys(e, -ret, "the daemon at %s", c->path);
 
     json_error_t why;

@@ -40,7 +40,8 @@ static int parse_layers(struct disk_config *c, json_t *list, const char *where, 
     if (!c->layers) return -ENOMEM;
     size_t i;
     json_t *entry;
-    json_array_foreach(list, i, entry) {
+    json_array_foreach(list, i, entry)
+    {
         char prefix[64];
         snprintf(prefix, sizeof prefix, "%s%slayers[%zu]", where, *where ? "." : "", i);
         struct fields f = fields_begin(entry, prefix, why);
@@ -61,7 +62,8 @@ static void parse_device(struct disk_config *c, struct fields *f)
 {
     c->queues = (unsigned)fields_uint(f, "queues", 1, 1, DISK_QUEUES_MAX);
     c->queue_size = (unsigned)fields_uint(f, "queue_size", DISK_QUEUE_SIZE_DEFAULT, 2, DISK_QUEUE_SIZE_MAX);
-    if (!is_power_of_2(c->queue_size)) fields_refuse(f, "queue_size", "a power of two from 2 to %u", DISK_QUEUE_SIZE_MAX);
+    if (!is_power_of_2(c->queue_size))
+        fields_refuse(f, "queue_size", "a power of two from 2 to %u", DISK_QUEUE_SIZE_MAX);
     c->sector_bytes = (unsigned)fields_uint(f, "sector_bytes", 512, 512, 4096);
     if (c->sector_bytes != 512 && c->sector_bytes != 4096) fields_refuse(f, "sector_bytes", "512 or 4096");
     c->seg_max = (unsigned)fields_uint(f, "seg_max", DISK_SEG_MAX_DEFAULT, 1, DISK_SEG_MAX_LIMIT);
@@ -113,7 +115,8 @@ static json_t *layers_json(const struct disk_config *c)
     for (unsigned i = 0; list && i < c->layer_count; i++) {
         const struct disk_layer_config *l = &c->layers[i];
         json_t *o = json_pack("{s:s, s:s}", "format", disk_format_name(l->format), "path", l->path);
-        if (o && l->direct != DISK_DIRECT_AUTO) json_object_set_new(o, "direct", json_boolean(l->direct == DISK_DIRECT_ON));
+        if (o && l->direct != DISK_DIRECT_AUTO)
+            json_object_set_new(o, "direct", json_boolean(l->direct == DISK_DIRECT_ON));
         json_array_append_new(list, o);
     }
     return list;
@@ -121,11 +124,12 @@ static json_t *layers_json(const struct disk_config *c)
 
 json_t *disk_config_json(const struct disk_config *c, bool for_worker)
 {
-    json_t *o = json_pack("{s:s, s:i, s:i, s:i, s:b, s:s, s:s, s:i, s:I, s:b, s:i, s:s, s:o}", "name", c->name, "queues",
-                          (int)c->queues, "queue_size", (int)c->queue_size, "sector_bytes", (int)c->sector_bytes,
-                          "read_only", c->read_only, "write_cache", write_cache_names[c->write_cache], "serial", c->serial,
-                          "seg_max", (int)c->seg_max, "size_max", (json_int_t)c->size_max_bytes, "packed", c->packed,
-                          "poll_us", (int)c->poll_us, "datapath", datapath_names[c->datapath], "layers", layers_json(c));
+    json_t *o =
+        json_pack("{s:s, s:i, s:i, s:i, s:b, s:s, s:s, s:i, s:I, s:b, s:i, s:s, s:o}", "name", c->name, "queues",
+                  (int)c->queues, "queue_size", (int)c->queue_size, "sector_bytes", (int)c->sector_bytes, "read_only",
+                  c->read_only, "write_cache", write_cache_names[c->write_cache], "serial", c->serial, "seg_max",
+                  (int)c->seg_max, "size_max", (json_int_t)c->size_max_bytes, "packed", c->packed, "poll_us",
+                  (int)c->poll_us, "datapath", datapath_names[c->datapath], "layers", layers_json(c));
     if (!o || for_worker) return o;
     json_object_set_new(o, "cache", json_boolean(c->cache));
     json_object_set_new(o, "size_check", json_boolean(c->size_check));

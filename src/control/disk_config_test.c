@@ -16,7 +16,8 @@
     "{\"name\":\"d-1.x\",\"queues\":4,\"queue_size\":256,\"sector_bytes\":4096,\"read_only\":true,"                    \
     "\"write_cache\":\"writethrough\",\"serial\":\"S 1\",\"seg_max\":64,\"size_max\":65536,\"packed\":true,"           \
     "\"poll_us\":0,\"datapath\":\"staged\",\"cache\":false,\"size_check\":true,\"socket\":\"/run/x.sock\","            \
-    "\"layers\":[{\"format\":\"qcow2\",\"path\":\"/a\",\"direct\":true},{\"format\":\"raw\",\"path\":\"/b\",\"direct\":false}]}"
+    "\"layers\":[{\"format\":\"qcow2\",\"path\":\"/a\",\"direct\":true},{\"format\":\"raw\",\"path\":\"/"              \
+    "b\",\"direct\":false}]}"
 
 static json_t *load(const char *text)
 {
@@ -66,11 +67,13 @@ static void round_trip(void **state)
 /* Whatever stands in a field, the answer is yes or an error that names it, never a crash or a leak. */
 static void every_field_every_type(void **state)
 {
-    static const char *const values[] = {"null", "true", "false", "0",  "1",    "-1",   "9223372036854775807", "1.5",
-                                         "\"\"", "\"x\"", "[]",   "{}", "[[]]", "[{}]", "\"/\"",               "[null]"};
+    static const char *const values[] = {"null",  "true",  "false", "0",  "1",  "-1",   "9223372036854775807",
+                                         "1.5",   "\"\"",  "\"x\"", "[]", "{}", "[[]]", "[{}]",
+                                         "\"/\"", "[null]"};
     json_t *full = load(FULL), *unused;
     const char *key;
-    json_object_foreach(full, key, unused) {
+    json_object_foreach(full, key, unused)
+    {
         for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
             json_t *o = json_deep_copy(full), *value = json_loads(values[i], JSON_DECODE_ANY, NULL);
             json_object_set_new(o, key, value);

@@ -17,7 +17,8 @@ void fields_describe(json_t *value, char *out, size_t room)
     case JSON_OBJECT: snprintf(out, room, "an object"); return;
     case JSON_ARRAY: snprintf(out, room, "an array of %zu", json_array_size(value)); return;
     case JSON_STRING:
-        snprintf(out, room, "string \"%.48s%s\"", json_string_value(value), json_string_length(value) > 48 ? "..." : "");
+        snprintf(out, room, "string \"%.48s%s\"", json_string_value(value),
+                 json_string_length(value) > 48 ? "..." : "");
         return;
     case JSON_INTEGER: snprintf(out, room, "integer %" JSON_INTEGER_FORMAT, json_integer_value(value)); return;
     case JSON_REAL: snprintf(out, room, "number %g", json_real_value(value)); return;
@@ -28,7 +29,7 @@ void fields_describe(json_t *value, char *out, size_t room)
 }
 
 __attribute__((format(printf, 4, 0))) static void refuse_value(struct fields *f, const char *key, json_t *value,
-                                                                const char *format, va_list args)
+                                                               const char *format, va_list args)
 {
     struct field_error *e = f->error;
     if (e->failed) return;
@@ -40,7 +41,7 @@ __attribute__((format(printf, 4, 0))) static void refuse_value(struct fields *f,
 }
 
 __attribute__((format(printf, 4, 5))) static void refuse(struct fields *f, const char *key, json_t *value,
-                                                          const char *format, ...)
+                                                         const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -80,7 +81,8 @@ int fields_end(struct fields *f)
     const char *key;
     json_t *value;
     if (!f->error->failed) {
-        json_object_foreach(f->object, key, value) {
+        json_object_foreach(f->object, key, value)
+        {
             if (was_seen(f, key)) continue;
             char shown[64];
             snprintf(shown, sizeof shown, "%s", key);
@@ -127,8 +129,7 @@ static uint64_t uint_value(struct fields *f, const char *key, json_t *value, uin
     if (json_is_integer(value) && v >= 0 && (uint64_t)v >= min && (uint64_t)v <= max) return (uint64_t)v;
     if (max == UINT64_MAX || max == INT64_MAX)
         refuse(f, key, value, "an integer of %llu or more", (unsigned long long)min);
-    else
-        refuse(f, key, value, "an integer from %llu to %llu", (unsigned long long)min, (unsigned long long)max);
+    else refuse(f, key, value, "an integer from %llu to %llu", (unsigned long long)min, (unsigned long long)max);
     return min;
 }
 
@@ -153,7 +154,8 @@ int fields_choice(struct fields *f, const char *key, int fallback, const char *c
     char list[120] = "";
     size_t used = 0;
     for (int i = 0; names[i] && used < sizeof list; i++) {
-        int n = snprintf(list + used, sizeof list - used, "%s\"%s\"", i ? (names[i + 1] ? ", " : " or ") : "", names[i]);
+        int n =
+            snprintf(list + used, sizeof list - used, "%s\"%s\"", i ? (names[i + 1] ? ", " : " or ") : "", names[i]);
         if (n > 0) used += (size_t)n;
     }
     refuse(f, key, value, "%s", list);

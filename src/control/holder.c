@@ -128,14 +128,15 @@ static int spawn(struct holder *k, const char *path, struct errmsg *e)
     if (ret < 0) return ret;
     /* The same program as the daemon's, even if another one is installed by now. */
     const char *argv[] = {"creedenced-holder", "--hold", path, NULL};
-    struct process_args a = {.path = "/proc/self/exe", .argv = argv, .fds = &listen_fd, .fd_count = 1, .record_path = record};
+    struct process_args a = {
+        .path = "/proc/self/exe", .argv = argv, .fds = &listen_fd, .fd_count = 1, .record_path = record};
     return process_spawn(&k->process, k->host->loop, &a, holder_exited, e);
 }
 
 /* A new one gets everything that there is. */
 static void fill(struct holder *k)
 {
-    LIST_FOR_EACH(node, &k->host->disks) {
+    LIST_FOR_EACH (node, &k->host->disks) {
         const struct vdisk *d = list_entry(node, struct vdisk, node);
         for (unsigned i = 0; i < d->held.count; i++)
             holder_put(k, d->config.name, d->held.list[i].name, d->held.list[i].fd);
@@ -152,11 +153,11 @@ static void holder_start(struct holder *k)
         fill(k);
         return;
     }
-    log_error("no holder of descriptors (%s): a worker that dies while there is no daemon takes its guest's connection along", e.text);
-    if (process_running(&k->process))
-        process_kill(&k->process, SIGKILL);
-    else
-        loop_timer_arm(k->host->loop, &k->timer, RESTART_MOST_MS * NS_PER_MS, start_fired);
+    log_error(
+        "no holder of descriptors (%s): a worker that dies while there is no daemon takes its guest's connection along",
+        e.text);
+    if (process_running(&k->process)) process_kill(&k->process, SIGKILL);
+    else loop_timer_arm(k->host->loop, &k->timer, RESTART_MOST_MS * NS_PER_MS, start_fired);
 }
 
 struct holder *holder_new(struct host *h)

@@ -36,7 +36,7 @@ struct store {
 
 static struct disk *find_disk(struct store *s, const char *name, bool make)
 {
-    LIST_FOR_EACH(node, &s->disks) {
+    LIST_FOR_EACH (node, &s->disks) {
         struct disk *d = list_entry(node, struct disk, node);
         if (strcmp(d->name, name) == 0) return d;
     }
@@ -105,11 +105,10 @@ static void look(struct loop_timer *t)
 {
     struct store *s = container_of(t, struct store, look);
     struct stat st;
-    bool found = stat(s->path, &st) == 0 ? st.st_ino == s->socket.st_ino && st.st_dev == s->socket.st_dev : errno != ENOENT;
-    if (!found || list_empty(&s->disks))
-        loop_stop(s->loop);
-    else
-        loop_timer_arm(s->loop, t, LOOK_NS, look);
+    bool found =
+        stat(s->path, &st) == 0 ? st.st_ino == s->socket.st_ino && st.st_dev == s->socket.st_dev : errno != ENOENT;
+    if (!found || list_empty(&s->disks)) loop_stop(s->loop);
+    else loop_timer_arm(s->loop, t, LOOK_NS, look);
 }
 
 static void disconnect(struct store *s)
@@ -141,10 +140,8 @@ static void listen_ready(struct loop_watch *w, uint32_t events)
     if (fd < 0) return;
     disconnect(s);
     s->sock = fd;
-    if (loop_add(s->loop, &s->peer_watch, fd, EPOLLIN, peer_ready) < 0)
-        close(steal_fd(&s->sock));
-    else
-        loop_timer_cancel(&s->look);
+    if (loop_add(s->loop, &s->peer_watch, fd, EPOLLIN, peer_ready) < 0) close(steal_fd(&s->sock));
+    else loop_timer_cancel(&s->look);
 }
 
 int holder_run(int listen_fd, const char *path)
@@ -155,7 +152,8 @@ int holder_run(int listen_fd, const char *path)
     prctl(PR_SET_DUMPABLE, 0); /* what it holds is for nobody else */
     signal(SIGTERM, SIG_IGN);  /* meant for the daemon; this one ends when it is of no more use */
     signal(SIGINT, SIG_IGN);
-    if (!s.loop || stat(path, &s.socket) < 0 || loop_add(s.loop, &s.listen_watch, listen_fd, EPOLLIN, listen_ready) < 0) {
+    if (!s.loop || stat(path, &s.socket) < 0 ||
+        loop_add(s.loop, &s.listen_watch, listen_fd, EPOLLIN, listen_ready) < 0) {
         log_error("%s: %s", path, strerror(errno));
         loop_free(s.loop);
         return 1;

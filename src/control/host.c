@@ -27,7 +27,8 @@ int host_spawn(const struct host *h, struct process *p, struct process_args *a, 
     if ((size_t)snprintf(path, sizeof path, "%s/%s", h->bin_dir, a->argv[0]) >= sizeof path)
         return errmsg_set(e, ENAMETOOLONG, "%s: path is too long", h->bin_dir);
     a->path = path;
-    if (h->cgroup_dir && (size_t)snprintf(cgroup_path, sizeof cgroup_path, "%s/%s", h->cgroup_dir, cgroup) < sizeof cgroup_path)
+    if (h->cgroup_dir &&
+        (size_t)snprintf(cgroup_path, sizeof cgroup_path, "%s/%s", h->cgroup_dir, cgroup) < sizeof cgroup_path)
         a->cgroup_path = cgroup_path;
     int ret = process_spawn(p, h->loop, a, exited, e);
     a->path = a->cgroup_path = NULL;

@@ -34,7 +34,7 @@ struct host {
     struct cache_settings cache_settings;
     struct cache_keeper *cache;
     struct holder *holder; /* NULL: none */
-    struct list disks; /* struct vdisk, by name */
+    struct list disks;     /* struct vdisk, by name */
     unsigned disk_count;
     void (*disk_gone)(struct host *h); /* after one left the list */
 };

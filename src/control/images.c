@@ -67,14 +67,16 @@ static int check_backing(const struct disk_config *c, unsigned index, const stru
     }
     const char *format = info->backing_format[0] ? info->backing_format : "FORMAT";
     if (!below)
-        return errmsg_set(e, EINVAL, "%s says that it is based on %s, but nothing is configured below it: add --backing %s "
-                          "--backing-format %s if that is right", l->path, info->backing_name, info->backing_name, format);
+        return errmsg_set(e, EINVAL,
+                          "%s says that it is based on %s, but nothing is configured below it: add --backing %s "
+                          "--backing-format %s if that is right",
+                          l->path, info->backing_name, info->backing_name, format);
     if (!names_file(l->path, info->backing_name, below->path))
-        return errmsg_set(e, EINVAL, "%s says that it is based on %s, but %s is configured below it", l->path, info->backing_name,
-                          below->path);
+        return errmsg_set(e, EINVAL, "%s says that it is based on %s, but %s is configured below it", l->path,
+                          info->backing_name, below->path);
     if (info->backing_format[0] && strcmp(info->backing_format, disk_format_name(below->format)) != 0)
-        return errmsg_set(e, EINVAL, "%s says that %s has the format %s, but it is configured as %s", l->path, below->path,
-                          info->backing_format, disk_format_name(below->format));
+        return errmsg_set(e, EINVAL, "%s says that %s has the format %s, but it is configured as %s", l->path,
+                          below->path, info->backing_format, disk_format_name(below->format));
     return 0;
 }
 
@@ -101,8 +103,9 @@ static int check_chain(const struct disk_config *c, const int fds[DISK_CHAIN_MAX
         if (i && info.size_bytes > above_bytes) {
             const char *above = c->layers[i - 1].path;
             if (c->size_check)
-                return errmsg_set(e, EINVAL, "%s has %llu bytes, more than the %llu of %s above it, which hides the rest", c->layers[i].path,
-                                  (unsigned long long)info.size_bytes, (unsigned long long)above_bytes, above);
+                return errmsg_set(
+                    e, EINVAL, "%s has %llu bytes, more than the %llu of %s above it, which hides the rest",
+                    c->layers[i].path, (unsigned long long)info.size_bytes, (unsigned long long)above_bytes, above);
             log_warn("disk %s: %s is larger than %s above it, which hides the rest", c->name, c->layers[i].path, above);
         }
         above_bytes = info.size_bytes;

@@ -108,10 +108,8 @@ static void collect_fds(struct msghdr *msg, struct link_msg *m)
         for (size_t i = 0; i < n; i++) {
             int fd;
             memcpy(&fd, data + i * sizeof fd, sizeof fd);
-            if (m->fd_count < LINK_FDS_MAX)
-                m->fds[m->fd_count++] = fd;
-            else
-                close(fd);
+            if (m->fd_count < LINK_FDS_MAX) m->fds[m->fd_count++] = fd;
+            else close(fd);
         }
     }
 }
@@ -129,8 +127,7 @@ static int name_fds(struct link_msg *m, struct errmsg *e)
         if (len == 0 || len > LINK_FD_NAME_MAX)
             return errmsg_set(e, EPROTO, "entry %u of \"fds\" is not a name of 1 to %u bytes", i, LINK_FD_NAME_MAX);
         for (unsigned j = 0; j < i; j++)
-            if (strcmp(m->names[j], name) == 0)
-                return errmsg_set(e, EPROTO, "descriptor \"%s\" is named twice", name);
+            if (strcmp(m->names[j], name) == 0) return errmsg_set(e, EPROTO, "descriptor \"%s\" is named twice", name);
         m->names[i] = name;
     }
     return 0;
@@ -174,10 +171,10 @@ int link_recv(int sock, struct link_msg *m, struct errmsg *e)
     if (msg.msg_flags & MSG_TRUNC)
         ret = errmsg_set(e, EPROTO, "message of %zd bytes, at most %u are allowed", size, LINK_MESSAGE_MAX);
     else if (msg.msg_flags & MSG_CTRUNC)
-        ret = errmsg_set(e, EPROTO, "descriptors were lost: more than %u in the message, or this process has too many open",
+        ret = errmsg_set(e, EPROTO,
+                         "descriptors were lost: more than %u in the message, or this process has too many open",
                          LINK_FDS_MAX);
-    else
-        ret = decode(m, text, (size_t)n, e);
+    else ret = decode(m, text, (size_t)n, e);
     if (ret < 0) link_msg_clear(m);
     return ret;
 }

@@ -27,7 +27,9 @@ struct vdisk *method_find_disk(struct daemon *d, struct rpc_call *call, struct f
         return NULL;
     }
     struct vdisk *disk = vdisk_find(&d->host, name);
-    if (!disk) rpc_fail(call, RPC_NOT_FOUND, NULL, "there is no disk \"%s\"; `creedence disk list` shows those there are", name);
+    if (!disk)
+        rpc_fail(call, RPC_NOT_FOUND, NULL, "there is no disk \"%s\"; `creedence disk list` shows those there are",
+                 name);
     return disk;
 }
 
@@ -39,7 +41,7 @@ static void method_version(void *arg, struct rpc_call *call, json_t *params)
 static json_t *count_disks(struct host *h)
 {
     unsigned counts[VDISK_GONE + 1] = {0}, connected = 0;
-    LIST_FOR_EACH(node, &h->disks) {
+    LIST_FOR_EACH (node, &h->disks) {
         struct vdisk *d = list_entry(node, struct vdisk, node);
         counts[d->state]++;
         connected += d->state == VDISK_SERVING && strcmp(d->front_end, "connected") == 0;
@@ -56,7 +58,8 @@ static void method_status(void *arg, struct rpc_call *call, json_t *params)
     if (!method_no_params(call, params)) return;
     json_t *o = version_json("creedenced");
     json_object_set_new(o, "pid", json_integer(getpid()));
-    json_object_set_new(o, "uptime_seconds", json_integer((json_int_t)((clock_now_ns() - d->started_ns) / NS_PER_SECOND)));
+    json_object_set_new(o, "uptime_seconds",
+                        json_integer((json_int_t)((clock_now_ns() - d->started_ns) / NS_PER_SECOND)));
     json_object_set_new(o, "state_dir", json_string(d->host.state_dir));
     json_object_set_new(o, "run_dir", json_string(d->host.run_dir));
     json_object_set_new(o, "bin_dir", json_string(d->host.bin_dir));
@@ -93,7 +96,7 @@ static void disk_gone(struct host *h)
 /* Why the disks cannot all be ended now; NULL when they can. */
 static const struct vdisk *unstoppable(struct host *h)
 {
-    LIST_FOR_EACH(node, &h->disks) {
+    LIST_FOR_EACH (node, &h->disks) {
         struct vdisk *d = list_entry(node, struct vdisk, node);
         bool can = vdisk_peer(d) ? !d->done : d->state == VDISK_WAITING && d->held.count == 0;
         if (!can) return d;
@@ -106,7 +109,8 @@ static void stop_workers(struct daemon *d, struct rpc_call *call, bool force)
     const struct vdisk *busy = force ? NULL : unstoppable(&d->host);
     if (busy) {
         rpc_fail(call, RPC_BUSY, json_pack("{s:s}", "disk", busy->config.name),
-                 "disk %s is %s%s%s and cannot be ended in order: try again, or use force and lose what its guest wrote last",
+                 "disk %s is %s%s%s and cannot be ended in order: try again, or use force and lose what its guest "
+                 "wrote last",
                  busy->config.name, vdisk_state_name(busy->state), busy->error[0] ? ": " : "", busy->error);
         return;
     }
@@ -117,7 +121,7 @@ static void stop_workers(struct daemon *d, struct rpc_call *call, bool force)
         disk_gone(&d->host);
         return;
     }
-    LIST_FOR_EACH_SAFE(node, &d->host.disks) {
+    LIST_FOR_EACH_SAFE (node, &d->host.disks) {
         struct vdisk *disk = list_entry(node, struct vdisk, node);
         disk->keep_saved = true;
         vdisk_detach(disk, true, disk_stopped, NULL);
@@ -144,20 +148,13 @@ static void method_shutdown(void *arg, struct rpc_call *call, json_t *params)
 }
 
 const struct rpc_method daemon_methods[] = {
-    {"version", method_version},
-    {"status", method_status},
-    {"disk.attach", method_disk_attach},
-    {"disk.detach", method_disk_detach},
-    {"disk.list", method_disk_list},
-    {"disk.show", method_disk_show},
-    {"disk.resize", method_disk_resize},
-    {"disk.stats", method_disk_stats},
-    {"cache.show", method_cache_show},
-    {"cache.set", method_cache_set},
-    {"cache.drop", method_cache_drop},
-    {"upgrade", method_upgrade},
-    {"shutdown", method_shutdown},
-    {NULL, NULL},
+    {"version", method_version},         {"status", method_status},
+    {"disk.attach", method_disk_attach}, {"disk.detach", method_disk_detach},
+    {"disk.list", method_disk_list},     {"disk.show", method_disk_show},
+    {"disk.resize", method_disk_resize}, {"disk.stats", method_disk_stats},
+    {"cache.show", method_cache_show},   {"cache.set", method_cache_set},
+    {"cache.drop", method_cache_drop},   {"upgrade", method_upgrade},
+    {"shutdown", method_shutdown},       {NULL, NULL},
 };
 
 /* ---- Start ---- */
@@ -192,7 +189,7 @@ int daemon_restore(struct daemon *d, void (*settled)(struct daemon *d), struct e
     struct restore *r = ret < 0 ? NULL : calloc(1, sizeof *r);
     if (!r) return ret < 0 ? ret : -ENOMEM;
     *r = (struct restore){.daemon = d, .settled = settled, .waiting = 1};
-    LIST_FOR_EACH_SAFE(node, &d->host.disks) {
+    LIST_FOR_EACH_SAFE (node, &d->host.disks) {
         r->waiting++;
         vdisk_restore(list_entry(node, struct vdisk, node), disk_restored, r);
     }

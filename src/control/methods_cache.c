@@ -11,7 +11,8 @@
 
 static void fail(struct rpc_call *call, const struct peer_answer *a)
 {
-    rpc_fail(call, a->ret == -ETIMEDOUT ? RPC_TIMEOUT : RPC_CACHE, json_pack("{s:i}", "errno", -a->ret), "%s", a->message);
+    rpc_fail(call, a->ret == -ETIMEDOUT ? RPC_TIMEOUT : RPC_CACHE, json_pack("{s:i}", "errno", -a->ret), "%s",
+             a->message);
 }
 
 static struct peer *ask_whom(struct daemon *d, struct rpc_call *call)
@@ -19,7 +20,8 @@ static struct peer *ask_whom(struct daemon *d, struct rpc_call *call)
     struct peer *peer = cache_keeper_peer(d->host.cache);
     if (!peer)
         rpc_fail(call, RPC_CACHE, NULL, "the cache service is not running%s",
-                 d->host.cache_settings.enabled ? ": `creedence cache show` says why" : ": switch it on with `creedence cache set --on`");
+                 d->host.cache_settings.enabled ? ": `creedence cache show` says why"
+                                                : ": switch it on with `creedence cache set --on`");
     return peer;
 }
 
@@ -41,10 +43,8 @@ static void stats_came(void *arg, const struct peer_answer *a)
 {
     struct show *s = arg;
     json_t *o = settings_json(s->daemon);
-    if (a->ret == 0 && json_is_object(a->result))
-        json_object_set(o, "stats", a->result);
-    else
-        json_object_set_new(o, "error", json_string(a->ret ? a->message : "the service's answer is not an object"));
+    if (a->ret == 0 && json_is_object(a->result)) json_object_set(o, "stats", a->result);
+    else json_object_set_new(o, "error", json_string(a->ret ? a->message : "the service's answer is not an object"));
     rpc_answer(s->call, o);
     free(s);
 }
@@ -67,10 +67,8 @@ void method_cache_show(void *arg, struct rpc_call *call, json_t *params)
 
 static void plain_answer(void *arg, const struct peer_answer *a)
 {
-    if (a->ret < 0)
-        fail(arg, a);
-    else
-        rpc_answer(arg, json_object());
+    if (a->ret < 0) fail(arg, a);
+    else rpc_answer(arg, json_object());
 }
 
 void method_cache_set(void *arg, struct rpc_call *call, json_t *params)
@@ -97,8 +95,8 @@ void method_cache_set(void *arg, struct rpc_call *call, json_t *params)
         rpc_answer(call, json_object());
         return;
     }
-    peer_ask(peer, "set", json_pack("{s:o}", "budget", cache_budget_json(wanted.budget_bytes)), NULL, NULL, 0, CACHE_LIMIT_MS,
-             plain_answer, call);
+    peer_ask(peer, "set", json_pack("{s:o}", "budget", cache_budget_json(wanted.budget_bytes)), NULL, NULL, 0,
+             CACHE_LIMIT_MS, plain_answer, call);
 }
 
 void method_cache_drop(void *arg, struct rpc_call *call, json_t *params)
@@ -114,5 +112,6 @@ void method_cache_drop(void *arg, struct rpc_call *call, json_t *params)
     }
     struct peer *peer = ask_whom(d, call);
     if (!peer) return;
-    peer_ask(peer, "drop", *path ? json_pack("{s:s}", "path", path) : NULL, NULL, NULL, 0, CACHE_LIMIT_MS, plain_answer, call);
+    peer_ask(peer, "drop", *path ? json_pack("{s:s}", "path", path) : NULL, NULL, NULL, 0, CACHE_LIMIT_MS, plain_answer,
+             call);
 }

@@ -36,10 +36,8 @@ static void attached(void *arg, int code, const char *message)
 {
     struct disk_call *dc = arg;
     struct vdisk *disk = vdisk_find(&dc->daemon->host, dc->name);
-    if (code)
-        rpc_fail(dc->call, code, NULL, "disk %s: %s", dc->name, message);
-    else
-        rpc_answer(dc->call, disk ? vdisk_json(disk) : json_object());
+    if (code) rpc_fail(dc->call, code, NULL, "disk %s: %s", dc->name, message);
+    else rpc_answer(dc->call, disk ? vdisk_json(disk) : json_object());
     free(dc);
 }
 
@@ -83,7 +81,8 @@ void method_disk_attach(void *arg, struct rpc_call *call, json_t *params)
         disk_config_free(&c);
         rpc_fail(call, RPC_BUSY, NULL, "the daemon is shutting down");
     } else if (vdisk_find(&d->host, c.name)) {
-        rpc_fail(call, RPC_EXISTS, NULL, "there is a disk \"%s\" already: detach it first, or take another name", c.name);
+        rpc_fail(call, RPC_EXISTS, NULL, "there is a disk \"%s\" already: detach it first, or take another name",
+                 c.name);
         disk_config_free(&c);
     } else {
         attach(d, call, &c);
@@ -93,10 +92,8 @@ void method_disk_attach(void *arg, struct rpc_call *call, json_t *params)
 static void detached(void *arg, int code, const char *message)
 {
     struct disk_call *dc = arg;
-    if (code)
-        rpc_fail(dc->call, code, NULL, "disk %s: %s", dc->name, message);
-    else
-        rpc_answer(dc->call, json_object());
+    if (code) rpc_fail(dc->call, code, NULL, "disk %s: %s", dc->name, message);
+    else rpc_answer(dc->call, json_object());
     free(dc);
 }
 
@@ -118,7 +115,7 @@ void method_disk_list(void *arg, struct rpc_call *call, json_t *params)
     struct daemon *d = arg;
     if (!method_no_params(call, params)) return;
     json_t *list = json_array();
-    LIST_FOR_EACH(node, &d->host.disks)
+    LIST_FOR_EACH (node, &d->host.disks)
         json_array_append_new(list, vdisk_summary_json(list_entry(node, struct vdisk, node)));
     rpc_answer(call, json_pack("{s:o}", "disks", list));
 }
@@ -137,10 +134,9 @@ static void resized(void *arg, const struct peer_answer *a)
 {
     struct disk_call *dc = arg;
     if (a->ret < 0)
-        rpc_fail(dc->call, a->ret == -ETIMEDOUT ? RPC_TIMEOUT : RPC_WORKER, json_pack("{s:i}", "errno", -a->ret), "disk %s: %s",
-                 dc->name, a->message);
-    else
-        rpc_answer(dc->call, json_object());
+        rpc_fail(dc->call, a->ret == -ETIMEDOUT ? RPC_TIMEOUT : RPC_WORKER, json_pack("{s:i}", "errno", -a->ret),
+                 "disk %s: %s", dc->name, a->message);
+    else rpc_answer(dc->call, json_object());
     free(dc);
 }
 
@@ -162,8 +158,8 @@ void method_disk_resize(void *arg, struct rpc_call *call, json_t *params)
     } else {
         struct disk_call *dc = disk_call_new(d, call, disk->config.name);
         if (dc)
-            peer_ask(peer, "resize", json_pack("{s:I}", "size_bytes", (json_int_t)size_bytes), NULL, NULL, 0, RESIZE_LIMIT_MS,
-                     resized, dc);
+            peer_ask(peer, "resize", json_pack("{s:I}", "size_bytes", (json_int_t)size_bytes), NULL, NULL, 0,
+                     RESIZE_LIMIT_MS, resized, dc);
     }
 }
 
@@ -190,10 +186,10 @@ static void gather_one_less(struct gather *g)
 static void stats_came(void *arg, const struct peer_answer *a)
 {
     struct gather_one *one = arg;
-    if (a->ret == 0 && json_is_object(a->result))
-        json_object_set(one->entry, "stats", a->result);
+    if (a->ret == 0 && json_is_object(a->result)) json_object_set(one->entry, "stats", a->result);
     else
-        json_object_set_new(one->entry, "error", json_string(a->ret ? a->message : "the worker's answer is not an object"));
+        json_object_set_new(one->entry, "error",
+                            json_string(a->ret ? a->message : "the worker's answer is not an object"));
     gather_one_less(one->gather);
     free(one);
 }
@@ -232,7 +228,7 @@ void method_disk_stats(void *arg, struct rpc_call *call, json_t *params)
         return;
     }
     *g = (struct gather){.call = call, .waiting = 1, .list = json_array()};
-    LIST_FOR_EACH(node, &d->host.disks) {
+    LIST_FOR_EACH (node, &d->host.disks) {
         struct vdisk *disk = list_entry(node, struct vdisk, node);
         if (!only || only == disk) gather_stats(g, disk);
     }

@@ -41,10 +41,8 @@ static void one_done(void *arg, int code, const char *message)
     struct vdisk *d = vdisk_find(&u->daemon->host, name);
     json_t *o = json_pack("{s:s, s:s, s:i}", "name", name, "from", u->from, "milliseconds",
                           (int)((clock_now_ns() - u->began_ns) / NS_PER_MS));
-    if (code)
-        json_object_set_new(o, "error", json_string(message));
-    else if (d && process_running(&d->process))
-        json_object_set_new(o, "pid", json_integer(d->process.pid));
+    if (code) json_object_set_new(o, "error", json_string(message));
+    else if (d && process_running(&d->process)) json_object_set_new(o, "pid", json_integer(d->process.pid));
     json_array_append_new(u->results, o);
     upgrade_next(u);
 }
@@ -90,7 +88,7 @@ static struct upgrade *upgrade_new(struct daemon *d, struct rpc_call *call, stru
     u->daemon = d;
     u->call = call;
     u->results = json_array();
-    LIST_FOR_EACH(node, &d->host.disks) {
+    LIST_FOR_EACH (node, &d->host.disks) {
         struct vdisk *disk = list_entry(node, struct vdisk, node);
         if (!only || disk == only) memcpy(u->names[u->count++], disk->config.name, sizeof disk->config.name);
     }

@@ -88,10 +88,8 @@ static void request_timed_out(struct loop_timer *t)
     struct peer *p = r->peer;
     bool lost = p->gone || p->broken.loop;
     char message[256];
-    if (lost)
-        snprintf(message, sizeof message, "%s", p->why);
-    else
-        snprintf(message, sizeof message, "%s did not answer \"%s\" in time", p->name, r->method);
+    if (lost) snprintf(message, sizeof message, "%s", p->why);
+    else snprintf(message, sizeof message, "%s did not answer \"%s\" in time", p->name, r->method);
     p->busy++;
     request_fail(r, lost ? -EPIPE : -ETIMEDOUT, message);
     p->busy--;
@@ -183,8 +181,8 @@ static void flush_unsent(struct peer *p)
     if (ret < 0) fail_later(p, "epoll", ret);
 }
 
-void peer_ask(struct peer *p, const char *method, json_t *params, const char *const *names, const int *fds, unsigned count,
-              unsigned timeout_ms, peer_done done, void *arg)
+void peer_ask(struct peer *p, const char *method, json_t *params, const char *const *names, const int *fds,
+              unsigned count, unsigned timeout_ms, peer_done done, void *arg)
 {
     struct request *r = calloc(1, sizeof *r);
     /* An allocation this small does not fail on this system; without it nobody could be called back. */
@@ -205,17 +203,15 @@ void peer_ask(struct peer *p, const char *method, json_t *params, const char *co
 void peer_notify(struct peer *p, const char *method, json_t *params, const char *const *names, const int *fds,
                  unsigned count)
 {
-    if (p->gone)
-        json_decref(params);
-    else
-        send_message(p, link_notification(method, params), names, fds, count);
+    if (p->gone) json_decref(params);
+    else send_message(p, link_notification(method, params), names, fds, count);
 }
 
 /* ---- Receiving ---- */
 
 static int take_answer(struct peer *p, const struct link_head *h, struct link_msg *m, struct errmsg *e)
 {
-    LIST_FOR_EACH(node, &p->requests) {
+    LIST_FOR_EACH (node, &p->requests) {
         struct request *r = list_entry(node, struct request, node);
         if (r->id != h->id) continue;
         struct peer_answer a = {.ret = h->error_code, .message = h->error_message};
@@ -256,7 +252,9 @@ static int take_messages(struct peer *p, unsigned most)
         }
         if (ret < 0)
             snprintf(p->why, sizeof p->why, "%s: %s", p->name,
-                     ret == -EPIPE ? "closed the link" : e.text[0] ? e.text : strerror(-ret));
+                     ret == -EPIPE ? "closed the link"
+                     : e.text[0]   ? e.text
+                                   : strerror(-ret));
     }
     return ret;
 }

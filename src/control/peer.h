@@ -13,15 +13,15 @@
 #include "control/link.h"
 #include "loop/loop.h"
 
-#define PEER_QUEUE_MAX 64u    /* messages not yet sent */
+#define PEER_QUEUE_MAX 64u     /* messages not yet sent */
 #define PEER_REQUESTS_MAX 256u /* waiting for answers */
 
 struct peer;
 
 struct peer_answer {
-    int ret;             /* 0, or -errno: the other side's, -ETIMEDOUT, -EPIPE when the link is gone, -EPROTO */
-    const char *message; /* what went wrong; NULL when ret is 0 */
-    json_t *result;      /* NULL unless ret is 0 */
+    int ret;              /* 0, or -errno: the other side's, -ETIMEDOUT, -EPIPE when the link is gone, -EPROTO */
+    const char *message;  /* what went wrong; NULL when ret is 0 */
+    json_t *result;       /* NULL unless ret is 0 */
     struct link_msg *msg; /* to take descriptors from; NULL unless ret is 0 */
 };
 
@@ -44,8 +44,8 @@ void peer_free(struct peer *p);
  * never from inside peer_ask(), only later from the loop or from peer_free().
  */
 typedef void (*peer_done)(void *arg, const struct peer_answer *a);
-void peer_ask(struct peer *p, const char *method, json_t *params, const char *const *names, const int *fds, unsigned count,
-              unsigned timeout_ms, peer_done done, void *arg);
+void peer_ask(struct peer *p, const char *method, json_t *params, const char *const *names, const int *fds,
+              unsigned count, unsigned timeout_ms, peer_done done, void *arg);
 
 /* The other side's process ended: take what it had still sent. Reports no end of the link itself. */
 void peer_drain(struct peer *p);

@@ -272,10 +272,10 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(any_order),     TEST(too_late),     TEST(closed),
-        TEST(asked_when_gone), TEST(wrong_answers), TEST(requests_from_the_wrong_side),
-        TEST(freed_inside),  TEST(freed_by_an_answer), TEST(freed_by_a_limit),
-        TEST(queued),        TEST(never_read),   TEST(drained),
+        TEST(any_order),       TEST(too_late),           TEST(closed),
+        TEST(asked_when_gone), TEST(wrong_answers),      TEST(requests_from_the_wrong_side),
+        TEST(freed_inside),    TEST(freed_by_an_answer), TEST(freed_by_a_limit),
+        TEST(queued),          TEST(never_read),         TEST(drained),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -217,8 +217,8 @@ static int wait_loaded(int pipe_fd)
     return n == (ssize_t)sizeof ret ? ret : 0;
 }
 
-int process_spawn(struct process *p, struct loop *l, const struct process_args *a, void (*exited)(struct process *, int),
-                  struct errmsg *e)
+int process_spawn(struct process *p, struct loop *l, const struct process_args *a,
+                  void (*exited)(struct process *, int), struct errmsg *e)
 {
     *p = (struct process){.pidfd = -1};
     autoclose int cgroup_fd = -1;
@@ -278,10 +278,7 @@ int process_adopt(struct process *p, struct loop *l, const char *record_path, vo
 
 void process_describe_status(int status, char *out, size_t room)
 {
-    if (status < 0)
-        snprintf(out, room, "how is not known, it was an earlier daemon's child");
-    else if (WIFEXITED(status))
-        snprintf(out, room, "exit status %d", WEXITSTATUS(status));
-    else
-        snprintf(out, room, "killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    if (status < 0) snprintf(out, room, "how is not known, it was an earlier daemon's child");
+    else if (WIFEXITED(status)) snprintf(out, room, "exit status %d", WEXITSTATUS(status));
+    else snprintf(out, room, "killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
 }

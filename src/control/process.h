@@ -51,8 +51,8 @@ struct process {
 };
 
 /* Start; returns when the program was loaded (or could not be). 0 or -errno with the reason in e. */
-int process_spawn(struct process *p, struct loop *l, const struct process_args *a, void (*exited)(struct process *, int),
-                  struct errmsg *e);
+int process_spawn(struct process *p, struct loop *l, const struct process_args *a,
+                  void (*exited)(struct process *, int), struct errmsg *e);
 
 /* The program that an earlier daemon recorded, if it still runs. 0, or -ESRCH. */
 int process_adopt(struct process *p, struct loop *l, const char *record_path, void (*exited)(struct process *, int));

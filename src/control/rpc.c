@@ -22,7 +22,7 @@
 #include "loop/clock.h"
 
 #define READ_CHUNK_BYTES 65536u
-#define LINES_PER_PASS 32   /* then others get their turn */
+#define LINES_PER_PASS 32 /* then others get their turn */
 #define ACCEPTS_PER_PASS 16
 
 struct rpc_server {
@@ -137,10 +137,8 @@ static void conn_flush(struct conn *c)
         ssize_t n = send(c->fd, c->out.data + c->out.start, unsent(c), MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && errno == EAGAIN) break;
-        if (n < 0)
-            conn_close(c);
-        else
-            bytes_consume(&c->out, (size_t)n);
+        if (n < 0) conn_close(c);
+        else bytes_consume(&c->out, (size_t)n);
     }
 }
 
@@ -190,10 +188,8 @@ static void batch_finish(struct batch *b)
 {
     struct conn *c = b->conn;
     if (--b->waiting) return;
-    if (json_array_size(b->answers))
-        conn_send(c, b->answers);
-    else
-        json_decref(b->answers);
+    if (json_array_size(b->answers)) conn_send(c, b->answers);
+    else json_decref(b->answers);
     free(b);
     c->unanswered--;
     conn_unref(c);
@@ -267,7 +263,8 @@ static void run_request(struct rpc_server *s, struct rpc_call *call, json_t *req
     if (!json_is_object(request) || !version || strcmp(version, "2.0") != 0 || !name || !id_ok) {
         call->id = id && id_ok ? json_incref(id) : json_null();
         rpc_fail(call, RPC_INVALID_REQUEST, NULL,
-                 "not a JSON-RPC 2.0 request: an object with \"jsonrpc\": \"2.0\", a string \"method\", and an \"id\" that is "
+                 "not a JSON-RPC 2.0 request: an object with \"jsonrpc\": \"2.0\", a string \"method\", and an \"id\" "
+                 "that is "
                  "a string or a number");
         return;
     }
@@ -313,7 +310,8 @@ static void run_batch(struct conn *c, json_t *list)
     c->refs++;
     size_t i;
     json_t *request;
-    json_array_foreach(list, i, request) {
+    json_array_foreach(list, i, request)
+    {
         struct rpc_call *call = c->server ? call_new(c, b) : NULL;
         if (!call) break;
         b->waiting++;
@@ -334,10 +332,8 @@ static void run_line(struct conn *c, const char *line, size_t len)
     }
     if (json_is_array(message)) {
         size_t n = json_array_size(message);
-        if (n >= 1 && n <= RPC_BATCH_MAX)
-            run_batch(c, message);
-        else
-            conn_send(c, error_message(NULL, RPC_INVALID_REQUEST, "a batch holds 1 to 64 requests", NULL));
+        if (n >= 1 && n <= RPC_BATCH_MAX) run_batch(c, message);
+        else conn_send(c, error_message(NULL, RPC_INVALID_REQUEST, "a batch holds 1 to 64 requests", NULL));
     } else {
         struct rpc_call *call = call_new(c, NULL);
         if (call) {
@@ -423,10 +419,8 @@ static void conn_read(struct conn *c)
         conn_close(c);
         return;
     }
-    if (n == 0)
-        c->input_ended = true; /* perhaps half closed: answers are still sent */
-    else
-        c->in.end += (size_t)n;
+    if (n == 0) c->input_ended = true; /* perhaps half closed: answers are still sent */
+    else c->in.end += (size_t)n;
     list_remove(&c->node);
     list_push_back(&c->server->conns, &c->node);
     conn_pump(c);
@@ -435,18 +429,15 @@ static void conn_read(struct conn *c)
 static void conn_ready(struct loop_watch *w, uint32_t events)
 {
     struct conn *c = container_of(w, struct conn, watch);
-    if (events & EPOLLIN)
-        conn_read(c); /* also what was sent before the end */
-    else if (events & (EPOLLERR | EPOLLHUP))
-        conn_close(c);
-    else if (events & EPOLLOUT)
-        conn_pump(c);
+    if (events & EPOLLIN) conn_read(c); /* also what was sent before the end */
+    else if (events & (EPOLLERR | EPOLLHUP)) conn_close(c);
+    else if (events & EPOLLOUT) conn_pump(c);
 }
 
 static void make_room(struct rpc_server *s)
 {
     if (s->conn_count < RPC_CONNECTIONS_MAX) return;
-    LIST_FOR_EACH_SAFE(node, &s->conns) {
+    LIST_FOR_EACH_SAFE (node, &s->conns) {
         struct conn *c = list_entry(node, struct conn, node);
         if (c->unanswered) continue;
         conn_close(c);
@@ -508,7 +499,7 @@ int rpc_server_new(struct rpc_server **out, struct loop *l, int listen_fd, const
 void rpc_server_flush(struct rpc_server *s, unsigned wait_ms)
 {
     uint64_t end_ns = clock_now_ns() + wait_ms * NS_PER_MS;
-    LIST_FOR_EACH_SAFE(node, &s->conns) {
+    LIST_FOR_EACH_SAFE (node, &s->conns) {
         struct conn *c = list_entry(node, struct conn, node);
         c->refs++;
         for (conn_flush(c); c->server && unsent(c); conn_flush(c)) {
@@ -523,7 +514,7 @@ void rpc_server_flush(struct rpc_server *s, unsigned wait_ms)
 void rpc_server_free(struct rpc_server *s)
 {
     if (!s) return;
-    LIST_FOR_EACH_SAFE(node, &s->conns)
+    LIST_FOR_EACH_SAFE (node, &s->conns)
         conn_close(list_entry(node, struct conn, node));
     loop_remove(&s->watch);
     close(s->listen_fd);

@@ -59,8 +59,8 @@ void rpc_server_free(struct rpc_server *s);
 void rpc_server_flush(struct rpc_server *s, unsigned wait_ms);
 
 void rpc_answer(struct rpc_call *call, json_t *result /* stolen; NULL: out of memory */);
-void rpc_fail(struct rpc_call *call, enum rpc_code code, json_t *data /* stolen, may be NULL */, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+void rpc_fail(struct rpc_call *call, enum rpc_code code, json_t *data /* stolen, may be NULL */, const char *format,
+              ...) __attribute__((format(printf, 4, 5)));
 void rpc_fail_field(struct rpc_call *call, const struct field_error *why);
 
 #endif

@@ -132,8 +132,9 @@ static void failures(void **state)
     struct fixture *f = *state;
     int fd = connect_client(f);
     say(fd, "{\"jsonrpc\":\"2.0\",\"id\":\"x\",\"method\":\"fail\"}\n");
-    assert_string_equal(hear(f, fd),
-                        "{\"jsonrpc\":\"2.0\",\"id\":\"x\",\"error\":{\"code\":-32003,\"message\":\"no: 5\",\"data\":{\"x\":1}}}");
+    assert_string_equal(
+        hear(f, fd),
+        "{\"jsonrpc\":\"2.0\",\"id\":\"x\",\"error\":{\"code\":-32003,\"message\":\"no: 5\",\"data\":{\"x\":1}}}");
     say(fd, "{\"jsonrpc\":\"2.0\",\"method\":\"fail\"}\n{\"jsonrpc\":\"2.0\",\"method\":\"nothing\"}\n");
     assert_string_equal(hear(f, fd), "(nothing)");
     close(fd);
@@ -167,8 +168,9 @@ static void answered_after_the_client_left(void **state)
 {
     struct fixture *f = *state;
     int fd = connect_client(f);
-    say(fd, "[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"later\"},{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"later\"}]\n"
-            "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"later\"}\n");
+    say(fd,
+        "[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"later\"},{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"later\"}]\n"
+        "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"later\"}\n");
     spin(f);
     close(fd);
     spin(f);
@@ -213,7 +215,8 @@ static void unread_answers_stop_reading(void **state)
     struct fixture *f = *state;
     int fd = connect_client(f);
     char *request = malloc(20000);
-    int n = snprintf(request, 20000, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":{\"a\":\"%015000d\"}}\n", 0);
+    int n = snprintf(request, 20000,
+                     "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":{\"a\":\"%015000d\"}}\n", 0);
     unsigned sent = 0;
     for (; sent < 10000; sent++) {
         ssize_t put = send(fd, request, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -268,8 +271,14 @@ int main(void)
     log_setup("rpc_test", (enum log_level)0);
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(cut_anywhere), TEST(failures), TEST(outstanding), TEST(answered_after_the_client_left),
-        TEST(answered_after_the_server_ended), TEST(evicts_the_longest_idle), TEST(unread_answers_stop_reading), TEST(garbage),
+        TEST(cut_anywhere),
+        TEST(failures),
+        TEST(outstanding),
+        TEST(answered_after_the_client_left),
+        TEST(answered_after_the_server_ended),
+        TEST(evicts_the_longest_idle),
+        TEST(unread_answers_stop_reading),
+        TEST(garbage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

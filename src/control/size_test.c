@@ -32,9 +32,29 @@ static void parse(void **state)
         if (bytes != good[i].bytes) print_error("%s: %llu\n", good[i].text, (unsigned long long)bytes);
         assert_true(bytes == good[i].bytes);
     }
-    static const char *const bad[] = {"",     " 1",  "-1",  "+1",   "1 ",    "x",        "K",          "1.5",                 "1.",
-                                      ".5K",  "1KB", "1KK", "0x10", "1e3",   "1.5.5K",   "8E",         "9223372036854775808", "99999999999999999999",
-                                      "999999999999999999999999999", "16E", "8192P", "1.0000000000K", "1,5K"};
+    static const char *const bad[] = {"",
+                                      " 1",
+                                      "-1",
+                                      "+1",
+                                      "1 ",
+                                      "x",
+                                      "K",
+                                      "1.5",
+                                      "1.",
+                                      ".5K",
+                                      "1KB",
+                                      "1KK",
+                                      "0x10",
+                                      "1e3",
+                                      "1.5.5K",
+                                      "8E",
+                                      "9223372036854775808",
+                                      "99999999999999999999",
+                                      "999999999999999999999999999",
+                                      "16E",
+                                      "8192P",
+                                      "1.0000000000K",
+                                      "1,5K"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         uint64_t bytes;
         if (size_parse(bad[i], &bytes)) print_error("%s was taken\n", bad[i]);

@@ -84,13 +84,11 @@ static int read_json(json_t **out, const char *path, const char *key, struct err
     uint64_t version = fields_uint_required(&f, "version", 1, INT64_MAX);
     *out = json_incref(fields_object(&f, key));
     int ret = fields_end_lenient(&f);
-    if (ret < 0)
-        ret = errmsg_set(e, EINVAL, "%s: %s", path, bad.message);
+    if (ret < 0) ret = errmsg_set(e, EINVAL, "%s: %s", path, bad.message);
     else if (version > STATE_VERSION)
         ret = errmsg_set(e, ENOTSUP, "%s: version %llu, this program knows %d", path, (unsigned long long)version,
                          STATE_VERSION);
-    else if (!*out)
-        ret = errmsg_set(e, EINVAL, "%s: no \"%s\" in it", path, key);
+    else if (!*out) ret = errmsg_set(e, EINVAL, "%s: no \"%s\" in it", path, key);
     json_decref(whole);
     if (ret < 0) {
         json_decref(*out);
@@ -126,7 +124,8 @@ int state_prepare(const char *state_dir, struct errmsg *e)
         return errmsg_set(e, ENAMETOOLONG, "%s: path is too long", state_dir);
     const char *const dirs[] = {state_dir, disks};
     for (int i = 0; i < 2; i++)
-        if (mkdir(dirs[i], 0700) < 0 && errno != EEXIST) return errmsg_sys(e, errno, "%s: making the directory", dirs[i]);
+        if (mkdir(dirs[i], 0700) < 0 && errno != EEXIST)
+            return errmsg_sys(e, errno, "%s: making the directory", dirs[i]);
     if (access(disks, R_OK | W_OK | X_OK) < 0) return errmsg_sys(e, errno, "%s", disks);
     return 0;
 }
@@ -177,10 +176,8 @@ static int load_disk(const char *path, const char *file, struct disk_config *out
             disk_config_free(out);
         }
     }
-    if (ret == -EINVAL)
-        set_aside(path, e.text);
-    else if (ret < 0)
-        log_error("%s; left where it is", e.text[0] ? e.text : strerror(-ret));
+    if (ret == -EINVAL) set_aside(path, e.text);
+    else if (ret < 0) log_error("%s; left where it is", e.text[0] ? e.text : strerror(-ret));
     return ret;
 }
 
@@ -189,7 +186,8 @@ static int only_json(const struct dirent *d)
     return d->d_name[0] != '.' && has_ending(d->d_name, ".json");
 }
 
-int state_load_disks(const char *state_dir, void (*found)(void *arg, struct disk_config *c), void *arg, struct errmsg *e)
+int state_load_disks(const char *state_dir, void (*found)(void *arg, struct disk_config *c), void *arg,
+                     struct errmsg *e)
 {
     char dir[PATH_MAX];
     snprintf(dir, sizeof dir, "%s/disks", state_dir);
@@ -202,8 +200,7 @@ int state_load_disks(const char *state_dir, void (*found)(void *arg, struct disk
         if ((size_t)snprintf(path, sizeof path, "%s/%s", dir, list[i]->d_name) < sizeof path &&
             load_disk(path, list[i]->d_name, &c) == 0)
             found(arg, &c);
-        else
-            skipped++;
+        else skipped++;
         free(list[i]);
     }
     free(list);
@@ -240,8 +237,8 @@ int state_save_cache(const char *state_dir, const struct cache_settings *s, stru
     int ret = cache_path(path, state_dir, e);
     if (ret < 0) return ret;
     return write_json(path,
-                      json_pack("{s:i, s:{s:b, s:o}}", "version", STATE_VERSION, "cache", "enabled", s->enabled, "budget",
-                                cache_budget_json(s->budget_bytes)),
+                      json_pack("{s:i, s:{s:b, s:o}}", "version", STATE_VERSION, "cache", "enabled", s->enabled,
+                                "budget", cache_budget_json(s->budget_bytes)),
                       e);
 }
 
@@ -255,18 +252,15 @@ int state_load_cache(const char *state_dir, struct cache_settings *s)
     if (ret == 0) {
         struct field_error why = {0};
         struct fields f = fields_begin(o, "cache", &why);
-        struct cache_settings got = {.enabled = fields_bool(&f, "enabled", true), .budget_bytes = cache_budget_parse(&f, 0)};
+        struct cache_settings got = {.enabled = fields_bool(&f, "enabled", true),
+                                     .budget_bytes = cache_budget_parse(&f, 0)};
         ret = fields_end(&f);
-        if (ret < 0)
-            errmsg_set(&e, EINVAL, "%s: %s", path, why.message);
-        else
-            *s = got;
+        if (ret < 0) errmsg_set(&e, EINVAL, "%s: %s", path, why.message);
+        else *s = got;
         json_decref(o);
     }
     if (ret == 0 || ret == -ENOENT) return ret;
-    if (ret == -EINVAL)
-        set_aside(path, e.text);
-    else
-        log_error("%s; left where it is", e.text);
+    if (ret == -EINVAL) set_aside(path, e.text);
+    else log_error("%s; left where it is", e.text);
     return -ENOENT;
 }

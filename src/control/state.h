@@ -33,7 +33,8 @@ int state_remove_disk(const char *state_dir, const char *name, struct errmsg *e)
 
 /* Call found() for every disk, in the order of their names; it takes the configuration over. Problems with
  * single files go to the log. Returns how many files were set aside or skipped, or -errno. */
-int state_load_disks(const char *state_dir, void (*found)(void *arg, struct disk_config *c), void *arg, struct errmsg *e);
+int state_load_disks(const char *state_dir, void (*found)(void *arg, struct disk_config *c), void *arg,
+                     struct errmsg *e);
 
 int state_save_cache(const char *state_dir, const struct cache_settings *s, struct errmsg *e);
 /* Leaves *s alone and returns -ENOENT when there is none (or it was set aside). */

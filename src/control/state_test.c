@@ -59,7 +59,8 @@ static struct disk_config config(const char *name, unsigned queues)
 {
     struct disk_config c;
     struct field_error why = {0};
-    json_t *o = json_pack("{s:s, s:i, s:[{s:s, s:s}]}", "name", name, "queues", (int)queues, "layers", "format", "raw", "path", "/x");
+    json_t *o = json_pack("{s:s, s:i, s:[{s:s, s:s}]}", "name", name, "queues", (int)queues, "layers", "format", "raw",
+                          "path", "/x");
     assert_int_equal(disk_config_parse(&c, o, "", &why), 0);
     json_decref(o);
     return c;
@@ -126,9 +127,16 @@ static void damaged(void **state)
     struct disk_config c = config("good", 2);
     assert_int_equal(state_save_disk(d->path, &c, &e), 0);
     disk_config_free(&c);
-    static const char *const bad[] = {"", "{", "[]", "{}", "{\"version\":1}", "{\"version\":\"1\",\"disk\":{}}",
-                                      "{\"version\":1,\"disk\":[]}", "{\"version\":1,\"disk\":{\"name\":\"bad\"}}",
-                                      "{\"version\":0,\"disk\":{}}", "{\"version\":1,\"version\":1,\"disk\":{}}"};
+    static const char *const bad[] = {"",
+                                      "{",
+                                      "[]",
+                                      "{}",
+                                      "{\"version\":1}",
+                                      "{\"version\":\"1\",\"disk\":{}}",
+                                      "{\"version\":1,\"disk\":[]}",
+                                      "{\"version\":1,\"disk\":{\"name\":\"bad\"}}",
+                                      "{\"version\":0,\"disk\":{}}",
+                                      "{\"version\":1,\"version\":1,\"disk\":{}}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         put(d, "bad.json", bad[i]);
         struct found f = {0};

@@ -14,8 +14,9 @@
 #include "loop/clock.h"
 
 static const char *const state_names[] = {
-    [VDISK_WAITING] = "waiting",   [VDISK_STARTING] = "starting", [VDISK_ADOPTING] = "adopting", [VDISK_SERVING] = "serving",
-    [VDISK_LEAVING] = "upgrading", [VDISK_QUITTING] = "ending",   [VDISK_GONE] = "gone",
+    [VDISK_WAITING] = "waiting", [VDISK_STARTING] = "starting", [VDISK_ADOPTING] = "adopting",
+    [VDISK_SERVING] = "serving", [VDISK_LEAVING] = "upgrading", [VDISK_QUITTING] = "ending",
+    [VDISK_GONE] = "gone",
 };
 static_assert(ARRAY_LEN(state_names) == VDISK_GONE + 1, "every state has a name");
 
@@ -28,7 +29,7 @@ const char *vdisk_state_name(enum vdisk_state s)
 
 struct vdisk *vdisk_find(struct host *h, const char *name)
 {
-    LIST_FOR_EACH(node, &h->disks) {
+    LIST_FOR_EACH (node, &h->disks) {
         struct vdisk *d = list_entry(node, struct vdisk, node);
         if (strcmp(d->config.name, name) == 0) return d;
     }
@@ -50,7 +51,7 @@ struct vdisk *vdisk_new(struct host *h, struct disk_config *c)
         d->layer_fd[i] = -1;
     snprintf(d->front_end, sizeof d->front_end, "listening");
     struct list *at = &h->disks;
-    LIST_FOR_EACH(node, &h->disks) {
+    LIST_FOR_EACH (node, &h->disks) {
         if (strcmp(list_entry(node, struct vdisk, node)->config.name, d->config.name) < 0) continue;
         at = node;
         break;
@@ -151,8 +152,9 @@ void vdisk_detach(struct vdisk *d, bool force, vdisk_done done, void *arg)
 {
     if (d->state == VDISK_SERVING && d->peer) {
         if (strcmp(d->front_end, "connected") == 0 && !force) {
-            done(arg, RPC_BUSY, "a guest is connected to it: shut the guest down first, or detach it with force (the guest "
-                                "then gets I/O errors or hangs)");
+            done(arg, RPC_BUSY,
+                 "a guest is connected to it: shut the guest down first, or detach it with force (the guest "
+                 "then gets I/O errors or hangs)");
             return;
         }
         if (begin_operation(d, done, arg)) vdisk_worker_quit(d);
@@ -168,10 +170,11 @@ void vdisk_detach(struct vdisk *d, bool force, vdisk_done done, void *arg)
     }
     char text[768];
     if (idle)
-        snprintf(text, sizeof text, "it has no worker (%s), and what the guest wrote last may still be in memory only: remove "
-                 "the cause, or detach it with force and lose that", d->error);
-    else
-        snprintf(text, sizeof text, "it is %s: try again in a moment", vdisk_state_name(d->state));
+        snprintf(text, sizeof text,
+                 "it has no worker (%s), and what the guest wrote last may still be in memory only: remove "
+                 "the cause, or detach it with force and lose that",
+                 d->error);
+    else snprintf(text, sizeof text, "it is %s: try again in a moment", vdisk_state_name(d->state));
     done(arg, RPC_BUSY, text);
 }
 
@@ -179,7 +182,8 @@ void vdisk_upgrade(struct vdisk *d, vdisk_done done, void *arg)
 {
     if (d->state != VDISK_SERVING || !d->peer) {
         char text[640];
-        snprintf(text, sizeof text, "it is %s%s%s, not serving", vdisk_state_name(d->state), d->error[0] ? ": " : "", d->error);
+        snprintf(text, sizeof text, "it is %s%s%s, not serving", vdisk_state_name(d->state), d->error[0] ? ": " : "",
+                 d->error);
         done(arg, RPC_BUSY, text);
         return;
     }
@@ -208,9 +212,9 @@ const char *vdisk_socket_path(const struct vdisk *d, char buffer[PATH_MAX])
 json_t *vdisk_summary_json(const struct vdisk *d)
 {
     json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i}", "name", d->config.name, "state",
-                          vdisk_state_name(d->state), "front_end", d->front_end, "leaf", d->config.layers[0].path, "format",
-                          disk_format_name(d->config.layers[0].format), "layers", (int)d->config.layer_count, "queues",
-                          (int)d->config.queues, "restarts", (int)d->restarts);
+                          vdisk_state_name(d->state), "front_end", d->front_end, "leaf", d->config.layers[0].path,
+                          "format", disk_format_name(d->config.layers[0].format), "layers", (int)d->config.layer_count,
+                          "queues", (int)d->config.queues, "restarts", (int)d->restarts);
     if (!o) return NULL;
     char buffer[PATH_MAX];
     const char *path = vdisk_socket_path(d, buffer);
@@ -238,6 +242,7 @@ json_t *vdisk_json(const struct vdisk *d)
         json_array_append_new(held, json_string(d->held.list[i].name));
     json_object_set_new(o, "held", held);
     if (d->state == VDISK_SERVING)
-        json_object_set_new(o, "serving_seconds", json_integer((json_int_t)((clock_now_ns() - d->serving_since_ns) / NS_PER_SECOND)));
+        json_object_set_new(o, "serving_seconds",
+                            json_integer((json_int_t)((clock_now_ns() - d->serving_since_ns) / NS_PER_SECOND)));
     return o;
 }

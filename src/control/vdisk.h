@@ -66,11 +66,11 @@ struct vdisk {
     struct cache_request cache_request;
     bool cached; /* the worker was given channels */
 
-    char front_end[16];     /* "listening", "connected", "broken": what the worker said last */
+    char front_end[16]; /* "listening", "connected", "broken": what the worker said last */
     char front_end_why[256];
-    int error_code;         /* rpc_code of: */
-    char error[512];        /* why it is not serving */
-    char cache_error[256];  /* why it runs without the cache */
+    int error_code;        /* rpc_code of: */
+    char error[512];       /* why it is not serving */
+    char cache_error[256]; /* why it runs without the cache */
     char worker_version[32];
     bool worker_debug;
     unsigned restarts; /* not asked for */

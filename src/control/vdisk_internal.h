@@ -1,12 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Between vdisk.c (what an operator asks for) and vdisk_worker.c (the worker's life). */
+/* Between vdisk.c (what an operator asks for), vdisk_start.c (starting a worker) and vdisk_worker.c (its life). */
 #ifndef CONTROL_VDISK_INTERNAL_H
 #define CONTROL_VDISK_INTERNAL_H
 
 #include "control/vdisk.h"
 
+#define VDISK_ADOPT_LIMIT_MS 5000u
+#define VDISK_EXIT_LIMIT_MS 5000u /* from its last answer to its end */
+#define VDISK_FRONT_END_RETRY_MS 200u
+
+/* ---- vdisk_start.c ---- */
+
 /* Start a worker now. Failing is dealt with inside: d may be gone afterwards. */
 void vdisk_worker_start(struct vdisk *d);
+/* Ask for channels of the read cache and give them to the worker that serves. */
+void vdisk_refresh_cache(struct vdisk *d);
+
+/* ---- vdisk_worker.c ---- */
+
+/* No worker runs: start one when this time has passed. */
+void vdisk_wait_then_start(struct vdisk *d, uint64_t delay_ns);
+/* No worker runs, and the last one was not asked to end: start one when it is time. d may be gone afterwards. */
+void vdisk_start_again(struct vdisk *d, bool served, const char *why);
+/* Kill the worker unless something else happens first. */
+void vdisk_limit_ms(struct vdisk *d, unsigned ms);
+void vdisk_worker_exited(struct process *p, int status);
+/* Connect to the worker's link. 0 or -errno. */
+int vdisk_link_up(struct vdisk *d, struct errmsg *e);
+void vdisk_is_serving(struct vdisk *d);
+void vdisk_version_came(void *arg, const struct peer_answer *a); /* to `adopt` */
 /* Look for a worker of an earlier daemon. False: there is none, or it was killed and will be replaced. */
 bool vdisk_worker_adopt(struct vdisk *d);
 /* Ask it to leave (upgrade) or to quit. */
@@ -14,8 +36,9 @@ void vdisk_worker_leave(struct vdisk *d);
 void vdisk_worker_quit(struct vdisk *d);
 /* Let go of the worker, which runs on, and of all descriptors. */
 void vdisk_worker_release(struct vdisk *d);
-void vdisk_refresh_cache(struct vdisk *d);
 bool vdisk_holds(const struct vdisk *d, const char *name);
+
+/* ---- vdisk.c ---- */
 
 /* Answer the operation going on, if any. */
 void vdisk_finish_operation(struct vdisk *d, int code, const char *message);

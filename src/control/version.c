@@ -22,8 +22,8 @@ bool version_is_debug(void)
 
 json_t *version_json(const char *program)
 {
-    return json_pack("{s:s, s:s, s:s, s:s}", "program", program, "version", version_number(), "commit", version_commit(),
-                     "debug", version_is_debug() ? "y" : "n");
+    return json_pack("{s:s, s:s, s:s, s:s}", "program", program, "version", version_number(), "commit",
+                     version_commit(), "debug", version_is_debug() ? "y" : "n");
 }
 
 void version_print(const char *program, bool json)
