@@ -337,6 +337,7 @@ struct qcow2_op {
     enum qcow2_want want;
     uint64_t want_index;
     int want_error;
+    bool pins_slice; /* of want_index, so that it is not evicted before this request has seen it */
     struct mail mail;
     struct engine_task task;
 };
@@ -469,6 +470,9 @@ static inline bool qcow2_slice_present(struct qcow2 *q, uint64_t slice)
 uint64_t qcow2_map_check_entry(struct qcow2 *q, uint64_t raw, bool table_copied, uint64_t index);
 /* Keeper (or open): make present what was read. */
 void qcow2_map_install(struct qcow2 *q, uint64_t slice, const struct be64 *entries);
+/* Answer a request that waited for the slice of op->want_index: it stays until the request has looked at it. */
+void qcow2_map_pin_for(struct qcow2 *q, struct qcow2_op *op);
+void qcow2_map_unpin(struct qcow2 *q, uint64_t index);
 void qcow2_map_evict(struct qcow2 *q);
 int qcow2_l1_load(struct qcow2 *q, struct errmsg *e);
 /* Where the compressed data of an entry lies. */

@@ -69,15 +69,26 @@ static void answer_all(struct list *waiters, int ret)
 
 /* ---- asked for by queue threads, under the lock ---- */
 
+/* From here on the mail may be posted again, and not before. */
+static void taken_out(struct qcow2_keeper *k, bool *asked)
+{
+    struct qcow2 *q = container_of(k, struct qcow2, keeper);
+    pthread_mutex_lock(&q->lock);
+    *asked = false;
+    pthread_mutex_unlock(&q->lock);
+}
+
 static void refill_arrived(struct mail *m)
 {
     struct qcow2_keeper *k = container_of(m, struct qcow2_keeper, refill_mail);
+    taken_out(k, &k->refill_asked);
     k->refill_wanted = true;
 }
 
 static void commit_arrived(struct mail *m)
 {
     struct qcow2_keeper *k = container_of(m, struct qcow2_keeper, commit_mail);
+    taken_out(k, &k->commit_asked);
     k->commit_wanted = true;
 }
 
@@ -127,9 +138,6 @@ static void refill(struct qcow2 *q)
     list_init(&waiters);
     list_splice_back(&waiters, &k->pool_waiters);
     k->refill_wanted = false;
-    pthread_mutex_lock(&q->lock);
-    k->refill_asked = false;
-    pthread_mutex_unlock(&q->lock);
     int ret = qcow2_pool_refill(q);
     if (ret == -ENOSPC && more_will_be_free(q)) {
         list_splice_back(&k->pool_waiters, &waiters);
@@ -149,9 +157,6 @@ static void commit(struct qcow2 *q)
     list_splice_back(&waiters, &k->log_waiters);
     list_splice_back(&flushers, &k->flush_waiters);
     k->commit_wanted = false;
-    pthread_mutex_lock(&q->lock);
-    k->commit_asked = false;
-    pthread_mutex_unlock(&q->lock);
     int ret = qcow2_commit(q, !list_empty(&flushers));
     k->commit_failed = ret < 0;
     answer_all(&waiters, ret);

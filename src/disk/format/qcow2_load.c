@@ -90,8 +90,11 @@ static void load_end(struct load *l)
     else qcow2_map_install(q, l->slice, l->entries);
     list_remove(&l->node);
     struct list *node;
-    while ((node = list_pop_front(&l->waiters)))
-        qcow2_keeper_answer(list_entry(node, struct qcow2_op, wait_node), l->error);
+    while ((node = list_pop_front(&l->waiters))) {
+        struct qcow2_op *op = list_entry(node, struct qcow2_op, wait_node);
+        if (!l->error) qcow2_map_pin_for(q, op);
+        qcow2_keeper_answer(op, l->error);
+    }
     load_free(l);
 }
 
@@ -106,6 +109,7 @@ void qcow2_load_start(struct qcow2 *q, struct qcow2_op *op)
 {
     uint64_t slice = qcow2_slice_of(q, op->want_index);
     if (qcow2_slice_present(q, slice)) {
+        qcow2_map_pin_for(q, op);
         qcow2_keeper_answer(op, 0);
         return;
     }

@@ -175,6 +175,23 @@ void qcow2_map_install(struct qcow2 *q, uint64_t slice, const struct be64 *entri
     pthread_mutex_unlock(&q->lock);
 }
 
+/* Without this, requests for more slices than the budget has room for could evict each other's for ever. */
+void qcow2_map_pin_for(struct qcow2 *q, struct qcow2_op *op)
+{
+    uint64_t slice = qcow2_slice_of(q, op->want_index);
+    pthread_mutex_lock(&q->lock);
+    op->pins_slice = qcow2_slice_present(q, slice);
+    if (op->pins_slice) q->pins[slice]++;
+    pthread_mutex_unlock(&q->lock);
+}
+
+void qcow2_map_unpin(struct qcow2 *q, uint64_t index)
+{
+    pthread_mutex_lock(&q->lock);
+    q->pins[qcow2_slice_of(q, index)]--;
+    pthread_mutex_unlock(&q->lock);
+}
+
 static bool evict_one(struct qcow2 *q, uint64_t slice)
 {
     pthread_mutex_lock(&q->lock);

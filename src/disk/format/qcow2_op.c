@@ -120,8 +120,13 @@ void qcow2_op_resume(struct qcow2_op *op)
     op->parked = false;
     if (op->want_error < 0 && op->error == 0) op->error = op->want_error;
     op->want_error = 0;
+    bool pinned = op->pins_slice;
+    uint64_t index = op->want_index;
+    struct qcow2 *q = qcow2_of_chan(op->chan);
+    op->pins_slice = false;
     enter_era(op);
-    qcow2_op_continue(op);
+    qcow2_op_continue(op); /* may end it */
+    if (pinned) qcow2_map_unpin(q, index);
 }
 
 void qcow2_op_park_for(struct qcow2_op *op, enum qcow2_want want, uint64_t index)
