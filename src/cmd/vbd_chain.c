@@ -10,9 +10,6 @@
 #include "cache/client.h"
 #include "disk/staged.h"
 
-#define LOCK_TRIES 40u
-#define LOCK_WAIT_US 25000u
-
 struct chain_thread {
     struct disk_chans chans;
     struct cache_client *cache;
@@ -41,11 +38,7 @@ static int open_file(struct chain *c, unsigned i, struct errmsg *e)
         return disk_file_adopt(&c->file[i], fd, l->path, e);
     }
     unsigned flags = (writable ? DISK_FILE_WRITE : 0u) | (l->direct ? DISK_FILE_DIRECT : 0u);
-    int ret;
-    /* A worker that was killed a moment ago holds its lock until its last I/O has landed. */
-    for (unsigned tries = 0; (ret = disk_file_open(&c->file[i], l->path, flags, e)) == -EAGAIN && tries < LOCK_TRIES; tries++)
-        usleep(LOCK_WAIT_US);
-    return ret;
+    return disk_file_open(&c->file[i], l->path, flags, e);
 }
 
 /* Nothing that the last worker had on its way may land after what we write. */
