@@ -154,6 +154,7 @@ struct cut_case {
     bool snapshot, with_base;
     bool stash;
     uint64_t seed;
+    unsigned flags; /* of the file */
 };
 
 static void make_image(const struct cut_case *k, struct model *m, char path[64], char base_path[64])
@@ -229,7 +230,7 @@ static bool one_cut(const struct cut_case *k, const struct fault_rule *rule, uns
     if (k->stash) stash = (struct disk_stash){mem, 64 << 10};
     struct disk d, base;
     if (k->with_base) disk_open(&base, base_path, &(struct disk_options){.maker = fault_plan_maker(plan)});
-    struct disk_options o = {.flags = DISK_FILE_WRITE, .maker = fault_plan_maker(plan), .stash = stash,
+    struct disk_options o = {.flags = DISK_FILE_WRITE | k->flags, .maker = fault_plan_maker(plan), .stash = stash,
                              .below = k->with_base ? &base : NULL};
     int ret = disk_try_open(&d, path, &o);
     if (ret == 0) {
@@ -243,7 +244,7 @@ static bool one_cut(const struct cut_case *k, const struct fault_rule *rule, uns
         struct engine_file f;
         struct errmsg e;
         uint64_t seed = i == 0 ? FAULT_SEED_LOSE_ALL : i == 1 ? FAULT_SEED_KEEP_ALL : rnd(&m.seed);
-        assert_int_equal(disk_file_open(&f, path, 0, &e), 0);
+        assert_int_equal(file_open_patiently(&f, path, 0, &e), 0);
         snprintf(copy, sizeof copy, "%s.cut", path);
         assert_int_equal(fault_plan_copy_after_cut(plan, &f, copy, seed), 0);
         disk_file_close(&f);
@@ -265,6 +266,8 @@ static void power_cuts(void **state)
     (void)state;
     static const struct cut_case cases[] = {
         {"new image", {.size_bytes = 6 * MiB, .version = 3, .cluster_bits = 16, .refcount_order = 4}, .stash = true, .seed = 1},
+        {"direct", {.size_bytes = 6 * MiB, .version = 3, .cluster_bits = 16, .refcount_order = 4}, .stash = true, .seed = 8,
+         .flags = DISK_FILE_DIRECT},
         {"no stash", {.size_bytes = 3 * MiB, .version = 3, .cluster_bits = 14, .refcount_order = 4}, .seed = 2},
         {"small clusters", {.size_bytes = 3 * MiB, .version = 3, .cluster_bits = 9, .refcount_order = 6}, .stash = true, .seed = 3},
         {"clone", {.size_bytes = 4 * MiB, .version = 3, .cluster_bits = 16, .refcount_order = 4}, .with_base = true,
@@ -273,8 +276,8 @@ static void power_cuts(void **state)
         {"compressed", {.size_bytes = 3 * MiB}, "-c", .stash = true, .seed = 6},
         {"version 2", {.size_bytes = 3 * MiB, .version = 2, .cluster_bits = 12, .refcount_order = 4}, .stash = true, .seed = 7},
     };
-    scratch_on_disk = false;
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        scratch_on_disk = cases[i].flags & DISK_FILE_DIRECT;
         if (getenv("VERBOSE")) fprintf(stderr, "%s\n", cases[i].name);
         for (uint64_t nth = 1;; nth += nth / (thorough() ? 12 : 4) + 1) {
             struct fault_rule rule = {.action = FAULT_CUT, .ops = FAULT_WRITES | FAULT_SYNCS, .nth = nth};

@@ -139,6 +139,7 @@ static void set_geometry(struct qcow2 *q, const struct layer_args *args)
     q->l2_bits = h->cluster_bits - 3;
     q->slice_bits = (unsigned)max_u64(min_u64(q->l2_bits, QCOW2_SLICE_BITS_MAX), QCOW2_PAGE_BITS);
     q->cow_bytes_max = max_u64(min_u64(QCOW2_COW_MAX_BYTES, QCOW2_RECORD_BATCH << q->cluster_bits), q->cluster_bytes);
+    q->layer.unit_bytes = (uint32_t)q->cluster_bytes;
     q->has_backing = args->below || h->backing_name[0];
     q->io_align = (uint32_t)max_u64(512, q->file->io_align);
     q->file_clusters = div_round_up(file_bytes_now(q->file), q->cluster_bytes);

@@ -4,8 +4,16 @@
  * write touches no refcount. The keeper fills it in runs that double in size while writes keep
  * coming; what is left is given back at close. A crash leaks at most what is in it; a process that is
  * killed leaks nothing, because the stash mirrors the pool.
+ *
+ * Direct writes that make a file longer, or fill a hole in it, are done one at a time by the file system. So what is
+ * reserved past the end of a file gets its storage, still reading as zeroes, and its place within the file's
+ * length in one go; what was not used of it is cut off at close.
  */
 #include "disk/format/qcow2_impl.h"
+
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 uint64_t qcow2_pool_take(struct qcow2 *q, uint64_t want, uint64_t *first, bool *zero, uint32_t *slot)
 {
@@ -57,6 +65,34 @@ static bool pool_has_room(struct qcow2 *q)
     return room;
 }
 
+/* A failure costs speed, nothing else: a full file system is reported by the write that needs it. */
+static void allocate_storage(struct qcow2 *q, uint64_t first, uint64_t count)
+{
+    if (!q->file->direct || q->file->block_device || q->allocate_refused) return;
+    struct engine *e = q->keeper.engine;
+    uint64_t end_bytes = (first + count) << q->cluster_bits;
+    int ret = engine_op_now(e, q->file, ENGINE_ZERO, first << q->cluster_bits, count << q->cluster_bits);
+    if (ret == 0) ret = engine_write_now(e, q->file, qcow2_zeroes, end_bytes - q->io_align, q->io_align);
+    if (ret == -EOPNOTSUPP || ret == -EINVAL) q->allocate_refused = true;
+    if (ret == 0) q->storage_allocated = true;
+}
+
+/* Reserved clusters at the very end of the file, given back by now. */
+static void cut_off_end(struct qcow2 *q, const struct qcow2_run *given_back)
+{
+    struct stat st;
+    uint64_t end = q->file_clusters;
+    for (unsigned i = 0; i < QCOW2_POOL_RUNS; i++) {
+        const struct qcow2_run *r = &given_back[i];
+        if (!r->count || r->first + r->count != end) continue;
+        end = r->first;
+        i = UINT32_MAX; /* another one may end there: from the first again */
+    }
+    if (!q->storage_allocated || end == q->file_clusters || fstat(q->file->fd, &st) < 0) return;
+    off_t bytes = (off_t)(end << q->cluster_bits);
+    if (st.st_size > bytes && ftruncate(q->file->fd, bytes) == 0) q->file_clusters = end;
+}
+
 int qcow2_pool_refill(struct qcow2 *q)
 {
     struct qcow2_pool *p = &q->pool;
@@ -70,6 +106,7 @@ int qcow2_pool_refill(struct qcow2 *q)
         bool zero;
         ret = qcow2_refs_take(q, target - have - got, 1, &first, &count, &zero);
         if (ret < 0) break;
+        if (zero) allocate_storage(q, first, count);
         pthread_mutex_lock(&q->lock);
         bool added = qcow2_pool_add(q, first, count, zero);
         pthread_mutex_unlock(&q->lock);
@@ -86,6 +123,8 @@ int qcow2_pool_refill(struct qcow2 *q)
 
 void qcow2_pool_drain(struct qcow2 *q)
 {
+    struct qcow2_run given_back[QCOW2_POOL_RUNS];
+    memcpy(given_back, q->pool.runs, sizeof given_back);
     for (unsigned i = 0; i < QCOW2_POOL_RUNS; i++) {
         struct qcow2_run *r = &q->pool.runs[i];
         if (!r->count) continue;
@@ -96,4 +135,5 @@ void qcow2_pool_drain(struct qcow2 *q)
         qcow2_stash_pool(q, i);
         pthread_mutex_unlock(&q->lock);
     }
+    cut_off_end(q, given_back);
 }

@@ -140,20 +140,29 @@ void qcow2_read_step(struct qcow2_op *op)
     }
 }
 
+/* All of the range must be of one kind that needs no I/O. */
+static enum qcow2_kind kind_of_range(struct qcow2 *q, uint64_t offset_bytes, uint64_t length_bytes)
+{
+    uint64_t entry;
+    if ((offset_bytes & (q->cluster_bytes - 1)) + length_bytes <= q->cluster_bytes)
+        return qcow2_map_lookup(q, offset_bytes >> q->cluster_bits, &entry) ? qcow2_entry_kind(entry) : QCOW2_KIND_ABSENT;
+    struct qcow2_extent ext;
+    qcow2_map_extent(q, offset_bytes, length_bytes, false, &ext);
+    return ext.length_bytes == length_bytes ? ext.kind : QCOW2_KIND_ABSENT;
+}
+
 /* The hot path of a clone: nothing of its own here, and the answer in the read cache below. */
 int qcow2_try_read(struct layer_chan *chan, uint64_t offset_bytes, uint64_t length_bytes, const struct iovec *iov,
                    unsigned iov_count)
 {
     struct qcow2 *q = qcow2_of(chan->layer);
-    struct qcow2_extent ext;
-    qcow2_map_extent(q, offset_bytes, length_bytes, false, &ext);
-    if (ext.length_bytes != length_bytes) return -EAGAIN;
-    if (ext.kind == QCOW2_KIND_BELOW && chan->below) {
+    enum qcow2_kind kind = kind_of_range(q, offset_bytes, length_bytes);
+    if (kind == QCOW2_KIND_BELOW && chan->below) {
         uint64_t size = layer_size(chan->below->layer);
         if (range_fits(offset_bytes, length_bytes, size))
             return layer_try_read(chan->below, offset_bytes, length_bytes, iov, iov_count);
         if (offset_bytes < size) return -EAGAIN;
-    } else if (ext.kind != QCOW2_KIND_ZERO && ext.kind != QCOW2_KIND_BELOW) {
+    } else if (kind != QCOW2_KIND_ZERO && kind != QCOW2_KIND_BELOW) {
         return -EAGAIN;
     }
     iov_zero(iov, iov_count, 0, length_bytes);

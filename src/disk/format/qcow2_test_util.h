@@ -103,17 +103,23 @@ struct disk_options {
     const struct engine_maker *chan_maker; /* NULL: like maker */
 };
 
+/* The kernel may hold the lock of whoever had it last for a moment longer, while it takes a ring apart. */
+static inline int file_open_patiently(struct engine_file *f, const char *path, unsigned flags, struct errmsg *e)
+{
+    int ret = disk_file_open(f, path, flags, e);
+    for (unsigned i = 0; ret == -EAGAIN && i < 2000; i++) {
+        usleep(1000);
+        ret = disk_file_open(f, path, flags, e);
+    }
+    return ret;
+}
+
 static inline int disk_try_open(struct disk *d, const char *path, const struct disk_options *o)
 {
     if (d->path != path) strcpy(d->path, path);
     d->layer = NULL;
     d->engine = NULL;
-    int ret = disk_file_open(&d->file, d->path, o->flags, &d->e);
-    /* The kernel may hold the last one's lock for a moment longer, while it takes its ring apart. */
-    for (unsigned i = 0; ret == -EAGAIN && i < 1000; i++) {
-        usleep(1000);
-        ret = disk_file_open(&d->file, d->path, o->flags, &d->e);
-    }
+    int ret = file_open_patiently(&d->file, d->path, o->flags, &d->e);
     if (ret < 0) return ret;
     const struct engine_maker *maker = o->maker ? o->maker : &engine_uring_maker;
     struct layer_args args = {.file = &d->file, .below = o->below ? o->below->layer : NULL,

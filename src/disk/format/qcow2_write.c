@@ -212,6 +212,21 @@ static unsigned old_vectors(const struct qcow2_old *old, struct iovec *dst, uint
     return 1;
 }
 
+static bool is_zero(const uint8_t *p, uint64_t bytes)
+{
+    static const uint8_t zero[64];
+    uint64_t first = min_u64(bytes, sizeof zero);
+    return memcmp(p, zero, first) == 0 && memcmp(p, p + first, bytes - first) == 0;
+}
+
+/* Free space of a base is mostly zeroes: it costs neither time nor storage then. */
+static void drop_zero_fill(struct qcow2_cow *cow, const struct qcow2_old *last, uint64_t inside, uint64_t cluster_bytes)
+{
+    const uint8_t *before = cow->old[0].buffer, *after = last->buffer;
+    if (cow->head && before && is_zero(before + inside - cow->head, cow->head)) cow->head = 0;
+    if (cow->tail && after && is_zero(after + cluster_bytes - cow->tail, cow->tail)) cow->tail = 0;
+}
+
 static void cow_write(struct qcow2_cow *cow)
 {
     struct qcow2_op *op = cow->op;
@@ -222,6 +237,7 @@ static void cow_write(struct qcow2_cow *cow)
     }
     uint64_t inside = cow->at & (q->cluster_bytes - 1);
     const struct qcow2_old *last = cow->alloc.count > 1 ? &cow->old[1] : &cow->old[0];
+    if (cow->alloc.zero) drop_zero_fill(cow, last, inside, q->cluster_bytes);
     unsigned n = old_vectors(&cow->old[0], cow->iov, inside - cow->head, inside);
     n += qcow2_op_slice(op, cow->iov + n, cow->at, cow->length);
     n += old_vectors(last, cow->iov + n, q->cluster_bytes - cow->tail, q->cluster_bytes);
@@ -271,14 +287,15 @@ static uint64_t old_bytes(struct qcow2_chan *c, const struct qcow2_old *old)
 static void old_start(struct qcow2_chan *c, struct qcow2_old *old)
 {
     struct qcow2 *q = qcow2_of_chan(c);
-    uint64_t bytes = old_bytes(c, old);
+    uint64_t bytes = old_bytes(c, old), at = (old->index << q->cluster_bits) + old->from;
     memset(old->buffer + old->from + bytes, 0, old->to - old->from - bytes);
-    old->cow->reads++;
     old->iov = (struct iovec){old->buffer + old->from, bytes};
-    switch (qcow2_entry_kind(old->entry)) {
+    enum qcow2_kind kind = qcow2_entry_kind(old->entry);
+    if (kind == QCOW2_KIND_BELOW && layer_try_read(c->chan.below, at, bytes, &old->iov, 1) == 0) return;
+    old->cow->reads++;
+    switch (kind) {
     case QCOW2_KIND_BELOW:
-        old->below = (struct disk_req){.op = DISK_READ, .offset_bytes = (old->index << q->cluster_bits) + old->from,
-                                       .length_bytes = bytes, .iov = &old->iov, .iov_count = 1, .done = old_from_below};
+        old->below = (struct disk_req){.op = DISK_READ, .offset_bytes = at, .length_bytes = bytes, .iov = &old->iov, .iov_count = 1, .done = old_from_below};
         layer_submit(c->chan.below, &old->below);
         break;
     case QCOW2_KIND_COMPRESSED:
