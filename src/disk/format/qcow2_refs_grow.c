@@ -106,6 +106,7 @@ static int plan_table(struct qcow2 *q, uint64_t region, struct new_table *t)
     t->first = align_up(max_u64(q->file_clusters, r->table_entries << r->block_bits), block_refs(q));
     t->region = t->first >> r->block_bits;
     uint64_t last = max_u64(region, t->region) + 1;
+    if (last > QCOW2_REFTABLE_MAX_BYTES / 8) return -EFBIG;
     for (t->blocks = 1;; t->blocks++) {
         uint64_t want = last + t->blocks;
         t->entry_count = align_up(want + want / 2, q->cluster_bytes / 8);

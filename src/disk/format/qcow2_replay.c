@@ -140,11 +140,11 @@ static int replay_slot(struct replay *r, unsigned i, struct qcow2_free_batch *b)
         counted += refs;
         recorded = recorded || is_recorded(r, cluster);
     }
-    q->file_clusters = max_u64(q->file_clusters, first + count);
     if (count == 0 || recorded || counted < count) {
         r->slots[i] = 0;
         return 0;
     }
+    q->file_clusters = max_u64(q->file_clusters, first + count);
     q->log.slot_used[i] = true;
     bitmap_set(q->log.slot_replayed, i);
     b->freed[b->count++] = (struct qcow2_freed){first, count};
