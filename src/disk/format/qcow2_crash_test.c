@@ -286,6 +286,66 @@ static void power_cuts(void **state)
     }
 }
 
+/* ---- power cuts while a disk grows ---- */
+
+static bool cut_while_growing(uint64_t nth, unsigned cluster_bits)
+{
+    char path[64], copy[80];
+    uint8_t buf[4096];
+    struct errmsg e;
+    struct disk d;
+    uint64_t seed = nth + 1, old_size = 2 * MiB + 512, new_size = 70 * MiB;
+    struct qcow2_create_args args = {.size_bytes = old_size, .version = 3, .cluster_bits = cluster_bits, .refcount_order = 4};
+    rnd_fill(&seed, buf, sizeof buf);
+    image_make(path, &args);
+    struct fault_plan *plan = fault_plan_new(1);
+    disk_open(&d, path, &(struct disk_options){.flags = DISK_FILE_WRITE, .maker = fault_plan_maker(plan)});
+    disk_write(&d, MiB, sizeof buf, buf);
+    disk_flush(&d);
+    d.layer->ops->chan_close(d.chan); /* the rest of the last cluster is then zeroed by resize() itself */
+    fault_plan_add(plan, &(struct fault_rule){.action = FAULT_CUT, .ops = FAULT_WRITES | FAULT_SYNCS, .nth = nth});
+    int ret = d.layer->ops->resize(d.layer, new_size, &e);
+    assert_int_equal(d.layer->ops->chan_open(d.layer, d.engine, NULL, &d.chan), 0);
+    if (ret == 0) ret = disk_io(&d, DISK_WRITE, 0, new_size - sizeof buf, sizeof buf, buf);
+    if (ret == 0) ret = disk_io(&d, DISK_FLUSH, 0, 0, 0, NULL);
+    bool flushed = ret == 0;
+    disk_try_close(&d, true);
+    bool was_cut = fault_plan_is_cut(plan);
+    for (unsigned i = 0; i < 3; i++) {
+        struct engine_file f;
+        assert_int_equal(file_open_patiently(&f, path, 0, &e), 0);
+        snprintf(copy, sizeof copy, "%s.cut", path);
+        assert_int_equal(fault_plan_copy_after_cut(plan, &f, copy, i == 0 ? FAULT_SEED_LOSE_ALL : i == 1 ? FAULT_SEED_KEEP_ALL : rnd(&seed)), 0);
+        disk_file_close(&f);
+        image_is_sound(copy, true);
+        disk_open(&d, copy, &(struct disk_options){.flags = DISK_FILE_WRITE});
+        uint8_t got[4096];
+        disk_read(&d, MiB, sizeof got, got);
+        assert_memory_equal(got, buf, sizeof got);
+        assert_true(layer_size(d.layer) == old_size || layer_size(d.layer) == new_size);
+        if (flushed) {
+            disk_read(&d, new_size - sizeof got, sizeof got, got);
+            assert_memory_equal(got, buf, sizeof got);
+        }
+        disk_write(&d, 0, sizeof buf, buf);
+        disk_close(&d, true);
+        image_is_sound(copy, true);
+        unlink(copy);
+    }
+    fault_plan_free(plan);
+    unlink(path);
+    return was_cut;
+}
+
+static void power_cuts_while_growing(void **state)
+{
+    (void)state;
+    scratch_on_disk = false;
+    for (unsigned bits = 9; bits <= 16; bits += 7)
+        for (uint64_t nth = 1; cut_while_growing(nth, bits); nth += nth / (thorough() ? 20 : 6) + 1)
+            continue;
+}
+
 /* ---- kill -9 ---- */
 
 /* What the processes share: the model, the stash, and how far the present wave has come. */
@@ -497,6 +557,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(power_cuts),
+        cmocka_unit_test(power_cuts_while_growing),
         cmocka_unit_test(killed_processes_lose_nothing),
         cmocka_unit_test(failed_requests_hurt_only_themselves),
         cmocka_unit_test(full_storage),

@@ -126,7 +126,7 @@ static void discarded_clusters_are_used_again(void **state)
     image_make(path, &args);
     disk_open(&d, path, &writable);
     autofree uint8_t *buf = malloc(8 * MiB);
-    for (unsigned i = 0; i < 40; i++) {
+    for (unsigned i = 0; i < 16; i++) {
         fill(buf, 8 * MiB, i);
         disk_write(&d, (i % 7) * 8 * MiB, 8 * MiB, buf);
         must_hold(&d, (i % 7) * 8 * MiB, buf, 8 * MiB);
@@ -241,6 +241,64 @@ static void reads_in_flight_keep_their_clusters(void **state)
     disk_close(&d, true);
     image_is_sound(path, false);
     unlink(path);
+}
+
+/* ---- block devices ---- */
+
+/* An image on a device has the device's end: what is discarded there is used again, even by a write that has to
+ * wait for it, and what does not fit fails alone. */
+static void on_a_block_device(unsigned sector_bytes)
+{
+    struct scratch s;
+    struct errmsg e = {""};
+    struct layer *l;
+    struct disk d;
+    if (!scratch_open_loop(&s, 24 * MiB, sector_bytes, DISK_FILE_WRITE | DISK_FILE_DIRECT)) {
+        skip();
+        return;
+    }
+    struct qcow2_create_args args = plain(64 * MiB);
+    d.engine = new_engine(32);
+    uint8_t *buf = aligned_alloc(4096, 4 * MiB);
+    memset(buf, 0x55, 4 * MiB); /* what was on the device before */
+    for (uint64_t at = 0; at < 24 * MiB; at += 4 * MiB)
+        assert_int_equal(engine_write_now(d.engine, &s.file, buf, at, 4 * MiB), 0);
+    if (qcow2_create(d.engine, &s.file, &args, &e) < 0) fail_msg("%s", e.text);
+    struct layer_args open = {.file = &s.file, .writable = true, .maker = &engine_uring_maker};
+    if (layer_qcow2_open(&l, &open, &e) < 0) fail_msg("%s", e.text);
+    d.layer = l;
+    assert_int_equal(l->ops->chan_open(l, d.engine, NULL, &d.chan), 0);
+    fill(buf, 4 * MiB, 3);
+    disk_write(&d, 40 * MiB + 8192, 4096, buf);
+    must_be_zero(&d, 40 * MiB, 8192);
+    must_hold(&d, 40 * MiB + 8192, buf, 4096);
+    for (unsigned round = 0; round < 6; round++) {
+        uint64_t at = 0;
+        while (disk_io(&d, DISK_WRITE, 0, at, 4 * MiB, buf) == 0)
+            at += 4 * MiB;
+        assert_true(at >= 16 * MiB && at <= 24 * MiB);
+        must_hold(&d, at - 4 * MiB, buf, 4 * MiB);
+        assert_int_equal(disk_io(&d, DISK_DISCARD, 0, 0, 32 * MiB, NULL), 0);
+    }
+    must_hold(&d, 40 * MiB + 8192, buf, 4096);
+    l->ops->chan_close(d.chan);
+    if (l->ops->close(l, &e) < 0) fail_msg("%s", e.text);
+    engine_free(d.engine);
+    image_is_sound(s.device, false);
+    scratch_drop(&s);
+    free(buf);
+}
+
+static void block_device_with_small_sectors(void **state)
+{
+    (void)state;
+    on_a_block_device(512);
+}
+
+static void block_device_with_large_sectors(void **state)
+{
+    (void)state;
+    on_a_block_device(4096);
 }
 
 /* ---- sizes ---- */
@@ -496,6 +554,8 @@ int main(void)
         cmocka_unit_test(garbage_in_free_clusters_stays_hidden),
         cmocka_unit_test(discarded_clusters_are_used_again),
         cmocka_unit_test(reads_in_flight_keep_their_clusters),
+        cmocka_unit_test(block_device_with_small_sectors),
+        cmocka_unit_test(block_device_with_large_sectors),
         cmocka_unit_test(sixteen_tebibytes),
         cmocka_unit_test(growing),
         cmocka_unit_test(deep_chain),
