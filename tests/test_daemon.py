@@ -58,6 +58,28 @@ def raw_exchange(path, data, expect_lines=1, shut=False):
 # ---- disks ----
 
 
+def test_nothing_already_there_is_taken_over(daemon, leaf, run_dir):
+    daemon.attach("d1", leaf, socket=str(run_dir / "vm.sock"))
+    other = new_raw(run_dir / "other.raw")
+    fails(-32002, lambda: daemon.attach("d2", other, socket=str(run_dir / "vm.sock")), "d1", "vm.sock")
+    (daemon.state_dir / "disks/d2.json").write_text('{"version": 9}')
+    fails(-32002, lambda: daemon.attach("d2", other), "d2.json")
+    assert (daemon.state_dir / "disks/d2.json").read_text() == '{"version": 9}'
+    (run_dir / "file").write_text("mine")
+    fails(-32005, lambda: daemon.attach("d3", other, socket=str(run_dir / "file")), "not a socket")
+    assert (run_dir / "file").read_text() == "mine"
+
+
+def test_what_workers_say_is_shown_harmlessly(daemon, leaf):
+    daemon.behave(hostile="escapes")
+    daemon.attach("d1", leaf)
+    wait_until(lambda: daemon.show("d1")["front_end"] == "\x1b[2J\nfake", 5, "the worker's words")
+    for words in (("disk", "list"), ("disk", "show", "d1"), ("disk", "stats")):
+        text = daemon.creedence(*words).stdout
+        assert "\x1b" not in text and "\nfake" not in text and "\x9b" not in text
+    assert "\x1b" not in daemon.output() and "\nfake" not in daemon.output() and "?[2J?fake" in daemon.output()
+
+
 def test_life_of_a_disk(daemon, leaf):
     shown = daemon.attach("d1", leaf, queues=3, serial="abc")
     assert shown["state"] == "serving" and shown["config"]["queues"] == 3 and shown["config"]["serial"] == "abc"

@@ -45,6 +45,9 @@ log_line(enum log_level level, uint64_t suppressed, const char *format, va_list 
         n = snprintf(line + used, room - used, " (%llu more like this)", (unsigned long long)suppressed);
         if (n > 0) used += (size_t)n;
     }
+    /* Names and reasons may be a guest's: they make no lines of their own, and give a terminal no orders. */
+    for (size_t i = 0; i < used; i++)
+        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f) line[i] = '?';
     line[used++] = '\n';
     ssize_t written = write(STDERR_FILENO, line, used);
     (void)written; /* nowhere to report a failure to report */

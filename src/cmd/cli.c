@@ -17,6 +17,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "control/size.h"
+#include "control/text.h"
 #include "loop/clock.h"
 
 #define CAPTURE_MAX_BYTES (1u << 20)
@@ -166,6 +167,22 @@ int cli_fail(const char *format, ...)
     return CLI_FAILED;
 }
 
+/* Names and reasons in an answer may come from a worker: nothing in them may reach the terminal as a command. */
+static void clean_strings(json_t *value)
+{
+    const char *key;
+    json_t *inner;
+    size_t i;
+    if (json_is_string(value)) {
+        autofree char *text = strdup(json_string_value(value));
+        if (!text) abort();
+        text_clean(text);
+        if (strcmp(text, json_string_value(value)) != 0) json_string_set(value, text);
+    }
+    json_object_foreach(value, key, inner) clean_strings(inner);
+    json_array_foreach(value, i, inner) clean_strings(inner);
+}
+
 int cli_try_call(struct cli *c, const char *method, json_t *params, unsigned timeout_ms, json_t **result,
                  struct errmsg *e)
 {
@@ -175,7 +192,10 @@ int cli_try_call(struct cli *c, const char *method, json_t *params, unsigned tim
         json_decref(params);
         return ret;
     }
-    return client_call(c->client, method, params, timeout_ms, result, NULL, e);
+    ret = client_call(c->client, method, params, timeout_ms, result, NULL, e);
+    if (e) text_clean(e->text);
+    if (ret == 0 && !c->json) clean_strings(*result); /* JSON escapes them */
+    return ret;
 }
 
 int cli_call(struct cli *c, const char *method, json_t *params, unsigned timeout_ms, json_t **result)

@@ -169,9 +169,8 @@ struct holder *holder_new(struct host *h)
     char path[PATH_MAX], record[PATH_MAX];
     if (host_path(path, h, "holder.sock") && host_path(record, h, "holder.pid") &&
         process_adopt(&k->process, h->loop, record, holder_exited) == 0) {
-        if (link_connect(&k->sock, path, NULL) == 0) return k;
-        process_kill(&k->process, SIGKILL);
-        process_release(&k->process);
+        if (link_connect(&k->sock, path, NULL) < 0) process_kill(&k->process, SIGKILL); /* replaced when it has gone */
+        return k;
     }
     holder_start(k);
     return k;

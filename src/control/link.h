@@ -81,7 +81,7 @@ json_t *link_answer(json_int_t id, json_t *result);
 json_t *link_answer_error(json_int_t id, int code, const char *message);
 
 /*
- * A listening socket at path (mode 0600 at birth; an old socket there is removed first) and a connection
+ * A listening socket at path (mode 0600 at birth; an old socket there that nobody serves is removed first) and a connection
  * to one. *out is close-on-exec and non-blocking; connecting answers -EAGAIN when the backlog is full.
  * 0 or -errno with the reason. A path longer than sun_path is reached through its directory's descriptor.
  */

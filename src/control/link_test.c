@@ -337,6 +337,8 @@ static void listen_and_connect(void **state)
         assert_return_code(stat(path, &st), errno);
         assert_int_equal(st.st_mode & 0777, 0600);
         assert_int_equal(link_connect(&c, path, &e), 0);
+        int second;
+        assert_int_equal(link_listen(&second, path, &e), -EADDRINUSE); /* not under somebody who serves */
         int s = accept(l, NULL, NULL);
         assert_true(s >= 0);
         close(s);

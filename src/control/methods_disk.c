@@ -41,6 +41,18 @@ static void attached(void *arg, int code, const char *message)
     free(dc);
 }
 
+/* The disk whose front ends connect at this place, if any: a second one would take it away. */
+static const struct vdisk *find_socket(struct host *h, const char *path)
+{
+    LIST_FOR_EACH (node, &h->disks) {
+        const struct vdisk *disk = list_entry(node, struct vdisk, node);
+        char buffer[PATH_MAX];
+        const char *other = vdisk_socket_path(disk, buffer);
+        if (path && other && strcmp(path, other) == 0) return disk;
+    }
+    return NULL;
+}
+
 static void attach(struct daemon *d, struct rpc_call *call, struct disk_config *c)
 {
     struct errmsg e = {""};
@@ -71,6 +83,7 @@ void method_disk_attach(void *arg, struct rpc_call *call, json_t *params)
 {
     struct daemon *d = arg;
     struct disk_config c;
+    const struct vdisk *other;
     struct field_error why = {0};
     int ret = disk_config_parse(&c, params, "params", &why);
     if (ret == -EINVAL) {
@@ -83,6 +96,15 @@ void method_disk_attach(void *arg, struct rpc_call *call, json_t *params)
     } else if (vdisk_find(&d->host, c.name)) {
         rpc_fail(call, RPC_EXISTS, NULL, "there is a disk \"%s\" already: detach it first, or take another name",
                  c.name);
+        disk_config_free(&c);
+    } else if ((other = find_socket(&d->host, c.socket_path))) {
+        rpc_fail(call, RPC_EXISTS, NULL, "disk %s is served at %s already", other->config.name, c.socket_path);
+        disk_config_free(&c);
+    } else if (state_has_disk(d->host.state_dir, c.name)) {
+        rpc_fail(call, RPC_EXISTS, NULL,
+                 "%s/disks/%s.json is there, but was not understood when the daemon started (its log says why): "
+                 "move it away, or take another name",
+                 d->host.state_dir, c.name);
         disk_config_free(&c);
     } else {
         attach(d, call, &c);

@@ -45,6 +45,45 @@ int process_user_find(struct process_user *out, const char *name, struct errmsg 
     return 0;
 }
 
+/* ---- Records ---- */
+
+/* Clock ticks after boot at which the process started: with the pid, its identity. 0: no such process. */
+static uint64_t start_time_of(pid_t pid)
+{
+    char path[64], text[1024];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (n <= 0) return 0;
+    text[n] = 0;
+    const char *p = strrchr(text, ')'); /* the name may hold anything */
+    if (!p || p[1] != ' ' || p[2] == 'Z' || p[2] == 'X') return 0;
+    for (int field = 2; field < 22 && p; field++)
+        p = strchr(p + 1, ' ');
+    return p ? strtoull(p + 1, NULL, 10) : 0;
+}
+
+/* Of the calling process. */
+static int write_record(const char *path)
+{
+    char text[96];
+    int n = snprintf(text, sizeof text, "%d %llu\n", (int)getpid(), (unsigned long long)start_time_of(getpid()));
+    return state_write_file(path, text, (size_t)n, false, NULL);
+}
+
+static pid_t read_record(const char *path, uint64_t *start_time)
+{
+    char text[96];
+    autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (n <= 0) return 0;
+    text[n] = 0;
+    char *end;
+    long pid = strtol(text, &end, 10);
+    *start_time = strtoull(end, NULL, 10);
+    return pid > 1 && pid < INT_MAX && *start_time ? (pid_t)pid : 0;
+}
+
 /* ---- In the child ---- */
 
 static int move_fds(const struct process_args *a, int *error_pipe)
@@ -99,9 +138,15 @@ static int join_cgroup(int procs_fd)
     return procs_fd >= 0 && write(procs_fd, "0", 1) < 0 ? -errno : 0;
 }
 
+/*
+ * The record is written here, not by the daemon afterwards, which may be killed before it does: then nobody would know
+ * of the program. The next daemon cannot look for the record too early: it waits for a lock (cmd/creedenced.c) which
+ * this process has open until it becomes the program.
+ */
 static _Noreturn void become_program(const struct process_args *a, int cgroup_fd, int error_pipe)
 {
     int ret = join_cgroup(cgroup_fd);
+    if (ret == 0 && a->record_path) ret = write_record(a->record_path);
     setsid();
     umask(077);
     if (ret == 0) ret = standard_streams(a->quiet);
@@ -116,47 +161,6 @@ static _Noreturn void become_program(const struct process_args *a, int cgroup_fd
     ssize_t n = write(error_pipe, &ret, sizeof ret);
     (void)n;
     _exit(127);
-}
-
-/* ---- Records ---- */
-
-/* Clock ticks after boot at which the process started: with the pid, its identity. 0: no such process. */
-static uint64_t start_time_of(pid_t pid)
-{
-    char path[64], text[1024];
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (n <= 0) return 0;
-    text[n] = 0;
-    const char *p = strrchr(text, ')'); /* the name may hold anything */
-    if (!p || p[1] != ' ' || p[2] == 'Z' || p[2] == 'X') return 0;
-    for (int field = 2; field < 22 && p; field++)
-        p = strchr(p + 1, ' ');
-    return p ? strtoull(p + 1, NULL, 10) : 0;
-}
-
-static void write_record(struct process *p, const char *path)
-{
-    char text[96];
-    int n = snprintf(text, sizeof text, "%d %llu\n", (int)p->pid, (unsigned long long)start_time_of(p->pid));
-    struct errmsg e = {""};
-    if (state_write_file(path, text, (size_t)n, false, &e) < 0)
-        log_warn("%s; a restarted daemon will not find process %d", e.text, (int)p->pid);
-    snprintf(p->record_path, sizeof p->record_path, "%s", path);
-}
-
-static pid_t read_record(const char *path, uint64_t *start_time)
-{
-    char text[96];
-    autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (n <= 0) return 0;
-    text[n] = 0;
-    char *end;
-    long pid = strtol(text, &end, 10);
-    *start_time = strtoull(end, NULL, 10);
-    return pid > 1 && pid < INT_MAX && *start_time ? (pid_t)pid : 0;
 }
 
 /* ---- Watching ---- */
@@ -249,11 +253,12 @@ int process_spawn(struct process *p, struct loop *l, const struct process_args *
         waitpid(pid, NULL, 0);
         if (p->pidfd >= 0) close(p->pidfd);
         *p = (struct process){.pidfd = -1};
+        if (a->record_path) unlink(a->record_path);
         return errmsg_sys(e, -ret, "%s: starting it", a->path);
     }
     p->pid = pid;
     p->child = true;
-    if (a->record_path) write_record(p, a->record_path);
+    if (a->record_path) snprintf(p->record_path, sizeof p->record_path, "%s", a->record_path);
     return 0;
 }
 

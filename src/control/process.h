@@ -4,12 +4,13 @@
  *
  * Each gets a session of its own (no terminal, no signals meant for the daemon), none of the daemon's
  * descriptors but those named, and the unprivileged user when the daemon is root. Nothing ties its
- * life to the daemon's. A record in the run directory (pid and start time, written by the daemon, so no
- * program has to be believed about who it is) lets the next daemon find it again; it is watched through a pidfd.
+ * life to the daemon's. A record in the run directory (pid and start time, written before the program is
+ * loaded, so none has to be believed about who it is) lets the next daemon find it again; it is watched through a pidfd.
  */
 #ifndef CONTROL_PROCESS_H
 #define CONTROL_PROCESS_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -47,7 +48,7 @@ struct process {
     int pidfd;
     bool child; /* ours: its status can be collected */
     void (*exited)(struct process *p, int status /* as of waitpid(); -1: unknown */);
-    char record_path[256];
+    char record_path[PATH_MAX];
 };
 
 /* Start; returns when the program was loaded (or could not be). 0 or -errno with the reason in e. */

@@ -154,6 +154,13 @@ int state_remove_disk(const char *state_dir, const char *name, struct errmsg *e)
     return sync_dir_of(path, e);
 }
 
+bool state_has_disk(const char *state_dir, const char *name)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    return disk_path(path, state_dir, name, NULL) == 0 && lstat(path, &st) == 0;
+}
+
 static bool has_ending(const char *name, const char *ending)
 {
     size_t a = strlen(name), b = strlen(ending);

@@ -31,6 +31,9 @@ int state_prepare(const char *state_dir, struct errmsg *e);
 int state_save_disk(const char *state_dir, const struct disk_config *c, struct errmsg *e);
 int state_remove_disk(const char *state_dir, const char *name, struct errmsg *e);
 
+/* Is there a file for a disk of this name, of whatever content? */
+bool state_has_disk(const char *state_dir, const char *name);
+
 /* Call found() for every disk, in the order of their names; it takes the configuration over. Problems with
  * single files go to the log. Returns how many files were set aside or skipped, or -errno. */
 int state_load_disks(const char *state_dir, void (*found)(void *arg, struct disk_config *c), void *arg,

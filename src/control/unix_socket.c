@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -42,11 +43,20 @@ static int address_of(struct sockaddr_un *a, int *dir_fd, const char *path, stru
     return 0;
 }
 
-static int remove_old(const char *path, struct errmsg *e)
+/* Somebody accepts connections there; of whatever type. */
+static bool is_served(const struct sockaddr_un *a, int type)
+{
+    autoclose int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || connect(fd, (const struct sockaddr *)a, sizeof *a) == 0) return true;
+    return errno != ECONNREFUSED && errno != ENOENT;
+}
+
+static int remove_old(const struct sockaddr_un *a, int type, const char *path, struct errmsg *e)
 {
     struct stat st;
     if (lstat(path, &st) < 0) return errno == ENOENT ? 0 : errmsg_sys(e, errno, "%s", path);
     if (!S_ISSOCK(st.st_mode)) return errmsg_set(e, EEXIST, "%s exists and is not a socket", path);
+    if (is_served(a, type)) return errmsg_set(e, EADDRINUSE, "%s: another program listens there", path);
     if (unlink(path) < 0 && errno != ENOENT) return errmsg_sys(e, errno, "%s: removing an old socket", path);
     return 0;
 }
@@ -58,7 +68,7 @@ int unix_socket_listen(int *out, int type, const char *path, mode_t mode, struct
     struct sockaddr_un a;
     int ret = address_of(&a, &dir_fd, path, e);
     if (ret < 0) return ret;
-    ret = remove_old(path, e);
+    ret = remove_old(&a, type, path, e);
     if (ret < 0) return ret;
     autoclose int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return errmsg_sys(e, errno, "%s: socket", path);

@@ -13,8 +13,8 @@
 #include "base/errmsg.h"
 
 /*
- * Listen at path, born with this mode (umask does not matter). A socket already there is removed; anything
- * else there is an error. *out is non-blocking and close-on-exec. 0 or -errno with the reason in e.
+ * Listen at path, born with this mode (umask does not matter). A socket already there that nobody
+ * serves any more is removed; anything else there is an error. *out is non-blocking and close-on-exec. 0 or -errno with the reason in e.
  */
 int unix_socket_listen(int *out, int type, const char *path, mode_t mode, struct errmsg *e);
 

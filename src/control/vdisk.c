@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -88,7 +89,11 @@ static void remove_files(struct vdisk *d)
     char path[PATH_MAX];
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
         if (host_disk_path(path, d->host, d->config.name, kinds[i])) unlink(path);
-    if (d->config.socket_path) unlink(d->config.socket_path);
+    /* A place that an operator chose may hold something else: the socket was not made, or was replaced. */
+    struct stat st;
+    const char *chosen = d->config.socket_path;
+    if (chosen && (d->listen_fd >= 0 || d->serving_before) && lstat(chosen, &st) == 0 && S_ISSOCK(st.st_mode))
+        unlink(chosen);
     if (d->host->cgroup_dir &&
         (size_t)snprintf(path, sizeof path, "%s/disk-%s", d->host->cgroup_dir, d->config.name) < sizeof path)
         rmdir(path);

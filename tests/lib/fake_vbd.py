@@ -114,6 +114,9 @@ class Worker:
             send(self.sock, {"method": "drop", "params": {"name": []}})
             send(self.sock, {"method": "state", "params": {"state": {}}})
             send(self.sock, {"method": "nonsense"})
+        elif how == "escapes":
+            send(self.sock, {"method": "state", "params": {"state": "\x1b[2J\nfake", "why": "\x1b[2J\nfake \u009b2J"}})
+            send(self.sock, {"method": "\x1b[2J\nfake"})
         elif how == "answer":
             send(self.sock, {"id": 99999, "result": {}})
         elif how == "layer":
