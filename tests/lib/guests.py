@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from lib.images import DONE_MARK, READY_MARK, guest_archive, qemu_kernel, uml_kernel
-from lib.paths import system_program
+from lib.paths import built, system_program
 
 UML_BLOCK_DEVICE = 2  # the virtio device id, in virtio_uml.device=SOCKET:ID
 
@@ -197,7 +197,8 @@ class UmlGuest(Guest):
         return uml_kernel()[1]
 
     def environment(self):
-        return {"TMPDIR": "/dev/shm"}  # its memory is a file: keep it off the disk
+        return {"TMPDIR": "/dev/shm",  # its memory is a file: keep it off the disk
+                "LD_PRELOAD": str(built("contrib/uml/uml-xstate.so"))}  # a host with AMX
 
     def command(self):
         return [uml_kernel()[0], f"mem={self.mem_mib}M", f"initrd={self.initrd}", "quiet", "con=null", "con0=fd:0,fd:1",

@@ -15,12 +15,17 @@ class MissingProgram(Exception):
     """A program that is needed is not there; the text says which and where it comes from."""
 
 
-def program(name):
-    """The path of a program of this project, as built."""
-    path = BUILD / "src" / "cmd" / name
+def built(name):
+    """The path of something that the build made."""
+    path = BUILD / name
     if not path.is_file():
         raise MissingProgram(f"{path} is not there: build it with `make` (or set CREEDENCE_BUILD)")
     return path
+
+
+def program(name):
+    """The path of a program of this project, as built."""
+    return built(Path("src/cmd") / name)
 
 
 def system_program(name, package):

@@ -5,7 +5,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from lib.paths import BUILD, MissingProgram, program, system_program
+from lib.paths import built, program, system_program
 from lib.process import is_listening
 
 
@@ -34,10 +34,7 @@ def start_worker(processes, socket, *layers, **options):
 
 def guest_writer():
     """The program that verifies its own writes inside a guest: {where it goes: where it is}."""
-    path = BUILD / "tests" / "guest-writer"
-    if not path.is_file():
-        raise MissingProgram(f"{path} is not there: build it with `make`")
-    return {"tools/guest-writer": path}
+    return {"tools/guest-writer": built("tests/guest-writer")}
 
 
 def new_qcow2(path, size_bytes, backing=None, backing_format="qcow2", **options):
