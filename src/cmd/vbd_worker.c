@@ -274,13 +274,12 @@ static int listen_start(struct worker *w)
 static void broken_ready(struct loop_watch *watch, uint32_t events)
 {
     struct worker *w = container_of(watch, struct worker, broken_watch);
-    uint64_t count;
-    (void)events;
-    if (read(watch->fd, &count, sizeof count) < 0) return;
+    uint64_t queues = vbd_broken_take(w->vbd);
     const char *why = vbd_broken(w->vbd);
-    if (why) tell_state(w, "broken", why);
-    for (unsigned i = 0; why && w->session && i < w->config.device.queues; i++)
-        vhost_session_ring_failed(w->session, i);
+    (void)events;
+    if (queues && why) tell_state(w, "broken", why);
+    for (unsigned i = 0; w->session && i < w->config.device.queues; i++)
+        if (queues & UINT64_C(1) << i) vhost_session_ring_failed(w->session, i);
 }
 
 static int session_resume(struct worker *w, struct errmsg *e)

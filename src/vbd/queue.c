@@ -56,11 +56,11 @@ static void break_device(struct vbd_queue *q, const char *why)
     virtq_break(q->vq, why);
     log_limited(LOG_LEVEL_ERROR, "disk %s: queue %u broken by its guest: %s", d->config.name, q->index, why);
     const char *expected = NULL;
-    if (atomic_compare_exchange_strong(&d->broken_why, &expected, why)) {
-        uint64_t one = 1;
-        ssize_t n = write(d->broken_fd, &one, sizeof one);
-        (void)n;
-    }
+    atomic_compare_exchange_strong(&d->broken_why, &expected, why); /* the first reason stays */
+    atomic_fetch_or(&d->broken_queues, UINT64_C(1) << q->index);
+    uint64_t one = 1;
+    ssize_t n = write(d->broken_fd, &one, sizeof one);
+    (void)n;
 }
 
 void vbd_queue_finish(struct vbd_queue *q, struct vbd_request *r, uint32_t written_bytes)

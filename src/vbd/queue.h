@@ -94,6 +94,7 @@ struct vbd {
     _Atomic bool write_through;
     _Atomic uint64_t poll_ns;
     _Atomic(const char *) broken_why;
+    _Atomic uint64_t broken_queues; /* one bit each; taken out by vbd_broken_take() */
     int broken_fd;
     uint64_t features; /* accepted */
     struct vbd_queue queue[];

@@ -61,8 +61,7 @@ static void op_get_config(void *device, uint8_t *config)
         .num_queues = le16_make((uint16_t)c->queues),
         .max_discard_sectors = le32_make(range_max),
         .max_discard_seg = le32_make(VBD_DISCARD_SEGMENTS),
-        .discard_sector_alignment =
-            le32_make((c->io_opt_bytes ? c->io_opt_bytes : 4096u) / DISK_SECTOR_BYTES),
+        .discard_sector_alignment = le32_make((c->io_opt_bytes ? c->io_opt_bytes : 4096u) / DISK_SECTOR_BYTES),
         .max_write_zeroes_sectors = le32_make(range_max),
         .max_write_zeroes_seg = le32_make(VBD_DISCARD_SEGMENTS),
         .write_zeroes_may_unmap = 1,
@@ -113,15 +112,13 @@ static void op_set_map(void *device, struct guest_map *map, bool grows)
 static void op_reset(void *device)
 {
     struct vbd *d = device;
-    uint64_t count;
     d->features = 0;
     /* A mode that is safer than what was configured stays: QEMU resets a device that is merely paused and does not write the
      * mode again. The driver of a guest that starts anew sets its own. */
     if (!d->config.kept->write_through) *d->config.kept = (struct vbd_kept){0};
     atomic_store(&d->write_through, d->config.write_through || d->config.kept->write_through);
     atomic_store(&d->broken_why, NULL);
-    ssize_t n = read(d->broken_fd, &count, sizeof count);
-    (void)n; /* nothing there: it was not broken */
+    vbd_broken_take(d);
 }
 
 static int config_check(const struct vbd_config *c, struct errmsg *e)
@@ -138,6 +135,8 @@ static int config_check(const struct vbd_config *c, struct errmsg *e)
                           c->size_max_bytes);
     return 0;
 }
+
+_Static_assert(VBD_QUEUES_MAX <= 64, "a bit each in broken_queues");
 
 int vbd_new(struct vbd **out, const struct vbd_config *c, struct layer *leaf, const struct vbd_chains *chains,
             const struct engine_maker *maker, struct errmsg *e)
@@ -211,6 +210,14 @@ void vbd_set_poll(struct vbd *d, uint64_t poll_ns)
 const char *vbd_broken(struct vbd *d)
 {
     return atomic_load(&d->broken_why);
+}
+
+uint64_t vbd_broken_take(struct vbd *d)
+{
+    uint64_t count;
+    ssize_t n = read(d->broken_fd, &count, sizeof count);
+    (void)n; /* nothing new */
+    return atomic_exchange(&d->broken_queues, 0);
 }
 
 int vbd_broken_fd(struct vbd *d)

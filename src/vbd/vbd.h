@@ -85,8 +85,10 @@ void vbd_call_queues(struct vbd *d, void *call_arg);
 
 void vbd_set_poll(struct vbd *d, uint64_t poll_ns);
 
-/* Why a queue broke the device, or NULL while it is sound. Watch vbd_broken_fd() (an eventfd). */
+/* Why a queue broke the device (the first reason), or NULL while it is sound. */
 const char *vbd_broken(struct vbd *d);
+/* Which queues broke since the last call, a bit each. vbd_broken_fd(), an eventfd, is readable while there are any. */
+uint64_t vbd_broken_take(struct vbd *d);
 int vbd_broken_fd(struct vbd *d);
 
 struct vbd_queue_stats {

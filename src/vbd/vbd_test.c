@@ -473,6 +473,8 @@ static void test_malformed_breaks_device(struct rig *g)
     if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
     assert_true(readable(vbd_broken_fd(g->vbd)));
     assert_string_equal(vbd_broken(g->vbd), "request without room for a status");
+    assert_int_equal(vbd_broken_take(g->vbd), 1); /* queue 0, and only it */
+    assert_int_equal(vbd_broken_take(g->vbd), 0);
     /* A reset makes it sound again. */
     vbd_guest_ops(g->vbd)->queue_stop(g->vbd, 0);
     vbd_guest_ops(g->vbd)->reset(g->vbd);
