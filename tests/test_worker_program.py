@@ -6,6 +6,7 @@ The native front end of bench/ is the guest here: quick, and every read is verif
 
 import json
 import os
+import resource
 import socket
 import subprocess
 
@@ -170,6 +171,27 @@ def test_sandbox_is_complete(run_dir, pattern, processes):
     assert status["Uid"].split()[0] != "0"
     assert os.listdir(f"/proc/{worker.pid}/root") == []
     assert os.readlink(f"/proc/{worker.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+
+
+@pytest.mark.parametrize("datapath", ["direct", "staged"])
+def test_sandboxed_rings_take_no_locked_memory(run_dir, processes, datapath):
+    """Rings are made while that is allowed: not one is charged to the user's limit, which would end a host at some hundred disks."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    base, middle, leaf = run_dir / "base", run_dir / "middle", run_dir / "leaf"
+    new_qcow2(base, SIZE)
+    new_qcow2(middle, SIZE, base)
+    new_qcow2(leaf, SIZE, middle)
+    path = run_dir / "s"
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, hard))
+    try:
+        start_worker(processes, path, ("qcow2", leaf), ("qcow2", middle), ("qcow2", base), sandbox="on", user="nobody",
+                     num_queues=4, datapath=datapath)
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+    done = bench("--socket", path, "--verify-writes", "--initial=zero", "--queues", "4", "--runtime", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_writes_survive_workers_killed_under_a_native_front_end(run_dir, processes):

@@ -73,6 +73,14 @@ int chain_open_files(struct chain **out, struct worker_config *config, const int
     return after_crash && !config->device.read_only ? wait_previous(c, e) : 0;
 }
 
+unsigned chain_engines(const struct chain *c)
+{
+    unsigned count = c->config->device.queues + (c->config->datapath == DATAPATH_STAGED);
+    for (unsigned i = 0; i < c->count; i++)
+        if (c->config->layer[i].format == DISK_FORMAT_QCOW2) count += 2; /* while it is opened; its keeper's thread */
+    return count;
+}
+
 int chain_open_layers(struct chain *c, struct disk_stash stash, const struct engine_maker *maker, struct errmsg *e)
 {
     for (unsigned i = c->count; i-- > 0;) {

@@ -21,6 +21,8 @@ struct chain;
  * after_crash: a process before us may have died with writes on their way; waits until none can land. */
 int chain_open_files(struct chain **out, struct worker_config *c, const int *cache_fd, bool after_crash,
                      struct errmsg *e);
+/* How many engines opening the layers and serving them will ask for. */
+unsigned chain_engines(const struct chain *c);
 /* Open the layers on them; nothing of the host's file system is needed any more. */
 int chain_open_layers(struct chain *c, struct disk_stash stash, const struct engine_maker *maker, struct errmsg *e);
 /* Device and its threads are gone. Makes the leaf durable, whatever was opened of it. */

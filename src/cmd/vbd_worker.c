@@ -32,7 +32,6 @@
 
 #define STATE_MAGIC UINT64_C(0x3145544154534443) /* "CDSTATE1" */
 #define STASH_BYTES (UINT64_C(1) << 20)
-#define ENGINES_OF_LAYERS 1u /* the thread that keeps a qcow2 leaf's tables */
 
 struct state_head {
     uint64_t magic;
@@ -351,7 +350,7 @@ static int open_inner(struct worker *w, const struct worker_args *args, struct e
     int ret = state_map(w, state_fd, args->survives, e);
     if (ret < 0) return ret;
     ret = chain_open_files(&w->chain, &w->config, args->cache_fd, state >= 0, e);
-    if (ret == 0) ret = engines_new(&w->engines, w->config.device.queues + ENGINES_OF_LAYERS, e);
+    if (ret == 0) ret = engines_new(&w->engines, chain_engines(w->chain), e);
     if (ret == 0 && args->sandbox) ret = sandbox_leave_host(args->sandbox, e);
     if (ret == 0 && args->sandbox) ret = sandbox_filter(args->sandbox, SANDBOX_NONE, e);
     if (ret == 0) ret = chain_open_layers(w->chain, state_stash(w), engines_maker(w->engines), e);
