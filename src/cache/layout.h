@@ -38,6 +38,8 @@
 #define CACHE_BLOCK_BYTES (UINT64_C(1) << CACHE_BLOCK_SHIFT)
 #define CACHE_CHUNK_SHIFT 16
 #define CACHE_CHUNK_BYTES (UINT64_C(1) << CACHE_CHUNK_SHIFT)
+#define CACHE_HUGE_SHIFT 21 /* a huge page; where whole ones may be mapped, both sides map them so */
+#define CACHE_HUGE_BYTES (UINT64_C(1) << CACHE_HUGE_SHIFT)
 #define CACHE_CHUNK_BLOCKS (1u << (CACHE_CHUNK_SHIFT - CACHE_BLOCK_SHIFT))
 
 enum cache_state { CACHE_ABSENT = 0, CACHE_DATA = 1, CACHE_BELOW = 2, CACHE_ZERO = 3 };

@@ -37,12 +37,31 @@ static void unmap_all(const struct cache_map *m)
     if (m->touched) munmap((void *)m->touched, m->map_bytes[2]);
 }
 
+/* At an address that lets the kernel map huge pages of the file as such. MAP_FAILED with errno set. */
+static void *map_aligned(uint64_t bytes, int prot, int fd)
+{
+    bytes = align_up(bytes, CACHE_BLOCK_BYTES);
+    char *room = mmap(NULL, bytes + CACHE_HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED) return MAP_FAILED;
+    uint64_t before = align_up((uintptr_t)room, CACHE_HUGE_BYTES) - (uintptr_t)room;
+    void *p = mmap(room + before, bytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
+    if (p == MAP_FAILED) {
+        int code = errno;
+        munmap(room, bytes + CACHE_HUGE_BYTES);
+        errno = code;
+        return MAP_FAILED;
+    }
+    if (before) munmap(room, before);
+    munmap(room + before + bytes, CACHE_HUGE_BYTES - before);
+    return p;
+}
+
 static int map_all(struct cache_map *m, const int *fds)
 {
     void *p[CACHE_FDS_PER_LAYER];
     for (unsigned i = 0; i < CACHE_FDS_PER_LAYER; i++) {
         int prot = i == 2 ? PROT_READ | PROT_WRITE : PROT_READ;
-        p[i] = mmap(NULL, m->map_bytes[i], prot, MAP_SHARED | MAP_NORESERVE, fds[i], 0);
+        p[i] = map_aligned(m->map_bytes[i], prot, fds[i]);
         if (p[i] == MAP_FAILED) {
             int code = errno;
             while (i-- > 0)
@@ -58,9 +77,10 @@ static int map_all(struct cache_map *m, const int *fds)
 
 static struct cache_map *find(uint64_t size_bytes, const ino_t *inode)
 {
-    LIST_FOR_EACH(node, &maps) {
+    LIST_FOR_EACH (node, &maps) {
         struct cache_map *m = list_entry(node, struct cache_map, node);
-        if (m->size_bytes == size_bytes && m->inode[0] == inode[0] && m->inode[1] == inode[1] && m->inode[2] == inode[2])
+        if (m->size_bytes == size_bytes && m->inode[0] == inode[0] && m->inode[1] == inode[1] &&
+            m->inode[2] == inode[2])
             return m;
     }
     return NULL;

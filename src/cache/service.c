@@ -52,6 +52,7 @@ static bool service_tick(struct cache_service *s)
     }
     if (service_used_bytes(s) > s->budget_bytes) service_shrink_soon(s);
     service_fetch_relax(s);
+    service_huge_go(s);
     return more || s->buffers_used;
 }
 
@@ -150,11 +151,14 @@ static int service_init(struct cache_service *s, const struct cache_service_conf
     s->mail_watch = (struct engine_watch){.fd = mailbox_fd(&s->mailbox), .ready = mail_ready, .priv = s};
     ret = engine_watch(s->engine, &s->mail_watch);
     if (ret < 0) return errmsg_sys(e, -ret, "cannot watch the cache's mailbox");
+    ret = service_huge_start(s, !config->small_pages);
+    if (ret < 0) return errmsg_sys(e, -ret, "cannot start the cache's thread");
     return 0;
 }
 
 static void service_free(struct cache_service *s)
 {
+    service_huge_stop(s);
     if (s->mailbox.event_fd >= 0) mailbox_destroy(&s->mailbox);
     if (s->fd_dir >= 0) close(s->fd_dir);
     service_memory_destroy(s);
@@ -184,6 +188,7 @@ void cache_service_stop(struct cache_service *s)
     if (!s) return;
     service_call(s, stop_call, NULL);
     pthread_join(s->thread, NULL);
+    service_huge_stop(s);
     /* The kernel may still write into memory that a broken engine gave it: better to leave all of it. */
     if (s->failed) return;
     while (!list_empty(&s->bases)) {

@@ -37,6 +37,7 @@ struct cache_service_config {
     uint64_t budget_bytes;
     uint64_t budget_most_bytes;       /* what the budget may ever be set to: sizes the eviction's memory */
     const struct engine_maker *maker; /* the data thread's engine, and its layers'. NULL: io_uring */
+    bool small_pages;                 /* make no huge pages of what is cached */
     int fd_dir;                       /* /proc/self/fd, when it cannot be opened any more; taken over. 0: open it */
 };
 
@@ -75,6 +76,7 @@ struct cache_base_stats {
     enum disk_format format;
     uint64_t size_bytes;
     uint64_t cached_bytes;         /* data in memory now */
+    uint64_t huge_bytes;           /* of these, in huge pages */
     uint64_t storage_read_bytes;   /* read from the file, tables included */
     uint64_t metadata_read_bytes;  /* of these, what did not go straight into the cache */
     uint64_t filled_bytes;         /* data made present */

@@ -18,6 +18,7 @@
 #define CACHE_SERVICE_INTERNAL_H
 
 #include <pthread.h>
+#include <semaphore.h>
 
 #include "cache/policy.h"
 #include "cache/service.h"
@@ -28,6 +29,8 @@
 #define REGION_SHIFT 22
 #define REGION_BYTES (UINT64_C(1) << REGION_SHIFT)
 #define REGION_BLOCKS (1u << (REGION_SHIFT - CACHE_BLOCK_SHIFT))
+#define SPAN_BLOCKS (1u << (CACHE_HUGE_SHIFT - CACHE_BLOCK_SHIFT))
+#define SPANS_PER_REGION (REGION_BLOCKS / SPAN_BLOCKS)
 #define REGION_CHUNKS (1u << (REGION_SHIFT - CACHE_CHUNK_SHIFT))
 _Static_assert(REGION_BLOCKS * sizeof(cache_word) == 4096, "a region's words are one page");
 _Static_assert(CACHE_CHUNK_BLOCKS == 16, "a chunk's blocks are the bits of a uint16_t");
@@ -55,8 +58,17 @@ struct chunk {
     uint32_t miss_clock;         /* the base's, when a client last missed here */
 };
 
+/* What one huge page could hold. */
+struct span {
+    uint16_t data_blocks; /* how many of its blocks are DATA */
+    uint8_t tries;        /* that failed to make it one huge page */
+    bool huge;
+};
+
 struct region {
-    struct list node; /* of cache_service.empty_regions while no chunk of it has a struct */
+    struct list node;      /* of cache_service.empty_regions while no chunk of it has a struct */
+    struct list huge_node; /* of cache_service.huge.candidates */
+    struct span span[SPANS_PER_REGION];
     struct base_layer *base;
     uint64_t index;
     unsigned chunk_count;
@@ -151,6 +163,15 @@ struct service_channel {
     struct list fills;
 };
 
+/* A span to be made one huge page: with the thread "cache-huge" while base is not NULL. */
+struct huge_job {
+    struct mail mail;
+    struct base_layer *base;
+    uint64_t offset_bytes;
+    int ret;
+    _Atomic bool quit;
+};
+
 struct cache_service {
     pthread_t thread;
     int fd_dir; /* /proc/self/fd */
@@ -183,6 +204,13 @@ struct cache_service {
     uint64_t fetching_bytes;   /* promised to fetches under way */
     uint64_t meta_bytes;       /* words, marks and structs */
     uint64_t region_bytes;     /* of these, what regions cost */
+    struct {
+        bool on, started;
+        pthread_t thread;
+        sem_t wake;
+        struct huge_job job;
+        struct list candidates; /* region.huge_node, oldest first */
+    } huge;
     struct engine_task shrink_task;
     bool shrink_queued;
     uint64_t next_tick_ns;
@@ -252,6 +280,13 @@ struct ahead_plan {
 void service_ahead_plan(struct base_layer *b, uint64_t first, uint64_t end, struct ahead_plan *out);
 /* The fetches of the plan are started. */
 void service_ahead_note(struct base_layer *b, const struct ahead_plan *plan);
+
+/* service_huge.c */
+int service_huge_start(struct cache_service *s, bool on); /* 0 or -errno */
+void service_huge_stop(struct cache_service *s);          /* after the data thread has ended */
+void service_huge_go(struct cache_service *s);            /* now may be a good time */
+void service_huge_added(struct region *r, uint64_t block); /* the block is DATA now */
+void service_huge_removed(struct region *r, uint64_t block, unsigned count); /* these of one span no more */
 
 /* service_channel.c */
 int service_channel_open(struct cache_service *s, struct service_session *session, int *client_fd);

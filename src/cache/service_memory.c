@@ -59,6 +59,7 @@ static struct region *region_get(struct base_layer *b, uint64_t index)
     b->service->region_bytes += REGION_COST_BYTES;
     b->service->meta_bytes += REGION_COST_BYTES;
     list_push_back(&b->service->empty_regions, &r->node);
+    list_init(&r->huge_node);
     return r;
 }
 
@@ -74,6 +75,7 @@ static void region_free(struct region *r)
     b->service->region_bytes -= REGION_COST_BYTES;
     b->service->meta_bytes -= REGION_COST_BYTES;
     list_remove(&r->node);
+    list_remove(&r->huge_node);
     free(r);
 }
 
@@ -122,6 +124,7 @@ static void publish_data(struct base_layer *b, uint64_t block)
     c->data_blocks |= (uint16_t)(1u << block % CACHE_CHUNK_BLOCKS);
     b->cached_bytes += CACHE_BLOCK_BYTES;
     b->service->data_bytes += CACHE_BLOCK_BYTES;
+    service_huge_added(b->regions[block / REGION_BLOCKS], block);
     if (c->item.queue == POLICY_NONE) policy_insert(&b->service->policy, &c->item);
 }
 
@@ -147,7 +150,9 @@ static void chunk_withdraw(struct chunk *c)
         if (c->data_blocks & 1u << i)
             atomic_store_explicit(&b->words[c->index * CACHE_CHUNK_BLOCKS + i],
                                   cache_word_next(b->generation << 2, CACHE_ABSENT), memory_order_release);
-    uint64_t bytes = (uint64_t)__builtin_popcount(c->data_blocks) * CACHE_BLOCK_BYTES;
+    unsigned count = (unsigned)__builtin_popcount(c->data_blocks);
+    uint64_t bytes = count * CACHE_BLOCK_BYTES;
+    service_huge_removed(b->regions[c->index / REGION_CHUNKS], c->index * CACHE_CHUNK_BLOCKS, count);
     b->cached_bytes -= bytes;
     b->service->data_bytes -= bytes;
     b->stats.evicted_bytes += bytes;

@@ -81,9 +81,9 @@ static int do_channel(struct cache_manager *m, struct link_msg *msg, json_t *par
 
 static json_t *layer_json(const struct cache_base_stats *b)
 {
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}",
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}",
                      "path", b->path, "format", disk_format_name(b->format), "size_bytes", (json_int_t)b->size_bytes,
-                     "cached_bytes", (json_int_t)b->cached_bytes, "storage_read_bytes", (json_int_t)b->storage_read_bytes,
+                     "cached_bytes", (json_int_t)b->cached_bytes, "huge_bytes", (json_int_t)b->huge_bytes, "storage_read_bytes", (json_int_t)b->storage_read_bytes,
                      "metadata_read_bytes", (json_int_t)b->metadata_read_bytes, "filled_bytes", (json_int_t)b->filled_bytes,
                      "fills", (json_int_t)b->fills, "coalesced", (json_int_t)b->coalesced, "readahead_bytes",
                      (json_int_t)b->readahead_bytes, "evicted_bytes", (json_int_t)b->evicted_bytes, "errors",

@@ -27,11 +27,12 @@ static void print_layers(json_t *layers)
     }
     puts("");
     cli_table_begin(&t,
-                    ">SIZE|>CACHED|>READ|>METADATA|>FILLED|>AHEAD|>EVICTED|>FILLS|>SHARED|>ERRORS|>DISKS|FORMAT|LAYER");
+                    ">SIZE|>CACHED|>HUGE|>READ|>METADATA|>FILLED|>AHEAD|>EVICTED|>FILLS|>SHARED|>ERRORS|>DISKS|FORMAT|LAYER");
     json_array_foreach(layers, i, l)
     {
         cli_table_cell(&t, "%s", bytes_of(l, "size_bytes", text));
         cli_table_cell(&t, "%s", bytes_of(l, "cached_bytes", text));
+        cli_table_cell(&t, "%s", bytes_of(l, "huge_bytes", text));
         cli_table_cell(&t, "%s", bytes_of(l, "storage_read_bytes", text));
         cli_table_cell(&t, "%s", bytes_of(l, "metadata_read_bytes", text));
         cli_table_cell(&t, "%s", bytes_of(l, "filled_bytes", text));

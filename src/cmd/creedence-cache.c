@@ -27,7 +27,7 @@
 #include "loop/clock.h"
 #include "loop/loop.h"
 
-#define LOOK_NS NS_PER_SECOND              /* at memory, while somebody uses the cache */
+#define LOOK_NS NS_PER_SECOND /* at memory, while somebody uses the cache */
 #define LOOK_IDLE_NS (5 * NS_PER_SECOND)
 #define TIDY_NS (5 * NS_PER_SECOND)
 
@@ -38,6 +38,7 @@ static const char usage_text[] =
     "  -s, --socket PATH       management socket (made; or passed by systemd, then not given here)\n"
     "  -b, --budget SIZE|auto  most memory to use: bytes, or with K, M, G, T; auto (the default): what\n"
     "                          the host can spare\n"
+    "      --huge-pages on|off     collapse what is cached whole into huge pages (on)\n"
     "      --user NAME         become this user\n"
     "      --sandbox MODE      on: refuse to run with less than the full sandbox; try (the default); off\n"
     "  -v, --verbose           say more\n"
@@ -50,6 +51,7 @@ struct arguments {
     const char *socket_path;
     bool budget_auto;
     uint64_t budget_bytes;
+    bool small_pages;
     bool sandbox_off;
     struct sandbox_args sandbox;
 };
@@ -96,16 +98,28 @@ static int parse_sandbox(struct arguments *a, const char *text, struct errmsg *e
     return errmsg_set(e, EINVAL, "--sandbox %s: on, try or off is expected", text);
 }
 
-enum { OPT_USER = 256, OPT_SANDBOX };
+static int parse_huge_pages(struct arguments *a, const char *text, struct errmsg *e)
+{
+    a->small_pages = strcmp(text, "off") == 0;
+    if (a->small_pages || strcmp(text, "on") == 0) return 0;
+    return errmsg_set(e, EINVAL, "--huge-pages %s: on or off is expected", text);
+}
+
+enum { OPT_USER = 256, OPT_SANDBOX, OPT_HUGE_PAGES };
 
 /* 0: go on; 1: done; -EINVAL. */
 static int parse(struct arguments *a, int argc, char **argv, struct errmsg *e)
 {
     static const struct option options[] = {
-        {"socket", required_argument, NULL, 's'}, {"budget", required_argument, NULL, 'b'},
-        {"user", required_argument, NULL, OPT_USER}, {"sandbox", required_argument, NULL, OPT_SANDBOX},
-        {"verbose", no_argument, NULL, 'v'},      {"version", no_argument, NULL, 'V'},
-        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0},
+        {"socket", required_argument, NULL, 's'},
+        {"budget", required_argument, NULL, 'b'},
+        {"user", required_argument, NULL, OPT_USER},
+        {"sandbox", required_argument, NULL, OPT_SANDBOX},
+        {"huge-pages", required_argument, NULL, OPT_HUGE_PAGES},
+        {"verbose", no_argument, NULL, 'v'},
+        {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     int opt, ret = 0;
     while (ret == 0 && (opt = getopt_long(argc, argv, "s:b:vVh", options, NULL)) != -1) {
@@ -114,6 +128,7 @@ static int parse(struct arguments *a, int argc, char **argv, struct errmsg *e)
         case 'b': ret = parse_budget(a, optarg, e); break;
         case OPT_USER: a->sandbox.user = optarg; break;
         case OPT_SANDBOX: ret = parse_sandbox(a, optarg, e); break;
+        case OPT_HUGE_PAGES: ret = parse_huge_pages(a, optarg, e); break;
         case 'v': log_setup("creedence-cache", LOG_LEVEL_DEBUG); break;
         case 'V': version_print("creedence-cache", false); return 1;
         case 'h': fputs(usage_text, stdout); return 1;
@@ -158,7 +173,8 @@ static void under_pressure(struct program *p)
     struct cache_service_stats stats;
     if (cache_service_stats(p->service, &stats) < 0) return;
     if (cache_budget_pressure(&p->budget, stats.used_bytes, clock_now_ns())) {
-        log_limited(LOG_LEVEL_INFO, "tasks stall for memory: the cache shrinks to %" PRIu64 " MiB", p->budget.bytes >> 20);
+        log_limited(LOG_LEVEL_INFO, "tasks stall for memory: the cache shrinks to %" PRIu64 " MiB",
+                    p->budget.bytes >> 20);
         apply_budget(p);
     }
     cache_service_stats_clear(&stats);
@@ -214,7 +230,8 @@ static void raise_descriptor_limit(void)
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-static int choose_budget(struct program *p, const struct arguments *a, struct cache_service_config *config, struct errmsg *e)
+static int choose_budget(struct program *p, const struct arguments *a, struct cache_service_config *config,
+                         struct errmsg *e)
 {
     struct cache_memory memory;
     int ret = cache_memory_open(&p->memory);
@@ -224,6 +241,7 @@ static int choose_budget(struct program *p, const struct arguments *a, struct ca
     else cache_budget_fix(&p->budget, a->budget_bytes);
     *config = (struct cache_service_config){.budget_bytes = p->budget.bytes,
                                             .budget_most_bytes = max_u64(p->budget.bytes, memory.total_bytes),
+                                            .small_pages = a->small_pages,
                                             .fd_dir = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC)};
     return config->fd_dir < 0 ? errmsg_sys(e, errno, "/proc/self/fd") : 0;
 }
@@ -255,8 +273,8 @@ static int set_up(struct program *p, const struct arguments *a, const sigset_t *
     if (ret == 0) ret = cache_service_start(&p->service, &config, e);
     if (ret == 0 && !a->sandbox_off) ret = sandbox_filter(&a->sandbox, SANDBOX_REOPEN, e);
     if (ret < 0) return ret;
-    const struct cache_manager_args args = {.loop = p->loop, .listen_fd = listen_fd, .service = p->service,
-                                            .memory = &p->memory, .budget = &p->budget};
+    const struct cache_manager_args args = {
+        .loop = p->loop, .listen_fd = listen_fd, .service = p->service, .memory = &p->memory, .budget = &p->budget};
     return cache_manager_new(&p->manager, &args, e);
 }
 
