@@ -9,7 +9,7 @@
  * (DEFER_TASKRUN), so nothing interrupts the thread; the kernel raises a flag in shared memory when there is
  * something to ask for (TASKRUN_FLAG). A poll that finds no flag, no completion and nothing to submit is
  * therefore a few loads and no system call: spinning on an engine is cheap. Any other poll is one system call, that
- * submits, waits and collects at once.
+ * submits, waits and collects at once. Between polls requests are submitted a few at a time; nothing completes then.
  *
  * A request is in one of these states:
  *
@@ -42,6 +42,9 @@
 #include "disk/engine/piece.h"
 
 #define URING_DEPTH_MAX 32768u
+/* The kernel holds a batch back until all of it is prepared. So many are sent off without waiting for the thread's next poll:
+ * larger ones kept the device idle (4 KiB random reads at depth 32: 93 k IOPS, 108 k with 4; as many with 1). */
+#define URING_SUBMIT_AT 4u
 #define URING_RETRIES_MAX 1000u /* of one piece, on EINTR and EAGAIN */
 #define URING_BOUNCE_LINGER_NS (UINT64_C(1000000000))
 
@@ -157,13 +160,12 @@ static void issue_bounced(struct uring *u, struct engine_io *io)
     else issue(u, io);
 }
 
-static void uring_submit(struct engine *e, struct engine_io *io)
+static void start_io(struct uring *u, struct engine_io *io)
 {
-    struct uring *u = uring_of(e);
     io->priv.bounce = NULL;
     io->priv.moved_bytes = 0;
     io->priv.retries = 0;
-    e->inflight++;
+    u->base.inflight++;
     if (io->op != ENGINE_READ && io->op != ENGINE_WRITE) {
         issue(u, io);
         return;
@@ -174,6 +176,14 @@ static void uring_submit(struct engine *e, struct engine_io *io)
     else if (io->op == ENGINE_WRITE && ((io->offset_bytes | io->length_bytes) & (io->file->io_align - 1)))
         finish(u, io, -EINVAL);
     else issue_bounced(u, io);
+}
+
+static void uring_submit(struct engine *e, struct engine_io *io)
+{
+    struct uring *u = uring_of(e);
+    start_io(u, io);
+    /* What the kernel does not take now (EAGAIN, EBUSY) it is offered by the next poll. */
+    if (u->enabled && io_uring_sq_ready(&u->ring) >= URING_SUBMIT_AT) io_uring_submit(&u->ring);
 }
 
 static void retry(struct uring *u, struct engine_io *io, int res)
