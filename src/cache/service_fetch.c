@@ -388,6 +388,14 @@ static bool range_being_fetched(const struct base_layer *b, uint64_t first, uint
     return false;
 }
 
+/* When many clients do the same at once, each of them misses what the first one has asked for already. Counting
+ * that as a longer run, or as a second miss nearby, would read more for many boots than for one. What was only being read
+ * ahead is different: it says that the guess was right. */
+static bool miss_is_news(const struct service_fetch *going)
+{
+    return !going || (going->ahead && list_empty(&going->waiters));
+}
+
 void service_fill_start(struct service_channel *c, const struct cache_fill *msg)
 {
     struct base_layer *b = c->session->layer[msg->layer];
@@ -411,10 +419,12 @@ void service_fill_start(struct service_channel *c, const struct cache_fill *msg)
         return;
     }
     if (range_being_fetched(b, f->pos, f->end)) b->stats.coalesced++;
-    struct ahead_plan plan;
-    service_ahead_plan(b, f->pos, f->end, &plan);
-    fetch_range(b, plan.first, plan.end, false);
-    service_ahead_note(b, &plan);
+    struct ahead_plan plan = {0};
+    if (miss_is_news(fetch_at(b, f->pos))) {
+        service_ahead_plan(b, f->pos, f->end, &plan);
+        fetch_range(b, plan.first, plan.end, false);
+        service_ahead_note(b, &plan);
+    }
     fill_advance(f); /* may end f, and the channel */
     if (plan.ahead_first < plan.ahead_end && !b->broken) fetch_range(b, plan.ahead_first, plan.ahead_end, true);
 }
