@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static pthread_mutex_t maps_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct list maps = {&maps, &maps};
@@ -40,7 +41,7 @@ static void unmap_all(const struct cache_map *m)
 /* At an address that lets the kernel map huge pages of the file as such. MAP_FAILED with errno set. */
 static void *map_aligned(uint64_t bytes, int prot, int fd)
 {
-    bytes = align_up(bytes, CACHE_BLOCK_BYTES);
+    bytes = align_up(bytes, (uint64_t)sysconf(_SC_PAGESIZE));
     char *room = mmap(NULL, bytes + CACHE_HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED) return MAP_FAILED;
     uint64_t before = align_up((uintptr_t)room, CACHE_HUGE_BYTES) - (uintptr_t)room;

@@ -151,8 +151,7 @@ static int service_init(struct cache_service *s, const struct cache_service_conf
     s->mail_watch = (struct engine_watch){.fd = mailbox_fd(&s->mailbox), .ready = mail_ready, .priv = s};
     ret = engine_watch(s->engine, &s->mail_watch);
     if (ret < 0) return errmsg_sys(e, -ret, "cannot watch the cache's mailbox");
-    ret = service_huge_start(s, !config->small_pages);
-    if (ret < 0) return errmsg_sys(e, -ret, "cannot start the cache's thread");
+    service_huge_start(s, !config->small_pages);
     return 0;
 }
 
@@ -207,6 +206,7 @@ struct find_args {
     const char *path;
     struct base_layer *found;
     struct base_layer *stale; /* detached, to be closed */
+    bool again;               /* it is held for a moment: ask once more */
     struct errmsg *e;
 };
 
@@ -228,6 +228,11 @@ static int find_call(struct cache_service *s, void *arg)
         if (!idle)
             return errmsg_set(a->e, ESTALE, "%s: changed (size or time of change) while other disks use it as a base; "
                               "detach them first", a->path);
+        a->again = b->held > 0;
+        if (a->again) {
+            service_base_drop(b); /* no more of it is taken up */
+            return 0;
+        }
         service_base_detach(b);
         a->stale = b;
         return 0;
@@ -250,7 +255,11 @@ static int want_base(struct cache_service *s, struct cache_layer_want *want, str
     int ret = disk_file_identify(&probe, &identity);
     if (ret < 0) return errmsg_sys(e, -ret, "%s: cannot be identified", want->path);
     struct find_args find = {.identity = &identity, .format = want->format, .path = want->path, .e = e};
-    ret = service_call(s, find_call, &find);
+    do {
+        if (find.again) usleep(500);
+        find.again = false;
+        ret = service_call(s, find_call, &find);
+    } while (ret == 0 && find.again);
     service_base_close(find.stale);
     if (ret < 0) return ret;
     if (find.found) {
@@ -391,7 +400,7 @@ static int tidy_call(struct cache_service *s, void *arg)
     unsigned idle_count = 0;
     LIST_FOR_EACH(node, &s->bases) {
         struct base_layer *b = list_entry(node, struct base_layer, node);
-        if (b->sessions || b->fetches) continue;
+        if (b->sessions || b->fetches || b->held) continue;
         idle_count++;
         if (!oldest || b->idle_order < oldest->idle_order) oldest = b;
         struct stat st;

@@ -203,7 +203,7 @@ int service_base_attach(struct cache_service *s, struct base_layer *b)
 void service_base_detach(struct base_layer *b)
 {
     struct cache_service *s = b->service;
-    assert(b->sessions == 0 && b->fetches == 0);
+    assert(b->sessions == 0 && b->fetches == 0 && b->held == 0);
     service_base_forget(b);
     s->meta_bytes -= b->touched_bytes;
     b->touched_bytes = 0;

@@ -391,9 +391,11 @@ static bool range_being_fetched(const struct base_layer *b, uint64_t first, uint
 /* When many clients do the same at once, each of them misses what the first one has asked for already. Counting
  * that as a longer run, or as a second miss nearby, would read more for many boots than for one. What was only being read
  * ahead is different: it says that the guess was right. */
-static bool miss_is_news(const struct service_fetch *going)
+static bool miss_is_news(const struct base_layer *b, uint64_t block)
 {
-    return !going || (going->ahead && list_empty(&going->waiters));
+    const struct service_fetch *going = fetch_at(b, block);
+    bool coming = going && block >= going->first && block < going->end; /* the chunk may be held for other blocks */
+    return !coming || (going->ahead && list_empty(&going->waiters));
 }
 
 void service_fill_start(struct service_channel *c, const struct cache_fill *msg)
@@ -420,7 +422,7 @@ void service_fill_start(struct service_channel *c, const struct cache_fill *msg)
     }
     if (range_being_fetched(b, f->pos, f->end)) b->stats.coalesced++;
     struct ahead_plan plan = {0};
-    if (miss_is_news(fetch_at(b, f->pos))) {
+    if (miss_is_news(b, f->pos)) {
         service_ahead_plan(b, f->pos, f->end, &plan);
         fetch_range(b, plan.first, plan.end, false);
         service_ahead_note(b, &plan);

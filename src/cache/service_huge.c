@@ -30,7 +30,8 @@
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
-#define TRIES_MAX 3u /* per span: memory may be fragmented, pages busy */
+#define TRIES_MAX 20u    /* per span, a second apart at least: memory may be fragmented, pages busy */
+#define REFUSALS_MAX 3u  /* before it has ever worked: this kernel does not */
 
 /* ---- the thread ---- */
 
@@ -78,26 +79,32 @@ static bool span_waits(const struct region *r, unsigned span)
     return p->data_blocks == SPAN_BLOCKS && !p->huge && p->tries < TRIES_MAX;
 }
 
+static void candidate_add(struct cache_service *s, struct region *r)
+{
+    if (s->huge.on && list_empty(&r->huge_node)) list_push_back(&s->huge.candidates, &r->huge_node);
+}
+
 void service_huge_added(struct region *r, uint64_t block)
 {
-    unsigned span = (unsigned)(block % REGION_BLOCKS / SPAN_BLOCKS);
-    struct cache_service *s = r->base->service;
-    if (++r->span[span].data_blocks < SPAN_BLOCKS || !s->huge.on) return;
-    r->span[span].tries = 0;
-    if (list_empty(&r->huge_node)) list_push_back(&s->huge.candidates, &r->huge_node);
+    struct span *p = &r->span[block % REGION_BLOCKS / SPAN_BLOCKS];
+    if (++p->data_blocks < SPAN_BLOCKS) return;
+    p->tries = 0;
+    candidate_add(r->base->service, r);
 }
 
 void service_huge_removed(struct region *r, uint64_t block, unsigned count)
 {
     struct span *p = &r->span[block % REGION_BLOCKS / SPAN_BLOCKS];
+    struct huge_job *job = &r->base->service->huge.job;
+    if (job->base == r->base && job->offset_bytes >> CACHE_HUGE_SHIFT == block / SPAN_BLOCKS) job->disturbed = true;
     if (p->huge) r->base->stats.huge_bytes -= CACHE_HUGE_BYTES;
     p->huge = false;
     p->data_blocks = (uint16_t)(p->data_blocks - count);
 }
 
-static void give_up(struct cache_service *s, int error)
+static void give_up(struct cache_service *s)
 {
-    log_info("the cache goes on with small pages only: madvise(MADV_COLLAPSE): %s", strerror(-error));
+    log_info("the cache goes on with small pages only: this kernel refuses madvise(MADV_COLLAPSE)");
     s->huge.on = false;
     while (!list_empty(&s->huge.candidates))
         list_remove(s->huge.candidates.next);
@@ -105,7 +112,7 @@ static void give_up(struct cache_service *s, int error)
 
 static void job_end(struct huge_job *job)
 {
-    job->base->fetches--;
+    job->base->held--;
     job->base = NULL;
 }
 
@@ -117,14 +124,17 @@ static void job_done(struct mail *m)
     struct region *r = b->regions[job->offset_bytes >> REGION_SHIFT]; /* may have been evicted meanwhile */
     struct span *span = r ? &r->span[job->offset_bytes % REGION_BYTES >> CACHE_HUGE_SHIFT] : NULL;
     job_end(job);
-    if (span && job->ret < 0) span->tries++;
-    if (span && job->ret == 0 && span->data_blocks == SPAN_BLOCKS) {
-        span->huge = true;
-        b->stats.huge_bytes += CACHE_HUGE_BYTES;
+    if (job->ret == 0) s->huge.proven = true;
+    if (span && !job->disturbed) {
+        if (job->ret == 0) b->stats.huge_bytes += CACHE_HUGE_BYTES;
+        span->huge = job->ret == 0;
+        span->tries = (uint8_t)(span->tries + (job->ret < 0));
     }
-    if (job->ret == -EINVAL || job->ret == -ENOSYS) give_up(s, job->ret); /* this kernel, or this file system */
-    else if (job->ret == 0) service_huge_go(s);
-    /* Else at the next tick. */
+    /* The kernel says EINVAL to what it cannot do ever, and to what changed while it did it. */
+    bool refused = job->ret == -EINVAL && !job->disturbed && !s->huge.proven;
+    if (refused && ++s->huge.refusals >= REFUSALS_MAX) give_up(s);
+    else if (job->ret == 0 || job->disturbed) service_huge_go(s);
+    /* Else memory is short, or in pieces, or the pages are busy: at the next tick, with another one. */
 }
 
 static bool nearly_full(const struct cache_service *s)
@@ -132,33 +142,43 @@ static bool nearly_full(const struct cache_service *s)
     return service_used_bytes(s) > s->budget_bytes - s->budget_bytes / 8;
 }
 
-void service_huge_go(struct cache_service *s)
+/* The region has a turn: true when a span of it was given to the thread. */
+static bool region_go(struct cache_service *s, struct region *r)
 {
     struct huge_job *job = &s->huge.job;
-    if (!s->huge.on || job->base || s->fetch_count || nearly_full(s)) return;
-    while (!list_empty(&s->huge.candidates)) {
-        struct region *r = list_entry(s->huge.candidates.next, struct region, huge_node);
-        for (unsigned i = 0; i < SPANS_PER_REGION; i++) {
-            if (!span_waits(r, i)) continue;
-            job->base = r->base;
-            job->offset_bytes = (r->index << REGION_SHIFT) + ((uint64_t)i << CACHE_HUGE_SHIFT);
-            r->base->fetches++; /* it stays open */
-            sem_post(&s->huge.wake);
-            return;
-        }
-        list_remove(&r->huge_node);
+    if (r->base->dropping || r->base->broken) return false;
+    for (unsigned i = 0; i < SPANS_PER_REGION; i++) {
+        if (!span_waits(r, i)) continue;
+        job->base = r->base;
+        job->offset_bytes = (r->index << REGION_SHIFT) + ((uint64_t)i << CACHE_HUGE_SHIFT);
+        job->disturbed = false;
+        r->base->held++;
+        list_push_back(&s->huge.candidates, &r->huge_node); /* for its other span, or once more */
+        sem_post(&s->huge.wake);
+        return true;
     }
+    return false;
 }
 
-int service_huge_start(struct cache_service *s, bool on)
+void service_huge_go(struct cache_service *s)
+{
+    if (!s->huge.on || s->huge.job.base || s->fetch_count || nearly_full(s)) return;
+    struct list *node;
+    while ((node = list_pop_front(&s->huge.candidates)))
+        if (region_go(s, list_entry(node, struct region, huge_node))) return;
+}
+
+void service_huge_start(struct cache_service *s, bool on)
 {
     list_init(&s->huge.candidates);
     s->huge.job.mail.run = job_done;
-    if (!on) return 0;
+    if (!on) return;
     sem_init(&s->huge.wake, 0, 0);
     int ret = thread_start(&s->huge.thread, "cache-huge", huge_body, s);
     s->huge.on = s->huge.started = ret == 0;
-    return ret;
+    if (ret == 0) return;
+    log_warn("the cache goes on with small pages only: cannot start a thread: %s", strerror(-ret));
+    sem_destroy(&s->huge.wake);
 }
 
 void service_huge_stop(struct cache_service *s)

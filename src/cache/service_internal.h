@@ -104,6 +104,7 @@ struct base_layer {
     int broken;        /* 0, or the -errno that every further fill gets */
     unsigned sessions; /* clients */
     unsigned fetches;  /* under way */
+    unsigned held;     /* by the thread "cache-huge": it must stay open */
     uint64_t fetching_bytes;
     uint64_t idle_order; /* when its last client left, on the service's count */
     bool dropping;     /* everything is to go, region by region, from drop_region on */
@@ -166,8 +167,9 @@ struct service_channel {
 /* A span to be made one huge page: with the thread "cache-huge" while base is not NULL. */
 struct huge_job {
     struct mail mail;
-    struct base_layer *base;
+    struct base_layer *base; /* whose `held` counts the job */
     uint64_t offset_bytes;
+    bool disturbed; /* something of it was evicted meanwhile */
     int ret;
     _Atomic bool quit;
 };
@@ -205,7 +207,8 @@ struct cache_service {
     uint64_t meta_bytes;       /* words, marks and structs */
     uint64_t region_bytes;     /* of these, what regions cost */
     struct {
-        bool on, started;
+        bool on, started, proven; /* wanted; the thread runs; it has worked before */
+        unsigned refusals;        /* -EINVAL for no reason of ours, while not proven */
         pthread_t thread;
         sem_t wake;
         struct huge_job job;
@@ -282,7 +285,7 @@ void service_ahead_plan(struct base_layer *b, uint64_t first, uint64_t end, stru
 void service_ahead_note(struct base_layer *b, const struct ahead_plan *plan);
 
 /* service_huge.c */
-int service_huge_start(struct cache_service *s, bool on); /* 0 or -errno */
+void service_huge_start(struct cache_service *s, bool on);
 void service_huge_stop(struct cache_service *s);          /* after the data thread has ended */
 void service_huge_go(struct cache_service *s);            /* now may be a good time */
 void service_huge_added(struct region *r, uint64_t block); /* the block is DATA now */

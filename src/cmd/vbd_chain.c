@@ -75,7 +75,8 @@ int chain_open_files(struct chain **out, struct worker_config *config, const int
 
 unsigned chain_engines(const struct chain *c)
 {
-    unsigned count = c->config->device.queues + (c->config->datapath == DATAPATH_STAGED);
+    bool grows = !c->config->device.read_only && c->config->layer[0].format == DISK_FORMAT_QCOW2;
+    unsigned count = c->config->device.queues + (c->config->datapath == DATAPATH_STAGED) + grows;
     for (unsigned i = 0; i < c->count; i++)
         if (c->config->layer[i].format == DISK_FORMAT_QCOW2) count += 2; /* while it is opened; its keeper's thread */
     return count;

@@ -7,7 +7,7 @@
  * if the last gap was short enough that polling would have bridged it, poll longer next time (up
  * to the operator's bound); if not, stop polling. An idle disk therefore polls once and never
  * again, a fast one never sleeps. When the kernel preempted this thread since the last look, somebody
- * else wants the CPU: it does not start polling.
+ * else wants the CPU: it stops polling, or does not start.
  *
  * Notification and sleep: the driver's kicks are off while the thread is awake. Before it sleeps it
  * turns them on and looks once more (virtq_kick_enable), so no request is left behind.

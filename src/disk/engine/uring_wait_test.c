@@ -337,7 +337,7 @@ static void count_body(void)
         engine_poll(e);
     syscall(SYS_getppid); /* a timed sleep: 1 */
     engine_sleep(e, NS_PER_MS);
-    syscall(SYS_getppid); /* eight reads and sleeping for them: 1 */
+    syscall(SYS_getppid); /* eight reads, sent off by fours, and sleeping for them, unless they are done by then: 2 or 3 */
     for (int i = 0; i < 8; i++)
         read_submit(e, &io[i], &s.file, &iov);
     engine_sleep(e, UINT64_MAX);
@@ -377,7 +377,7 @@ static void test_system_calls(void **state)
     }
     assert_int_equal(count[1], 0);
     assert_int_equal(count[2], 1);
-    assert_int_equal(count[3], 1);
+    assert_in_range(count[3], 2, 3);
 }
 
 int main(void)
