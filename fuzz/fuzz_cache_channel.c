@@ -89,8 +89,12 @@ static void read_and_check(uint64_t offset, void (*feed)(void *arg), void *arg)
 {
     static uint8_t buf[READ_BYTES];
     struct iovec iov = {buf, sizeof buf};
-    struct disk_req req = {.op = DISK_READ, .offset_bytes = offset, .length_bytes = sizeof buf, .iov = &iov,
-                           .iov_count = 1, .done = read_done};
+    struct disk_req req = {.op = DISK_READ,
+                           .offset_bytes = offset,
+                           .length_bytes = sizeof buf,
+                           .iov = &iov,
+                           .iov_count = 1,
+                           .done = read_done};
     reader.done = false;
     layer_submit(reader.chans.chan[0], &req);
     while (!reader.done) {
@@ -197,7 +201,9 @@ static void fuzz_client(struct cursor *in)
 {
     int pair[2];
     assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
-    struct cache_hello hello = {.type = CACHE_MSG_HELLO, .version = CACHE_PROTOCOL_VERSION, .layer_count = 1,
+    struct cache_hello hello = {.type = CACHE_MSG_HELLO,
+                                .version = CACHE_PROTOCOL_VERSION,
+                                .layer_count = 1,
                                 .layer_size_bytes = {IMAGE_BYTES}};
     uint8_t msg[256], patch = 0;
     int n = next_datagram(in, msg, &patch);

@@ -45,7 +45,8 @@ static int transfer(struct engine_io *io)
     for (unsigned i = 0; i < io->iov_count; i++) {
         char *p = io->iov[i].iov_base;
         for (size_t left = io->iov[i].iov_len; left;) {
-            ssize_t n = io->op == ENGINE_READ ? pread(io->file->fd, p, left, (off_t)at) : pwrite(io->file->fd, p, left, (off_t)at);
+            ssize_t n = io->op == ENGINE_READ ? pread(io->file->fd, p, left, (off_t)at)
+                                              : pwrite(io->file->fd, p, left, (off_t)at);
             if (n < 0) return io->op == ENGINE_READ ? 0 : -EIO; /* offsets past what a file can have */
             if (n == 0) {
                 memset(p, 0, left);
@@ -123,8 +124,8 @@ static void plain_free(struct engine *e)
 
 static int plain_make(void *arg, struct engine **out, struct errmsg *e)
 {
-    static const struct engine_ops ops = {.submit = plain_submit, .poll = plain_poll, .watch = plain_watch,
-                                          .unwatch = plain_unwatch, .free = plain_free};
+    static const struct engine_ops ops = {
+        .submit = plain_submit, .poll = plain_poll, .watch = plain_watch, .unwatch = plain_unwatch, .free = plain_free};
     (void)arg, (void)e;
     struct plain *p = calloc(1, sizeof *p);
     if (!p) abort();
@@ -165,7 +166,12 @@ static uint64_t request(struct disk *d, enum disk_op op, unsigned flags, uint64_
     if (op != DISK_FLUSH && offset >= size) return 0;
     if (op != DISK_FLUSH) length = min_u64(length, size - offset);
     if (op == DISK_READ || op == DISK_WRITE) iov.iov_len = length = min_u64(length, sizeof buf);
-    struct wait w = {.req = {.op = op, .flags = flags, .offset_bytes = offset, .length_bytes = length, .iov = &iov, .iov_count = 1,
+    struct wait w = {.req = {.op = op,
+                             .flags = flags,
+                             .offset_bytes = offset,
+                             .length_bytes = length,
+                             .iov = &iov,
+                             .iov_count = 1,
                              .done = finished}};
     layer_submit(d->chan, &w.req);
     while (!w.finished)

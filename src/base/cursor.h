@@ -33,13 +33,13 @@ static inline const void *cursor_pull(struct cursor *c, size_t n_bytes)
     return p;
 }
 
-#define CURSOR_DEFINE(order, bits)                                                                 \
-    static inline bool cursor_##order##bits(struct cursor *c, uint##bits##_t *out)                 \
-    {                                                                                              \
-        const struct order##bits *p = cursor_pull(c, sizeof *p);                                   \
-        if (!p) return false;                                                                      \
-        *out = order##bits##_get(*p);                                                              \
-        return true;                                                                               \
+#define CURSOR_DEFINE(order, bits)                                                                                     \
+    static inline bool cursor_##order##bits(struct cursor *c, uint##bits##_t *out)                                     \
+    {                                                                                                                  \
+        const struct order##bits *p = cursor_pull(c, sizeof *p);                                                       \
+        if (!p) return false;                                                                                          \
+        *out = order##bits##_get(*p);                                                                                  \
+        return true;                                                                                                   \
     }
 
 CURSOR_DEFINE(be, 16)

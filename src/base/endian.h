@@ -10,12 +10,24 @@
 #include <stdint.h>
 #include <string.h>
 
-struct be16 { uint8_t raw[2]; };
-struct be32 { uint8_t raw[4]; };
-struct be64 { uint8_t raw[8]; };
-struct le16 { uint8_t raw[2]; };
-struct le32 { uint8_t raw[4]; };
-struct le64 { uint8_t raw[8]; };
+struct be16 {
+    uint8_t raw[2];
+};
+struct be32 {
+    uint8_t raw[4];
+};
+struct be64 {
+    uint8_t raw[8];
+};
+struct le16 {
+    uint8_t raw[2];
+};
+struct le32 {
+    uint8_t raw[4];
+};
+struct le64 {
+    uint8_t raw[8];
+};
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define ENDIAN_BE(bits, v) ((uint##bits##_t)__builtin_bswap##bits(v))
@@ -25,19 +37,19 @@ struct le64 { uint8_t raw[8]; };
 #define ENDIAN_LE(bits, v) ((uint##bits##_t)__builtin_bswap##bits(v))
 #endif
 
-#define ENDIAN_DEFINE(order, ORDER, bits)                                                          \
-    static inline uint##bits##_t order##bits##_get(struct order##bits x)                           \
-    {                                                                                              \
-        uint##bits##_t v;                                                                          \
-        memcpy(&v, x.raw, sizeof v);                                                               \
-        return ENDIAN_##ORDER(bits, v);                                                            \
-    }                                                                                              \
-    static inline struct order##bits order##bits##_make(uint##bits##_t v)                          \
-    {                                                                                              \
-        struct order##bits x;                                                                      \
-        v = ENDIAN_##ORDER(bits, v);                                                               \
-        memcpy(x.raw, &v, sizeof v);                                                               \
-        return x;                                                                                  \
+#define ENDIAN_DEFINE(order, ORDER, bits)                                                                              \
+    static inline uint##bits##_t order##bits##_get(struct order##bits x)                                               \
+    {                                                                                                                  \
+        uint##bits##_t v;                                                                                              \
+        memcpy(&v, x.raw, sizeof v);                                                                                   \
+        return ENDIAN_##ORDER(bits, v);                                                                                \
+    }                                                                                                                  \
+    static inline struct order##bits order##bits##_make(uint##bits##_t v)                                              \
+    {                                                                                                                  \
+        struct order##bits x;                                                                                          \
+        v = ENDIAN_##ORDER(bits, v);                                                                                   \
+        memcpy(x.raw, &v, sizeof v);                                                                                   \
+        return x;                                                                                                      \
     }
 
 ENDIAN_DEFINE(be, BE, 16)

@@ -32,8 +32,8 @@ int iov_slice(struct iovec *dst, unsigned dst_max, const struct iovec *src, unsi
 
 enum iov_move { FROM_IOV, TO_IOV, ZERO_IOV };
 
-static inline size_t iov_walk(enum iov_move how, const struct iovec *iov, unsigned count, size_t offset_bytes, char *flat,
-                              size_t length_bytes)
+static inline size_t iov_walk(enum iov_move how, const struct iovec *iov, unsigned count, size_t offset_bytes,
+                              char *flat, size_t length_bytes)
 {
     size_t moved = 0;
     for (unsigned i = 0; i < count && moved < length_bytes; i++) {

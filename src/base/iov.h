@@ -15,8 +15,8 @@ size_t iov_bytes(const struct iovec *iov, unsigned count);
  * Describe bytes [offset, offset + length) of src in dst, which holds dst_max entries.
  * Returns the number of entries used, or -1 when the range is not inside src or dst is too small.
  */
-int iov_slice(struct iovec *dst, unsigned dst_max, const struct iovec *src, unsigned src_count,
-              size_t offset_bytes, size_t length_bytes);
+int iov_slice(struct iovec *dst, unsigned dst_max, const struct iovec *src, unsigned src_count, size_t offset_bytes,
+              size_t length_bytes);
 
 /* Copy to or from bytes [offset, ...) of the scattered buffer; returns the bytes copied, fewer
  * than asked only where the buffer ends. */

@@ -69,12 +69,11 @@ static inline void list_splice_back(struct list *to, struct list *from)
 
 #define list_entry(node, type, member) container_of(node, type, member)
 
-#define LIST_FOR_EACH(node, head)                                                                  \
-    for (struct list *node = (head)->next; node != (head); node = node->next)
+#define LIST_FOR_EACH(node, head) for (struct list *node = (head)->next; node != (head); node = node->next)
 
 /* The body may remove `node`. */
-#define LIST_FOR_EACH_SAFE(node, head)                                                             \
-    for (struct list *node = (head)->next, *node##_next = node->next; node != (head);              \
+#define LIST_FOR_EACH_SAFE(node, head)                                                                                 \
+    for (struct list *node = (head)->next, *node##_next = node->next; node != (head);                                  \
          node = node##_next, node##_next = node->next)
 
 #endif

@@ -35,8 +35,9 @@ log_line(enum log_level level, uint64_t suppressed, const char *format, va_list 
 {
     char line[1024];
     size_t room = sizeof line - 1;
-    int n = log_to_terminal ? snprintf(line, room, "%s: %s", log_program, level_word(level))
-                            : snprintf(line, room, "<%d>%s[%d]: %s", level, log_program, (int)getpid(), level_word(level));
+    int n = log_to_terminal
+                ? snprintf(line, room, "%s: %s", log_program, level_word(level))
+                : snprintf(line, room, "<%d>%s[%d]: %s", level, log_program, (int)getpid(), level_word(level));
     size_t used = n < 0 ? 0 : (size_t)n;
     n = vsnprintf(line + used, room - used, format, args);
     if (n > 0) used += (size_t)n;

@@ -30,10 +30,10 @@ void log_write_limited(struct log_limit *limit, enum log_level level, const char
 #define log_warn(...) log_write(LOG_LEVEL_WARN, __VA_ARGS__)
 #define log_info(...) log_write(LOG_LEVEL_INFO, __VA_ARGS__)
 #define log_debug(...) log_write(LOG_LEVEL_DEBUG, __VA_ARGS__)
-#define log_limited(level, ...)                                                                    \
-    do {                                                                                           \
-        static struct log_limit limit_;                                                            \
-        log_write_limited(&limit_, level, __VA_ARGS__);                                            \
+#define log_limited(level, ...)                                                                                        \
+    do {                                                                                                               \
+        static struct log_limit limit_;                                                                                \
+        log_write_limited(&limit_, level, __VA_ARGS__);                                                                \
     } while (0)
 
 #endif

@@ -34,7 +34,8 @@ static void make_image(const char *path)
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     assert_true(fd >= 0);
     uint64_t tables = SIZE_BYTES / CLUSTER_BYTES / L2_ENTRIES;
-    uint64_t end = L2_OFFSET + tables * CLUSTER_BYTES; /* the refcount table; its only block says that nothing is free */
+    uint64_t end =
+        L2_OFFSET + tables * CLUSTER_BYTES; /* the refcount table; its only block says that nothing is free */
     struct {
         struct be32 magic, version;
         struct be64 backing_offset;

@@ -54,7 +54,8 @@ static int open_in(const char *root, const char *group, const char *name, int fl
 }
 
 /* The group and its parents, as far as they have files to read. */
-static void open_levels(struct cache_memory_source *s, const char *root, char *group, const char *limit, const char *usage)
+static void open_levels(struct cache_memory_source *s, const char *root, char *group, const char *limit,
+                        const char *usage)
 {
     while (s->level_count < CACHE_MEMORY_LEVELS) {
         int limit_fd = open_in(root, group, limit, O_RDONLY), usage_fd = open_in(root, group, usage, O_RDONLY);
@@ -90,7 +91,9 @@ static void open_groups(struct cache_memory_source *s)
         if (!group) continue;
         if (strcmp(group, "/") == 0) *group = 0;
         if (strncmp(line, "0::", 3) == 0) {
-            if (*group) s->pressure_fd[1] = arm_pressure(open_in("/sys/fs/cgroup", group, "memory.pressure", O_RDWR | O_NONBLOCK));
+            if (*group)
+                s->pressure_fd[1] =
+                    arm_pressure(open_in("/sys/fs/cgroup", group, "memory.pressure", O_RDWR | O_NONBLOCK));
             open_levels(s, "/sys/fs/cgroup", group, "memory.max", "memory.current");
         } else if (strstr(line, ":memory:")) {
             open_levels(s, "/sys/fs/cgroup/memory", group, "memory.limit_in_bytes", "memory.usage_in_bytes");
@@ -124,7 +127,8 @@ int cache_memory_read(const struct cache_memory_source *s, struct cache_memory *
     char text[4096];
     ssize_t n = read_text(s->meminfo_fd, text, sizeof text);
     if (n < 0) return (int)n;
-    if (!meminfo_line(text, "MemTotal:", &out->total_bytes) || !meminfo_line(text, "MemAvailable:", &out->available_bytes))
+    if (!meminfo_line(text, "MemTotal:", &out->total_bytes) ||
+        !meminfo_line(text, "MemAvailable:", &out->available_bytes))
         return -EPROTO;
     out->group_left_bytes = UINT64_MAX;
     out->group_limit_bytes = UINT64_MAX;

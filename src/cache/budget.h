@@ -27,7 +27,7 @@ struct cache_memory_source {
 
 struct cache_memory {
     uint64_t total_bytes, available_bytes;
-    uint64_t group_left_bytes; /* the least that any control group leaves; UINT64_MAX: no limit */
+    uint64_t group_left_bytes;  /* the least that any control group leaves; UINT64_MAX: no limit */
     uint64_t group_limit_bytes; /* of that one */
 };
 
@@ -38,7 +38,7 @@ int cache_memory_read(const struct cache_memory_source *s, struct cache_memory *
 
 struct cache_budget {
     bool automatic;
-    uint64_t bytes;       /* now */
+    uint64_t bytes;         /* now */
     uint64_t hold_until_ns; /* no growth before */
     uint64_t pressure_shrinks;
 };

@@ -12,8 +12,10 @@
 #define GIB (UINT64_C(1) << 30)
 #define MIB (UINT64_C(1) << 20)
 
-static const struct cache_memory idle_host = {.total_bytes = 32 * GIB, .available_bytes = 30 * GIB,
-                                              .group_left_bytes = UINT64_MAX, .group_limit_bytes = UINT64_MAX};
+static const struct cache_memory idle_host = {.total_bytes = 32 * GIB,
+                                              .available_bytes = 30 * GIB,
+                                              .group_left_bytes = UINT64_MAX,
+                                              .group_limit_bytes = UINT64_MAX};
 
 static void test_all_but_the_reserve(void **state)
 {
@@ -103,9 +105,12 @@ static void test_this_host(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_but_the_reserve), cmocka_unit_test(test_down_at_once_and_up_slowly),
-        cmocka_unit_test(test_pressure),            cmocka_unit_test(test_fixed_is_fixed),
-        cmocka_unit_test(test_control_group),       cmocka_unit_test(test_this_host),
+        cmocka_unit_test(test_all_but_the_reserve),
+        cmocka_unit_test(test_down_at_once_and_up_slowly),
+        cmocka_unit_test(test_pressure),
+        cmocka_unit_test(test_fixed_is_fixed),
+        cmocka_unit_test(test_control_group),
+        cmocka_unit_test(test_this_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

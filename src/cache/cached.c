@@ -351,8 +351,12 @@ static void walk_read(struct walk *w, struct layer_chan *from, uint64_t stop)
     int n = iov_slice(w->iov, DISK_IOV_MAX, req->iov, req->iov_count, w->pos - req->offset_bytes, stop - w->pos);
     assert(n > 0); /* a slice has no more entries than the whole */
     w->sub_end = stop;
-    w->sub = (struct disk_req){.op = DISK_READ, .offset_bytes = w->pos, .length_bytes = stop - w->pos, .iov = w->iov,
-                               .iov_count = (unsigned)n, .done = sub_done};
+    w->sub = (struct disk_req){.op = DISK_READ,
+                               .offset_bytes = w->pos,
+                               .length_bytes = stop - w->pos,
+                               .iov = w->iov,
+                               .iov_count = (unsigned)n,
+                               .done = sub_done};
     layer_submit(from, &w->sub);
 }
 
@@ -375,8 +379,8 @@ static bool walk_ask(struct walk *w, uint64_t stop)
     if (w->direct || w->rounds++ >= ASK_ROUNDS_MAX) return false;
     uint64_t first = w->pos >> CACHE_BLOCK_SHIFT;
     uint64_t blocks = min_u64(div_round_up(stop, CACHE_BLOCK_BYTES) - first, CACHE_FILL_MAX_BLOCKS);
-    w->ask = (struct cache_ask){.layer = c->member.index, .first_block = first, .block_count = (uint32_t)blocks,
-                                .done = ask_done};
+    w->ask = (struct cache_ask){
+        .layer = c->member.index, .first_block = first, .block_count = (uint32_t)blocks, .done = ask_done};
     if (!cache_client_ask(c->client, &w->ask)) return false;
     count(&c->counters.fills, 1);
     walk_split(w, min_u64((first + blocks) << CACHE_BLOCK_SHIFT, stop));
@@ -422,9 +426,7 @@ static void walk_go(struct walk *w)
         uint64_t stop = m ? run_end(m, w->pos, w->end, state) : w->end;
         uint64_t skip = w->pos - req->offset_bytes;
         switch (state) {
-        case CACHE_DATA:
-            walk_copied(w, copy_data(m, w->pos, stop, req->iov, req->iov_count, skip));
-            break;
+        case CACHE_DATA: walk_copied(w, copy_data(m, w->pos, stop, req->iov, req->iov_count, skip)); break;
         case CACHE_ZERO:
             iov_zero(req->iov, req->iov_count, skip, stop - w->pos);
             count(&c->counters.zero_bytes, stop - w->pos);

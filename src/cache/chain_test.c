@@ -18,8 +18,8 @@ static int blocking(struct engine *e, struct layer_chan *c, enum disk_op op, voi
     struct reader r = {.engine = e};
     struct iovec iov = {buf, bytes};
     struct reader_req q = {.reader = &r};
-    q.req = (struct disk_req){.op = op, .offset_bytes = offset, .length_bytes = bytes, .iov = &iov, .iov_count = 1,
-                              .done = reader_req_done};
+    q.req = (struct disk_req){
+        .op = op, .offset_bytes = offset, .length_bytes = bytes, .iov = &iov, .iov_count = 1, .done = reader_req_done};
     r.pending = 1;
     layer_submit(c, &q.req);
     return reader_wait(&r);
@@ -34,18 +34,24 @@ static void make_top(const char *path, const char *base, unsigned cluster_bits, 
     struct disk_chans chans;
     static uint8_t buf[256 * KIB];
     unlink(path);
-    const struct qcow2_create_args create = {.size_bytes = TOP_BYTES, .version = 3, .cluster_bits = cluster_bits,
-                                             .refcount_order = 4, .backing_name = base, .backing_format = "raw"};
+    const struct qcow2_create_args create = {.size_bytes = TOP_BYTES,
+                                             .version = 3,
+                                             .cluster_bits = cluster_bits,
+                                             .refcount_order = 4,
+                                             .backing_name = base,
+                                             .backing_format = "raw"};
     assert_int_equal(engine_uring_new(&engine, 64, &e), 0);
     if (disk_file_open(&files[0], path, DISK_FILE_WRITE | DISK_FILE_CREATE, &e) < 0 ||
         qcow2_create(engine, &files[0], &create, &e) < 0)
         fail_msg("%s", e.text);
     disk_file_close(&files[0]);
-    if (disk_file_open(&files[0], path, DISK_FILE_WRITE, &e) < 0 || disk_file_open(&files[1], base, DISK_FILE_NO_LOCK, &e) < 0)
+    if (disk_file_open(&files[0], path, DISK_FILE_WRITE, &e) < 0 ||
+        disk_file_open(&files[1], base, DISK_FILE_NO_LOCK, &e) < 0)
         fail_msg("%s", e.text);
     const struct layer_args raw = {.file = &files[1], .maker = &engine_uring_maker};
     if (layer_open(&layers[1], DISK_FORMAT_RAW, &raw, &e) < 0) fail_msg("%s", e.text);
-    const struct layer_args qcow2 = {.file = &files[0], .below = layers[1], .writable = true, .maker = &engine_uring_maker};
+    const struct layer_args qcow2 = {
+        .file = &files[0], .below = layers[1], .writable = true, .maker = &engine_uring_maker};
     if (layer_open(&layers[0], DISK_FORMAT_QCOW2, &qcow2, &e) < 0) fail_msg("%s", e.text);
     assert_int_equal(disk_chans_open(&chans, layers, 2, engine), 0);
     for (unsigned i = 0; i < 60; i++) {
@@ -53,7 +59,8 @@ static void make_top(const char *path, const char *base, unsigned cluster_bits, 
         uint64_t bytes = min_u64((rnd(&seed) % (i % 8 ? 40 : 400) + 1) * 512, TOP_BYTES - offset);
         pattern_fill(buf, offset, bytes, 1000);
         bool zeroes = i % 5 == 4;
-        assert_int_equal(blocking(engine, chans.chan[0], zeroes ? DISK_WRITE_ZEROES : DISK_WRITE, buf, offset, bytes), 0);
+        assert_int_equal(blocking(engine, chans.chan[0], zeroes ? DISK_WRITE_ZEROES : DISK_WRITE, buf, offset, bytes),
+                         0);
     }
     disk_chans_close(&chans);
     while (engine_poll(engine) > 0)

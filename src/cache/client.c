@@ -87,7 +87,7 @@ static void maps_replace(struct cache_client *c, struct cache_map *const *maps, 
     for (unsigned i = 0; i < count; i++)
         c->map[i] = maps[i];
     c->map_count = count;
-    LIST_FOR_EACH(node, &c->members)
+    LIST_FOR_EACH (node, &c->members)
         member_update(c, list_entry(node, struct cache_member, node));
     for (unsigned i = 0; i < old_count; i++)
         cache_map_put(old[i]);
@@ -150,8 +150,11 @@ static int ask_send(struct cache_client *c, struct cache_ask *ask)
     if (c->free_count == 0) return -EAGAIN;
     uint32_t index = c->free_slot[c->free_count - 1];
     struct slot *slot = &c->slot[index];
-    const struct cache_fill msg = {.type = CACHE_MSG_FILL, .layer = ask->layer, .first_block = ask->first_block,
-                                   .block_count = ask->block_count, .cookie = (uint64_t)++slot->use << 32 | index};
+    const struct cache_fill msg = {.type = CACHE_MSG_FILL,
+                                   .layer = ask->layer,
+                                   .first_block = ask->first_block,
+                                   .block_count = ask->block_count,
+                                   .cookie = (uint64_t)++slot->use << 32 | index};
     ssize_t n;
     do
         n = send(c->fd, &msg, sizeof msg, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -268,13 +271,14 @@ static int receive_hello(struct cache_client *c)
     } control;
     int fds[CACHE_CHANNEL_LAYERS_MAX * CACHE_FDS_PER_LAYER + 4]; /* and what alignment may let in */
     struct iovec iov = {.iov_base = &hello, .iov_len = sizeof hello};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes,
-                         .msg_controllen = sizeof control.bytes};
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
     ssize_t n = recvmsg(c->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
     unsigned fd_count = n >= 0 ? message_fds(&msg, fds) : 0;
-    const char *fault = n <= 0 ? "it closed the channel" : msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)
-                      ? "its greeting is too long" : take_hello(c, &hello, (size_t)n, fds, fd_count);
+    const char *fault = n <= 0                                     ? "it closed the channel"
+                        : msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? "its greeting is too long"
+                                                                   : take_hello(c, &hello, (size_t)n, fds, fd_count);
     for (unsigned i = 0; i < fd_count; i++)
         close(fds[i]);
     if (!fault) return 1;

@@ -421,8 +421,8 @@ static void test_clients_that_leave(void **state)
         int fds[3], channel = service_channel(s, im.path);
         take_hello(channel, fds);
         for (uint64_t n = 0; n < 8; n++) {
-            const struct cache_fill fill = {.type = CACHE_MSG_FILL, .block_count = 256, .cookie = n,
-                                            .first_block = (i * 8 + n) * 509 % 7900};
+            const struct cache_fill fill = {
+                .type = CACHE_MSG_FILL, .block_count = 256, .cookie = n, .first_block = (i * 8 + n) * 509 % 7900};
             assert_int_equal(send(channel, &fill, sizeof fill, 0), sizeof fill);
         }
         if (i % 3 == 0) usleep(500);
@@ -548,9 +548,10 @@ static void test_greetings_that_lie(void **state)
     struct reader r;
     static uint8_t buf[64 * KIB];
     reader_open(&r, im.path, -1);
-    const struct cache_hello ok = {.type = CACHE_MSG_HELLO, .version = CACHE_PROTOCOL_VERSION, .layer_count = 1,
-                                   .layer_size_bytes = {MIB}};
-    int sealed[3] = {sealed_memfd(MIB, F_SEAL_SHRINK), sealed_memfd(4096, F_SEAL_SHRINK), sealed_memfd(4096, F_SEAL_SHRINK)};
+    const struct cache_hello ok = {
+        .type = CACHE_MSG_HELLO, .version = CACHE_PROTOCOL_VERSION, .layer_count = 1, .layer_size_bytes = {MIB}};
+    int sealed[3] = {sealed_memfd(MIB, F_SEAL_SHRINK), sealed_memfd(4096, F_SEAL_SHRINK),
+                     sealed_memfd(4096, F_SEAL_SHRINK)};
     int loose[3] = {sealed_memfd(MIB, 0), sealed[1], sealed[2]};
     int tiny[3] = {sealed_memfd(MIB - 4096, F_SEAL_SHRINK), sealed[1], sealed[2]};
     struct cache_hello type = ok, version = ok, layers = ok, huge = ok, size = ok;
@@ -566,11 +567,11 @@ static void test_greetings_that_lie(void **state)
         unsigned count;
         bool useless;
     } cases[] = {
-        {&ok, sizeof ok, sealed, 3, false},       {&type, sizeof ok, sealed, 3, true},
-        {&version, sizeof ok, sealed, 3, true},   {&layers, sizeof ok, sealed, 3, true},
-        {&ok, sizeof ok, sealed, 2, true},        {&ok, sizeof ok, sealed, 0, true},
-        {&ok, sizeof ok - 1, sealed, 3, true},    {&ok, sizeof ok, loose, 3, true},
-        {&ok, sizeof ok, tiny, 3, true},          {&huge, sizeof ok, sealed, 3, true},
+        {&ok, sizeof ok, sealed, 3, false},     {&type, sizeof ok, sealed, 3, true},
+        {&version, sizeof ok, sealed, 3, true}, {&layers, sizeof ok, sealed, 3, true},
+        {&ok, sizeof ok, sealed, 2, true},      {&ok, sizeof ok, sealed, 0, true},
+        {&ok, sizeof ok - 1, sealed, 3, true},  {&ok, sizeof ok, loose, 3, true},
+        {&ok, sizeof ok, tiny, 3, true},        {&huge, sizeof ok, sealed, 3, true},
         {&size, sizeof ok, sealed, 3, false}, /* taken, but not for a layer of another size */
     };
     for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
@@ -602,9 +603,10 @@ static void test_answers_that_lie(void **state)
     struct reader r;
     static uint8_t buf[64 * KIB];
     reader_open(&r, im.path, -1);
-    const struct cache_hello hello = {.type = CACHE_MSG_HELLO, .version = CACHE_PROTOCOL_VERSION, .layer_count = 1,
-                                      .layer_size_bytes = {MIB}};
-    int sealed[3] = {sealed_memfd(MIB, F_SEAL_SHRINK), sealed_memfd(4096, F_SEAL_SHRINK), sealed_memfd(4096, F_SEAL_SHRINK)};
+    const struct cache_hello hello = {
+        .type = CACHE_MSG_HELLO, .version = CACHE_PROTOCOL_VERSION, .layer_count = 1, .layer_size_bytes = {MIB}};
+    int sealed[3] = {sealed_memfd(MIB, F_SEAL_SHRINK), sealed_memfd(4096, F_SEAL_SHRINK),
+                     sealed_memfd(4096, F_SEAL_SHRINK)};
     for (unsigned i = 0; i < 7; i++) {
         int pair[2];
         assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);

@@ -54,7 +54,8 @@ struct verifier {
     const struct image *image;
     _Atomic bool stop;
     _Atomic bool ready;
-    struct reader reader; /* opened by the test, used by the thread: one that asserts in a thread of its own cannot fail well */
+    struct reader
+        reader; /* opened by the test, used by the thread: one that asserts in a thread of its own cannot fail well */
     uint64_t reads, wrong;
 };
 

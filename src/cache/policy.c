@@ -129,7 +129,8 @@ static enum policy_queue victim_queue(const struct policy *p, unsigned full_of_b
 {
     uint64_t on_trial = p->count[POLICY_YOUNG] + p->count[POLICY_SMALL];
     bool main_first = on_trial <= policy_total(p) / 10;
-    const enum policy_queue order[] = {main_first ? POLICY_MAIN : POLICY_SMALL, POLICY_SMALL, POLICY_YOUNG, POLICY_MAIN};
+    const enum policy_queue order[] = {main_first ? POLICY_MAIN : POLICY_SMALL, POLICY_SMALL, POLICY_YOUNG,
+                                       POLICY_MAIN};
     for (unsigned i = 0; i < ARRAY_LEN(order); i++)
         if (p->count[order[i]] && !(full_of_busy & 1u << order[i])) return order[i];
     return POLICY_NONE;

@@ -46,9 +46,9 @@ struct policy_ghost {
 struct policy {
     struct list queue[POLICY_QUEUES]; /* oldest first */
     uint64_t count[POLICY_QUEUES];
-    struct policy_ghost *ghost; /* sets of POLICY_GHOST_WAYS */
-    uint64_t ghost_sets;        /* a power of two */
-    uint32_t ghost_time;        /* goes up by one with each entry */
+    struct policy_ghost *ghost;                /* sets of POLICY_GHOST_WAYS */
+    uint64_t ghost_sets;                       /* a power of two */
+    uint32_t ghost_time;                       /* goes up by one with each entry */
     bool (*touched)(struct policy_item *item); /* read and clear the item's mark */
     bool (*busy)(struct policy_item *item);    /* must not go now */
 };

@@ -165,9 +165,9 @@ static void test_empty(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_scan_leaves_hot_set),        cmocka_unit_test(test_scan_past_idle_hot_set),
+        cmocka_unit_test(test_scan_leaves_hot_set),         cmocka_unit_test(test_scan_past_idle_hot_set),
         cmocka_unit_test(test_ghost_brings_back_into_main), cmocka_unit_test(test_all_hot_still_ends),
-        cmocka_unit_test(test_busy_is_never_chosen),       cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_busy_is_never_chosen),        cmocka_unit_test(test_empty),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

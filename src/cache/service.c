@@ -45,7 +45,7 @@ int service_call(struct cache_service *s, int (*fn)(struct cache_service *s, voi
 static bool service_tick(struct cache_service *s)
 {
     bool more = false;
-    LIST_FOR_EACH(node, &s->bases) {
+    LIST_FOR_EACH (node, &s->bases) {
         struct base_layer *b = list_entry(node, struct base_layer, node);
         if (b->sessions) service_base_changed(b);
         more |= service_audit(b);
@@ -101,7 +101,7 @@ static void serve_without_engine(struct cache_service *s, int error)
 static void drain(struct cache_service *s)
 {
     close_channels(s);
-    LIST_FOR_EACH(node, &s->bases)
+    LIST_FOR_EACH (node, &s->bases)
         list_entry(node, struct base_layer, node)->dropping = false;
     while (!s->failed && (s->fetch_count || !list_empty(&s->engine->deferred))) {
         int ret = engine_sleep(s->engine, UINT64_MAX);
@@ -214,7 +214,7 @@ static int find_call(struct cache_service *s, void *arg)
 {
     struct find_args *a = arg;
     if (s->failed) return errmsg_sys(a->e, -s->failed, "the cache's I/O engine failed");
-    LIST_FOR_EACH(node, &s->bases) {
+    LIST_FOR_EACH (node, &s->bases) {
         struct base_layer *b = list_entry(node, struct base_layer, node);
         const struct disk_file_identity *i = &b->identity;
         if (i->device != a->identity->device || i->inode != a->identity->inode || b->format != a->format) continue;
@@ -226,8 +226,10 @@ static int find_call(struct cache_service *s, void *arg)
             return 0;
         }
         if (!idle)
-            return errmsg_set(a->e, ESTALE, "%s: changed (size or time of change) while other disks use it as a base; "
-                              "detach them first", a->path);
+            return errmsg_set(a->e, ESTALE,
+                              "%s: changed (size or time of change) while other disks use it as a base; "
+                              "detach them first",
+                              a->path);
         a->again = b->held > 0;
         if (a->again) {
             service_base_drop(b); /* no more of it is taken up */
@@ -317,12 +319,13 @@ int cache_service_connect(struct cache_service *s, struct cache_layer_want *want
     if (want_count == 0 || want_count > CACHE_CHANNEL_LAYERS_MAX)
         ret = errmsg_set(e, EINVAL, "%u layers asked for, 1 to %u expected", want_count, CACHE_CHANNEL_LAYERS_MAX);
     else if (channel_count == 0 || channel_count > CACHE_SESSION_CHANNELS_MAX)
-        ret = errmsg_set(e, EINVAL, "%u channels asked for, 1 to %u expected", channel_count, CACHE_SESSION_CHANNELS_MAX);
+        ret =
+            errmsg_set(e, EINVAL, "%u channels asked for, 1 to %u expected", channel_count, CACHE_SESSION_CHANNELS_MAX);
     for (unsigned i = 0; i < want_count && ret == 0; i++)
         ret = want_base(s, &wants[i], &bases[i], e);
     if (ret == 0) {
-        struct session_args args = {.bases = bases, .base_count = want_count, .channel_fds = channel_fds,
-                                    .channel_count = channel_count};
+        struct session_args args = {
+            .bases = bases, .base_count = want_count, .channel_fds = channel_fds, .channel_count = channel_count};
         ret = service_call(s, session_call, &args);
         if (ret < 0) errmsg_sys(e, -ret, "cannot open the cache's channels");
     }
@@ -368,7 +371,7 @@ static int drop_call(struct cache_service *s, void *arg)
 {
     const char *path = arg;
     int count = 0;
-    LIST_FOR_EACH(node, &s->bases) {
+    LIST_FOR_EACH (node, &s->bases) {
         struct base_layer *b = list_entry(node, struct base_layer, node);
         if (path && strcmp(path, b->path) != 0) continue;
         service_base_drop(b);
@@ -380,7 +383,7 @@ static int drop_call(struct cache_service *s, void *arg)
 static int dropping_call(struct cache_service *s, void *arg)
 {
     (void)arg;
-    LIST_FOR_EACH(node, &s->bases)
+    LIST_FOR_EACH (node, &s->bases)
         if (list_entry(node, struct base_layer, node)->dropping && !s->failed) return 1;
     return 0;
 }
@@ -398,7 +401,7 @@ static int tidy_call(struct cache_service *s, void *arg)
 {
     struct base_layer **out = arg, *oldest = NULL;
     unsigned idle_count = 0;
-    LIST_FOR_EACH(node, &s->bases) {
+    LIST_FOR_EACH (node, &s->bases) {
         struct base_layer *b = list_entry(node, struct base_layer, node);
         if (b->sessions || b->fetches || b->held) continue;
         idle_count++;
@@ -425,11 +428,13 @@ void cache_service_tidy(struct cache_service *s)
 static int stats_call(struct cache_service *s, void *arg)
 {
     struct cache_service_stats *out = arg;
-    *out = (struct cache_service_stats){.budget_bytes = s->budget_bytes, .used_bytes = service_used_bytes(s),
-                                        .channels_refused = s->channels_refused, .channels = s->channel_count};
+    *out = (struct cache_service_stats){.budget_bytes = s->budget_bytes,
+                                        .used_bytes = service_used_bytes(s),
+                                        .channels_refused = s->channels_refused,
+                                        .channels = s->channel_count};
     out->bases = calloc(max_u64(s->base_count, 1), sizeof *out->bases);
     if (!out->bases) return -ENOMEM;
-    LIST_FOR_EACH(node, &s->bases) {
+    LIST_FOR_EACH (node, &s->bases) {
         struct base_layer *b = list_entry(node, struct base_layer, node);
         struct cache_base_stats *t = &out->bases[out->base_count];
         *t = b->stats;

@@ -26,8 +26,8 @@
 struct cache_service;
 
 #define CACHE_BUDGET_MIN_BYTES (UINT64_C(16) << 20)
-#define CACHE_BASES_MAX 4096       /* layers known at once */
-#define CACHE_BASES_IDLE_MAX 64    /* of which nobody uses */
+#define CACHE_BASES_MAX 4096    /* layers known at once */
+#define CACHE_BASES_IDLE_MAX 64 /* of which nobody uses */
 #define CACHE_CHANNELS_MAX 65536
 #define CACHE_SESSION_CHANNELS_MAX 64 /* of one cache_service_connect() */
 /* Largest layer: a client maps it whole, of the 128 TiB that a process can address. */
@@ -75,24 +75,24 @@ struct cache_base_stats {
     char *path;
     enum disk_format format;
     uint64_t size_bytes;
-    uint64_t cached_bytes;         /* data in memory now */
-    uint64_t huge_bytes;           /* of these, in huge pages */
-    uint64_t storage_read_bytes;   /* read from the file, tables included */
-    uint64_t metadata_read_bytes;  /* of these, what did not go straight into the cache */
-    uint64_t filled_bytes;         /* data made present */
-    uint64_t fills;                /* requests of clients */
-    uint64_t coalesced;            /* of these, how many waited for a read that another one began */
+    uint64_t cached_bytes;        /* data in memory now */
+    uint64_t huge_bytes;          /* of these, in huge pages */
+    uint64_t storage_read_bytes;  /* read from the file, tables included */
+    uint64_t metadata_read_bytes; /* of these, what did not go straight into the cache */
+    uint64_t filled_bytes;        /* data made present */
+    uint64_t fills;               /* requests of clients */
+    uint64_t coalesced;           /* of these, how many waited for a read that another one began */
     uint64_t readahead_bytes;
     uint64_t evicted_bytes;
     uint64_t errors;
-    uint64_t stray_bytes;          /* memory that clients made by reading holes, taken back */
+    uint64_t stray_bytes; /* memory that clients made by reading holes, taken back */
     unsigned clients;
 };
 
 struct cache_service_stats {
     uint64_t budget_bytes;
-    uint64_t used_bytes;        /* data, words, marks and bookkeeping */
-    uint64_t channels_refused;  /* closed because of what the client did */
+    uint64_t used_bytes;       /* data, words, marks and bookkeeping */
+    uint64_t channels_refused; /* closed because of what the client did */
     unsigned channels;
     unsigned base_count;
     struct cache_base_stats *bases;

@@ -89,8 +89,9 @@ static int make_memory(struct base_layer *b, struct errmsg *e)
     b->touched = touched;
     /* Large, and almost all of it never touched: the allocator maps it. */
     if (ret == 0 && !(b->regions = calloc(b->region_count, sizeof *b->regions))) ret = -ENOMEM;
-    if (ret < 0) errmsg_sys(e, -ret, "%s: cannot make %llu bytes of cache memory for it", b->path,
-                            (unsigned long long)b->size_bytes);
+    if (ret < 0)
+        errmsg_sys(e, -ret, "%s: cannot make %llu bytes of cache memory for it", b->path,
+                   (unsigned long long)b->size_bytes);
     return ret;
 }
 

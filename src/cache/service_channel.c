@@ -131,8 +131,8 @@ static void channel_ready(struct engine_watch *w)
 
 static int send_hello(int fd, const struct service_session *session)
 {
-    struct cache_hello hello = {.type = CACHE_MSG_HELLO, .version = CACHE_PROTOCOL_VERSION,
-                                .layer_count = session->layer_count};
+    struct cache_hello hello = {
+        .type = CACHE_MSG_HELLO, .version = CACHE_PROTOCOL_VERSION, .layer_count = session->layer_count};
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(CACHE_CHANNEL_LAYERS_MAX * CACHE_FDS_PER_LAYER * sizeof(int))];
@@ -147,7 +147,9 @@ static int send_hello(int fd, const struct service_session *session)
         fds[count++] = b->touched_fd;
     }
     struct iovec iov = {.iov_base = &hello, .iov_len = sizeof hello};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes,
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = control.bytes,
                          .msg_controllen = CMSG_SPACE(count * sizeof(int))};
     struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
     cmsg->cmsg_level = SOL_SOCKET;

@@ -80,7 +80,7 @@ static void fetch_finish(struct service_fetch *f)
     struct list waiters;
     list_init(&waiters);
     list_splice_back(&waiters, &f->waiters);
-    LIST_FOR_EACH(node, &waiters)
+    LIST_FOR_EACH (node, &waiters)
         fill_skip_known(list_entry(node, struct service_fill, wait_node));
     if (error) b->stats.errors++;
     fetch_release(f);
@@ -161,8 +161,12 @@ static void fetch_read(struct service_fetch *f, uint64_t count)
     uint64_t bytes = min_u64(block_offset(n), b->size_bytes - offset);
     f->step_blocks = n;
     f->iov = (struct iovec){.iov_base = f->buffer, .iov_len = bytes};
-    f->req = (struct disk_req){.op = DISK_READ, .offset_bytes = offset, .length_bytes = bytes, .iov = &f->iov,
-                               .iov_count = 1, .done = read_done};
+    f->req = (struct disk_req){.op = DISK_READ,
+                               .offset_bytes = offset,
+                               .length_bytes = bytes,
+                               .iov = &f->iov,
+                               .iov_count = 1,
+                               .done = read_done};
     layer_submit(b->chan, &f->req);
 }
 
@@ -241,7 +245,8 @@ static void fetch_step(struct service_fetch *f)
     uint64_t region_end = (f->pos / REGION_BLOCKS + 1) * REGION_BLOCKS;
     uint64_t offset = block_offset(f->pos) + f->map_bytes;
     uint64_t limit = min_u64(block_offset(max_u64(f->end, region_end)), b->size_bytes);
-    f->req = (struct disk_req){.op = DISK_MAP, .offset_bytes = offset, .length_bytes = limit - offset, .done = map_done};
+    f->req =
+        (struct disk_req){.op = DISK_MAP, .offset_bytes = offset, .length_bytes = limit - offset, .done = map_done};
     layer_submit(b->chan, &f->req);
 }
 
@@ -325,8 +330,8 @@ static void fetch_range(struct base_layer *b, uint64_t pos, uint64_t end, bool a
 int service_fetch_init(struct cache_service *s)
 {
     list_init(&s->free_fetches);
-    void *p = mmap(NULL, FETCHES_MAX * FETCH_BYTES_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
+    void *p = mmap(NULL, FETCHES_MAX * FETCH_BYTES_MAX, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return -errno;
     s->buffers = p;
     for (unsigned i = 0; i < FETCHES_MAX; i++) {

@@ -30,8 +30,8 @@
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
-#define TRIES_MAX 20u    /* per span, a second apart at least: memory may be fragmented, pages busy */
-#define REFUSALS_MAX 3u  /* before it has ever worked: this kernel does not */
+#define TRIES_MAX 20u   /* per span, a second apart at least: memory may be fragmented, pages busy */
+#define REFUSALS_MAX 3u /* before it has ever worked: this kernel does not */
 
 /* ---- the thread ---- */
 

@@ -35,14 +35,14 @@
 _Static_assert(REGION_BLOCKS * sizeof(cache_word) == 4096, "a region's words are one page");
 _Static_assert(CACHE_CHUNK_BLOCKS == 16, "a chunk's blocks are the bits of a uint16_t");
 
-#define FETCHES_MAX 128u            /* under way at once */
-#define FETCHES_AHEAD_MAX 48u       /* of which for nobody yet */
-#define FETCH_BLOCKS_MAX 256u       /* 1 MiB: one read of storage */
-#define FETCH_AHEAD_BLOCKS_MAX 64u  /* ahead in smaller steps: who catches up waits for less */
+#define FETCHES_MAX 128u           /* under way at once */
+#define FETCHES_AHEAD_MAX 48u      /* of which for nobody yet */
+#define FETCH_BLOCKS_MAX 256u      /* 1 MiB: one read of storage */
+#define FETCH_AHEAD_BLOCKS_MAX 64u /* ahead in smaller steps: who catches up waits for less */
 #define FETCH_BYTES_MAX (FETCH_BLOCKS_MAX * CACHE_BLOCK_BYTES)
-#define FETCH_COST 2u               /* of each byte under way: in the buffer and in the cache */
+#define FETCH_COST 2u                             /* of each byte under way: in the buffer and in the cache */
 #define FETCH_UNCOUNTED_BYTES (UINT64_C(4) << 20) /* may be under way when nothing can be evicted */
-#define SERVICE_FDS_MAX (1u << 20)   /* above, what is read is not counted */
+#define SERVICE_FDS_MAX (1u << 20)                /* above, what is read is not counted */
 #define STREAMS_PER_BASE 16u
 #define AHEAD_BLOCKS_MAX 256u
 
@@ -77,10 +77,10 @@ struct region {
 
 /* A sequential reader, as far as its misses show one. */
 struct stream {
-    uint64_t next_block;   /* where its next miss is expected */
-    uint64_t ahead_block;  /* start of what was read ahead last; next_block is its end */
-    uint64_t run_blocks;   /* how far it has come */
-    uint32_t miss_clock;   /* when it was last met */
+    uint64_t next_block;  /* where its next miss is expected */
+    uint64_t ahead_block; /* start of what was read ahead last; next_block is its end */
+    uint64_t run_blocks;  /* how far it has come */
+    uint32_t miss_clock;  /* when it was last met */
 };
 
 struct base_layer {
@@ -107,7 +107,7 @@ struct base_layer {
     unsigned held;     /* by the thread "cache-huge": it must stay open */
     uint64_t fetching_bytes;
     uint64_t idle_order; /* when its last client left, on the service's count */
-    bool dropping;     /* everything is to go, region by region, from drop_region on */
+    bool dropping;       /* everything is to go, region by region, from drop_region on */
     uint64_t drop_region;
     bool audit_going;
     uint64_t audit_offset, audit_words_offset;
@@ -121,21 +121,21 @@ struct base_layer {
 struct service_fetch {
     struct disk_req req;
     struct iovec iov;
-    uint8_t *buffer;           /* FETCH_BYTES_MAX */
-    struct base_layer *base;   /* NULL when free */
-    struct list waiters;       /* service_fill.wait_node */
-    struct list node;          /* of the free ones */
-    uint64_t first, end;       /* blocks */
-    uint64_t pos;              /* the first one not dealt with */
-    uint64_t step_blocks;      /* being read */
-    uint64_t map_bytes;        /* how far the block at pos has been mapped, when extents end inside it */
-    unsigned map_kinds;        /* one bit per enum disk_extent_kind seen in it */
+    uint8_t *buffer;         /* FETCH_BYTES_MAX */
+    struct base_layer *base; /* NULL when free */
+    struct list waiters;     /* service_fill.wait_node */
+    struct list node;        /* of the free ones */
+    uint64_t first, end;     /* blocks */
+    uint64_t pos;            /* the first one not dealt with */
+    uint64_t step_blocks;    /* being read */
+    uint64_t map_bytes;      /* how far the block at pos has been mapped, when extents end inside it */
+    unsigned map_kinds;      /* one bit per enum disk_extent_kind seen in it */
     bool ahead;
     int error;
 };
 
 struct service_fill {
-    struct list wait_node;    /* a fetch's waiters, or the service's starved */
+    struct list wait_node; /* a fetch's waiters, or the service's starved */
     struct list channel_node;
     struct service_channel *channel;
     struct base_layer *base;
@@ -159,7 +159,7 @@ struct service_channel {
     struct engine_watch watch;
     struct engine_task again; /* more messages may be there than one turn takes */
     bool again_queued;
-    bool closing;             /* from now on only `again` refers to it */
+    bool closing; /* from now on only `again` refers to it */
     unsigned fill_count;
     struct list fills;
 };
@@ -202,10 +202,10 @@ struct cache_service {
     struct policy policy;
     struct list empty_regions; /* oldest first */
     uint64_t budget_bytes;
-    uint64_t data_bytes;       /* in all bases; the words below too */
-    uint64_t fetching_bytes;   /* promised to fetches under way */
-    uint64_t meta_bytes;       /* words, marks and structs */
-    uint64_t region_bytes;     /* of these, what regions cost */
+    uint64_t data_bytes;     /* in all bases; the words below too */
+    uint64_t fetching_bytes; /* promised to fetches under way */
+    uint64_t meta_bytes;     /* words, marks and structs */
+    uint64_t region_bytes;   /* of these, what regions cost */
     struct {
         bool on, started, proven; /* wanted; the thread runs; it has worked before */
         unsigned refusals;        /* -EINVAL for no reason of ours, while not proven */
@@ -235,7 +235,8 @@ int service_engine_init(struct cache_service *s, const struct engine_maker *inne
 void service_engine_count(struct base_layer *b, bool on); /* while b's file is open */
 
 /* service_base.c. Opening and closing touch the image: control thread; attach and detach: data thread. */
-int service_base_open(struct base_layer **out, struct cache_service *s, struct cache_layer_want *want, struct errmsg *e);
+int service_base_open(struct base_layer **out, struct cache_service *s, struct cache_layer_want *want,
+                      struct errmsg *e);
 int service_base_attach(struct cache_service *s, struct base_layer *b);
 void service_base_detach(struct base_layer *b);
 void service_base_close(struct base_layer *b);
@@ -256,7 +257,7 @@ static inline bool service_known(const struct base_layer *b, uint64_t block)
 bool service_make_room(struct cache_service *s, uint64_t bytes);
 struct chunk *service_chunk_find(const struct base_layer *b, uint64_t index);
 struct chunk *service_chunk_get(struct base_layer *b, uint64_t index); /* NULL: out of memory */
-void service_chunk_put(struct chunk *c);                              /* frees it when nothing is in it */
+void service_chunk_put(struct chunk *c);                               /* frees it when nothing is in it */
 /* 0 or -ENOMEM. Blocks that are known already keep their word. The chunks of DATA blocks exist. */
 int service_publish(struct base_layer *b, uint64_t first, uint64_t end, enum cache_state state);
 void service_base_drop(struct base_layer *b);   /* evict all that is not being fetched, bit by bit */
@@ -286,9 +287,9 @@ void service_ahead_note(struct base_layer *b, const struct ahead_plan *plan);
 
 /* service_huge.c */
 void service_huge_start(struct cache_service *s, bool on);
-void service_huge_stop(struct cache_service *s);          /* after the data thread has ended */
-void service_huge_go(struct cache_service *s);            /* now may be a good time */
-void service_huge_added(struct region *r, uint64_t block); /* the block is DATA now */
+void service_huge_stop(struct cache_service *s);                             /* after the data thread has ended */
+void service_huge_go(struct cache_service *s);                               /* now may be a good time */
+void service_huge_added(struct region *r, uint64_t block);                   /* the block is DATA now */
 void service_huge_removed(struct region *r, uint64_t block, unsigned count); /* these of one span no more */
 
 /* service_channel.c */

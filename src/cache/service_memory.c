@@ -253,7 +253,7 @@ static void shrink_turn(struct engine_task *task)
     struct cache_service *s = container_of(task, struct cache_service, shrink_task);
     s->shrink_queued = false;
     bool more = false;
-    LIST_FOR_EACH(node, &s->bases) {
+    LIST_FOR_EACH (node, &s->bases) {
         struct base_layer *b = list_entry(node, struct base_layer, node);
         if (!b->dropping) continue;
         b->dropping = !base_drop_step(b, SHRINK_CHUNKS_PER_TURN);

@@ -69,8 +69,12 @@ static void test_scattered_buffers(void **state)
         }
         uint64_t offset = MIB - 61 * KIB; /* across the end of the data */
         struct reader_req q = {.reader = &r};
-        q.req = (struct disk_req){.op = DISK_READ, .offset_bytes = offset, .length_bytes = bytes, .iov = iov,
-                                  .iov_count = 64, .done = reader_req_done};
+        q.req = (struct disk_req){.op = DISK_READ,
+                                  .offset_bytes = offset,
+                                  .length_bytes = bytes,
+                                  .iov = iov,
+                                  .iov_count = 64,
+                                  .done = reader_req_done};
         memset(pool, 0xff, sizeof pool);
         if (round == 0) {
             r.pending++;
@@ -100,11 +104,13 @@ static void test_other_operations(void **state)
     const struct {
         enum disk_op op;
         int ret;
-    } cases[] = {{DISK_WRITE, -EROFS}, {DISK_DISCARD, -EROFS}, {DISK_WRITE_ZEROES, -EROFS}, {DISK_FLUSH, 0}, {DISK_MAP, 0}};
+    } cases[] = {
+        {DISK_WRITE, -EROFS}, {DISK_DISCARD, -EROFS}, {DISK_WRITE_ZEROES, -EROFS}, {DISK_FLUSH, 0}, {DISK_MAP, 0}};
     for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
         struct iovec iov = {buf, sizeof buf};
         struct reader_req q = {.reader = &r};
-        q.req = (struct disk_req){.op = cases[i].op, .length_bytes = 512, .iov = &iov, .iov_count = 1, .done = reader_req_done};
+        q.req = (struct disk_req){
+            .op = cases[i].op, .length_bytes = 512, .iov = &iov, .iov_count = 1, .done = reader_req_done};
         r.pending++;
         layer_submit(r.chans.chan[0], &q.req);
         assert_int_equal(reader_wait(&r), cases[i].ret);
@@ -316,8 +322,9 @@ static void test_storage_errors(void **state)
     image_make(&im, 4 * MIB, 10);
     image_write(&im, 0, im.size_bytes);
     struct fault_plan *plan = fault_plan_new(1);
-    fault_plan_add(plan, &(struct fault_rule){.action = FAULT_FAIL, .ops = FAULT_READS, .offset_bytes = MIB,
-                                              .length_bytes = 4096, .count = 3});
+    fault_plan_add(
+        plan, &(struct fault_rule){
+                  .action = FAULT_FAIL, .ops = FAULT_READS, .offset_bytes = MIB, .length_bytes = 4096, .count = 3});
     struct cache_service *s = service_make(64 * MIB, fault_plan_maker(plan));
     struct reader r;
     reader_open(&r, im.path, service_channel(s, im.path));

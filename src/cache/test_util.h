@@ -200,8 +200,12 @@ static inline void reader_submit(struct reader *r, struct reader_req *q, void *b
 {
     q->reader = r;
     q->iov = (struct iovec){.iov_base = buf, .iov_len = bytes};
-    q->req = (struct disk_req){.op = DISK_READ, .offset_bytes = offset, .length_bytes = bytes, .iov = &q->iov,
-                               .iov_count = 1, .done = reader_req_done};
+    q->req = (struct disk_req){.op = DISK_READ,
+                               .offset_bytes = offset,
+                               .length_bytes = bytes,
+                               .iov = &q->iov,
+                               .iov_count = 1,
+                               .done = reader_req_done};
     unsigned before = ++r->pending;
     layer_submit(r->chans.chan[0], &q->req);
     assert_int_equal(r->pending, before);

@@ -39,13 +39,15 @@ struct answer {
 
 /* ---- methods: 0 or -errno with the reason ---- */
 
-static int parse_layer(struct link_msg *m, json_t *layer, unsigned index, struct cache_layer_want *out, struct errmsg *e)
+static int parse_layer(struct link_msg *m, json_t *layer, unsigned index, struct cache_layer_want *out,
+                       struct errmsg *e)
 {
     const char *format, *path;
     char name[24];
     snprintf(name, sizeof name, "layer%u", index);
     if (json_unpack(layer, "{s:s, s:s}", "format", &format, "path", &path) < 0)
-        return errmsg_set(e, EINVAL, "layers[%u]: an object with the strings \"format\" and \"path\" is expected", index);
+        return errmsg_set(e, EINVAL, "layers[%u]: an object with the strings \"format\" and \"path\" is expected",
+                          index);
     if (disk_format_parse(format, &out->format) < 0)
         return errmsg_set(e, EINVAL, "layers[%u]: unknown format \"%s\"", index, format);
     out->path = path;
@@ -54,7 +56,8 @@ static int parse_layer(struct link_msg *m, json_t *layer, unsigned index, struct
     return 0;
 }
 
-static int do_channel(struct cache_manager *m, struct link_msg *msg, json_t *params, struct answer *out, struct errmsg *e)
+static int do_channel(struct cache_manager *m, struct link_msg *msg, json_t *params, struct answer *out,
+                      struct errmsg *e)
 {
     struct cache_layer_want wants[CACHE_CHANNEL_LAYERS_MAX];
     json_t *layers = json_object_get(params, "layers");
@@ -81,13 +84,14 @@ static int do_channel(struct cache_manager *m, struct link_msg *msg, json_t *par
 
 static json_t *layer_json(const struct cache_base_stats *b)
 {
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}",
-                     "path", b->path, "format", disk_format_name(b->format), "size_bytes", (json_int_t)b->size_bytes,
-                     "cached_bytes", (json_int_t)b->cached_bytes, "huge_bytes", (json_int_t)b->huge_bytes, "storage_read_bytes", (json_int_t)b->storage_read_bytes,
-                     "metadata_read_bytes", (json_int_t)b->metadata_read_bytes, "filled_bytes", (json_int_t)b->filled_bytes,
-                     "fills", (json_int_t)b->fills, "coalesced", (json_int_t)b->coalesced, "readahead_bytes",
-                     (json_int_t)b->readahead_bytes, "evicted_bytes", (json_int_t)b->evicted_bytes, "errors",
-                     (json_int_t)b->errors, "stray_bytes", (json_int_t)b->stray_bytes, "clients", (int)b->clients);
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "path", b->path,
+                     "format", disk_format_name(b->format), "size_bytes", (json_int_t)b->size_bytes, "cached_bytes",
+                     (json_int_t)b->cached_bytes, "huge_bytes", (json_int_t)b->huge_bytes, "storage_read_bytes",
+                     (json_int_t)b->storage_read_bytes, "metadata_read_bytes", (json_int_t)b->metadata_read_bytes,
+                     "filled_bytes", (json_int_t)b->filled_bytes, "fills", (json_int_t)b->fills, "coalesced",
+                     (json_int_t)b->coalesced, "readahead_bytes", (json_int_t)b->readahead_bytes, "evicted_bytes",
+                     (json_int_t)b->evicted_bytes, "errors", (json_int_t)b->errors, "stray_bytes",
+                     (json_int_t)b->stray_bytes, "clients", (int)b->clients);
 }
 
 /* A message has a limit: with very many layers the last ones are only counted. */

@@ -26,8 +26,8 @@ static void print_layers(json_t *layers)
         return;
     }
     puts("");
-    cli_table_begin(&t,
-                    ">SIZE|>CACHED|>HUGE|>READ|>METADATA|>FILLED|>AHEAD|>EVICTED|>FILLS|>SHARED|>ERRORS|>DISKS|FORMAT|LAYER");
+    cli_table_begin(
+        &t, ">SIZE|>CACHED|>HUGE|>READ|>METADATA|>FILLED|>AHEAD|>EVICTED|>FILLS|>SHARED|>ERRORS|>DISKS|FORMAT|LAYER");
     json_array_foreach(layers, i, l)
     {
         cli_table_cell(&t, "%s", bytes_of(l, "size_bytes", text));

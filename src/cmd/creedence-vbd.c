@@ -164,7 +164,9 @@ static int device_option(struct arguments *a, int opt, const char *name, const c
     switch (opt) {
     case OPT_READ_ONLY: d->read_only = true; break;
     case OPT_NUM_QUEUES: ret = number(name, text, 1, VBD_QUEUES_MAX, &n, e), d->queues = (unsigned)n; break;
-    case OPT_QUEUE_SIZE: ret = number(name, text, 2, VIRTQ_SIZE_MAX, &n, e), a->config.queue_size_max = (uint16_t)n; break;
+    case OPT_QUEUE_SIZE:
+        ret = number(name, text, 2, VIRTQ_SIZE_MAX, &n, e), a->config.queue_size_max = (uint16_t)n;
+        break;
     case OPT_SECTOR_SIZE: ret = number(name, text, 512, 4096, &n, e), d->sector_bytes = (uint32_t)n; break;
     case OPT_SEG_MAX: ret = number(name, text, 1, VBD_SEG_MAX_LIMIT, &n, e), d->seg_max = (uint32_t)n; break;
     case OPT_SIZE_MAX: ret = number(name, text, 0, UINT32_MAX, &n, e), d->size_max_bytes = (uint32_t)n; break;
@@ -289,7 +291,11 @@ static int run_alone(struct arguments *a, const sigset_t *stop_signals, struct e
     struct loop *loop = loop_new();
     struct loop_watch stop = {0};
     struct worker *w;
-    struct worker_args args = {.loop = loop, .config = &a->config, .listen_fd = -1, .connected_fd = -1, .one_front_end = a->once,
+    struct worker_args args = {.loop = loop,
+                               .config = &a->config,
+                               .listen_fd = -1,
+                               .connected_fd = -1,
+                               .one_front_end = a->once,
                                .sandbox = a->sandbox_off ? NULL : &a->sandbox};
     int signal_fd = signalfd(-1, stop_signals, SFD_CLOEXEC | SFD_NONBLOCK);
     if (!loop || signal_fd < 0) return errmsg_sys(e, errno, "event loop");

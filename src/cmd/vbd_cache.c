@@ -26,10 +26,11 @@ static int ask(int sock, const struct worker_config *c, struct errmsg *e)
         names[count] = name_space[count];
         fds[count] = file[count].fd;
         count++;
-        json_array_append_new(layers, json_pack("{s:s, s:s}", "format", disk_format_name(c->layer[i].format), "path",
-                                                c->layer[i].path));
+        json_array_append_new(
+            layers, json_pack("{s:s, s:s}", "format", disk_format_name(c->layer[i].format), "path", c->layer[i].path));
     }
-    json_t *body = link_request(1, "channel", json_pack("{s:o, s:i}", "layers", layers, "count", (int)c->device.queues));
+    json_t *body =
+        link_request(1, "channel", json_pack("{s:o, s:i}", "layers", layers, "count", (int)c->device.queues));
     if (ret == 0) {
         ret = link_send(sock, body, names, fds, count);
         if (ret < 0) errmsg_sys(e, -ret, "asking the cache service");

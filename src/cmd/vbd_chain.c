@@ -21,10 +21,10 @@ struct chain {
     struct worker_config *config; /* the worker's */
     unsigned count;               /* layers of the configuration */
     struct engine_file file[DISK_CHAIN_MAX];
-    struct layer *own[DISK_CHAIN_MAX];      /* each image, directly */
-    struct layer *cached[DISK_CHAIN_MAX];   /* the same through the cache; NULL for the leaf */
-    struct layer *stack[DISK_CHAIN_MAX];    /* what threads open, leaf first */
-    struct layer *staged;                   /* what they open instead, for comparison; or NULL */
+    struct layer *own[DISK_CHAIN_MAX];    /* each image, directly */
+    struct layer *cached[DISK_CHAIN_MAX]; /* the same through the cache; NULL for the leaf */
+    struct layer *stack[DISK_CHAIN_MAX];  /* what threads open, leaf first */
+    struct layer *staged;                 /* what they open instead, for comparison; or NULL */
     struct chain_thread thread[VBD_QUEUES_MAX];
 };
 
@@ -48,11 +48,13 @@ static int wait_previous(struct chain *c, struct errmsg *e)
     if (ret == 0) return 0;
     if (ret != -ETIMEDOUT && ret != -EOPNOTSUPP)
         return errmsg_sys(e, -ret, "%s: waiting for the last worker's writes", c->file[0].name);
-    log_warn("%s: cannot tell whether the last worker's writes have landed: %s; going on", c->file[0].name, strerror(-ret));
+    log_warn("%s: cannot tell whether the last worker's writes have landed: %s; going on", c->file[0].name,
+             strerror(-ret));
     return 0;
 }
 
-int chain_open_files(struct chain **out, struct worker_config *config, const int *cache_fd, bool after_crash, struct errmsg *e)
+int chain_open_files(struct chain **out, struct worker_config *config, const int *cache_fd, bool after_crash,
+                     struct errmsg *e)
 {
     struct chain *c = calloc(1, sizeof *c);
     if (!c) return errmsg_set(e, ENOMEM, "out of memory");

@@ -82,7 +82,8 @@ static int take_held(struct link_worker *lw, struct link_msg *m, struct errmsg *
         if (m->fds[i] < 0 || strncmp(name, "held:", 5) != 0 || strncmp(name + 5, "layer", 5) == 0) continue;
         struct worker_held *h = &lw->held[lw->held_count];
         if (lw->held_count == WORKER_HELD_MAX || strlen(name + 5) >= sizeof h->name)
-            return errmsg_set(e, EINVAL, "%s: too long a name, or more than %u descriptors held", name, (unsigned)WORKER_HELD_MAX);
+            return errmsg_set(e, EINVAL, "%s: too long a name, or more than %u descriptors held", name,
+                              (unsigned)WORKER_HELD_MAX);
         snprintf(h->name, sizeof h->name, "%s", name + 5);
         h->fd = m->fds[i];
         m->fds[i] = -1;
@@ -163,8 +164,9 @@ static int do_configure(struct link_worker *lw, json_t *params, struct link_msg 
 static json_t *describe(struct link_worker *lw)
 {
     if (!lw->worker) return json_object();
-    return json_pack("{s:s, s:i, s:s, s:b, s:o}", "name", worker_config(lw->worker)->name, "pid", (int)getpid(), "version",
-                     version_number(), "debug", version_is_debug(), "config", worker_config_to_json(worker_config(lw->worker)));
+    return json_pack("{s:s, s:i, s:s, s:b, s:o}", "name", worker_config(lw->worker)->name, "pid", (int)getpid(),
+                     "version", version_number(), "debug", version_is_debug(), "config",
+                     worker_config_to_json(worker_config(lw->worker)));
 }
 
 static int do_resize(struct link_worker *lw, json_t *params, struct errmsg *e)
@@ -202,7 +204,8 @@ static int do_go(struct link_worker *lw, bool leave, struct errmsg *e)
     return ret;
 }
 
-static int dispatch(struct link_worker *lw, const struct link_head *head, struct link_msg *m, json_t **result, struct errmsg *e)
+static int dispatch(struct link_worker *lw, const struct link_head *head, struct link_msg *m, json_t **result,
+                    struct errmsg *e)
 {
     const char *method = head->method;
     if (strcmp(method, "configure") == 0) return do_configure(lw, head->params, m, e);

@@ -82,12 +82,14 @@ int worker_config_add_layer(struct worker_config *c, const char *text, struct er
         } else if (strncmp(piece, "direct=", 7) == 0) {
             ret = parse_on_off("direct", piece + 7, &direct, e);
         } else {
-            ret = errmsg_set(e, EINVAL, "%s: unknown option '%s', expected format=raw|qcow2 or direct=on|off", path, piece);
+            ret = errmsg_set(e, EINVAL, "%s: unknown option '%s', expected format=raw|qcow2 or direct=on|off", path,
+                             piece);
         }
         free(piece);
     }
     if (ret == 0 && !format_given)
-        ret = errmsg_set(e, EINVAL, "%s: no format given: add ,format=raw or ,format=qcow2 (it is never guessed)", path);
+        ret =
+            errmsg_set(e, EINVAL, "%s: no format given: add ,format=raw or ,format=qcow2 (it is never guessed)", path);
     if (ret < 0) {
         free(path);
         return ret;
@@ -96,8 +98,8 @@ int worker_config_add_layer(struct worker_config *c, const char *text, struct er
 }
 
 static const char *const json_type_name[] = {
-    [JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array", [JSON_STRING] = "a string", [JSON_INTEGER] = "an integer",
-    [JSON_REAL] = "a real number", [JSON_TRUE] = "true", [JSON_FALSE] = "false", [JSON_NULL] = "null"};
+    [JSON_OBJECT] = "an object",   [JSON_ARRAY] = "an array", [JSON_STRING] = "a string", [JSON_INTEGER] = "an integer",
+    [JSON_REAL] = "a real number", [JSON_TRUE] = "true",      [JSON_FALSE] = "false",     [JSON_NULL] = "null"};
 
 static int wrong_type(const char *key, const json_t *v, const char *expected, struct errmsg *e)
 {
@@ -165,7 +167,8 @@ static int layers_from_json(struct worker_config *c, const json_t *params, struc
     return 0;
 }
 
-static int choice(const char *key, const char *value, const char *zero, const char *one, unsigned *out, struct errmsg *e)
+static int choice(const char *key, const char *value, const char *zero, const char *one, unsigned *out,
+                  struct errmsg *e)
 {
     if (!value) return 0;
     *out = strcmp(value, one) == 0;
@@ -227,13 +230,13 @@ json_t *worker_config_to_json(const struct worker_config *c)
 {
     json_t *layers = json_array();
     for (unsigned i = 0; i < c->layer_count; i++)
-        json_array_append_new(layers, json_pack("{s:s, s:s, s:b}", "format", disk_format_name(c->layer[i].format), "path",
-                                                c->layer[i].path, "direct", c->layer[i].direct));
+        json_array_append_new(layers, json_pack("{s:s, s:s, s:b}", "format", disk_format_name(c->layer[i].format),
+                                                "path", c->layer[i].path, "direct", c->layer[i].direct));
     const struct vbd_config *d = &c->device;
     return json_pack("{s:s, s:i, s:i, s:i, s:b, s:s, s:s, s:i, s:I, s:b, s:I, s:s, s:o}", "name", c->name, "queues",
                      d->queues, "queue_size", c->queue_size_max, "sector_bytes", d->sector_bytes, "read_only",
                      d->read_only, "write_cache", d->write_through ? "writethrough" : "writeback", "serial", d->serial,
                      "seg_max", d->seg_max, "size_max", (json_int_t)d->size_max_bytes, "packed", d->packed, "poll_us",
-                     (json_int_t)(d->poll_ns / 1000), "datapath",
-                     c->datapath == DATAPATH_STAGED ? "staged" : "direct", "layers", layers);
+                     (json_int_t)(d->poll_ns / 1000), "datapath", c->datapath == DATAPATH_STAGED ? "staged" : "direct",
+                     "layers", layers);
 }

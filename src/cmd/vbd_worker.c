@@ -137,9 +137,10 @@ static int state_check(struct worker *w, struct errmsg *e)
         h->queue_size_max == w->config.queue_size_max && h->vhost_bytes == w->vhost_bytes &&
         h->inflight_bytes == w->inflight_bytes && h->stash_bytes == STASH_BYTES)
         return 0;
-    return errmsg_set(e, EPROTO,
-                      "disk %s: the state left by the last worker is of another layout (%u queues of %u, expected %u of %u)",
-                      w->config.name, h->queues, h->queue_size_max, w->config.device.queues, w->config.queue_size_max);
+    return errmsg_set(
+        e, EPROTO,
+        "disk %s: the state left by the last worker is of another layout (%u queues of %u, expected %u of %u)",
+        w->config.name, h->queues, h->queue_size_max, w->config.device.queues, w->config.queue_size_max);
 }
 
 /* fd: a predecessor's state, or -1 for a new one. */
@@ -159,8 +160,8 @@ static int state_map(struct worker *w, int fd, bool survives, struct errmsg *e)
     if (fd >= 0 && (uint64_t)size != w->state_bytes)
         return errmsg_set(e, EPROTO, "disk %s: the state left by the last worker has %lld bytes, expected %zu",
                           w->config.name, (long long)size, w->state_bytes);
-    void *mem = mmap(NULL, w->state_bytes, PROT_READ | PROT_WRITE,
-                     fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, 0);
+    void *mem =
+        mmap(NULL, w->state_bytes, PROT_READ | PROT_WRITE, fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, 0);
     if (mem == MAP_FAILED) return errmsg_sys(e, errno, "disk %s: mapping the device's state", w->config.name);
     w->state = mem;
     if (!fresh) return state_check(w, e);
@@ -316,7 +317,8 @@ int worker_serve(struct worker *w, struct errmsg *e)
         vbd_guest_ops(w->vbd)->reset(w->vbd);
     }
     if (w->connected_fd < 0 && w->listen_fd < 0)
-        return errmsg_set(e, ENOTCONN, "disk %s: its front end is lost, and it does not listen for another", w->config.name);
+        return errmsg_set(e, ENOTCONN, "disk %s: its front end is lost, and it does not listen for another",
+                          w->config.name);
     if (w->connected_fd >= 0) return session_start(w, steal_fd(&w->connected_fd), e);
     tell_state(w, "listening", NULL);
     int ret = listen_start(w);
@@ -456,7 +458,8 @@ json_t *worker_stats(struct worker *w)
         struct vbd_queue_stats q;
         vbd_stats_read(w->vbd, i, &q);
         sum.reads += q.reads, sum.read_bytes += q.read_bytes, sum.writes += q.writes, sum.write_bytes += q.write_bytes;
-        sum.flushes += q.flushes, sum.discards += q.discards, sum.write_zeroes += q.write_zeroes, sum.errors += q.errors;
+        sum.flushes += q.flushes, sum.discards += q.discards, sum.write_zeroes += q.write_zeroes,
+            sum.errors += q.errors;
         sum.latency_ns += q.latency_ns, sum.latency_samples += q.latency_samples;
         json_array_append_new(queues, json_pack("{s:i, s:b, s:I, s:I, s:I, s:I, s:I}", "index", (int)i, "running",
                                                 q.running, "requests", (json_int_t)q.requests, "fast_reads",
@@ -473,12 +476,15 @@ json_t *worker_stats(struct worker *w)
     uint64_t from_base = c.cache_hit_bytes + c.cache_fill_bytes + c.base_direct_bytes + c.zero_bytes;
     json_t *o = json_pack(
         "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:I, s:i, s:I}", "state",
-        why ? "broken" : info.connected ? "connected" : "listening", "reads", (json_int_t)sum.reads, "read_bytes",
-        (json_int_t)sum.read_bytes, "writes", (json_int_t)sum.writes, "write_bytes", (json_int_t)sum.write_bytes,
-        "flushes", (json_int_t)sum.flushes, "discards", (json_int_t)sum.discards, "write_zeroes",
-        (json_int_t)sum.write_zeroes, "errors", (json_int_t)sum.errors, "leaf_read_bytes", (json_int_t)(sum.read_bytes > from_base ? sum.read_bytes - from_base : 0),
-        "cache_hit_bytes", (json_int_t)c.cache_hit_bytes, "cache_fill_bytes", (json_int_t)c.cache_fill_bytes,
-        "base_direct_bytes", (json_int_t)c.base_direct_bytes, "zero_bytes", (json_int_t)c.zero_bytes, "latency_ns_mean",
+        why              ? "broken"
+        : info.connected ? "connected"
+                         : "listening",
+        "reads", (json_int_t)sum.reads, "read_bytes", (json_int_t)sum.read_bytes, "writes", (json_int_t)sum.writes,
+        "write_bytes", (json_int_t)sum.write_bytes, "flushes", (json_int_t)sum.flushes, "discards",
+        (json_int_t)sum.discards, "write_zeroes", (json_int_t)sum.write_zeroes, "errors", (json_int_t)sum.errors,
+        "leaf_read_bytes", (json_int_t)(sum.read_bytes > from_base ? sum.read_bytes - from_base : 0), "cache_hit_bytes",
+        (json_int_t)c.cache_hit_bytes, "cache_fill_bytes", (json_int_t)c.cache_fill_bytes, "base_direct_bytes",
+        (json_int_t)c.base_direct_bytes, "zero_bytes", (json_int_t)c.zero_bytes, "latency_ns_mean",
         (json_int_t)(sum.latency_samples ? sum.latency_ns / sum.latency_samples : 0), "queues", queues, "features",
         features, "memory_bytes", (json_int_t)info.memory_bytes, "regions", (int)info.regions, "size_bytes",
         (json_int_t)layer_size(chain_leaf(w->chain)));

@@ -73,15 +73,15 @@ struct worker_keeper {
 
 struct worker_args {
     struct loop *loop;
-    struct worker_config *config;  /* taken over */
+    struct worker_config *config; /* taken over */
     struct worker_keeper keeper;
-    bool survives;                 /* keep state in a memfd of our own (the daemon holds it) */
-    int listen_fd;                 /* -1: none; taken over */
-    int connected_fd;              /* a front end already there, or -1; taken over */
+    bool survives;                  /* keep state in a memfd of our own (the daemon holds it) */
+    int listen_fd;                  /* -1: none; taken over */
+    int connected_fd;               /* a front end already there, or -1; taken over */
     const struct worker_held *held; /* from a process before us; descriptors taken over */
     unsigned held_count;
-    int cache_fd[VBD_QUEUES_MAX];  /* channels of the read cache, or -1; taken over */
-    bool one_front_end;            /* stop the loop when the first front end leaves */
+    int cache_fd[VBD_QUEUES_MAX];       /* channels of the read cache, or -1; taken over */
+    bool one_front_end;                 /* stop the loop when the first front end leaves */
     const struct sandbox_args *sandbox; /* entered once all files are open, before any is read; NULL: not at all */
 };
 

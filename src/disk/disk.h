@@ -32,10 +32,10 @@
 #include "base/list.h"
 #include "disk/engine/engine.h"
 
-#define DISK_CHAIN_MAX 64      /* layers in a chain, leaf included */
-#define DISK_SECTOR_BYTES 512u /* requests are multiples of this at least */
+#define DISK_CHAIN_MAX 64                           /* layers in a chain, leaf included */
+#define DISK_SECTOR_BYTES 512u                      /* requests are multiples of this at least */
 #define DISK_REQUEST_MAX_BYTES (UINT64_C(32) << 20) /* of one READ or WRITE; others: the disk's size */
-#define DISK_IOV_MAX 512       /* entries of one request's iov */
+#define DISK_IOV_MAX 512                            /* entries of one request's iov */
 
 enum disk_op {
     DISK_READ,
@@ -127,8 +127,8 @@ struct layer_ops {
 /* Common head of every layer. */
 struct layer {
     const struct layer_ops *ops;
-    struct layer *below;        /* not owned */
-    const char *name;           /* path, for messages; outlives the layer */
+    struct layer *below; /* not owned */
+    const char *name;    /* path, for messages; outlives the layer */
     bool writable;
     uint32_t unit_bytes;         /* what the format allocates at once (a cluster), 0: nothing to say */
     _Atomic uint64_t size_bytes; /* virtual size; changes in resize() only */
@@ -146,8 +146,8 @@ static inline void layer_submit(struct layer_chan *c, struct disk_req *req)
     c->layer->ops->submit(c, req);
 }
 
-static inline int layer_try_read(struct layer_chan *c, uint64_t offset_bytes, uint64_t length_bytes, const struct iovec *iov,
-                                 unsigned iov_count)
+static inline int layer_try_read(struct layer_chan *c, uint64_t offset_bytes, uint64_t length_bytes,
+                                 const struct iovec *iov, unsigned iov_count)
 {
     if (!c->layer->ops->try_read) return -11; /* -EAGAIN */
     return c->layer->ops->try_read(c, offset_bytes, length_bytes, iov, iov_count);
@@ -166,7 +166,7 @@ static inline uint64_t layer_size(struct layer *l)
 /* What every format needs to open an image as a layer. */
 struct layer_args {
     const struct engine_file *file;
-    struct layer *below;              /* NULL at the bottom */
+    struct layer *below; /* NULL at the bottom */
     bool writable;
     struct disk_stash stash;          /* leaf only */
     const struct engine_maker *maker; /* for a layer that runs a thread of its own */

@@ -212,7 +212,8 @@ static int open_flags(unsigned flags)
  * until the kernel has put its last request away. */
 static int lock_image_patiently(int fd, const char *path, bool writable, struct errmsg *e)
 {
-    const struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = LOCK_USED, .l_len = 2 * (LOCK_REFUSED - LOCK_USED)};
+    const struct flock all = {
+        .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = LOCK_USED, .l_len = 2 * (LOCK_REFUSED - LOCK_USED)};
     int ret;
     for (unsigned tries = 0; (ret = lock_image(fd, path, writable, e)) == -EAGAIN && tries < LOCK_TRIES; tries++) {
         fcntl(fd, F_OFD_SETLK, &all); /* two who wait must not keep one another waiting */

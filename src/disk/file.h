@@ -14,10 +14,10 @@
 #include "disk/engine/engine.h"
 
 enum disk_file_flags {
-    DISK_FILE_WRITE = 1 << 0,    /* read-write; exclusive: nobody else may write, nor write-lock */
-    DISK_FILE_DIRECT = 1 << 1,   /* O_DIRECT */
+    DISK_FILE_WRITE = 1 << 0,  /* read-write; exclusive: nobody else may write, nor write-lock */
+    DISK_FILE_DIRECT = 1 << 1, /* O_DIRECT */
     DISK_FILE_NO_LOCK = 1 << 2,
-    DISK_FILE_CREATE = 1 << 3,   /* must not exist yet */
+    DISK_FILE_CREATE = 1 << 3, /* must not exist yet */
 };
 
 /* Open path. On failure the message names the path, what was tried and, for a lock, who to look for.

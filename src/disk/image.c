@@ -110,9 +110,11 @@ static int create_qcow2(struct creation *c)
     uint32_t cluster_bytes = a->cluster_bytes ? a->cluster_bytes : 1u << QCOW2_CLUSTER_BITS_DEFAULT;
     uint32_t refcount_bits = a->refcount_bits ? a->refcount_bits : 16;
     if (!is_power_of_2(cluster_bytes))
-        return errmsg_set(c->e, EINVAL, "%s: clusters of %" PRIu32 " bytes: expected a power of two", c->path, cluster_bytes);
+        return errmsg_set(c->e, EINVAL, "%s: clusters of %" PRIu32 " bytes: expected a power of two", c->path,
+                          cluster_bytes);
     if (!is_power_of_2(refcount_bits))
-        return errmsg_set(c->e, EINVAL, "%s: refcounts of %" PRIu32 " bits: expected a power of two", c->path, refcount_bits);
+        return errmsg_set(c->e, EINVAL, "%s: refcounts of %" PRIu32 " bits: expected a power of two", c->path,
+                          refcount_bits);
     struct qcow2_create_args q = {
         .size_bytes = c->size_bytes,
         .version = a->version ? a->version : 3,
@@ -179,7 +181,8 @@ int image_create(const char *path, const struct image_create_args *args, struct 
 {
     struct creation c = {.args = args, .path = path, .e = e};
     struct stat st;
-    if (!disk_format_name(args->format)) return errmsg_set(e, EINVAL, "%s: unknown image format %d", path, (int)args->format);
+    if (!disk_format_name(args->format))
+        return errmsg_set(e, EINVAL, "%s: unknown image format %d", path, (int)args->format);
     int ret = resolve(&c);
     if (ret == 0) {
         bool device = stat(path, &st) == 0 && S_ISBLK(st.st_mode);
@@ -235,7 +238,8 @@ int image_check(const char *path, enum disk_format format, const struct image_ch
 {
     struct engine_file file;
     if (format != DISK_FORMAT_QCOW2)
-        return errmsg_set(e, ENOTSUP, "%s: a %s image has nothing that could be checked", path, disk_format_name(format));
+        return errmsg_set(e, ENOTSUP, "%s: a %s image has nothing that could be checked", path,
+                          disk_format_name(format));
     int ret = disk_file_open(&file, path, args->repair == IMAGE_REPAIR_NONE ? 0 : DISK_FILE_WRITE, e);
     if (ret < 0) return ret;
     ret = check_file(&file, args, out, e);

@@ -34,13 +34,13 @@ enum image_preallocate {
 
 struct image_create_args {
     enum disk_format format;
-    uint64_t size_bytes;      /* rounded up to 512; 0 with a base: the base's size */
+    uint64_t size_bytes; /* rounded up to 512; 0 with a base: the base's size */
     /* qcow2 only: */
-    uint32_t cluster_bytes;   /* 512 to 2 MiB, a power of two; 0: 64 KiB */
-    uint32_t refcount_bits;   /* 1, 2, 4, ... 64; 0: 16 */
-    uint32_t version;         /* 2 or 3; 0: 3 */
-    bool zstd;                /* compressed clusters, should somebody write some, are zstd */
-    const char *base_path;    /* NULL: none. Recorded as an absolute path */
+    uint32_t cluster_bytes; /* 512 to 2 MiB, a power of two; 0: 64 KiB */
+    uint32_t refcount_bits; /* 1, 2, 4, ... 64; 0: 16 */
+    uint32_t version;       /* 2 or 3; 0: 3 */
+    bool zstd;              /* compressed clusters, should somebody write some, are zstd */
+    const char *base_path;  /* NULL: none. Recorded as an absolute path */
     enum disk_format base_format;
     enum image_preallocate preallocate;
     struct image_progress progress;

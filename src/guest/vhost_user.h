@@ -48,9 +48,9 @@ struct guest_queue {
 };
 
 struct guest_device_ops {
-    unsigned queues_max;  /* at most VHOST_QUEUES_MAX */
+    unsigned queues_max; /* at most VHOST_QUEUES_MAX */
     unsigned config_bytes;
-    uint64_t features;    /* device's own and ring features offered; the session adds its own */
+    uint64_t features; /* device's own and ring features offered; the session adds its own */
 
     /* The driver accepted these. 0 or -errno (then the message fails). */
     int (*set_features)(void *device, uint64_t features);
@@ -88,9 +88,9 @@ struct vhost_session;
 struct vhost_args {
     struct loop *loop;
     const struct guest_device_ops *ops;
-    void *device;               /* first argument of ops */
-    void *owner;                /* first argument of stash_ready and ended */
-    struct vhost_state *state;  /* vhost_state_bytes() long, zeroed when new; outlives the session */
+    void *device;              /* first argument of ops */
+    void *owner;               /* first argument of stash_ready and ended */
+    struct vhost_state *state; /* vhost_state_bytes() long, zeroed when new; outlives the session */
     struct guest_hold hold;
     /* Memory for the in-flight tables of all queues when the front end does not share its own
      * (INFLIGHT_SHMFD), part of what survives; NULL: no tracking then. */

@@ -39,13 +39,14 @@ struct loop *loop_new(void)
 void loop_free(struct loop *l)
 {
     if (!l) return;
-    LIST_FOR_EACH_SAFE(node, &l->timers)
+    LIST_FOR_EACH_SAFE (node, &l->timers)
         loop_timer_cancel(list_entry(node, struct loop_timer, node));
     close(l->epoll_fd);
     free(l);
 }
 
-int loop_add(struct loop *l, struct loop_watch *w, int fd, uint32_t events, void (*ready)(struct loop_watch *, uint32_t))
+int loop_add(struct loop *l, struct loop_watch *w, int fd, uint32_t events,
+             void (*ready)(struct loop_watch *, uint32_t))
 {
     struct epoll_event ev = {.events = events, .data.ptr = w};
     if (epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0) return -errno;
@@ -80,7 +81,7 @@ void loop_timer_arm(struct loop *l, struct loop_timer *t, uint64_t delay_ns, voi
     t->due_ns = clock_now_ns() + delay_ns;
     t->loop = l;
     struct list *at = &l->timers;
-    LIST_FOR_EACH(node, &l->timers) {
+    LIST_FOR_EACH (node, &l->timers) {
         if (list_entry(node, struct loop_timer, node)->due_ns > t->due_ns) {
             at = node;
             break;

@@ -59,9 +59,11 @@ int inflight_split_check(const struct inflight_split *t, uint16_t size, struct e
     return check(inflight_load64(&t->features), inflight_load16(&t->version), inflight_load16(&t->desc_num), size, e);
 }
 
-int inflight_packed_check(const struct inflight_packed *t, uint16_t size, struct inflight_packed_used *used, struct errmsg *e)
+int inflight_packed_check(const struct inflight_packed *t, uint16_t size, struct inflight_packed_used *used,
+                          struct errmsg *e)
 {
-    int ret = check(inflight_load64(&t->features), inflight_load16(&t->version), inflight_load16(&t->desc_num), size, e);
+    int ret =
+        check(inflight_load64(&t->features), inflight_load16(&t->version), inflight_load16(&t->desc_num), size, e);
     if (ret) return ret;
     *used = inflight_packed_load_used(t);
     if (used->used_idx >= size || used->old_used_idx >= size)
@@ -94,7 +96,8 @@ int inflight_split_resume(struct inflight_split *t, uint16_t size, uint16_t used
     int count = 0;
     for (unsigned i = 0; i < size; i++)
         if (inflight_load8(&t->desc[i].inflight))
-            chains[count++] = (struct inflight_chain){.counter = inflight_load64(&t->desc[i].counter), .head = (uint16_t)i};
+            chains[count++] =
+                (struct inflight_chain){.counter = inflight_load64(&t->desc[i].counter), .head = (uint16_t)i};
     qsort(chains, (size_t)count, sizeof chains[0], oldest_first);
     return count;
 }
@@ -137,8 +140,8 @@ static int follow(struct inflight_packed *t, uint16_t size, uint16_t head, unsig
     return to_end && head < size ? -EPROTO : (int)n;
 }
 
-int inflight_packed_resume(struct inflight_packed *t, uint16_t size, struct inflight_packed_used *used, bool first_is_used,
-                           struct inflight_chain *chains, uint16_t *free_list, uint16_t *free_head)
+int inflight_packed_resume(struct inflight_packed *t, uint16_t size, struct inflight_packed_used *used,
+                           bool first_is_used, struct inflight_chain *chains, uint16_t *free_list, uint16_t *free_head)
 {
     uint16_t head = settle_packed(t, used, first_is_used);
     for (unsigned i = 0; i < size; i++)
@@ -155,11 +158,13 @@ int inflight_packed_resume(struct inflight_packed *t, uint16_t size, struct infl
     for (unsigned i = 0; i < size; i++) {
         const struct inflight_packed_desc *shared = &t->desc[i];
         if (!inflight_load8(&shared->inflight)) continue;
-        struct inflight_packed_desc d = {.num = inflight_load16(&shared->num), .last = inflight_load16(&shared->last),
+        struct inflight_packed_desc d = {.num = inflight_load16(&shared->num),
+                                         .last = inflight_load16(&shared->last),
                                          .counter = inflight_load64(&shared->counter)};
         int n = d.num ? follow(t, size, (uint16_t)i, d.num, false, free_list, &last) : -EPROTO;
         if (n != d.num || last != d.last) return -EPROTO;
-        chains[count++] = (struct inflight_chain){d.counter, (uint16_t)i, last, d.num, inflight_load16(&t->desc[last].id)};
+        chains[count++] =
+            (struct inflight_chain){d.counter, (uint16_t)i, last, d.num, inflight_load16(&t->desc[last].id)};
         seen += n;
     }
     if (seen != size) return -EPROTO;

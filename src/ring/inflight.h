@@ -95,7 +95,8 @@ void inflight_packed_init(struct inflight_packed *t, uint16_t size, uint16_t use
 /* 0: a usable table; -ENODATA: one that was never started (version 0); -EINVAL with the reason. *used is the
  * table's word of that name, both indices below size: whoever goes on does so with it, not with the table's. */
 int inflight_split_check(const struct inflight_split *t, uint16_t size, struct errmsg *e);
-int inflight_packed_check(const struct inflight_packed *t, uint16_t size, struct inflight_packed_used *used, struct errmsg *e);
+int inflight_packed_check(const struct inflight_packed *t, uint16_t size, struct inflight_packed_used *used,
+                          struct errmsg *e);
 
 /*
  * Settle what the last process left half done, and list its unfinished chains, oldest first, in
@@ -109,8 +110,8 @@ int inflight_split_resume(struct inflight_split *t, uint16_t size, uint16_t used
  * then. first_is_used tells whether the ring's descriptor at its old_used_idx has been given back since. Then
  * `free_list` holds the links of all entries, `*free_head` the list's start. -EPROTO when lists are broken.
  */
-int inflight_packed_resume(struct inflight_packed *t, uint16_t size, struct inflight_packed_used *used, bool first_is_used,
-                           struct inflight_chain *chains, uint16_t *free_list, uint16_t *free_head);
+int inflight_packed_resume(struct inflight_packed *t, uint16_t size, struct inflight_packed_used *used,
+                           bool first_is_used, struct inflight_chain *chains, uint16_t *free_list, uint16_t *free_head);
 
 /* The last process was killed after it had moved used_idx: whether it had published is for the ring to say. */
 static inline bool inflight_packed_undecided(struct inflight_packed_used u)

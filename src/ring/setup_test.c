@@ -286,9 +286,12 @@ static void test_packed_settles_what_was_checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_setups),           cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_foreign_tables),       cmocka_unit_test(test_spoilt_split_tables),
-        cmocka_unit_test(test_spoilt_packed_tables), cmocka_unit_test(test_packed_table_changed_meanwhile),
+        cmocka_unit_test(test_bad_setups),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_foreign_tables),
+        cmocka_unit_test(test_spoilt_split_tables),
+        cmocka_unit_test(test_spoilt_packed_tables),
+        cmocka_unit_test(test_packed_table_changed_meanwhile),
         cmocka_unit_test(test_packed_settles_what_was_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,10 +26,10 @@
 #include "loop/thread.h"
 #include "vbd/queue.h"
 
-#define TAKE_BATCH 64u        /* requests taken before completions are looked at again */
-#define GROUP 8u              /* requests popped before the first of them is carried out */
+#define TAKE_BATCH 64u /* requests taken before completions are looked at again */
+#define GROUP 8u       /* requests popped before the first of them is carried out */
 #define WINDOW_MIN_NS UINT64_C(4000)
-#define SAMPLE_EVERY 32u      /* one request in so many is timed */
+#define SAMPLE_EVERY 32u                   /* one request in so many is timed */
 #define UNKICKED_POLL_NS UINT64_C(1000000) /* a queue without a kick descriptor is looked at this often */
 
 static void notify_driver(struct vbd_queue *q)

@@ -32,17 +32,17 @@ struct vbd_request {
     struct vbd_queue *queue;
     struct vbd_request *next_free;
     struct virtq_chain chain;
-    uint8_t *status;       /* the guest's status byte */
-    uint64_t start_ns;     /* 0: not in the latency sample */
-    uint32_t type;         /* enum virtio_blk_type */
-    uint64_t sector;       /* as the header has it */
-    struct iovec *data;    /* the data's entries, within iov, and how many bytes they are */
+    uint8_t *status;    /* the guest's status byte */
+    uint64_t start_ns;  /* 0: not in the latency sample */
+    uint32_t type;      /* enum virtio_blk_type */
+    uint64_t sector;    /* as the header has it */
+    struct iovec *data; /* the data's entries, within iov, and how many bytes they are */
     unsigned data_count;
     uint64_t data_bytes;
-    uint8_t range_at;      /* DISCARD, WRITE_ZEROES: the range at work, of range_count */
+    uint8_t range_at; /* DISCARD, WRITE_ZEROES: the range at work, of range_count */
     uint8_t range_count;
-    bool flushing;         /* a write through: data are written, the flush is on its way */
-    struct iovec iov[];    /* queue->iov_max entries; ranges are kept here once they are copied out */
+    bool flushing;      /* a write through: data are written, the flush is on its way */
+    struct iovec iov[]; /* queue->iov_max entries; ranges are kept here once they are copied out */
 };
 
 struct vbd_queue {
@@ -64,9 +64,9 @@ struct vbd_queue {
     bool call_is_socket; /* User-mode Linux: written to without blocking */
     bool broken;
 
-    char *requests;            /* array of requests, request_bytes apart */
+    char *requests; /* array of requests, request_bytes apart */
     size_t request_bytes;
-    struct vbd_request *free;  /* last used first: few are ever touched */
+    struct vbd_request *free; /* last used first: few are ever touched */
     unsigned iov_max;
     unsigned in_flight;
     bool unpublished;

@@ -38,9 +38,12 @@ static void finish(struct vbd_request *r, uint8_t status)
 
 static void report(struct vbd_request *r, int ret)
 {
-    static const char *const verb[] = {[DISK_READ] = "read",       [DISK_WRITE] = "write",
-                                       [DISK_FLUSH] = "flush",     [DISK_DISCARD] = "discard",
-                                       [DISK_WRITE_ZEROES] = "write zeroes", [DISK_MAP] = "map"};
+    static const char *const verb[] = {[DISK_READ] = "read",
+                                       [DISK_WRITE] = "write",
+                                       [DISK_FLUSH] = "flush",
+                                       [DISK_DISCARD] = "discard",
+                                       [DISK_WRITE_ZEROES] = "write zeroes",
+                                       [DISK_MAP] = "map"};
     log_limited(LOG_LEVEL_ERROR, "disk %s: %s of %llu bytes at %llu failed: %s (the guest got an I/O error)",
                 r->queue->vbd->config.name, verb[r->disk.op], (unsigned long long)r->disk.length_bytes,
                 (unsigned long long)r->disk.offset_bytes, strerror(-ret));
@@ -87,8 +90,7 @@ static bool range_valid(const struct vbd_queue *q, uint64_t sector, uint64_t len
     if (!mul_fits(sector, DISK_SECTOR_BYTES, offset_bytes)) return false;
     uint64_t mask = q->vbd->config.sector_bytes - 1;
     if ((*offset_bytes | length_bytes) & mask) return false;
-    return range_fits(*offset_bytes, length_bytes,
-                      atomic_load_explicit(&q->vbd->capacity_bytes, memory_order_relaxed));
+    return range_fits(*offset_bytes, length_bytes, atomic_load_explicit(&q->vbd->capacity_bytes, memory_order_relaxed));
 }
 
 /* Data segments as the driver was told to make them (seg_max, size_max)? */
@@ -136,8 +138,8 @@ static void begin_write(struct vbd_request *r)
 {
     struct vbd_queue *q = r->queue;
     uint64_t offset_bytes, bytes = r->data_bytes;
-    if (q->vbd->config.read_only || bytes > DISK_REQUEST_MAX_BYTES || !range_valid(q, r->sector, bytes, &offset_bytes) ||
-        !segments_valid(&q->vbd->config, r->data, r->data_count)) {
+    if (q->vbd->config.read_only || bytes > DISK_REQUEST_MAX_BYTES ||
+        !range_valid(q, r->sector, bytes, &offset_bytes) || !segments_valid(&q->vbd->config, r->data, r->data_count)) {
         finish(r, VIRTIO_BLK_S_IOERR);
         return;
     }

@@ -40,17 +40,17 @@ struct vbd_kept {
 };
 
 struct vbd_config {
-    const char *name;        /* for messages; outlives the device */
-    unsigned queues;         /* 1..VBD_QUEUES_MAX */
-    uint32_t sector_bytes;   /* logical block: 512 or 4096 */
+    const char *name;      /* for messages; outlives the device */
+    unsigned queues;       /* 1..VBD_QUEUES_MAX */
+    uint32_t sector_bytes; /* logical block: 512 or 4096 */
     bool read_only;
-    bool write_through;      /* initial mode; the driver may change it (CONFIG_WCE) */
-    bool packed;             /* offer the packed ring */
-    uint32_t seg_max;        /* data segments in a request, 1..VBD_SEG_MAX_LIMIT */
-    uint32_t size_max_bytes; /* largest segment, 0: no limit */
-    uint32_t io_opt_bytes;   /* the leaf's natural unit (cluster), 0: unknown */
-    uint64_t poll_ns;        /* upper bound of adaptive polling; 0: never poll */
-    struct vbd_kept *kept;   /* zeroed when new; outlives the device */
+    bool write_through;            /* initial mode; the driver may change it (CONFIG_WCE) */
+    bool packed;                   /* offer the packed ring */
+    uint32_t seg_max;              /* data segments in a request, 1..VBD_SEG_MAX_LIMIT */
+    uint32_t size_max_bytes;       /* largest segment, 0: no limit */
+    uint32_t io_opt_bytes;         /* the leaf's natural unit (cluster), 0: unknown */
+    uint64_t poll_ns;              /* upper bound of adaptive polling; 0: never poll */
+    struct vbd_kept *kept;         /* zeroed when new; outlives the device */
     char serial[VBD_SERIAL_BYTES]; /* zero-terminated */
 };
 
@@ -94,10 +94,10 @@ int vbd_broken_fd(struct vbd *d);
 struct vbd_queue_stats {
     bool running;
     uint64_t requests, reads, read_bytes, writes, write_bytes, flushes, discards, write_zeroes, errors;
-    uint64_t fast_reads; /* of reads: completed at once, without the engine */
-    uint64_t calls;      /* times the driver was notified */
-    uint64_t sleeps;     /* times the thread slept */
-    uint64_t polls_ns;   /* time spent polling in vain before sleeping */
+    uint64_t fast_reads;                  /* of reads: completed at once, without the engine */
+    uint64_t calls;                       /* times the driver was notified */
+    uint64_t sleeps;                      /* times the thread slept */
+    uint64_t polls_ns;                    /* time spent polling in vain before sleeping */
     uint64_t latency_ns, latency_samples; /* of a sample of requests, from pop to push */
 };
 void vbd_stats_read(struct vbd *d, unsigned queue, struct vbd_queue_stats *out);

@@ -35,9 +35,9 @@
 struct memory_disk {
     struct layer layer;
     uint8_t bytes[DISK_BYTES];
-    _Atomic int fail_with;       /* every request, while not 0 */
-    _Atomic bool hold;           /* keep requests until it is cleared */
-    char log[64];                /* ops in order: r w f d z Z(unmap) */
+    _Atomic int fail_with; /* every request, while not 0 */
+    _Atomic bool hold;     /* keep requests until it is cleared */
+    char log[64];          /* ops in order: r w f d z Z(unmap) */
     _Atomic unsigned logged;
     _Atomic unsigned asked, ran; /* what a thread sanitizer cannot see: both sides meet in the ring, mapped twice */
 };
@@ -71,8 +71,8 @@ static void memory_run(struct engine_task *t)
         return;
     }
     int fail = atomic_load(&d->fail_with);
-    static const char letter[] = {[DISK_READ] = 'r', [DISK_WRITE] = 'w', [DISK_FLUSH] = 'f', [DISK_DISCARD] = 'd',
-                                  [DISK_WRITE_ZEROES] = 'z'};
+    static const char letter[] = {
+        [DISK_READ] = 'r', [DISK_WRITE] = 'w', [DISK_FLUSH] = 'f', [DISK_DISCARD] = 'd', [DISK_WRITE_ZEROES] = 'z'};
     unsigned at = atomic_load(&d->logged);
     if (at < sizeof d->log - 1) {
         d->log[at] = r->op == DISK_WRITE_ZEROES && (r->flags & DISK_REQ_UNMAP) ? 'Z' : letter[r->op];
@@ -186,8 +186,14 @@ static void queue_run(struct rig *g)
 
 static struct vbd_config config_default(struct rig *g)
 {
-    return (struct vbd_config){.name = "test", .queues = 1, .sector_bytes = 512, .packed = true, .seg_max = 126,
-                               .poll_ns = 20000, .kept = &g->kept, .serial = "serial-0123456789"};
+    return (struct vbd_config){.name = "test",
+                               .queues = 1,
+                               .sector_bytes = 512,
+                               .packed = true,
+                               .seg_max = 126,
+                               .poll_ns = 20000,
+                               .kept = &g->kept,
+                               .serial = "serial-0123456789"};
 }
 
 static void rig_open(struct rig *g, const struct vbd_config *c)
@@ -237,9 +243,9 @@ struct ask {
     uint32_t type;
     uint64_t sector;
     uint32_t data_bytes;
-    bool reads;           /* data are for the device to write */
-    unsigned cut;         /* bytes of the header in a first descriptor of its own; 16: the usual framing */
-    bool joined;          /* status in one descriptor with the data */
+    bool reads;   /* data are for the device to write */
+    unsigned cut; /* bytes of the header in a first descriptor of its own; 16: the usual framing */
+    bool joined;  /* status in one descriptor with the data */
     bool indirect;
 };
 
@@ -310,16 +316,21 @@ static void test_read_write_framings(struct rig *g)
     rig_open(g, &c);
     const unsigned cuts[] = {16, 1, 8, 15};
     for (unsigned i = 0; i < 16; i++) {
-        struct ask w = {.type = VIRTIO_BLK_T_OUT, .sector = 100 + i * 8, .data_bytes = 4096, .cut = cuts[i % 4],
-                        .indirect = i & 4};
+        struct ask w = {
+            .type = VIRTIO_BLK_T_OUT, .sector = 100 + i * 8, .data_bytes = 4096, .cut = cuts[i % 4], .indirect = i & 4};
         uint8_t want[4096];
         uint32_t written;
         fill(want, sizeof want, (uint8_t)i);
         memcpy(slot_at(g, 0) + 16, want, sizeof want);
         assert_int_equal(ask_now(g, &w, &written), VIRTIO_BLK_S_OK);
         assert_int_equal(written, 1);
-        struct ask r = {.type = VIRTIO_BLK_T_IN, .sector = 100 + i * 8, .data_bytes = 4096, .reads = true,
-                        .cut = cuts[i % 4], .joined = i & 8, .indirect = i & 4};
+        struct ask r = {.type = VIRTIO_BLK_T_IN,
+                        .sector = 100 + i * 8,
+                        .data_bytes = 4096,
+                        .reads = true,
+                        .cut = cuts[i % 4],
+                        .joined = i & 8,
+                        .indirect = i & 4};
         memset(slot_at(g, 0), 0, SLOT_BYTES);
         assert_int_equal(ask_now(g, &r, &written), VIRTIO_BLK_S_OK);
         assert_int_equal(written, 4097);
@@ -602,18 +613,18 @@ static void test_config_refused(struct rig *g)
     assert_int_equal(vbd_new(&d, &bad, &leaf, &chains, &engine_uring_maker, &e), -EINVAL);
 }
 
-#define BOTH_RINGS(name)                                                                           \
-    static void name##_split(void **unused)                                                        \
-    {                                                                                              \
-        struct rig g = {.packed = false};                                                          \
-        (void)unused;                                                                              \
-        name(&g);                                                                                  \
-    }                                                                                              \
-    static void name##_packed(void **unused)                                                       \
-    {                                                                                              \
-        struct rig g = {.packed = true};                                                           \
-        (void)unused;                                                                              \
-        name(&g);                                                                                  \
+#define BOTH_RINGS(name)                                                                                               \
+    static void name##_split(void **unused)                                                                            \
+    {                                                                                                                  \
+        struct rig g = {.packed = false};                                                                              \
+        (void)unused;                                                                                                  \
+        name(&g);                                                                                                      \
+    }                                                                                                                  \
+    static void name##_packed(void **unused)                                                                           \
+    {                                                                                                                  \
+        struct rig g = {.packed = true};                                                                               \
+        (void)unused;                                                                                                  \
+        name(&g);                                                                                                      \
     }
 
 BOTH_RINGS(test_read_write_framings)
@@ -632,9 +643,10 @@ int main(void)
 {
 #define BOTH(name) cmocka_unit_test(name##_split), cmocka_unit_test(name##_packed)
     const struct CMUnitTest tests[] = {
-        BOTH(test_read_write_framings), BOTH(test_refusals), BOTH(test_read_only_and_4096), BOTH(test_id_flush_ranges),
-        BOTH(test_write_through), BOTH(test_error_of_one_request), BOTH(test_malformed_breaks_device), BOTH(test_drain),
-        BOTH(test_config_space_and_resize), BOTH(test_many_in_flight), BOTH(test_config_refused),
+        BOTH(test_read_write_framings),     BOTH(test_refusals),       BOTH(test_read_only_and_4096),
+        BOTH(test_id_flush_ranges),         BOTH(test_write_through),  BOTH(test_error_of_one_request),
+        BOTH(test_malformed_breaks_device), BOTH(test_drain),          BOTH(test_config_space_and_resize),
+        BOTH(test_many_in_flight),          BOTH(test_config_refused),
     };
     guest_memory_init();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -337,7 +337,8 @@ static void count_body(void)
         engine_poll(e);
     syscall(SYS_getppid); /* a timed sleep: 1 */
     engine_sleep(e, NS_PER_MS);
-    syscall(SYS_getppid); /* eight reads, sent off by fours, and sleeping for them, unless they are done by then: 2 or 3 */
+    syscall(
+        SYS_getppid); /* eight reads, sent off by fours, and sleeping for them, unless they are done by then: 2 or 3 */
     for (int i = 0; i < 8; i++)
         read_submit(e, &io[i], &s.file, &iov);
     engine_sleep(e, UINT64_MAX);

@@ -55,11 +55,11 @@ static void error_found(struct qcow2_check_state *s)
 }
 
 /* An error that would need data which nobody has. */
-#define BAD_ENTRY(s, ...)                                                                          \
-    do {                                                                                           \
-        qcow2_check_say(s, __VA_ARGS__);                                                           \
-        error_found(s);                                                                            \
-        (s)->bad_entries++;                                                                        \
+#define BAD_ENTRY(s, ...)                                                                                              \
+    do {                                                                                                               \
+        qcow2_check_say(s, __VA_ARGS__);                                                                               \
+        error_found(s);                                                                                                \
+        (s)->bad_entries++;                                                                                            \
     } while (0)
 
 static void count_clusters(struct qcow2_check_state *s, uint64_t first, uint64_t count)
@@ -84,14 +84,15 @@ static int claim_table(struct qcow2_check_state *s, uint64_t offset, uint64_t by
     count_clusters(s, first, count);
     int ret = qcow2_meta_add(&s->meta, first, count, type, &other);
     if (ret == -EEXIST && other == QCOW2_META_L2 && type == QCOW2_META_L2) return 0; /* shared with a snapshot */
-    if (ret == -EEXIST) BAD_ENTRY(s, "%s at 0x%" PRIx64 " overlaps %s", qcow2_meta_name(type), offset, qcow2_meta_name(other));
+    if (ret == -EEXIST)
+        BAD_ENTRY(s, "%s at 0x%" PRIx64 " overlaps %s", qcow2_meta_name(type), offset, qcow2_meta_name(other));
     else if (ret < 0) return errmsg_sys(s->e, -ret, "%s: the list of its tables", s->file->name);
     return 0;
 }
 
 /* Where an entry of a table of tables points to; 0: nowhere good. */
-static uint64_t table_at(struct qcow2_check_state *s, uint64_t entry, uint64_t flags, uint64_t reserved, const char *what,
-                         uint64_t i)
+static uint64_t table_at(struct qcow2_check_state *s, uint64_t entry, uint64_t flags, uint64_t reserved,
+                         const char *what, uint64_t i)
 {
     uint64_t offset = entry & ~(flags | reserved);
     const char *why = NULL;
@@ -127,7 +128,8 @@ static int claim_l1(struct qcow2_check_state *s, const struct l1 *l)
 {
     int ret = claim_table(s, l->offset, (uint64_t)l->entries * 8, l->active ? QCOW2_META_L1 : QCOW2_META_SNAPSHOT_L1);
     for (uint32_t i = 0; i < l->entries && ret == 0; i++) {
-        uint64_t offset = table_at(s, l->entry[i], QCOW2_COPIED, QCOW2_L1_RESERVED, l->active ? "L1" : "a snapshot's L1", i);
+        uint64_t offset =
+            table_at(s, l->entry[i], QCOW2_COPIED, QCOW2_L1_RESERVED, l->active ? "L1" : "a snapshot's L1", i);
         if (offset) ret = claim_table(s, offset, 1, QCOW2_META_L2);
     }
     s->progress_total += l->entries;
@@ -143,11 +145,14 @@ static void check_compressed(struct qcow2_check_state *s, uint64_t entry, uint64
     qcow2_compressed_range(&geometry, entry, &offset, &bytes);
     uint64_t first = offset >> s->cluster_bits, last = (offset + bytes - 1) >> s->cluster_bits;
     s->out->compressed_clusters++;
-    if (entry & QCOW2_COPIED) BAD_ENTRY(s, "guest offset 0x%" PRIx64 ": a compressed cluster has the COPIED flag", guest);
+    if (entry & QCOW2_COPIED)
+        BAD_ENTRY(s, "guest offset 0x%" PRIx64 ": a compressed cluster has the COPIED flag", guest);
     else if (offset >= QCOW2_DATA_OFFSET_LIMIT || offset >= s->file_bytes)
-        BAD_ENTRY(s, "guest offset 0x%" PRIx64 ": compressed data at 0x%" PRIx64 " is past the end of the file", guest, offset);
+        BAD_ENTRY(s, "guest offset 0x%" PRIx64 ": compressed data at 0x%" PRIx64 " is past the end of the file", guest,
+                  offset);
     else if (qcow2_meta_find(&s->meta, first, last - first + 1) <= last)
-        BAD_ENTRY(s, "guest offset 0x%" PRIx64 ": compressed data at 0x%" PRIx64 " overlaps the image's tables", guest, offset);
+        BAD_ENTRY(s, "guest offset 0x%" PRIx64 ": compressed data at 0x%" PRIx64 " overlaps the image's tables", guest,
+                  offset);
     else count_clusters(s, first, last - first + 1);
 }
 
@@ -176,7 +181,8 @@ static void count_allocation(struct qcow2_check_state *s, uint64_t entry, uint64
     }
 }
 
-static int check_l2(struct qcow2_check_state *s, const struct l1 *l, uint32_t i, struct be64 *buf, uint64_t *next_offset)
+static int check_l2(struct qcow2_check_state *s, const struct l1 *l, uint32_t i, struct be64 *buf,
+                    uint64_t *next_offset)
 {
     uint64_t offset = l->entry[i] & QCOW2_OFFSET_MASK, per_table = s->cluster_bytes / 8;
     int ret = qcow2_check_read(s, buf, offset, s->cluster_bytes, "an L2 table");
@@ -245,7 +251,8 @@ static int visit_all(struct qcow2_check_state *s, int (*visit)(struct qcow2_chec
     free(l.entry);
     struct snapshots v = {s, visit};
     if (ret < 0) return ret;
-    return qcow2_snapshots_read(s->engine, s->file, &s->h, s->file_bytes, visit_snapshot, &v, snapshot_table_bytes, s->e);
+    return qcow2_snapshots_read(s->engine, s->file, &s->h, s->file_bytes, visit_snapshot, &v, snapshot_table_bytes,
+                                s->e);
 }
 
 /* ---- bitmaps: kept as they are, but their clusters are in use ---- */
@@ -274,8 +281,8 @@ static int claim_bitmaps(struct qcow2_check_state *s)
     if (!h->has_bitmaps || !(h->autoclear & QCOW2_AUTOCLEAR_BITMAPS)) return 0;
     if ((h->bitmap_dir_offset & (s->cluster_bytes - 1)) || h->bitmap_dir_bytes > QCOW2_SNAPSHOT_TABLE_MAX_BYTES ||
         !range_fits(h->bitmap_dir_offset, h->bitmap_dir_bytes, s->file_bytes)) {
-        BAD_ENTRY(s, "the bitmap directory at 0x%" PRIx64 " of %" PRIu64 " bytes is not inside the file", h->bitmap_dir_offset,
-                  h->bitmap_dir_bytes);
+        BAD_ENTRY(s, "the bitmap directory at 0x%" PRIx64 " of %" PRIu64 " bytes is not inside the file",
+                  h->bitmap_dir_offset, h->bitmap_dir_bytes);
         return 0;
     }
     uint64_t bytes = align_up(h->bitmap_dir_bytes, 4096);
@@ -288,8 +295,9 @@ static int claim_bitmaps(struct qcow2_check_state *s)
         uint64_t offset;
         uint32_t entries, extra;
         uint16_t name;
-        bool whole = cursor_be64(&c, &offset) && cursor_be32(&c, &entries) && cursor_pull(&c, 6) && cursor_be16(&c, &name) &&
-                     cursor_be32(&c, &extra) && cursor_pull(&c, align_up((uint64_t)name + extra, 8));
+        bool whole = cursor_be64(&c, &offset) && cursor_be32(&c, &entries) && cursor_pull(&c, 6) &&
+                     cursor_be16(&c, &name) && cursor_be32(&c, &extra) &&
+                     cursor_pull(&c, align_up((uint64_t)name + extra, 8));
         if (!whole) {
             BAD_ENTRY(s, "the bitmap directory ends inside entry %" PRIu32, i);
             break;
@@ -315,7 +323,8 @@ static int load_reftable(struct qcow2_check_state *s)
 
 static int claim_refcounts(struct qcow2_check_state *s)
 {
-    int ret = claim_table(s, s->h.reftable_offset, (uint64_t)s->h.reftable_clusters << s->cluster_bits, QCOW2_META_REFTABLE);
+    int ret =
+        claim_table(s, s->h.reftable_offset, (uint64_t)s->h.reftable_clusters << s->cluster_bits, QCOW2_META_REFTABLE);
     for (uint64_t i = 0; i < s->table_entries && ret == 0; i++) {
         uint64_t before = s->bad_entries;
         uint64_t offset = table_at(s, s->table[i], 0, QCOW2_REFTABLE_RESERVED, "refcount table", i);
@@ -330,7 +339,8 @@ static int claim_refcounts(struct qcow2_check_state *s)
 }
 
 /* One refcount; true when it was changed. */
-static bool compare_one(struct qcow2_check_state *s, uint8_t *block, uint64_t i, uint64_t cluster, bool fix_low, bool fix_high)
+static bool compare_one(struct qcow2_check_state *s, uint8_t *block, uint64_t i, uint64_t cluster, bool fix_low,
+                        bool fix_high)
 {
     unsigned order = s->h.refcount_order;
     uint64_t stored = qcow2_ref_get(block, order, i), counted = qcow2_check_count(s, cluster);
@@ -342,8 +352,9 @@ static bool compare_one(struct qcow2_check_state *s, uint8_t *block, uint64_t i,
         if (counted <= qcow2_ref_max(order)) qcow2_ref_set(block, order, i, counted);
         return counted <= qcow2_ref_max(order);
     }
-    qcow2_check_say(s, "host cluster %" PRIu64 ": the refcount is %" PRIu64 ", but %" PRIu64 " reference(s) were found: %s", cluster,
-                    stored, counted, stored < counted ? "an error" : "a leak");
+    qcow2_check_say(
+        s, "host cluster %" PRIu64 ": the refcount is %" PRIu64 ", but %" PRIu64 " reference(s) were found: %s",
+        cluster, stored, counted, stored < counted ? "an error" : "a leak");
     return false;
 }
 
@@ -430,7 +441,8 @@ int qcow2_check_flags(struct qcow2_check_state *s, bool fix)
         if (!l2_is_good(s, l.entry[i])) continue;
         if (flag_is_wrong(s, l.entry[i], &right)) {
             l1_wrong++;
-            if (!fix) qcow2_check_say(s, "L1 entry %" PRIu32 " (0x%016" PRIx64 ") has the COPIED flag wrong", i, l.entry[i]);
+            if (!fix)
+                qcow2_check_say(s, "L1 entry %" PRIu32 " (0x%016" PRIx64 ") has the COPIED flag wrong", i, l.entry[i]);
         }
         l.entry[i] = right;
         /* A table that a snapshot shares is not ours to change: its entries' flags mean nothing then. */
@@ -476,7 +488,8 @@ static int prepare(struct qcow2_check_state *s)
     s->counted_max = s->file_clusters + 2; /* compressed data may name a sector or two past the end */
     void *p = mmap(NULL, s->counted_max * sizeof *s->counts, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) return errmsg_sys(s->e, errno, "%s: counting %" PRIu64 " clusters", s->file->name, s->file_clusters);
+    if (p == MAP_FAILED)
+        return errmsg_sys(s->e, errno, "%s: counting %" PRIu64 " clusters", s->file->name, s->file_clusters);
     s->counts = p;
     s->out->total_clusters = div_round_up(s->h.size_bytes, s->cluster_bytes);
     return 0;
@@ -521,7 +534,8 @@ static int check_and_repair(struct qcow2_check_state *s)
     s->out->errors += s->wrong_low + s->wrong_flags;
     s->out->leaks += s->wrong_high;
     s->out->end_bytes = s->counted_end << s->cluster_bits;
-    bool broken = s->out->errors || s->out->leaks || (s->h.incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT));
+    bool broken =
+        s->out->errors || s->out->leaks || (s->h.incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT));
     return broken && (s->args->repair_leaks || s->args->repair_all) ? repair(s) : 0;
 }
 
@@ -543,5 +557,6 @@ int qcow2_rebuild_refcounts(struct engine *engine, const struct engine_file *fil
     struct qcow2_check_result r;
     int ret = qcow2_check(engine, file, &args, &r, e);
     if (ret < 0 || r.errors == r.errors_fixed) return ret;
-    return errmsg_set(e, EIO, "%s: %" PRIu64 " errors cannot be repaired: check the image", file->name, r.errors - r.errors_fixed);
+    return errmsg_set(e, EIO, "%s: %" PRIu64 " errors cannot be repaired: check the image", file->name,
+                      r.errors - r.errors_fixed);
 }

@@ -16,15 +16,15 @@ struct qcow2_check_state {
     unsigned cluster_bits;
     uint64_t cluster_bytes;
     uint64_t file_bytes, file_clusters;
-    uint64_t *table;  /* the refcount table as stored, host order */
+    uint64_t *table; /* the refcount table as stored, host order */
     uint64_t table_entries;
     struct qcow2_meta meta; /* the image's own tables */
     /* How often each host cluster is referred to, in fact. Sparse. */
     _Atomic uint32_t *counts;
-    uint64_t counted_max; /* clusters that counts has room for */
-    uint64_t counted_end; /* the last one that is referred to, plus one */
-    uint64_t bad_entries; /* that no repair can help */
-    bool must_rebuild;    /* the refcount structures themselves are broken, or too small */
+    uint64_t counted_max;           /* clusters that counts has room for */
+    uint64_t counted_end;           /* the last one that is referred to, plus one */
+    uint64_t bad_entries;           /* that no repair can help */
+    bool must_rebuild;              /* the refcount structures themselves are broken, or too small */
     uint64_t wrong_low, wrong_high; /* refcounts */
     uint64_t wrong_flags;           /* COPIED */
     uint64_t progress, progress_total;

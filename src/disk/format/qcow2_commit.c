@@ -178,7 +178,8 @@ static void page_written(struct engine_io *io, int res)
     w->c->writes--;
 }
 
-static int submit_piece(struct commit *c, struct page_write *w, const struct be64 *data, uint64_t offset, uint64_t bytes)
+static int submit_piece(struct commit *c, struct page_write *w, const struct be64 *data, uint64_t offset,
+                        uint64_t bytes)
 {
     struct qcow2 *q = c->q;
     if (qcow2_meta_at(&q->meta, offset >> q->cluster_bits) != QCOW2_META_L2)
@@ -186,8 +187,13 @@ static int submit_piece(struct commit *c, struct page_write *w, const struct be6
                              qcow2_meta_name(qcow2_meta_at(&q->meta, offset >> q->cluster_bits)), offset);
     w->c = c;
     w->iov = (struct iovec){(void *)(uintptr_t)data, bytes};
-    w->io = (struct engine_io){.op = ENGINE_WRITE, .file = q->file, .offset_bytes = offset, .length_bytes = bytes,
-                               .iov = &w->iov, .iov_count = 1, .done = page_written};
+    w->io = (struct engine_io){.op = ENGINE_WRITE,
+                               .file = q->file,
+                               .offset_bytes = offset,
+                               .length_bytes = bytes,
+                               .iov = &w->iov,
+                               .iov_count = 1,
+                               .done = page_written};
     c->writes++;
     engine_submit(q->keeper.engine, &w->io);
     return 0;
@@ -244,7 +250,8 @@ static int write_l1_block(struct qcow2 *q, uint64_t block)
 int qcow2_l1_write_dirty(struct qcow2 *q)
 {
     uint64_t blocks = div_round_up((uint64_t)q->l1_entries * 8, q->io_align);
-    for (uint64_t b = bitmap_next_set(q->l1_dirty, blocks, 0); b < blocks; b = bitmap_next_set(q->l1_dirty, blocks, b + 1)) {
+    for (uint64_t b = bitmap_next_set(q->l1_dirty, blocks, 0); b < blocks;
+         b = bitmap_next_set(q->l1_dirty, blocks, b + 1)) {
         int ret = write_l1_block(q, b);
         if (ret < 0) return ret;
         bitmap_clear(q->l1_dirty, b);
@@ -258,7 +265,8 @@ static void switch_tables(struct commit *c)
     struct qcow2 *q = c->q;
     for (unsigned i = 0; i < c->table_count; i++) {
         struct new_table *t = &c->tables[i];
-        atomic_store_explicit(&q->l1[t->l1_index], (t->cluster << q->cluster_bits) | QCOW2_COPIED, memory_order_release);
+        atomic_store_explicit(&q->l1[t->l1_index], (t->cluster << q->cluster_bits) | QCOW2_COPIED,
+                              memory_order_release);
         bitmap_set(q->l1_dirty, t->l1_index * 8 / q->io_align);
         if (!t->old_offset) continue;
         struct qcow2_free_batch *b = malloc(sizeof *b + sizeof b->freed[0]);

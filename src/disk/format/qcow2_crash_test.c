@@ -136,7 +136,8 @@ static void judge_after_cut(struct history *h, const char *path, const char *bas
         disk_read(&d, at, n, buf);
         for (uint64_t i = 0; i < n; i += 512)
             if (!is_allowed(h, (at + i) / 512, buf + i))
-                fail_msg("%s: %s: sector at 0x%llx holds what was never there", path, what, (unsigned long long)(at + i));
+                fail_msg("%s: %s: sector at 0x%llx holds what was never there", path, what,
+                         (unsigned long long)(at + i));
     }
     /* It must be fit for use, too. */
     memset(buf, 7, 4096);
@@ -186,7 +187,8 @@ static void make_image(const struct cut_case *k, struct model *m, char path[64],
 }
 
 /* What a discard turned out to do is what a flush makes stable. */
-static void after_discard(struct model *m, struct history *h, struct disk *d, struct fault_plan *plan, unsigned i, unsigned wave)
+static void after_discard(struct model *m, struct history *h, struct disk *d, struct fault_plan *plan, unsigned i,
+                          unsigned wave)
 {
     struct disk_req *req = &m->shots[i].req;
     if (fault_plan_is_cut(plan)) return;
@@ -230,7 +232,9 @@ static bool one_cut(const struct cut_case *k, const struct fault_rule *rule, uns
     if (k->stash) stash = (struct disk_stash){mem, 64 << 10};
     struct disk d, base;
     if (k->with_base) disk_open(&base, base_path, &(struct disk_options){.maker = fault_plan_maker(plan)});
-    struct disk_options o = {.flags = DISK_FILE_WRITE | k->flags, .maker = fault_plan_maker(plan), .stash = stash,
+    struct disk_options o = {.flags = DISK_FILE_WRITE | k->flags,
+                             .maker = fault_plan_maker(plan),
+                             .stash = stash,
                              .below = k->with_base ? &base : NULL};
     int ret = disk_try_open(&d, path, &o);
     if (ret == 0) {
@@ -248,8 +252,8 @@ static bool one_cut(const struct cut_case *k, const struct fault_rule *rule, uns
         snprintf(copy, sizeof copy, "%s.cut", path);
         assert_int_equal(fault_plan_copy_after_cut(plan, &f, copy, seed), 0);
         disk_file_close(&f);
-        snprintf(what, sizeof what, "%s, cut at %llu, outcome %llx", k->name, rule ? (unsigned long long)rule->nth : 0ULL,
-                 (unsigned long long)seed);
+        snprintf(what, sizeof what, "%s, cut at %llu, outcome %llx", k->name,
+                 rule ? (unsigned long long)rule->nth : 0ULL, (unsigned long long)seed);
         judge_after_cut(&h, copy, k->with_base ? base_path : NULL, what);
         unlink(copy);
     }
@@ -265,16 +269,31 @@ static void power_cuts(void **state)
 {
     (void)state;
     static const struct cut_case cases[] = {
-        {"new image", {.size_bytes = 6 * MiB, .version = 3, .cluster_bits = 16, .refcount_order = 4}, .stash = true, .seed = 1},
-        {"direct", {.size_bytes = 6 * MiB, .version = 3, .cluster_bits = 16, .refcount_order = 4}, .stash = true, .seed = 8,
+        {"new image",
+         {.size_bytes = 6 * MiB, .version = 3, .cluster_bits = 16, .refcount_order = 4},
+         .stash = true,
+         .seed = 1},
+        {"direct",
+         {.size_bytes = 6 * MiB, .version = 3, .cluster_bits = 16, .refcount_order = 4},
+         .stash = true,
+         .seed = 8,
          .flags = DISK_FILE_DIRECT},
         {"no stash", {.size_bytes = 3 * MiB, .version = 3, .cluster_bits = 14, .refcount_order = 4}, .seed = 2},
-        {"small clusters", {.size_bytes = 3 * MiB, .version = 3, .cluster_bits = 9, .refcount_order = 6}, .stash = true, .seed = 3},
-        {"clone", {.size_bytes = 4 * MiB, .version = 3, .cluster_bits = 16, .refcount_order = 4}, .with_base = true,
-         .stash = true, .seed = 4},
+        {"small clusters",
+         {.size_bytes = 3 * MiB, .version = 3, .cluster_bits = 9, .refcount_order = 6},
+         .stash = true,
+         .seed = 3},
+        {"clone",
+         {.size_bytes = 4 * MiB, .version = 3, .cluster_bits = 16, .refcount_order = 4},
+         .with_base = true,
+         .stash = true,
+         .seed = 4},
         {"snapshot", {.size_bytes = 3 * MiB}, "-o cluster_size=4k", .snapshot = true, .stash = true, .seed = 5},
         {"compressed", {.size_bytes = 3 * MiB}, "-c", .stash = true, .seed = 6},
-        {"version 2", {.size_bytes = 3 * MiB, .version = 2, .cluster_bits = 12, .refcount_order = 4}, .stash = true, .seed = 7},
+        {"version 2",
+         {.size_bytes = 3 * MiB, .version = 2, .cluster_bits = 12, .refcount_order = 4},
+         .stash = true,
+         .seed = 7},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         scratch_on_disk = cases[i].flags & DISK_FILE_DIRECT;
@@ -295,7 +314,8 @@ static bool cut_while_growing(uint64_t nth, unsigned cluster_bits)
     struct errmsg e;
     struct disk d;
     uint64_t seed = nth + 1, old_size = 2 * MiB + 512, new_size = 70 * MiB;
-    struct qcow2_create_args args = {.size_bytes = old_size, .version = 3, .cluster_bits = cluster_bits, .refcount_order = 4};
+    struct qcow2_create_args args = {
+        .size_bytes = old_size, .version = 3, .cluster_bits = cluster_bits, .refcount_order = 4};
     rnd_fill(&seed, buf, sizeof buf);
     image_make(path, &args);
     struct fault_plan *plan = fault_plan_new(1);
@@ -315,7 +335,11 @@ static bool cut_while_growing(uint64_t nth, unsigned cluster_bits)
         struct engine_file f;
         assert_int_equal(file_open_patiently(&f, path, 0, &e), 0);
         snprintf(copy, sizeof copy, "%s.cut", path);
-        assert_int_equal(fault_plan_copy_after_cut(plan, &f, copy, i == 0 ? FAULT_SEED_LOSE_ALL : i == 1 ? FAULT_SEED_KEEP_ALL : rnd(&seed)), 0);
+        assert_int_equal(fault_plan_copy_after_cut(plan, &f, copy,
+                                                   i == 0   ? FAULT_SEED_LOSE_ALL
+                                                   : i == 1 ? FAULT_SEED_KEEP_ALL
+                                                            : rnd(&seed)),
+                         0);
         disk_file_close(&f);
         image_is_sound(copy, true);
         disk_open(&d, copy, &(struct disk_options){.flags = DISK_FILE_WRITE});
@@ -422,7 +446,8 @@ static void kill_many_times(unsigned times, unsigned cluster_bits, const char *c
     char path[64];
     struct shared *s = shared_new(12 * MiB, stash_bytes);
     scratch_on_disk = false;
-    struct qcow2_create_args args = {.size_bytes = 12 * MiB, .version = 3, .cluster_bits = cluster_bits, .refcount_order = 4};
+    struct qcow2_create_args args = {
+        .size_bytes = 12 * MiB, .version = 3, .cluster_bits = cluster_bits, .refcount_order = 4};
     /* The lock outlives the process for a moment, with what the kernel still does for it. */
     struct disk_options o = {.flags = DISK_FILE_WRITE | DISK_FILE_NO_LOCK, .stash = s->stash};
     image_make(path, &args);
@@ -491,7 +516,8 @@ static bool one_fault(const struct fault_case *k, uint64_t nth, uint64_t count)
     struct model m;
     scratch_on_disk = false;
     model_init(&m, 4 * MiB, nth);
-    struct qcow2_create_args args = {.size_bytes = m.size, .version = 3, .cluster_bits = k->cluster_bits, .refcount_order = 4};
+    struct qcow2_create_args args = {
+        .size_bytes = m.size, .version = 3, .cluster_bits = k->cluster_bits, .refcount_order = 4};
     image_make(path, &args);
     if (k->convert) run_ok("%s %s", k->convert, path);
     m.unknown = calloc(1, m.size / 512);
@@ -504,8 +530,8 @@ static bool one_fault(const struct fault_case *k, uint64_t nth, uint64_t count)
     struct disk d;
     struct disk_options o = {.flags = DISK_FILE_WRITE | k->flags, .maker = fault_plan_maker(plan), .stash = stash};
     disk_open(&d, path, &o);
-    unsigned rule = fault_plan_add(plan, &(struct fault_rule){.action = FAULT_FAIL, .ops = k->ops, .nth = nth, .count = count,
-                                                              .error = k->error});
+    unsigned rule = fault_plan_add(
+        plan, &(struct fault_rule){.action = FAULT_FAIL, .ops = k->ops, .nth = nth, .count = count, .error = k->error});
     for (unsigned i = 0; i < 12; i++)
         model_wave(&m, &d, 8);
     bool hit = fault_plan_hits(plan, rule) > 0;

@@ -57,7 +57,8 @@ static int plan(struct layout *l, struct errmsg *e)
         l->table_clusters = max_u64(tables, l->table_clusters);
     }
     if (l->table_clusters * l->cluster > QCOW2_REFTABLE_MAX_BYTES)
-        return errmsg_set(e, EFBIG, "%s: preallocating %" PRIu64 " bytes needs larger clusters", l->file->name, a->size_bytes);
+        return errmsg_set(e, EFBIG, "%s: preallocating %" PRIu64 " bytes needs larger clusters", l->file->name,
+                          a->size_bytes);
     l->h.reftable_offset = l->cluster;
     l->h.reftable_clusters = (uint32_t)l->table_clusters;
     l->h.l1_offset = (1 + l->table_clusters + l->blocks) * l->cluster;
@@ -150,21 +151,24 @@ static int check_args(const struct engine_file *file, const struct qcow2_create_
 {
     uint64_t name = a->backing_name ? strlen(a->backing_name) : 0;
     if (a->cluster_bits < QCOW2_CLUSTER_BITS_MIN || a->cluster_bits > QCOW2_CLUSTER_BITS_MAX)
-        return errmsg_set(e, EINVAL, "%s: a cluster has 2^%u to 2^%u bytes, not 2^%u", file->name, QCOW2_CLUSTER_BITS_MIN,
-                          QCOW2_CLUSTER_BITS_MAX, a->cluster_bits);
-    if (a->version < 2 || a->version > 3) return errmsg_set(e, EINVAL, "%s: version 2 or 3, not %u", file->name, a->version);
+        return errmsg_set(e, EINVAL, "%s: a cluster has 2^%u to 2^%u bytes, not 2^%u", file->name,
+                          QCOW2_CLUSTER_BITS_MIN, QCOW2_CLUSTER_BITS_MAX, a->cluster_bits);
+    if (a->version < 2 || a->version > 3)
+        return errmsg_set(e, EINVAL, "%s: version 2 or 3, not %u", file->name, a->version);
     if (a->refcount_order > QCOW2_REFCOUNT_ORDER_MAX || (a->version == 2 && a->refcount_order != 4))
-        return errmsg_set(e, EINVAL, "%s: refcounts of 2^%u bits: version 2 has 16 bits, version 3 up to 64", file->name,
-                          a->refcount_order);
+        return errmsg_set(e, EINVAL, "%s: refcounts of 2^%u bits: version 2 has 16 bits, version 3 up to 64",
+                          file->name, a->refcount_order);
     if (a->compression && a->version < 3) return errmsg_set(e, EINVAL, "%s: zstd needs version 3", file->name);
-    if (a->size_bytes % 512) return errmsg_set(e, EINVAL, "%s: %" PRIu64 " bytes is no multiple of 512", file->name, a->size_bytes);
+    if (a->size_bytes % 512)
+        return errmsg_set(e, EINVAL, "%s: %" PRIu64 " bytes is no multiple of 512", file->name, a->size_bytes);
     if (name > QCOW2_BACKING_NAME_MAX)
-        return errmsg_set(e, EINVAL, "%s: the backing file's name has %" PRIu64 " bytes, at most %u are possible", file->name, name,
-                          QCOW2_BACKING_NAME_MAX);
+        return errmsg_set(e, EINVAL, "%s: the backing file's name has %" PRIu64 " bytes, at most %u are possible",
+                          file->name, name, QCOW2_BACKING_NAME_MAX);
     if (name && a->preallocate != QCOW2_PREALLOCATE_NONE)
         return errmsg_set(e, EINVAL, "%s: preallocating a clone would hide what it is cloned from", file->name);
     if (file->io_align > UINT64_C(1) << a->cluster_bits)
-        return errmsg_set(e, EINVAL, "%s: the storage works in units of %u bytes, larger than a cluster", file->name, file->io_align);
+        return errmsg_set(e, EINVAL, "%s: the storage works in units of %u bytes, larger than a cluster", file->name,
+                          file->io_align);
     return 0;
 }
 
@@ -181,14 +185,16 @@ int qcow2_create(struct engine *engine, const struct engine_file *file, const st
                                 .compression = args->compression,
                                 .incompatible = args->compression ? QCOW2_INCOMPAT_COMPRESSION : 0};
     if (args->backing_name) strncpy(l.h.backing_name, args->backing_name, QCOW2_BACKING_NAME_MAX);
-    if (args->backing_name && args->backing_format) strncpy(l.h.backing_format, args->backing_format, QCOW2_BACKING_FORMAT_MAX);
+    if (args->backing_name && args->backing_format)
+        strncpy(l.h.backing_format, args->backing_format, QCOW2_BACKING_FORMAT_MAX);
     ret = plan(&l, e);
     if (ret < 0) return ret;
     autofree uint8_t *buffer = aligned_alloc(4096, align_up(l.cluster, 4096));
     if (!buffer) return errmsg_sys(e, ENOMEM, "%s", file->name);
     l.buffer = buffer;
     ret = write_refcounts(&l);
-    if (ret == 0) ret = write_table(&l, first_l2(&l) - l.l1_clusters, l.l1_clusters, first_l2(&l), l.l2_clusters, QCOW2_COPIED);
+    if (ret == 0)
+        ret = write_table(&l, first_l2(&l) - l.l1_clusters, l.l1_clusters, first_l2(&l), l.l2_clusters, QCOW2_COPIED);
     if (ret == 0) ret = write_preallocated(&l);
     if (ret == 0) ret = engine_op_now(engine, file, ENGINE_SYNC, 0, 0);
     if (ret < 0) return errmsg_sys(e, -ret, "%s: writing the new image", file->name);

@@ -123,7 +123,8 @@ static inline uint64_t qcow2_l1_entries_for(uint64_t size_bytes, unsigned cluste
  * Read and check the header of an image. 0, or -errno with file, offset, what is wrong and what
  * was expected in e: -EINVAL malformed, -ENOTSUP something that we don't implement, -EIO.
  */
-int qcow2_header_read(struct engine *engine, const struct engine_file *file, struct qcow2_header *out, struct errmsg *e);
+int qcow2_header_read(struct engine *engine, const struct engine_file *file, struct qcow2_header *out,
+                      struct errmsg *e);
 
 /* The same over bytes in memory (the first cluster, or the first length_bytes of it). */
 int qcow2_header_decode(const void *data, uint64_t length_bytes, uint64_t file_bytes, const char *name,

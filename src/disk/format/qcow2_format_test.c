@@ -114,7 +114,7 @@ static void malformed_headers_are_refused(void **state)
         {104, 1, 1, "compression type"},
         {72, 8, QCOW2_INCOMPAT_CORRUPT, "corrupt", true},
         {48, 8, 2 * 65536, "refcount table entry 0", true}, /* a block taken for the table */
-        {40, 8, 65536, "", true},             /* the L1 table over the refcount table */
+        {40, 8, 65536, "", true},                           /* the L1 table over the refcount table */
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         char path[64];
@@ -170,11 +170,11 @@ static void bad_entries_hurt_only_their_clusters(void **state)
 {
     (void)state;
     static const uint64_t entries[] = {
-        UINT64_C(1) << 56 | 7 * 65536,                  /* reserved bit */
-        QCOW2_COPIED | (7 * 65536 + 512),               /* not aligned */
-        QCOW2_COPIED | UINT64_C(0x00ffffffffff0000),    /* past the end */
-        QCOW2_COPIED,                                   /* no host cluster */
-        QCOW2_COPIED | 65536,                           /* the refcount table */
+        UINT64_C(1) << 56 | 7 * 65536,                   /* reserved bit */
+        QCOW2_COPIED | (7 * 65536 + 512),                /* not aligned */
+        QCOW2_COPIED | UINT64_C(0x00ffffffffff0000),     /* past the end */
+        QCOW2_COPIED,                                    /* no host cluster */
+        QCOW2_COPIED | 65536,                            /* the refcount table */
         QCOW2_COMPRESSED | UINT64_C(0x3ff0000000000000), /* compressed, past the end */
         QCOW2_COMPRESSED | QCOW2_COPIED | 7 * 65536,
         QCOW2_COMPRESSED | 65536, /* compressed, in the refcount table */
@@ -391,7 +391,8 @@ static void damage_is_found_and_repaired(void **state)
         struct image_check_result r = check(path, IMAGE_REPAIR_NONE);
         int judged = run_shell("qemu-img check %s", path);
         if ((r.errors > 0) != c->error || (judged == 2) != (c->error || c->harsher))
-            fail_msg("%s: %llu errors, qemu-img says %d: %s", c->name, (unsigned long long)r.errors, judged, run_output);
+            fail_msg("%s: %llu errors, qemu-img says %d: %s", c->name, (unsigned long long)r.errors, judged,
+                     run_output);
         if (c->leak && r.leaks == 0) fail_msg("%s: no leak found", c->name);
         r = check(path, IMAGE_REPAIR_LEAKS);
         if (!c->error) assert_int_equal(r.leaks_fixed, r.leaks);
@@ -414,8 +415,13 @@ static void sound_images_are_found_sound(void **state)
 {
     (void)state;
     static const char *const options[] = {
-        "-o cluster_size=512,refcount_bits=1", "-o cluster_size=4k,refcount_bits=64", "-o cluster_size=2M", "-c",
-        "-c -o compression_type=zstd",         "-o compat=0.10",                       "-o preallocation=metadata",
+        "-o cluster_size=512,refcount_bits=1",
+        "-o cluster_size=4k,refcount_bits=64",
+        "-o cluster_size=2M",
+        "-c",
+        "-c -o compression_type=zstd",
+        "-o compat=0.10",
+        "-o preallocation=metadata",
     };
     for (size_t i = 0; i < ARRAY_LEN(options); i++) {
         char path[64], raw[64];
@@ -427,7 +433,9 @@ static void sound_images_are_found_sound(void **state)
         name_make(raw);
         poke(raw, 0, buf, sizeof buf);
         run_ok("qemu-img convert -f raw -O qcow2 %s %s %s", options[i], raw, path);
-        if (i != 0) run_ok("qemu-img snapshot -c one %s && qemu-io -c 'write 1M 100k' %s && qemu-img snapshot -c two %s", path, path, path);
+        if (i != 0)
+            run_ok("qemu-img snapshot -c one %s && qemu-io -c 'write 1M 100k' %s && qemu-img snapshot -c two %s", path,
+                   path, path);
         struct image_check_result r = check(path, IMAGE_REPAIR_NONE);
         assert_int_equal(r.errors + r.leaks, 0);
         run_ok("qemu-img check --output=json %s", path);
@@ -449,7 +457,8 @@ static void use_whatever_it_is(const char *path, unsigned flags, uint64_t *seed)
     uint64_t size = layer_size(d.layer);
     for (unsigned i = 0; i < 24 && size >= sizeof buf; i++) {
         uint64_t at = rnd_below(seed, min_u64(size, 64 * MiB) / 512 - 127) * 512;
-        static const enum disk_op ops[] = {DISK_READ, DISK_WRITE, DISK_READ, DISK_DISCARD, DISK_WRITE_ZEROES, DISK_FLUSH};
+        static const enum disk_op ops[] = {DISK_READ,    DISK_WRITE,        DISK_READ,
+                                           DISK_DISCARD, DISK_WRITE_ZEROES, DISK_FLUSH};
         enum disk_op op = ops[rnd_below(seed, 6)];
         disk_io(&d, op, 0, op == DISK_FLUSH ? 0 : at, op == DISK_FLUSH ? 0 : sizeof buf, buf);
     }
@@ -504,10 +513,12 @@ static void tools_create_clone_and_describe(void **state)
     if (image_info(clone, DISK_FORMAT_QCOW2, &info, &e) < 0) fail_msg("%s", e.text);
     assert_int_equal(info.size_bytes, 10 * MiB + 512);
     assert_string_equal(info.backing_format, "qcow2");
-    assert_true(info.backing_name[0] == '/' && info.cluster_bytes == 65536 && info.refcount_bits == 16 && info.version == 3);
+    assert_true(info.backing_name[0] == '/' && info.cluster_bytes == 65536 && info.refcount_bits == 16 &&
+                info.version == 3);
     image_is_sound(clone, false);
     run_ok("qemu-img info %s | grep -q 'backing file: %s'", clone, info.backing_name);
-    args = (struct image_create_args){.format = DISK_FORMAT_RAW, .size_bytes = MiB, .preallocate = IMAGE_PREALLOCATE_FULL};
+    args =
+        (struct image_create_args){.format = DISK_FORMAT_RAW, .size_bytes = MiB, .preallocate = IMAGE_PREALLOCATE_FULL};
     if (image_create(raw, &args, &e) < 0) fail_msg("%s", e.text);
     assert_int_equal(image_info(raw, DISK_FORMAT_RAW, &info, &e), 0);
     assert_int_equal(info.size_bytes, MiB);

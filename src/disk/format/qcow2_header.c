@@ -38,8 +38,9 @@ static const struct {
     uint8_t type, bit;
     const char *name;
 } feature_names[] = {
-    {0, 0, "dirty bit"},           {0, 1, "corrupt bit"},       {0, 2, "external data file"}, {0, 3, "compression type"},
-    {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"},    {2, 0, "bitmaps"},            {2, 1, "raw external data"},
+    {0, 0, "dirty bit"},        {0, 1, "corrupt bit"},         {0, 2, "external data file"},
+    {0, 3, "compression type"}, {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"},
+    {2, 0, "bitmaps"},          {2, 1, "raw external data"},
 };
 
 static bool pull_v2(struct cursor *c, struct qcow2_header *h, uint32_t *crypt, uint64_t *backing_offset,
@@ -63,11 +64,13 @@ static int check_table(struct decode *d, const char *what, uint64_t offset, uint
 {
     uint64_t cluster = qcow2_cluster_bytes(d->h);
     if (offset & (cluster - 1))
-        return BAD(d, EINVAL, "%s at 0x%" PRIx64 " is not aligned to a cluster (%" PRIu64 " bytes)", what, offset, cluster);
+        return BAD(d, EINVAL, "%s at 0x%" PRIx64 " is not aligned to a cluster (%" PRIu64 " bytes)", what, offset,
+                   cluster);
     if (bytes && offset == 0) return BAD(d, EINVAL, "%s at offset 0 would lie over the header", what);
     if (!range_fits(offset, bytes, d->file_bytes))
-        return BAD(d, EINVAL, "%s at 0x%" PRIx64 " of %" PRIu64 " bytes does not end inside the file (%" PRIu64 " bytes)",
-                   what, offset, bytes, d->file_bytes);
+        return BAD(d, EINVAL,
+                   "%s at 0x%" PRIx64 " of %" PRIu64 " bytes does not end inside the file (%" PRIu64 " bytes)", what,
+                   offset, bytes, d->file_bytes);
     return 0;
 }
 
@@ -77,14 +80,16 @@ static int check_tables(struct decode *d)
     uint64_t cluster = qcow2_cluster_bytes(h);
     if (h->size_bytes % 512) return BAD(d, EINVAL, "disk size %" PRIu64 " is not a multiple of 512", h->size_bytes);
     if (h->size_bytes > QCOW2_SIZE_LIMIT)
-        return BAD(d, EFBIG, "disk size %" PRIu64 " is past the format's limit of %" PRIu64, h->size_bytes, QCOW2_SIZE_LIMIT);
+        return BAD(d, EFBIG, "disk size %" PRIu64 " is past the format's limit of %" PRIu64, h->size_bytes,
+                   QCOW2_SIZE_LIMIT);
     uint64_t need = qcow2_l1_entries_for(h->size_bytes, h->cluster_bits);
     if ((uint64_t)h->l1_entries * 8 > QCOW2_L1_MAX_BYTES || need * 8 > QCOW2_L1_MAX_BYTES)
-        return BAD(d, EFBIG, "L1 table of %" PRIu32 " entries (the disk needs %" PRIu64 ") is larger than %" PRIu64 " bytes",
+        return BAD(d, EFBIG,
+                   "L1 table of %" PRIu32 " entries (the disk needs %" PRIu64 ") is larger than %" PRIu64 " bytes",
                    h->l1_entries, need, QCOW2_L1_MAX_BYTES);
     if (h->l1_entries < need)
-        return BAD(d, EINVAL, "L1 table has %" PRIu32 " entries, a disk of %" PRIu64 " bytes needs %" PRIu64, h->l1_entries,
-                   h->size_bytes, need);
+        return BAD(d, EINVAL, "L1 table has %" PRIu32 " entries, a disk of %" PRIu64 " bytes needs %" PRIu64,
+                   h->l1_entries, h->size_bytes, need);
     int ret = check_table(d, "L1 table", h->l1_offset, (uint64_t)h->l1_entries * 8);
     if (ret < 0) return ret;
     if (h->reftable_clusters == 0 || (uint64_t)h->reftable_clusters > QCOW2_REFTABLE_MAX_BYTES / cluster + 1)
@@ -111,8 +116,8 @@ static int refuse_unknown_features(struct decode *d, uint64_t unknown)
         }
         for (char *c = name; *c; c++)
             if (*c < 0x20 || *c > 0x7e) *c = '?';
-        int n = snprintf(list + used, sizeof list - used, "%sbit %u%s%s%s", used ? ", " : "", bit, name[0] ? " (" : "", name,
-                         name[0] ? ")" : "");
+        int n = snprintf(list + used, sizeof list - used, "%sbit %u%s%s%s", used ? ", " : "", bit, name[0] ? " (" : "",
+                         name, name[0] ? ")" : "");
         used += n > 0 ? (size_t)n : 0;
     }
     return BAD(d, ENOTSUP, "the image uses features that this program does not know: %s", list);
@@ -129,7 +134,8 @@ static int check_features(struct decode *d)
         return BAD(d, ENOTSUP, "images with extended L2 entries (subclusters) are not supported");
     bool typed = h->incompatible & QCOW2_INCOMPAT_COMPRESSION;
     if (typed != (h->compression != QCOW2_COMPRESSION_ZLIB))
-        return BAD(d, EINVAL, "compression type is %d but its feature bit is %s", (int)h->compression, typed ? "set" : "clear");
+        return BAD(d, EINVAL, "compression type is %d but its feature bit is %s", (int)h->compression,
+                   typed ? "set" : "clear");
     if (h->compression > QCOW2_COMPRESSION_ZSTD)
         return BAD(d, ENOTSUP, "compression type %d is unknown: expected 0 (zlib) or 1 (zstd)", (int)h->compression);
     return 0;
@@ -137,7 +143,8 @@ static int check_features(struct decode *d)
 
 static int take_string(struct decode *d, const char *what, char *out, uint32_t max, const void *data, uint32_t length)
 {
-    if (length > max) return BAD(d, EINVAL, "%s of %" PRIu32 " bytes: at most %" PRIu32 " are allowed", what, length, max);
+    if (length > max)
+        return BAD(d, EINVAL, "%s of %" PRIu32 " bytes: at most %" PRIu32 " are allowed", what, length, max);
     memcpy(out, data, length);
     out[length] = 0;
     if (strlen(out) != length) return BAD(d, EINVAL, "%s contains a zero byte", what);
@@ -182,7 +189,8 @@ static int walk_extensions(struct decode *d, uint64_t end)
         at += 8;
         if (type == QCOW2_EXT_END) return 0;
         if (length > end - at)
-            return BAD(d, EINVAL, "header extension 0x%08" PRIx32 " at 0x%" PRIx64 " of %" PRIu32 " bytes runs past 0x%" PRIx64,
+            return BAD(d, EINVAL,
+                       "header extension 0x%08" PRIx32 " at 0x%" PRIx64 " of %" PRIu32 " bytes runs past 0x%" PRIx64,
                        type, at - 8, length, end);
         int ret = take_extension(d, type, d->data + at, length);
         if (ret < 0) return ret;
@@ -205,7 +213,7 @@ static int decode_version(struct decode *d, struct cursor *c)
         return BAD(d, EINVAL, "refcount order %" PRIu32 " at 0x60: expected at most %u", h->refcount_order,
                    QCOW2_REFCOUNT_ORDER_MAX);
     const uint8_t *type = h->header_bytes > QCOW2_V3_HEADER_BYTES ? cursor_pull(c, 1) : NULL;
-    if (type) h->compression = (enum qcow2_compression)*type;
+    if (type) h->compression = (enum qcow2_compression) * type;
     return 0;
 }
 
@@ -214,7 +222,8 @@ static int decode_backing(struct decode *d, uint64_t offset, uint32_t bytes, uin
     if (!offset) return 0;
     if (bytes > QCOW2_BACKING_NAME_MAX || !range_fits(offset, bytes, room) || offset < d->h->header_bytes)
         return BAD(d, EINVAL,
-                   "backing file name at 0x%" PRIx64 " of %" PRIu32 " bytes: expected at most %u bytes inside the first cluster",
+                   "backing file name at 0x%" PRIx64 " of %" PRIu32
+                   " bytes: expected at most %u bytes inside the first cluster",
                    offset, bytes, QCOW2_BACKING_NAME_MAX);
     return take_string(d, "backing file name", d->h->backing_name, QCOW2_BACKING_NAME_MAX, d->data + offset, bytes);
 }
@@ -301,7 +310,8 @@ static void put_feature_names(uint8_t **at)
     put_extension(at, QCOW2_EXT_FEATURE_NAMES, table, sizeof table);
 }
 
-static void put_fixed_fields(const struct qcow2_header *h, uint8_t **at, uint64_t backing_offset, uint32_t backing_bytes)
+static void put_fixed_fields(const struct qcow2_header *h, uint8_t **at, uint64_t backing_offset,
+                             uint32_t backing_bytes)
 {
     put32(at, QCOW2_MAGIC);
     put32(at, h->version);
@@ -333,7 +343,8 @@ int qcow2_header_encode(const struct qcow2_header *h, void *cluster, struct errm
     uint64_t need = fixed_bytes + (format_bytes ? 8 + align_up(format_bytes, 8) : 0) + 8 + name_bytes;
     uint64_t room = qcow2_cluster_bytes(h);
     if (need > room)
-        return errmsg_set(e, EINVAL, "the header with the backing file's name takes %" PRIu64 " bytes, a cluster has %" PRIu64,
+        return errmsg_set(e, EINVAL,
+                          "the header with the backing file's name takes %" PRIu64 " bytes, a cluster has %" PRIu64,
                           need, room);
     bool with_names = h->version >= 3 && need + names_bytes <= room; /* they are a courtesy */
     uint8_t *at = cluster;

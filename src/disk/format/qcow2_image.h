@@ -29,7 +29,7 @@ int qcow2_snapshots_read(struct engine *engine, const struct engine_file *file, 
 
 struct qcow2_create_args {
     uint64_t size_bytes;
-    uint32_t version;         /* 2 or 3 */
+    uint32_t version; /* 2 or 3 */
     unsigned cluster_bits;
     unsigned refcount_order;
     enum qcow2_compression compression;
@@ -55,11 +55,11 @@ struct qcow2_check_args {
 };
 
 struct qcow2_check_result {
-    uint64_t errors;           /* inconsistencies that can lose data */
-    uint64_t leaks;            /* clusters whose refcount is too high */
+    uint64_t errors; /* inconsistencies that can lose data */
+    uint64_t leaks;  /* clusters whose refcount is too high */
     uint64_t errors_fixed, leaks_fixed;
     uint64_t allocated_clusters, total_clusters, compressed_clusters, fragmented_clusters;
-    uint64_t end_bytes;        /* where the used part of the file ends */
+    uint64_t end_bytes; /* where the used part of the file ends */
 };
 
 /* 0 when the check could be made (whatever it found), else -errno. */

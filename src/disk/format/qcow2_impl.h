@@ -60,17 +60,17 @@
 #define QCOW2_PAGE_BITS 9u       /* entries of the shadow that are written to storage together (4 KiB), log2 */
 #define QCOW2_SLICE_BITS_MAX 13u /* entries loaded together at most (64 KiB), log2 */
 #define QCOW2_LIVE_SIZE_MAX (UINT64_C(64) << 40) /* a smaller disk can grow up to this while it is open */
-#define QCOW2_OPS_MAX 256u       /* requests worked on at once, per channel; more wait */
-#define QCOW2_PARTS_MAX 256u     /* reads and writes in flight, per channel */
-#define QCOW2_COWS_MAX 64u       /* allocating writes in flight, per channel */
+#define QCOW2_OPS_MAX 256u                       /* requests worked on at once, per channel; more wait */
+#define QCOW2_PARTS_MAX 256u                     /* reads and writes in flight, per channel */
+#define QCOW2_COWS_MAX 64u                       /* allocating writes in flight, per channel */
 #define QCOW2_PART_IOV DISK_IOV_MAX
 #define QCOW2_COW_IOV (DISK_IOV_MAX + 2 * 32 + 2) /* zeroes before and after: 2 MiB in pieces of QCOW2_ZEROES_BYTES */
-#define QCOW2_COW_MAX_BYTES (UINT64_C(4) << 20) /* of one allocation; a larger write is several */
-#define QCOW2_BUFFERS_BYTES (UINT64_C(2) << 20) /* of a channel's copy-on-write buffers; at least two of them */
+#define QCOW2_COW_MAX_BYTES (UINT64_C(4) << 20)   /* of one allocation; a larger write is several */
+#define QCOW2_BUFFERS_BYTES (UINT64_C(2) << 20)   /* of a channel's copy-on-write buffers; at least two of them */
 #define QCOW2_BUFFERS_MAX 64u
-#define QCOW2_INFLATERS_MAX 4u  /* compressed clusters read at once, per channel */
-#define QCOW2_RUN_MIN 16u       /* clusters reserved at once: at first ... */
-#define QCOW2_RUN_MAX 1024u     /* ... and when writes keep coming */
+#define QCOW2_INFLATERS_MAX 4u /* compressed clusters read at once, per channel */
+#define QCOW2_RUN_MIN 16u      /* clusters reserved at once: at first ... */
+#define QCOW2_RUN_MAX 1024u    /* ... and when writes keep coming */
 #define QCOW2_RUN_MAX_BYTES (UINT64_C(64) << 20)
 #define QCOW2_POOL_RUNS 16u
 #define QCOW2_LOG_DEFAULT_BYTES (UINT64_C(128) << 10) /* when there is no stash */
@@ -80,12 +80,12 @@
 #define QCOW2_BAD (UINT64_C(1) << 61)
 
 enum qcow2_kind {
-    QCOW2_KIND_BELOW,      /* not allocated */
-    QCOW2_KIND_ZERO,       /* reads as zeroes; may have a host cluster */
-    QCOW2_KIND_DATA,       /* a host cluster; ours alone when QCOW2_COPIED is set */
+    QCOW2_KIND_BELOW, /* not allocated */
+    QCOW2_KIND_ZERO,  /* reads as zeroes; may have a host cluster */
+    QCOW2_KIND_DATA,  /* a host cluster; ours alone when QCOW2_COPIED is set */
     QCOW2_KIND_COMPRESSED,
     QCOW2_KIND_BAD,
-    QCOW2_KIND_ABSENT,     /* not known without I/O */
+    QCOW2_KIND_ABSENT, /* not known without I/O */
 };
 
 static inline enum qcow2_kind qcow2_entry_kind(uint64_t entry)
@@ -147,13 +147,13 @@ struct qcow2_ref_slice {
 struct qcow2_refs {
     uint64_t *table; /* refcount table, host order */
     uint64_t table_entries;
-    unsigned order;        /* log2 of the width in bits */
-    unsigned block_bits;   /* log2 of the refcounts in a block */
-    unsigned slice_bytes;  /* size of a piece */
-    unsigned slice_bits;   /* log2 of the refcounts in a piece */
+    unsigned order;       /* log2 of the width in bits */
+    unsigned block_bits;  /* log2 of the refcounts in a block */
+    unsigned slice_bytes; /* size of a piece */
+    unsigned slice_bits;  /* log2 of the refcounts in a piece */
     uint64_t clock;
     struct qcow2_ref_slice slices[QCOW2_REF_SLICES];
-    uint64_t search_at;    /* no free cluster is known of below this one */
+    uint64_t search_at; /* no free cluster is known of below this one */
 };
 
 /* ---- log of published entries (qcow2_log.c): under the lock ---- */
@@ -215,8 +215,8 @@ struct qcow2_pool {
 #define QCOW2_NO_SLOT UINT32_MAX
 
 struct qcow2_alloc {
-    struct list node;    /* qcow2.allocs */
-    struct list waiters; /* qcow2_op.wait_node */
+    struct list node;      /* qcow2.allocs */
+    struct list waiters;   /* qcow2_op.wait_node */
     uint64_t index, count; /* guest clusters */
     uint64_t host;         /* first host cluster */
     bool zero;             /* the host clusters read as zeroes */
@@ -239,20 +239,20 @@ struct qcow2_keeper {
     struct engine_watch watch;
     struct engine *engine; /* NULL while the thread does not run */
     pthread_t thread;
-    bool thread_running;   /* under the lock */
+    bool thread_running; /* under the lock */
     bool stop;
     struct mail refill_mail, commit_mail;
     bool refill_asked, commit_asked; /* the mail is on its way: under the lock */
     /* the keeper's own */
-    struct list loads;          /* qcow2_load: reads in flight */
-    struct list load_waiters;   /* ops to start loads for */
+    struct list loads;        /* qcow2_load: reads in flight */
+    struct list load_waiters; /* ops to start loads for */
     struct list pool_waiters, log_waiters, commit_waiters, flush_waiters;
     struct list calls;
     bool refill_wanted, commit_wanted, commit_failed;
     struct list tables_to_free; /* qcow2_free_batch: once the change is durable */
     struct list free_batches;   /* once no request can see them */
-    uint64_t resident_count; /* slices present: under the lock */
-    uint64_t evict_at;       /* where the search for one to evict goes on */
+    uint64_t resident_count;    /* slices present: under the lock */
+    uint64_t evict_at;          /* where the search for one to evict goes on */
 };
 
 struct qcow2 {
@@ -264,9 +264,9 @@ struct qcow2 {
     unsigned l2_bits;    /* log2 of the entries in an L2 table */
     unsigned slice_bits; /* log2 of the entries in a slice */
     uint64_t cluster_bytes;
-    bool has_backing;    /* what is not allocated may be something other than zeroes */
+    bool has_backing;       /* what is not allocated may be something other than zeroes */
     uint64_t cow_bytes_max; /* allocated by one write at most */
-    uint32_t io_align;   /* of metadata reads and writes: at least 512 */
+    uint32_t io_align;      /* of metadata reads and writes: at least 512 */
 
     _Atomic uint64_t *shadow;
     _Atomic uint32_t *generations; /* per slice */
@@ -283,9 +283,9 @@ struct qcow2 {
     struct list allocs; /* qcow2_alloc in flight */
     struct list chans;
     _Atomic uint64_t era;
-    _Atomic int broken; /* -errno: metadata turned out to be corrupt, nothing may be changed any more */
-    _Atomic bool sync_failed;   /* a flush failed on a buffered file: what it covered may be lost */
-    _Atomic bool written; /* something was written in place since open: close must sync */
+    _Atomic int broken;       /* -errno: metadata turned out to be corrupt, nothing may be changed any more */
+    _Atomic bool sync_failed; /* a flush failed on a buffered file: what it covered may be lost */
+    _Atomic bool written;     /* something was written in place since open: close must sync */
     bool punch_refused, allocate_refused; /* the file system cannot */
     bool storage_allocated;               /* past what is in use (qcow2_pool.c) */
 
@@ -330,8 +330,8 @@ struct qcow2_op {
     struct list era_node;  /* chan->running, in order of start */
     struct list wait_node; /* in whatever list it is parked */
     uint64_t era;
-    uint64_t at, end;      /* what was not begun yet */
-    unsigned parts;        /* begun and not done */
+    uint64_t at, end; /* what was not begun yet */
+    unsigned parts;   /* begun and not done */
     int error;
     bool in_era, parked, stepping, submitting, published;
     void (*step)(struct qcow2_op *op); /* begin what can be begun from `at` on */
@@ -356,7 +356,7 @@ struct qcow2_inflate {
     struct qcow2_chan *chan;
     uint64_t entry;
     void (*done)(struct qcow2_inflate *job, const uint8_t *cluster, int res); /* cluster valid during the call */
-    struct list node; /* chan->inflate_waiters */
+    struct list node;                                                         /* chan->inflate_waiters */
 };
 
 struct qcow2_inflater {
@@ -378,9 +378,9 @@ struct qcow2_compressed_part {
 /* What was in one cluster before, on its way into a buffer. */
 struct qcow2_old {
     struct qcow2_cow *cow;
-    uint64_t index, entry;  /* guest cluster */
-    uint64_t from, to;      /* bytes of it that are needed; equal: none */
-    uint8_t *buffer;        /* cluster-sized; NULL: zeroes */
+    uint64_t index, entry; /* guest cluster */
+    uint64_t from, to;     /* bytes of it that are needed; equal: none */
+    uint8_t *buffer;       /* cluster-sized; NULL: zeroes */
     struct engine_io io;
     struct disk_req below;
     struct qcow2_inflate job;
@@ -391,10 +391,10 @@ struct qcow2_old {
 struct qcow2_cow {
     struct qcow2_op *op;
     struct qcow2_alloc alloc;
-    uint64_t at, length;    /* guest bytes that are written */
-    uint64_t head, tail;    /* bytes to fill up before and after them; 0 where nothing is needed */
+    uint64_t at, length;     /* guest bytes that are written */
+    uint64_t head, tail;     /* bytes to fill up before and after them; 0 where nothing is needed */
     struct qcow2_old old[2]; /* the first cluster, and the last when it is another one */
-    unsigned reads;         /* of old content, in flight */
+    unsigned reads;          /* of old content, in flight */
     int error;
     struct engine_io io;
     struct iovec iov[QCOW2_COW_IOV]; /* last: not initialised */
@@ -427,8 +427,8 @@ struct qcow2_chan {
     uint64_t inflate_clock;
     struct list inflate_waiters;
     void *inflate_memory;
-    void *zlib;  /* z_stream, once needed */
-    void *zstd;  /* ZSTD_DCtx, once needed */
+    void *zlib; /* z_stream, once needed */
+    void *zstd; /* ZSTD_DCtx, once needed */
 };
 
 static inline struct qcow2_chan *qcow2_chan_of(struct layer_chan *c)
@@ -534,8 +534,8 @@ int qcow2_set_stash(struct layer *l, struct disk_stash stash, struct errmsg *e);
 /* Under the lock. 0: empty. The clusters are in the stash's slot then; qcow2_stash_alloc_done() ends that. */
 uint64_t qcow2_pool_take(struct qcow2 *q, uint64_t want, uint64_t *first, bool *zero, uint32_t *slot);
 bool qcow2_pool_add(struct qcow2 *q, uint64_t first, uint64_t count, bool zero); /* under the lock */
-int qcow2_pool_refill(struct qcow2 *q);                                           /* keeper */
-void qcow2_pool_drain(struct qcow2 *q);                                           /* keeper, at close */
+int qcow2_pool_refill(struct qcow2 *q);                                          /* keeper */
+void qcow2_pool_drain(struct qcow2 *q);                                          /* keeper, at close */
 
 /* ---- qcow2_commit.c, qcow2_reclaim.c: keeper ---- */
 int qcow2_commit(struct qcow2 *q, bool durable);
@@ -558,7 +558,7 @@ struct qcow2_call {
 };
 int qcow2_keeper_init(struct qcow2 *q);
 void qcow2_keeper_destroy(struct qcow2 *q);
-int qcow2_keeper_start(struct qcow2 *q); /* harmless when it runs */
+int qcow2_keeper_start(struct qcow2 *q);       /* harmless when it runs */
 void qcow2_keeper_ask_refill(struct qcow2 *q); /* under the lock */
 void qcow2_keeper_ask_commit(struct qcow2 *q); /* under the lock */
 void qcow2_keeper_send(struct qcow2_op *op, enum qcow2_want want, uint64_t index);

@@ -27,8 +27,8 @@ int qcow2_inflate_init(struct qcow2_chan *c)
 {
     struct qcow2 *q = qcow2_of_chan(c);
     uint64_t each = align_up(in_room(q), 4096) + align_up(q->cluster_bytes, 4096);
-    char *at = mmap(NULL, each * QCOW2_INFLATERS_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                    -1, 0);
+    char *at = mmap(NULL, each * QCOW2_INFLATERS_MAX, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED) return -ENOMEM;
     c->inflate_memory = at;
     for (unsigned i = 0; i < QCOW2_INFLATERS_MAX; i++, at += each) {
@@ -117,8 +117,8 @@ static void data_read(struct engine_io *io, int res)
               ? inflate_zstd(c, f->in + f->in_skip, f->in_bytes, f->out, q->cluster_bytes)
               : inflate_zlib(c, f->in + f->in_skip, f->in_bytes, f->out, q->cluster_bytes);
     if (res == -EIO)
-        log_limited(LOG_LEVEL_ERROR, "%s: the compressed cluster at 0x%llx does not inflate to a cluster", q->layer.name,
-                    (unsigned long long)(io->offset_bytes + f->in_skip));
+        log_limited(LOG_LEVEL_ERROR, "%s: the compressed cluster at 0x%llx does not inflate to a cluster",
+                    q->layer.name, (unsigned long long)(io->offset_bytes + f->in_skip));
     job_end(f, res);
 }
 
@@ -133,8 +133,13 @@ static void run_job(struct qcow2_inflater *f, struct qcow2_inflate *job)
     f->in_bytes = bytes;
     uint64_t length = align_up(f->in_skip + bytes, 512);
     f->iov = (struct iovec){f->in, length};
-    f->io = (struct engine_io){.op = ENGINE_READ, .file = q->file, .offset_bytes = offset - f->in_skip,
-                               .length_bytes = length, .iov = &f->iov, .iov_count = 1, .done = data_read};
+    f->io = (struct engine_io){.op = ENGINE_READ,
+                               .file = q->file,
+                               .offset_bytes = offset - f->in_skip,
+                               .length_bytes = length,
+                               .iov = &f->iov,
+                               .iov_count = 1,
+                               .done = data_read};
     engine_submit(job->chan->chan.engine, &f->io);
 }
 

@@ -233,9 +233,9 @@ static void *thread_body(void *arg)
 int qcow2_keeper_init(struct qcow2 *q)
 {
     struct qcow2_keeper *k = &q->keeper;
-    struct list *lists[] = {&k->loads,       &k->load_waiters,   &k->pool_waiters,  &k->log_waiters,
-                            &k->commit_waiters, &k->flush_waiters, &k->calls,         &k->free_batches,
-                            &k->tables_to_free};
+    struct list *lists[] = {&k->loads,       &k->load_waiters,   &k->pool_waiters,
+                            &k->log_waiters, &k->commit_waiters, &k->flush_waiters,
+                            &k->calls,       &k->free_batches,   &k->tables_to_free};
     for (size_t i = 0; i < ARRAY_LEN(lists); i++)
         list_init(lists[i]);
     k->refill_mail.run = refill_arrived;

@@ -72,8 +72,13 @@ static unsigned load_plan(struct load *l)
         if (table) {
             struct load_read *r = &l->read[n++];
             *r = (struct load_read){.load = l, .iov = {to, count * 8}};
-            r->io = (struct engine_io){.op = ENGINE_READ, .file = q->file, .offset_bytes = table + in_table * 8,
-                                       .length_bytes = count * 8, .iov = &r->iov, .iov_count = 1, .done = table_read};
+            r->io = (struct engine_io){.op = ENGINE_READ,
+                                       .file = q->file,
+                                       .offset_bytes = table + in_table * 8,
+                                       .length_bytes = count * 8,
+                                       .iov = &r->iov,
+                                       .iov_count = 1,
+                                       .done = table_read};
         }
         to += count * 8;
         index += count;
@@ -113,7 +118,7 @@ void qcow2_load_start(struct qcow2 *q, struct qcow2_op *op)
         qcow2_keeper_answer(op, 0);
         return;
     }
-    LIST_FOR_EACH(node, &q->keeper.loads) {
+    LIST_FOR_EACH (node, &q->keeper.loads) {
         struct load *l = list_entry(node, struct load, node);
         if (l->slice != slice) continue;
         list_push_back(&l->waiters, &op->wait_node);

@@ -68,8 +68,8 @@ int qcow2_log_init(struct qcow2 *q, const struct disk_stash *stash, struct errms
     l->persistent = stash->mem != NULL;
     uint64_t bytes = l->persistent ? stash->size_bytes : QCOW2_LOG_DEFAULT_BYTES;
     if (l->persistent && (bytes < QCOW2_STASH_MIN_BYTES || (uintptr_t)stash->mem % 64))
-        return errmsg_set(e, EINVAL, "%s: a stash of %" PRIu64 " bytes: expected at least %u, aligned to 64", q->layer.name,
-                          bytes, QCOW2_STASH_MIN_BYTES);
+        return errmsg_set(e, EINVAL, "%s: a stash of %" PRIu64 " bytes: expected at least %u, aligned to 64",
+                          q->layer.name, bytes, QCOW2_STASH_MIN_BYTES);
     l->capacity = record_capacity(bytes);
     int ret = map_own_memory(q, l->persistent ? 0 : bytes, e);
     if (ret < 0) return ret;
@@ -194,7 +194,7 @@ void qcow2_log_retire(struct qcow2 *q, struct qcow2_half *h)
     unsigned half = (unsigned)(h - q->log.half);
     assert(q->log.sealed && half != q->log.active);
     for (uint64_t i = 0; i < h->page_count; i++) {
-        q->page_logs[h->pages[i]] &= (uint8_t)~(1u << half);
+        q->page_logs[h->pages[i]] &= (uint8_t) ~(1u << half);
         q->pins[qcow2_slice_of(q, h->pages[i] << QCOW2_PAGE_BITS)]--;
     }
     h->count = h->page_count = h->freed_count = 0;
@@ -207,7 +207,8 @@ void qcow2_log_retire(struct qcow2 *q, struct qcow2_half *h)
 void qcow2_stash_pool(struct qcow2 *q, unsigned run)
 {
     const struct qcow2_run *r = &q->pool.runs[run];
-    if (q->log.head) atomic_store_explicit(&q->log.head->pool[run], qcow2_stash_run(r->first, r->count), memory_order_release);
+    if (q->log.head)
+        atomic_store_explicit(&q->log.head->pool[run], qcow2_stash_run(r->first, r->count), memory_order_release);
 }
 
 uint32_t qcow2_stash_alloc(struct qcow2 *q, uint64_t first, uint64_t count)

@@ -242,7 +242,8 @@ static const char *why_compressed_is_bad(struct qcow2 *q, uint64_t raw)
     if (offset >= QCOW2_DATA_OFFSET_LIMIT || offset >> q->cluster_bits >= q->file_clusters)
         return "compressed data lies past the end of the file";
     uint64_t first = offset >> q->cluster_bits, last = (offset + bytes - 1) >> q->cluster_bits;
-    if (qcow2_meta_find(&q->meta, first, last - first + 1) <= last) return "compressed data overlaps the image's own tables";
+    if (qcow2_meta_find(&q->meta, first, last - first + 1) <= last)
+        return "compressed data overlaps the image's own tables";
     return NULL;
 }
 
@@ -263,8 +264,9 @@ uint64_t qcow2_map_check_entry(struct qcow2 *q, uint64_t raw, bool table_copied,
     if (!raw) return 0;
     const char *why = raw & QCOW2_COMPRESSED ? why_compressed_is_bad(q, raw) : why_standard_is_bad(q, raw);
     if (why) {
-        log_limited(LOG_LEVEL_ERROR, "%s: L2 entry 0x%016" PRIx64 " of guest cluster %" PRIu64 " (guest offset 0x%" PRIx64
-                    "): %s", q->layer.name, raw, index, index << q->cluster_bits, why);
+        log_limited(LOG_LEVEL_ERROR,
+                    "%s: L2 entry 0x%016" PRIx64 " of guest cluster %" PRIu64 " (guest offset 0x%" PRIx64 "): %s",
+                    q->layer.name, raw, index, index << q->cluster_bits, why);
         return QCOW2_BAD;
     }
     return table_copied || (raw & QCOW2_COMPRESSED) ? raw : raw & ~QCOW2_COPIED;

@@ -148,7 +148,8 @@ int qcow2_meta_add(struct qcow2_meta *m, uint64_t first, uint64_t count, enum qc
 {
     if (count == 0) return 0;
     unsigned at = range_after(m, first);
-    *other = at < m->range_count && m->ranges[at].first < first + count ? m->ranges[at].type : single_inside(m, first, count);
+    *other = at < m->range_count && m->ranges[at].first < first + count ? m->ranges[at].type
+                                                                        : single_inside(m, first, count);
     if (*other) return -EEXIST;
     if (!is_single(type)) return range_insert(m, first, count, type);
     assert(count == 1);

@@ -28,9 +28,9 @@ struct model {
     uint64_t max_bytes;  /* of a request */
     bool errors_allowed; /* failed writes leave their range unknown */
     bool no_zero_ops;
-    uint64_t from, to;   /* where requests go; to 0: anywhere */
+    uint64_t from, to;    /* where requests go; to 0: anywhere */
     unsigned comb, tooth; /* comb > 0: of every `comb` times 4 KiB, only those number `tooth` */
-    uint8_t *unknown;    /* per sector: 1 when a failed or unflushed write may or may not be there; NULL: never */
+    uint8_t *unknown;     /* per sector: 1 when a failed or unflushed write may or may not be there; NULL: never */
     unsigned in_flight;
     struct shot shots[WAVE_MAX];
     unsigned count;
@@ -164,7 +164,8 @@ static inline void model_apply(struct model *m, struct shot *s, struct layer_cha
 {
     uint64_t offset = s->req.offset_bytes, length = s->req.length_bytes;
     if (s->res < 0) {
-        if (!m->errors_allowed) fail_msg("op %d at 0x%llx: %s", s->req.op, (unsigned long long)offset, strerror(-s->res));
+        if (!m->errors_allowed)
+            fail_msg("op %d at 0x%llx: %s", s->req.op, (unsigned long long)offset, strerror(-s->res));
         m->failures++;
         if (s->req.op != DISK_READ) settle_unknown(m, offset, length, 1);
         return;

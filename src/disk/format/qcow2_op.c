@@ -187,7 +187,8 @@ static void start(struct qcow2_chan *c, struct qcow2_op *op, struct disk_req *re
     struct qcow2 *q = qcow2_of_chan(c);
     *op = (struct qcow2_op){.req = req, .chan = c, .at = req->offset_bytes, .step = step_for(req->op)};
     op->end = req->op == DISK_FLUSH ? op->at + 1 : req->offset_bytes + req->length_bytes; /* a flush has one step */
-    if (changes(req->op)) op->error = q->layer.writable ? atomic_load_explicit(&q->broken, memory_order_relaxed) : -EROFS;
+    if (changes(req->op))
+        op->error = q->layer.writable ? atomic_load_explicit(&q->broken, memory_order_relaxed) : -EROFS;
     else if (req->op == DISK_FLUSH && !q->layer.writable) op->at = op->end;
     enter_era(op);
     op->submitting = true;

@@ -83,7 +83,8 @@ static int map_metadata(struct qcow2 *q, struct errmsg *e)
     int ret = claim_range(q, 0, 1, QCOW2_META_HEADER, e);
     if (ret == 0) ret = claim_range(q, h->l1_offset, (uint64_t)h->l1_entries * 8, QCOW2_META_L1, e);
     if (ret == 0)
-        ret = claim_range(q, h->reftable_offset, (uint64_t)h->reftable_clusters << q->cluster_bits, QCOW2_META_REFTABLE, e);
+        ret = claim_range(q, h->reftable_offset, (uint64_t)h->reftable_clusters << q->cluster_bits, QCOW2_META_REFTABLE,
+                          e);
     for (uint64_t i = 0; i < q->refs.table_entries && ret == 0; i++)
         if (q->refs.table[i]) ret = claim_range(q, q->refs.table[i], 1, QCOW2_META_REFBLOCK, e);
     for (uint64_t i = 0; i < q->l1_entries && ret == 0; i++) {
@@ -143,7 +144,8 @@ static void set_geometry(struct qcow2 *q, const struct layer_args *args)
     q->has_backing = args->below || h->backing_name[0];
     q->io_align = (uint32_t)max_u64(512, q->file->io_align);
     q->file_clusters = div_round_up(file_bytes_now(q->file), q->cluster_bytes);
-    q->metadata_budget_bytes = args->metadata_budget_bytes ? args->metadata_budget_bytes : QCOW2_METADATA_BUDGET_DEFAULT;
+    q->metadata_budget_bytes =
+        args->metadata_budget_bytes ? args->metadata_budget_bytes : QCOW2_METADATA_BUDGET_DEFAULT;
     q->pool.next_run = QCOW2_RUN_MIN;
     atomic_store(&q->layer.size_bytes, h->size_bytes);
 }
@@ -210,8 +212,7 @@ static int close_call(struct qcow2 *q, void *arg)
 static bool nothing_to_close(struct qcow2 *q)
 {
     return !q->layer.writable || (!q->keeper.thread_running && qcow2_log_empty(q) && q->pool.clusters == 0 &&
-                                  list_empty(&q->keeper.free_batches) && !q->quarantine &&
-                                  !atomic_load(&q->written));
+                                  list_empty(&q->keeper.free_batches) && !q->quarantine && !atomic_load(&q->written));
 }
 
 static int close_layer(struct layer *l, struct errmsg *e)
@@ -242,7 +243,8 @@ int layer_qcow2_open(struct layer **out, const struct layer_args *args, struct e
     assert(args->maker);
     struct qcow2 *q = calloc(1, sizeof *q);
     if (!q) return errmsg_sys(e, ENOMEM, "%s", args->file->name);
-    q->layer = (struct layer){.ops = &qcow2_ops, .below = args->below, .name = args->file->name, .writable = args->writable};
+    q->layer =
+        (struct layer){.ops = &qcow2_ops, .below = args->below, .name = args->file->name, .writable = args->writable};
     q->file = args->file;
     q->maker = args->maker;
     pthread_mutex_init(&q->lock, NULL);

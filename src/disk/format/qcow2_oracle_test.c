@@ -77,7 +77,9 @@ static void one_variety(const struct variety *v)
     struct disk_stash stash = {0};
     scratch_on_disk = v->flags & DISK_FILE_DIRECT;
     model_init(&m, v->size, v->cluster_bits * 8 + v->refcount_order);
-    struct qcow2_create_args args = {.size_bytes = v->size, .version = v->version, .cluster_bits = v->cluster_bits,
+    struct qcow2_create_args args = {.size_bytes = v->size,
+                                     .version = v->version,
+                                     .cluster_bits = v->cluster_bits,
                                      .refcount_order = v->refcount_order};
     image_make(path, &args);
     autofree void *mem = v->stash ? stash_new(&stash, 64 << 10) : NULL;
@@ -139,7 +141,10 @@ static void one_clone(const char *base_options, uint64_t leaf_size, unsigned clu
     m.data = realloc(m.data, leaf_size);
     if (leaf_size > m.size) memset(m.data + m.size, 0, leaf_size - m.size);
     m.size = leaf_size;
-    struct qcow2_create_args args = {.size_bytes = leaf_size, .version = 3, .cluster_bits = cluster_bits, .refcount_order = 4,
+    struct qcow2_create_args args = {.size_bytes = leaf_size,
+                                     .version = 3,
+                                     .cluster_bits = cluster_bits,
+                                     .refcount_order = 4,
                                      .backing_name = keep_name ? base_path : NULL,
                                      .backing_format = base_options ? "qcow2" : "raw"};
     image_make(leaf_path, &args);
@@ -174,7 +179,7 @@ static void one_clone(const char *base_options, uint64_t leaf_size, unsigned clu
 static void clones_of_every_kind_of_base(void **state)
 {
     (void)state;
-    one_clone(NULL, 6 * MiB + 3 * 512, 16, true);               /* raw, same odd size */
+    one_clone(NULL, 6 * MiB + 3 * 512, 16, true);                /* raw, same odd size */
     one_clone("-o cluster_size=4k", 4 * MiB, 16, true);          /* the leaf is shorter */
     one_clone("-o cluster_size=64k", 11 * MiB, 12, true);        /* the base is shorter */
     one_clone("-c", 6 * MiB + 3 * 512, 16, true);                /* zlib */
@@ -204,7 +209,8 @@ static void one_foreign(const char *options, bool snapshot)
     }
     work_and_judge(&m, path, &writable_options, 40);
     if (snapshot) {
-        run_ok("qemu-img convert -f qcow2 -l snapshot.name=before -O raw %s %s.snap && cmp %s %s.snap", path, path, raw, path);
+        run_ok("qemu-img convert -f qcow2 -l snapshot.name=before -O raw %s %s.snap && cmp %s %s.snap", path, path, raw,
+               path);
         run_ok("qemu-img snapshot -d before %s", path);
         image_is_sound(path, false);
         image_equals(path, m.data, m.size);

@@ -43,8 +43,8 @@ bool qcow2_pool_add(struct qcow2 *q, uint64_t first, uint64_t count, bool zero)
     struct qcow2_pool *p = &q->pool;
     for (unsigned i = 0; i < QCOW2_POOL_RUNS; i++) {
         struct qcow2_run *r = &p->runs[i];
-        bool follows = r->count && r->first + r->count == first && r->zero == zero &&
-                       r->count + count <= QCOW2_RUN_MAX * 2;
+        bool follows =
+            r->count && r->first + r->count == first && r->zero == zero && r->count + count <= QCOW2_RUN_MAX * 2;
         if (r->count && !follows) continue;
         if (!follows) *r = (struct qcow2_run){.first = first, .zero = zero};
         r->count += count;

@@ -37,7 +37,8 @@ static void below_done(struct disk_req *req, int res)
 }
 
 /* The whole request in one piece, which is the rule, uses the request's own vectors. */
-static void part_vectors(struct qcow2_part *part, uint64_t at, uint64_t length, const struct iovec **iov, unsigned *count)
+static void part_vectors(struct qcow2_part *part, uint64_t at, uint64_t length, const struct iovec **iov,
+                         unsigned *count)
 {
     const struct qcow2_op *op = part->op;
     if (at == op->req->offset_bytes && length == op->req->length_bytes && op->req->op != DISK_WRITE_ZEROES) {
@@ -54,8 +55,11 @@ void qcow2_file_piece(struct qcow2_op *op, enum engine_op kind, uint64_t host_by
     struct qcow2_part *part = part_new(op);
     if (!part) return;
     struct engine_io *io = &part->io;
-    *io = (struct engine_io){.op = kind, .file = qcow2_of_chan(op->chan)->file, .offset_bytes = host_bytes,
-                             .length_bytes = length, .done = file_done};
+    *io = (struct engine_io){.op = kind,
+                             .file = qcow2_of_chan(op->chan)->file,
+                             .offset_bytes = host_bytes,
+                             .length_bytes = length,
+                             .done = file_done};
     part_vectors(part, op->at, length, &io->iov, &io->iov_count);
     op->parts++;
     op->at += length;
@@ -145,7 +149,8 @@ static enum qcow2_kind kind_of_range(struct qcow2 *q, uint64_t offset_bytes, uin
 {
     uint64_t entry;
     if ((offset_bytes & (q->cluster_bytes - 1)) + length_bytes <= q->cluster_bytes)
-        return qcow2_map_lookup(q, offset_bytes >> q->cluster_bits, &entry) ? qcow2_entry_kind(entry) : QCOW2_KIND_ABSENT;
+        return qcow2_map_lookup(q, offset_bytes >> q->cluster_bits, &entry) ? qcow2_entry_kind(entry)
+                                                                            : QCOW2_KIND_ABSENT;
     struct qcow2_extent ext;
     qcow2_map_extent(q, offset_bytes, length_bytes, false, &ext);
     return ext.length_bytes == length_bytes ? ext.kind : QCOW2_KIND_ABSENT;

@@ -24,7 +24,7 @@ static uint64_t oldest_era(struct qcow2 *q)
 {
     uint64_t oldest = UINT64_MAX;
     pthread_mutex_lock(&q->lock);
-    LIST_FOR_EACH(node, &q->chans) {
+    LIST_FOR_EACH (node, &q->chans) {
         struct qcow2_chan *c = list_entry(node, struct qcow2_chan, node);
         oldest = min_u64(oldest, atomic_load_explicit(&c->oldest_era, memory_order_seq_cst));
     }
@@ -36,7 +36,8 @@ static uint64_t oldest_era(struct qcow2 *q)
 static void punch(struct qcow2 *q, uint64_t first, uint64_t count)
 {
     if (count == 0 || q->punch_refused) return;
-    int ret = engine_op_now(q->keeper.engine, q->file, ENGINE_PUNCH, first << q->cluster_bits, count << q->cluster_bits);
+    int ret =
+        engine_op_now(q->keeper.engine, q->file, ENGINE_PUNCH, first << q->cluster_bits, count << q->cluster_bits);
     if (ret == -EOPNOTSUPP || ret == -EINVAL) q->punch_refused = true;
 }
 
@@ -72,7 +73,8 @@ static void free_batch(struct qcow2 *q, struct qcow2_free_batch *b)
         ret = free_run(q, b->freed[i].first, b->freed[i].count);
     int written = qcow2_refs_write(q);
     if (ret == 0) ret = written;
-    if (ret < 0) log_limited(LOG_LEVEL_WARN, "%s: freeing clusters: %s; some are leaked", q->layer.name, strerror(-ret));
+    if (ret < 0)
+        log_limited(LOG_LEVEL_WARN, "%s: freeing clusters: %s; some are leaked", q->layer.name, strerror(-ret));
     if (b->from_slots) clear_slots(q);
     free(b);
 }

@@ -45,10 +45,12 @@ int qcow2_refs_open(struct qcow2 *q, struct errmsg *e)
     r->table_entries = bytes / 8;
     r->table = calloc(r->table_entries, 8);
     autofree struct be64 *raw = aligned_alloc(4096, align_up(bytes, 4096));
-    if (!r->table || !raw) return errmsg_sys(e, ENOMEM, "%s: refcount table of %" PRIu64 " bytes", q->layer.name, bytes);
+    if (!r->table || !raw)
+        return errmsg_sys(e, ENOMEM, "%s: refcount table of %" PRIu64 " bytes", q->layer.name, bytes);
     int ret = engine_read_now(q->keeper.engine, q->file, raw, q->header.reftable_offset, bytes);
     if (ret < 0)
-        return errmsg_sys(e, -ret, "%s: reading the refcount table at 0x%" PRIx64, q->layer.name, q->header.reftable_offset);
+        return errmsg_sys(e, -ret, "%s: reading the refcount table at 0x%" PRIx64, q->layer.name,
+                          q->header.reftable_offset);
     for (uint64_t i = 0; i < r->table_entries; i++) {
         uint64_t entry = be64_get(raw[i]);
         ret = check_table_entry(q, i, entry, e);
@@ -159,8 +161,8 @@ int qcow2_refs_add(struct qcow2 *q, uint64_t first, uint64_t count, int delta)
         uint64_t i = cluster & ((UINT64_C(1) << r->slice_bits) - 1);
         uint64_t value = s ? qcow2_ref_get(s->data, r->order, i) : 0;
         if (!s || (delta < 0 ? value == 0 : value == qcow2_ref_max(r->order)))
-            return qcow2_corrupt(q, "the refcount of host cluster %" PRIu64 " is %" PRIu64 " and cannot be %s", cluster, value,
-                                 delta < 0 ? "lowered: something else refers to it too" : "raised");
+            return qcow2_corrupt(q, "the refcount of host cluster %" PRIu64 " is %" PRIu64 " and cannot be %s", cluster,
+                                 value, delta < 0 ? "lowered: something else refers to it too" : "raised");
         qcow2_ref_set(s->data, r->order, i, delta < 0 ? value - 1 : value + 1);
         mark_dirty(s, r->order, i);
         if (delta < 0 && value == 1 && cluster < r->search_at) r->search_at = cluster;
@@ -171,8 +173,8 @@ int qcow2_refs_add(struct qcow2 *q, uint64_t first, uint64_t count, int delta)
 /* ---- finding free clusters ---- */
 
 /* Free clusters in a row within one piece, from cluster on; *count = 0 when there are none. */
-static void run_in_slice(struct qcow2 *q, const struct qcow2_ref_slice *s, uint64_t cluster, uint64_t end, uint64_t want,
-                         uint64_t least, uint64_t *first, uint64_t *count)
+static void run_in_slice(struct qcow2 *q, const struct qcow2_ref_slice *s, uint64_t cluster, uint64_t end,
+                         uint64_t want, uint64_t least, uint64_t *first, uint64_t *count)
 {
     uint64_t mask = (UINT64_C(1) << q->refs.slice_bits) - 1;
     *count = 0;

@@ -93,9 +93,9 @@ static int add_block(struct qcow2 *q, uint64_t region)
 /* ---- a larger table ---- */
 
 struct new_table {
-    uint64_t first;         /* host cluster where the area begins: blocks, then the table */
+    uint64_t first;            /* host cluster where the area begins: blocks, then the table */
     uint64_t blocks, clusters; /* of blocks, of the table */
-    uint64_t region;        /* of the first block */
+    uint64_t region;           /* of the first block */
     uint64_t *entries;
     uint64_t entry_count;
 };

@@ -13,7 +13,7 @@
 
 struct rebuild {
     struct qcow2_check_state *s;
-    uint64_t refs; /* in a block */
+    uint64_t refs;                          /* in a block */
     uint64_t first, blocks, table_clusters; /* blocks, then the table, in a row */
     uint64_t *table;
     uint64_t table_entries;
@@ -63,11 +63,14 @@ static int write_blocks(struct rebuild *r)
         for (uint64_t i = 0; i < r->refs; i++) {
             uint64_t count = count_of(r, b * r->refs + i);
             if (count > max)
-                return errmsg_set(s->e, ERANGE, "%s: host cluster %" PRIu64 " has %" PRIu64 " references, more than a refcount of %u bits holds",
+                return errmsg_set(s->e, ERANGE,
+                                  "%s: host cluster %" PRIu64 " has %" PRIu64
+                                  " references, more than a refcount of %u bits holds",
                                   s->file->name, b * r->refs + i, count, 1u << s->h.refcount_order);
             qcow2_ref_set(r->buf, s->h.refcount_order, i, count);
         }
-        int ret = qcow2_check_write(s, r->buf, (r->first + b) << s->cluster_bits, s->cluster_bytes, "a new refcount block");
+        int ret =
+            qcow2_check_write(s, r->buf, (r->first + b) << s->cluster_bits, s->cluster_bytes, "a new refcount block");
         if (ret < 0) return ret;
     }
     return 0;

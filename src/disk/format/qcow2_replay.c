@@ -27,7 +27,8 @@ struct replay {
 
 static int refuse(struct replay *r, const char *what, uint64_t value)
 {
-    return errmsg_set(r->e, EINVAL, "%s: what the last process left (its stash) cannot be taken over: %s (0x%" PRIx64 ")",
+    return errmsg_set(r->e, EINVAL,
+                      "%s: what the last process left (its stash) cannot be taken over: %s (0x%" PRIx64 ")",
                       r->q->layer.name, what, value);
 }
 
@@ -53,9 +54,11 @@ static int check_record(struct replay *r, const struct qcow2_record *rec)
     if (rec->index >= min_u64((uint64_t)q->l1_entries << q->l2_bits, q->clusters_max))
         return refuse(r, "a record is past the end of the L1 table", rec->index);
     if (rec->entry & (QCOW2_COMPRESSED | QCOW2_L2_RESERVED)) return refuse(r, "an entry is malformed", rec->entry);
-    if ((rec->entry & QCOW2_ZERO) && q->header.version < 3) return refuse(r, "a zero flag in a version 2 image", rec->entry);
+    if ((rec->entry & QCOW2_ZERO) && q->header.version < 3)
+        return refuse(r, "a zero flag in a version 2 image", rec->entry);
     if (!host) return rec->entry & QCOW2_COPIED ? refuse(r, "an entry is malformed", rec->entry) : 0;
-    if (!(rec->entry & QCOW2_COPIED) || (host & (q->cluster_bytes - 1))) return refuse(r, "an entry is malformed", rec->entry);
+    if (!(rec->entry & QCOW2_COPIED) || (host & (q->cluster_bytes - 1)))
+        return refuse(r, "an entry is malformed", rec->entry);
     uint64_t refs;
     return check_cluster(r, host >> q->cluster_bits, false, &refs);
 }

@@ -197,9 +197,9 @@ static int zero_alone(struct qcow2 *q, struct last_part *p)
 static int zero_last_part(struct qcow2 *q, uint64_t from, uint64_t to)
 {
     if (from >= to) return 0;
-    struct last_part p = {.mail.run = last_part_arrived,
-                          .req = {.op = DISK_WRITE_ZEROES, .offset_bytes = from, .length_bytes = to - from,
-                                  .done = last_part_done}};
+    struct last_part p = {
+        .mail.run = last_part_arrived,
+        .req = {.op = DISK_WRITE_ZEROES, .offset_bytes = from, .length_bytes = to - from, .done = last_part_done}};
     pthread_mutex_init(&p.lock, NULL);
     pthread_cond_init(&p.done, NULL);
     bool found;
@@ -226,12 +226,15 @@ int qcow2_resize(struct layer *l, uint64_t new_size_bytes, struct errmsg *e)
     uint64_t size = layer_size(l), most = q->clusters_max << q->cluster_bits;
     if (!l->writable) return errmsg_set(e, EROFS, "%s: it is open read-only", l->name);
     if (new_size_bytes % DISK_SECTOR_BYTES)
-        return errmsg_set(e, EINVAL, "%s: %" PRIu64 " bytes is no multiple of %u", l->name, new_size_bytes, DISK_SECTOR_BYTES);
+        return errmsg_set(e, EINVAL, "%s: %" PRIu64 " bytes is no multiple of %u", l->name, new_size_bytes,
+                          DISK_SECTOR_BYTES);
     if (new_size_bytes < size)
-        return errmsg_set(e, ENOTSUP, "%s: it has %" PRIu64 " bytes and cannot shrink to %" PRIu64 " while it is in use", l->name,
+        return errmsg_set(e, ENOTSUP,
+                          "%s: it has %" PRIu64 " bytes and cannot shrink to %" PRIu64 " while it is in use", l->name,
                           size, new_size_bytes);
     if (new_size_bytes > most || qcow2_l1_entries_for(new_size_bytes, q->cluster_bits) * 8 > QCOW2_L1_MAX_BYTES)
-        return errmsg_set(e, EFBIG, "%s: %" PRIu64 " bytes is more than the %" PRIu64 " that it can grow to while it is open",
+        return errmsg_set(e, EFBIG,
+                          "%s: %" PRIu64 " bytes is more than the %" PRIu64 " that it can grow to while it is open",
                           l->name, new_size_bytes, most);
     return new_size_bytes == size ? 0 : grow(q, &(struct resize){new_size_bytes, e});
 }

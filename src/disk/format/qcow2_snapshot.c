@@ -72,8 +72,8 @@ static int check_entry(const struct window *w, const struct qcow2_header *h, con
     else if (bytes && !s->s.l1_offset) why = "its L1 table would lie over the header";
     else if (!range_fits(s->s.l1_offset, bytes, w->file_bytes)) why = "its L1 table does not end inside the file";
     if (!why) return 0;
-    return errmsg_set(e, EINVAL, "%s: snapshot %" PRIu32 " (L1 table of %" PRIu32 " entries at 0x%" PRIx64 "): %s", w->file->name,
-                      i, s->s.l1_entries, s->s.l1_offset, why);
+    return errmsg_set(e, EINVAL, "%s: snapshot %" PRIu32 " (L1 table of %" PRIu32 " entries at 0x%" PRIx64 "): %s",
+                      w->file->name, i, s->s.l1_entries, s->s.l1_offset, why);
 }
 
 static void take_name(struct qcow2_snapshot *s, const uint8_t *name, uint16_t bytes)
@@ -98,13 +98,16 @@ int qcow2_snapshots_read(struct engine *engine, const struct engine_file *file, 
         struct entry s;
         int ret = 0;
         const uint8_t *fixed = window_get(&w, at, ENTRY_FIXED_BYTES, &ret);
-        if (!fixed) return errmsg_sys(e, -ret, "%s: reading entry %" PRIu32 " of the snapshot table at 0x%" PRIx64, file->name, i, at);
+        if (!fixed)
+            return errmsg_sys(e, -ret, "%s: reading entry %" PRIu32 " of the snapshot table at 0x%" PRIx64, file->name,
+                              i, at);
         decode_entry(fixed, &s);
         ret = check_entry(&w, h, &s, i, e);
         if (ret < 0) return ret;
         at += ENTRY_FIXED_BYTES + s.extra_bytes + s.id_bytes;
         const uint8_t *name = window_get(&w, at, s.name_bytes, &ret);
-        if (!name) return errmsg_sys(e, -ret, "%s: reading the name of snapshot %" PRIu32 " at 0x%" PRIx64, file->name, i, at);
+        if (!name)
+            return errmsg_sys(e, -ret, "%s: reading the name of snapshot %" PRIu32 " at 0x%" PRIx64, file->name, i, at);
         take_name(&s.s, name, s.name_bytes);
         at = align_up(at + s.name_bytes, 8);
         if (at - h->snapshot_offset > QCOW2_SNAPSHOT_TABLE_MAX_BYTES)

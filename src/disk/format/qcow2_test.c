@@ -52,7 +52,8 @@ static void new_images_are_what_qemu_img_expects(void **state)
     for (unsigned bits = 9; bits <= 21; bits += 3) {
         for (unsigned order = 0; order <= 6; order += 2) {
             char path[64];
-            struct qcow2_create_args args = {.size_bytes = 64 * MiB, .version = 3, .cluster_bits = bits, .refcount_order = order};
+            struct qcow2_create_args args = {
+                .size_bytes = 64 * MiB, .version = 3, .cluster_bits = bits, .refcount_order = order};
             image_make(path, &args);
             image_is_sound(path, false);
             unlink(path);
@@ -67,7 +68,10 @@ static void preallocated_images(void **state)
         for (unsigned bits = 9; bits <= 21; bits += 4) {
             char path[64];
             struct disk d;
-            struct qcow2_create_args args = {.size_bytes = 9 * MiB + 512, .version = 3, .cluster_bits = bits, .refcount_order = 4,
+            struct qcow2_create_args args = {.size_bytes = 9 * MiB + 512,
+                                             .version = 3,
+                                             .cluster_bits = bits,
+                                             .refcount_order = 4,
                                              .preallocate = how};
             image_make(path, &args);
             image_is_sound(path, false);
@@ -193,8 +197,11 @@ static void holding_release(struct holding *h)
 
 static int holding_make(void *arg, struct engine **out, struct errmsg *e)
 {
-    static const struct engine_ops ops = {.submit = holding_submit, .poll = holding_poll, .watch = holding_watch,
-                                          .unwatch = holding_unwatch, .free = holding_free};
+    static const struct engine_ops ops = {.submit = holding_submit,
+                                          .poll = holding_poll,
+                                          .watch = holding_watch,
+                                          .unwatch = holding_unwatch,
+                                          .free = holding_free};
     (void)arg;
     struct holding *h = calloc(1, sizeof *h);
     h->base.ops = &ops;
@@ -224,7 +231,8 @@ static void reads_in_flight_keep_their_clusters(void **state)
     disk_write(&d, 0, sizeof old, old);
     disk_flush(&d);
     struct iovec iov = {got, sizeof got};
-    struct sync_req read = {.req = {.op = DISK_READ, .length_bytes = sizeof got, .iov = &iov, .iov_count = 1, .done = sync_done}};
+    struct sync_req read = {
+        .req = {.op = DISK_READ, .length_bytes = sizeof got, .iov = &iov, .iov_count = 1, .done = sync_done}};
     holding_engine->hold = true;
     layer_submit(d.chan, &read.req);
     assert_int_equal(disk_io(&d, DISK_DISCARD, 0, 0, sizeof old, NULL), 0);
@@ -371,7 +379,8 @@ static void growing(void **state)
         struct disk d, base;
         struct errmsg e;
         uint8_t buf[4096];
-        struct qcow2_create_args args = {.size_bytes = 3 * MiB + 512, .version = 3, .cluster_bits = bits, .refcount_order = 4};
+        struct qcow2_create_args args = {
+            .size_bytes = 3 * MiB + 512, .version = 3, .cluster_bits = bits, .refcount_order = 4};
         fill(buf, sizeof buf, bits);
         struct qcow2_create_args base_args = plain(8 * MiB);
         image_make(base_path, &base_args);
@@ -470,8 +479,9 @@ static void map_agrees_with_qemu_img(void **state)
     assert_int_equal(x.length_bytes, 4096);
     disk_close(&d, true);
     run_ok("qemu-img map --output=json %s | python3 -c 'import json,sys; "
-             "d=[(e[\"start\"],e[\"length\"]) for e in json.load(sys.stdin) if e[\"data\"]]; "
-             "assert d==[(3*2**20+65536,65536),(20*2**20,65536)], d'", path);
+           "d=[(e[\"start\"],e[\"length\"]) for e in json.load(sys.stdin) if e[\"data\"]]; "
+           "assert d==[(3*2**20+65536,65536),(20*2**20,65536)], d'",
+           path);
     disk_open(&d, path, &read_only);
     assert_int_equal(disk_map(&d, 19 * MiB, 2 * MiB).length_bytes, MiB);
     disk_close(&d, true);
@@ -496,7 +506,7 @@ static void try_read_answers_what_needs_no_io(void **state)
     memset(got, 1, sizeof got);
     assert_int_equal(try_read(d.chan, 0, sizeof got, &iov, 1), 0); /* nothing here, nothing below */
     assert_int_equal(got[0] | got[8191], 0);
-    assert_int_equal(try_read(d.chan, 6 * MiB, sizeof got, &iov, 1), 0); /* past the base */
+    assert_int_equal(try_read(d.chan, 6 * MiB, sizeof got, &iov, 1), 0);       /* past the base */
     assert_int_equal(try_read(d.chan, 4 * MiB, sizeof got, &iov, 1), -EAGAIN); /* across its end */
     disk_write(&d, 0, sizeof buf, buf);
     assert_int_equal(try_read(d.chan, 0, sizeof got, &iov, 1), -EAGAIN); /* data */

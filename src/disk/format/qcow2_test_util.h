@@ -46,9 +46,9 @@ static inline int run_shell(const char *format, ...)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-#define run_ok(...)                                                                              \
-    do {                                                                                           \
-        if (run_shell(__VA_ARGS__) != 0) fail_msg("%s", run_output);                                 \
+#define run_ok(...)                                                                                                    \
+    do {                                                                                                               \
+        if (run_shell(__VA_ARGS__) != 0) fail_msg("%s", run_output);                                                   \
     } while (0)
 
 /* Status 3 of qemu-img check is "leaks only". */
@@ -122,8 +122,11 @@ static inline int disk_try_open(struct disk *d, const char *path, const struct d
     int ret = file_open_patiently(&d->file, d->path, o->flags, &d->e);
     if (ret < 0) return ret;
     const struct engine_maker *maker = o->maker ? o->maker : &engine_uring_maker;
-    struct layer_args args = {.file = &d->file, .below = o->below ? o->below->layer : NULL,
-                              .writable = o->flags & DISK_FILE_WRITE, .stash = o->stash, .maker = maker,
+    struct layer_args args = {.file = &d->file,
+                              .below = o->below ? o->below->layer : NULL,
+                              .writable = o->flags & DISK_FILE_WRITE,
+                              .stash = o->stash,
+                              .maker = maker,
                               .metadata_budget_bytes = o->budget};
     ret = layer_qcow2_open(&d->layer, &args, &d->e);
     if (ret < 0) {
@@ -186,8 +189,12 @@ static inline int disk_run(struct disk *d, struct sync_req *s)
 static inline int disk_io(struct disk *d, enum disk_op op, unsigned flags, uint64_t offset, uint64_t length, void *buf)
 {
     struct iovec iov = {buf, length};
-    struct sync_req s = {.req = {.op = op, .flags = flags, .offset_bytes = offset, .length_bytes = length,
-                                 .iov = buf ? &iov : NULL, .iov_count = buf ? 1 : 0}};
+    struct sync_req s = {.req = {.op = op,
+                                 .flags = flags,
+                                 .offset_bytes = offset,
+                                 .length_bytes = length,
+                                 .iov = buf ? &iov : NULL,
+                                 .iov_count = buf ? 1 : 0}};
     return disk_run(d, &s);
 }
 

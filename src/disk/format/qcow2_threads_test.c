@@ -48,13 +48,17 @@ static void run_threads(struct worker *w)
         pthread_join(w[i].thread, NULL);
 }
 
-static struct layer *open_layer(struct engine_file *f, const char *path, bool write, struct layer *below, struct disk_stash stash,
-                                uint64_t budget)
+static struct layer *open_layer(struct engine_file *f, const char *path, bool write, struct layer *below,
+                                struct disk_stash stash, uint64_t budget)
 {
     struct errmsg e;
     struct layer *l;
     if (disk_file_open(f, path, write ? DISK_FILE_WRITE : 0, &e) < 0) fail_msg("%s", e.text);
-    struct layer_args args = {.file = f, .below = below, .writable = write, .stash = stash, .maker = &engine_uring_maker,
+    struct layer_args args = {.file = f,
+                              .below = below,
+                              .writable = write,
+                              .stash = stash,
+                              .maker = &engine_uring_maker,
                               .metadata_budget_bytes = budget};
     if (layer_qcow2_open(&l, &args, &e) < 0) fail_msg("%s", e.text);
     return l;
@@ -69,7 +73,8 @@ static void gather(struct worker *w, uint8_t *all, bool comb)
     }
 }
 
-static void threads_on_one_chain(unsigned cluster_bits, bool with_base, bool with_stash, uint64_t budget, const char *convert)
+static void threads_on_one_chain(unsigned cluster_bits, bool with_base, bool with_stash, uint64_t budget,
+                                 const char *convert)
 {
     char path[64], base_path[64];
     struct engine_file file, base_file;
@@ -91,8 +96,12 @@ static void threads_on_one_chain(unsigned cluster_bits, bool with_base, bool wit
     run_ok("qemu-img convert -O qcow2 -c %s %s", raw, base_path);
     if (convert) run_ok("qemu-img convert -O qcow2 %s %s %s", convert, raw, path);
     else {
-        struct qcow2_create_args args = {.size_bytes = size, .version = 3, .cluster_bits = cluster_bits, .refcount_order = 4,
-                                         .backing_name = with_base ? base_path : NULL, .backing_format = "qcow2"};
+        struct qcow2_create_args args = {.size_bytes = size,
+                                         .version = 3,
+                                         .cluster_bits = cluster_bits,
+                                         .refcount_order = 4,
+                                         .backing_name = with_base ? base_path : NULL,
+                                         .backing_format = "qcow2"};
         unlink(path);
         image_make(path, &args);
     }

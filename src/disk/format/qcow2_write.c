@@ -83,7 +83,7 @@ void qcow2_flush_step(struct qcow2_op *op)
 struct qcow2_alloc *qcow2_alloc_conflict(struct qcow2 *q, uint64_t index, uint64_t count)
 {
     struct qcow2_alloc *first = NULL;
-    LIST_FOR_EACH(node, &q->allocs) {
+    LIST_FOR_EACH (node, &q->allocs) {
         struct qcow2_alloc *a = list_entry(node, struct qcow2_alloc, node);
         if (range_overlaps(a->index, a->count, index, count) && (!first || a->index < first->index)) first = a;
     }
@@ -242,8 +242,12 @@ static void cow_write(struct qcow2_cow *cow)
     n += qcow2_op_slice(op, cow->iov + n, cow->at, cow->length);
     n += old_vectors(last, cow->iov + n, q->cluster_bytes - cow->tail, q->cluster_bytes);
     assert(n <= QCOW2_COW_IOV);
-    cow->io = (struct engine_io){.op = ENGINE_WRITE, .file = q->file, .offset_bytes = cow->alloc.host + inside - cow->head,
-                                 .length_bytes = cow->head + cow->length + cow->tail, .iov = cow->iov, .iov_count = n,
+    cow->io = (struct engine_io){.op = ENGINE_WRITE,
+                                 .file = q->file,
+                                 .offset_bytes = cow->alloc.host + inside - cow->head,
+                                 .length_bytes = cow->head + cow->length + cow->tail,
+                                 .iov = cow->iov,
+                                 .iov_count = n,
                                  .done = cow_written};
     engine_submit(op->chan->chan.engine, &cow->io);
 }
@@ -295,7 +299,12 @@ static void old_start(struct qcow2_chan *c, struct qcow2_old *old)
     old->cow->reads++;
     switch (kind) {
     case QCOW2_KIND_BELOW:
-        old->below = (struct disk_req){.op = DISK_READ, .offset_bytes = at, .length_bytes = bytes, .iov = &old->iov, .iov_count = 1, .done = old_from_below};
+        old->below = (struct disk_req){.op = DISK_READ,
+                                       .offset_bytes = at,
+                                       .length_bytes = bytes,
+                                       .iov = &old->iov,
+                                       .iov_count = 1,
+                                       .done = old_from_below};
         layer_submit(c->chan.below, &old->below);
         break;
     case QCOW2_KIND_COMPRESSED:
@@ -303,9 +312,13 @@ static void old_start(struct qcow2_chan *c, struct qcow2_old *old)
         qcow2_inflate_start(&old->job);
         break;
     default:
-        old->io = (struct engine_io){.op = ENGINE_READ, .file = q->file,
-                                     .offset_bytes = (old->entry & QCOW2_OFFSET_MASK) + old->from, .length_bytes = bytes,
-                                     .iov = &old->iov, .iov_count = 1, .done = old_from_file};
+        old->io = (struct engine_io){.op = ENGINE_READ,
+                                     .file = q->file,
+                                     .offset_bytes = (old->entry & QCOW2_OFFSET_MASK) + old->from,
+                                     .length_bytes = bytes,
+                                     .iov = &old->iov,
+                                     .iov_count = 1,
+                                     .done = old_from_file};
         engine_submit(c->chan.engine, &old->io);
         break;
     }
