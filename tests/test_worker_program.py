@@ -210,3 +210,28 @@ def test_writes_survive_workers_killed_under_a_native_front_end(run_dir, process
     assert front.wait(60) == 0, front.output()
     worker.terminate()
     check_image(leaf, leaks_allowed=True)
+
+
+def test_the_chain_must_be_what_the_image_says(run_dir, pattern, processes):
+    """A clone without its base, or on another one, would show zeroes and fill what is written with them."""
+    other, plain = new_raw(run_dir / "other.raw", SIZE), new_qcow2(run_dir / "plain", SIZE)
+    leaf = new_qcow2(run_dir / "leaf", SIZE, pattern.name, "raw")  # relative to the clone's directory
+    before = leaf.read_bytes()
+    refused = lambda *words: worker_fails(f"--socket-path={run_dir}/refused", *words)
+    clone = ("--disk", f"{leaf},format=qcow2")
+    text = refused(*clone)
+    assert f"{leaf} says that it is based on {pattern.name}, but nothing is configured below it" in text
+    assert f"--backing {pattern.name},format=raw" in text
+    assert "nothing is configured" in refused(*clone, "--backing-name=any")
+    assert f"is based on {pattern.name}, but {other} is configured below it" in refused(*clone, "--backing", f"{other},format=raw")
+    assert "has the format raw, but it is configured as qcow2" in refused(*clone, "--backing", f"{pattern},format=qcow2")
+    assert f"{plain} (qcow2) is not based on any image, but {pattern} is configured" in refused(
+        "--disk", f"{plain},format=qcow2", "--backing", f"{pattern},format=raw", "--backing-name=any")
+    assert "--backing-name=none: expected same or any" in worker_fails("--backing-name=none", status=2)
+    assert leaf.read_bytes() == before
+
+    moved = pattern.rename(run_dir / "moved.raw")
+    assert "moved.raw is configured" in refused(*clone, "--backing", f"{moved},format=raw")
+    path = run_dir / "s"
+    start_worker(processes, path, ("qcow2", leaf), ("raw", moved), backing_name="any")
+    assert load(path)["mismatches"] == 0

@@ -29,6 +29,7 @@ enum {
     OPT_BLK_FILE,
     OPT_DISK,
     OPT_BACKING,
+    OPT_BACKING_NAME,
     OPT_READ_ONLY,
     OPT_NUM_QUEUES,
     OPT_QUEUE_SIZE,
@@ -56,6 +57,7 @@ static const struct option options[] = {
     {"blk-file", required_argument, NULL, OPT_BLK_FILE},
     {"disk", required_argument, NULL, OPT_DISK},
     {"backing", required_argument, NULL, OPT_BACKING},
+    {"backing-name", required_argument, NULL, OPT_BACKING_NAME},
     {"read-only", no_argument, NULL, OPT_READ_ONLY},
     {"num-queues", required_argument, NULL, OPT_NUM_QUEUES},
     {"queue-size", required_argument, NULL, OPT_QUEUE_SIZE},
@@ -92,6 +94,8 @@ static const char usage_text[] =
     "                          the image that the guest writes; direct=on: O_DIRECT\n"
     "  --backing FILE,format=raw|qcow2[,direct=on|off]\n"
     "                          what the image was cloned from; repeat for each layer, nearest first\n"
+    "  --backing-name=same|any same (the default): an image must name the backing file that is given;\n"
+    "                          any: for files that were moved\n"
     "  --blk-file=FILE         the same as --disk FILE,format=raw\n"
     "  --read-only             refuse writes\n"
     "  --sector-size=512|4096  logical block size (default 512)\n"
@@ -240,6 +244,10 @@ static int parse(struct arguments *a, int argc, char **argv, struct errmsg *e)
         case OPT_BLK_FILE: ret = blk_file_option(a, optarg, &leaf_given, e); break;
         case OPT_DISK: ret = disk_option(a, optarg, &leaf_given, e); break;
         case OPT_BACKING: ret = worker_config_add_layer(&a->config, optarg, e); break;
+        case OPT_BACKING_NAME:
+            ret = word("backing-name", optarg, (const char *const[]){"same", "any", NULL}, &w, e);
+            a->config.backing_names = w ? BACKING_NAMES_ANY : BACKING_NAMES_SAME;
+            break;
         case OPT_CACHE_SOCKET: a->cache_socket = optarg; break;
         case OPT_ONCE: a->once = true; break;
         case OPT_USER: a->sandbox.user = optarg; break;
@@ -322,6 +330,7 @@ int main(int argc, char **argv)
     struct errmsg e = {{0}};
     log_setup("creedence-vbd", LOG_LEVEL_INFO);
     worker_config_init(&a.config);
+    a.config.backing_names = BACKING_NAMES_SAME;
     int ret = parse(&a, argc, argv, &e);
     if (ret != 0) {
         if (ret < 0) fprintf(stderr, "creedence-vbd: %s\n", e.text);

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "cache/client.h"
+#include "disk/image.h"
 #include "disk/staged.h"
 
 struct chain_thread {
@@ -41,6 +42,24 @@ static int open_file(struct chain *c, unsigned i, struct errmsg *e)
     return disk_file_open(&c->file[i], l->path, flags, e);
 }
 
+/* A clone opened without its base, or on another one, reads as something else, and what is then written to it is filled
+ * up with that. Comparing needs the file system, so it comes before the sandbox. */
+static int compare_backing(const struct chain *c, unsigned i, struct errmsg *e)
+{
+    const struct worker_layer *l = &c->config->layer[i], *below = i + 1 < c->count ? l + 1 : NULL;
+    struct image_info info;
+    int ret = image_info_file(&c->file[i], l->format, &info, e);
+    if (ret < 0) return ret;
+    if (!below && info.backing_name[0])
+        return errmsg_set(e, EINVAL,
+                          "%s says that it is based on %s, but nothing is configured below it: add --backing "
+                          "%s,format=%s if that is right",
+                          l->path, info.backing_name, info.backing_name,
+                          info.backing_format[0] ? info.backing_format : "FORMAT");
+    return image_compare_backing(l->path, &info, below ? below->path : NULL, below ? below->format : DISK_FORMAT_RAW,
+                                 c->config->backing_names == BACKING_NAMES_ANY, e);
+}
+
 /* Nothing that the last worker had on its way may land after what we write. */
 static int wait_previous(struct chain *c, struct errmsg *e)
 {
@@ -66,6 +85,10 @@ int chain_open_files(struct chain **out, struct worker_config *config, const int
         int ret = open_file(c, i, e);
         if (ret < 0) return ret;
         c->count = i + 1;
+    }
+    for (unsigned i = 0; i < c->count && config->backing_names != BACKING_NAMES_CHECKED; i++) {
+        int ret = compare_backing(c, i, e);
+        if (ret < 0) return ret;
     }
     if (c->file[0].direct && c->file[0].io_align > config->device.sector_bytes)
         return errmsg_set(e, EINVAL,

@@ -30,6 +30,13 @@ struct worker_layer {
     int fd; /* opened by the daemon, or -1 */
 };
 
+/* Are the names of backing files in the images compared with the chain? */
+enum worker_backing_names {
+    BACKING_NAMES_CHECKED, /* by whoever configured us: the daemon */
+    BACKING_NAMES_SAME,    /* by us; they must be the same */
+    BACKING_NAMES_ANY,     /* by us; only whether there is a base at all must agree */
+};
+
 enum worker_datapath { DATAPATH_DIRECT, DATAPATH_STAGED };
 
 struct worker_config {
@@ -37,6 +44,7 @@ struct worker_config {
     struct vbd_config device;
     uint16_t queue_size_max;
     enum worker_datapath datapath;
+    enum worker_backing_names backing_names;
     unsigned layer_count;
     struct worker_layer layer[DISK_CHAIN_MAX];
 };
@@ -80,9 +88,10 @@ struct worker_args {
     int connected_fd;               /* a front end already there, or -1; taken over */
     const struct worker_held *held; /* from a process before us; descriptors taken over */
     unsigned held_count;
-    int cache_fd[VBD_QUEUES_MAX];       /* channels of the read cache, or -1; taken over */
-    bool one_front_end;                 /* stop the loop when the first front end leaves */
-    const struct sandbox_args *sandbox; /* entered once all files are open, before any is read; NULL: not at all */
+    int cache_fd[VBD_QUEUES_MAX]; /* channels of the read cache, or -1; taken over */
+    bool one_front_end;           /* stop the loop when the first front end leaves */
+    const struct sandbox_args
+        *sandbox; /* entered once all files are open (and the names in them compared); NULL: not at all */
 };
 
 /* Open the disk. On failure everything taken over is closed. 0 or -errno. */

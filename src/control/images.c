@@ -3,13 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/cleanup.h"
 #include "base/log.h"
 #include "disk/file.h"
 #include "disk/image.h"
@@ -43,41 +39,17 @@ static int open_layer(const struct disk_config *c, unsigned index, int *out, str
 
 /* ---- Comparing ---- */
 
-/* The name in an image is relative to the directory of the image. It is looked at (stat), not opened. */
-static bool names_file(const char *image_path, const char *name, const char *path)
-{
-    autofree char *whole = NULL;
-    const char *slash = strrchr(image_path, '/');
-    if (strncmp(name, "file:", 5) == 0) name += 5;
-    if (*name == '/' ? asprintf(&whole, "%s", name) < 0
-                     : asprintf(&whole, "%.*s%s", (int)(slash + 1 - image_path), image_path, name) < 0)
-        return false;
-    struct stat a, b;
-    return strcmp(whole, path) == 0 ||
-           (stat(whole, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino);
-}
-
 static int check_backing(const struct disk_config *c, unsigned index, const struct image_info *info, struct errmsg *e)
 {
     const struct disk_layer_config *l = &c->layers[index], *below = index + 1 < c->layer_count ? l + 1 : NULL;
-    if (!info->backing_name[0]) {
-        if (!below) return 0;
-        return errmsg_set(e, EINVAL, "%s (%s) is not based on any image, but %s is configured below it", l->path,
-                          disk_format_name(l->format), below->path);
-    }
-    const char *format = info->backing_format[0] ? info->backing_format : "FORMAT";
-    if (!below)
+    if (!below && info->backing_name[0])
         return errmsg_set(e, EINVAL,
                           "%s says that it is based on %s, but nothing is configured below it: add --backing %s "
                           "--backing-format %s if that is right",
-                          l->path, info->backing_name, info->backing_name, format);
-    if (!names_file(l->path, info->backing_name, below->path))
-        return errmsg_set(e, EINVAL, "%s says that it is based on %s, but %s is configured below it", l->path,
-                          info->backing_name, below->path);
-    if (info->backing_format[0] && strcmp(info->backing_format, disk_format_name(below->format)) != 0)
-        return errmsg_set(e, EINVAL, "%s says that %s has the format %s, but it is configured as %s", l->path,
-                          below->path, info->backing_format, disk_format_name(below->format));
-    return 0;
+                          l->path, info->backing_name, info->backing_name,
+                          info->backing_format[0] ? info->backing_format : "FORMAT");
+    return image_compare_backing(l->path, info, below ? below->path : NULL, below ? below->format : DISK_FORMAT_RAW,
+                                 false, e);
 }
 
 static int describe_layer(const struct disk_layer_config *l, int fd, struct image_info *out, struct errmsg *e)

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -69,6 +70,43 @@ int image_info(const char *path, enum disk_format format, struct image_info *out
     ret = image_info_file(&file, format, out, e);
     disk_file_close(&file);
     return ret;
+}
+
+/* ---- comparing with a chain ---- */
+
+static bool names_file(const char *image_path, const char *name, const char *path)
+{
+    autofree char *whole = NULL;
+    const char *slash = strrchr(image_path, '/');
+    size_t directory_bytes = slash ? (size_t)(slash + 1 - image_path) : 0;
+    if (strncmp(name, "file:", 5) == 0) name += 5;
+    if (*name == '/' ? asprintf(&whole, "%s", name) < 0
+                     : asprintf(&whole, "%.*s%s", (int)directory_bytes, image_path, name) < 0)
+        return false;
+    struct stat a, b;
+    return strcmp(whole, path) == 0 ||
+           (stat(whole, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino);
+}
+
+int image_compare_backing(const char *path, const struct image_info *info, const char *base_path,
+                          enum disk_format base_format, bool any_name, struct errmsg *e)
+{
+    if (!info->backing_name[0]) {
+        if (!base_path) return 0;
+        return errmsg_set(e, EINVAL, "%s (%s) is not based on any image, but %s is configured below it", path,
+                          disk_format_name(info->format), base_path);
+    }
+    if (!base_path)
+        return errmsg_set(e, EINVAL, "%s says that it is based on %s, but nothing is configured below it", path,
+                          info->backing_name);
+    if (any_name) return 0;
+    if (!names_file(path, info->backing_name, base_path))
+        return errmsg_set(e, EINVAL, "%s says that it is based on %s, but %s is configured below it", path,
+                          info->backing_name, base_path);
+    if (info->backing_format[0] && strcmp(info->backing_format, disk_format_name(base_format)) != 0)
+        return errmsg_set(e, EINVAL, "%s says that %s has the format %s, but it is configured as %s", path, base_path,
+                          info->backing_format, disk_format_name(base_format));
+    return 0;
 }
 
 /* ---- creating ---- */

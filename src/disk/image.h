@@ -72,6 +72,14 @@ int image_info(const char *path, enum disk_format format, struct image_info *out
 /* Of a file that is open already. */
 int image_info_file(const struct engine_file *file, enum disk_format format, struct image_info *out, struct errmsg *e);
 
+/*
+ * Does what an image says of its backing file agree with the chain that was configured? base_path NULL: nothing is below
+ * it. The name in it is relative to the image's directory; it is looked at (stat), never opened. any_name: the files
+ * were moved or converted, only whether there is a base at all must agree. 0 or -EINVAL.
+ */
+int image_compare_backing(const char *path, const struct image_info *info, const char *base_path,
+                          enum disk_format base_format, bool any_name, struct errmsg *e);
+
 enum image_repair { IMAGE_REPAIR_NONE, IMAGE_REPAIR_LEAKS, IMAGE_REPAIR_ALL };
 
 struct image_check_args {
