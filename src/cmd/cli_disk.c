@@ -397,7 +397,7 @@ const struct cli_verb cli_disk_resize = {
     .args = "NAME SIZE",
     .summary = "Give a disk another size under its running guest",
     .run = disk_resize,
-    .help = "SIZE is in bytes, or with K, M, G, T (powers of 1024) behind.\n"
+    .help = "SIZE is in bytes, or with K, M, G, T (powers of 1024) behind. A disk in use does not shrink.\n"
             "\nExamples:\n"
             "  creedence disk resize vm1 40G\n",
 };

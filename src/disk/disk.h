@@ -108,7 +108,8 @@ struct layer_ops {
 
     void (*submit)(struct layer_chan *c, struct disk_req *req);
 
-    /* Grow (or, where the format can, shrink) the layer. Blocking; control thread. 0 or -errno. */
+    /* Grow the layer. Shrinking would throw away data under a running guest: -ENOTSUP. Blocking; control thread.
+     * 0 or -errno. */
     int (*resize)(struct layer *l, uint64_t new_size_bytes, struct errmsg *e);
 
     /* Make everything durable and release the layer; all channels are closed. The layer is gone even when

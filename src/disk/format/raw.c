@@ -306,6 +306,9 @@ static int raw_resize(struct layer *layer, uint64_t new_size_bytes, struct errms
     if (new_size_bytes % DISK_SECTOR_BYTES || new_size_bytes > INT64_MAX)
         return errmsg_set(e, EINVAL, "%s: size %llu: a multiple of %u below 2^63 is expected", layer->name,
                           (unsigned long long)new_size_bytes, DISK_SECTOR_BYTES);
+    if (new_size_bytes < layer_size(layer))
+        return errmsg_set(e, ENOTSUP, "%s: it has %llu bytes and cannot shrink to %llu while it is in use", layer->name,
+                          (unsigned long long)layer_size(layer), (unsigned long long)new_size_bytes);
     if (l->file->block_device) {
         int ret = device_holds(l, new_size_bytes, e);
         if (ret < 0) return ret;

@@ -242,8 +242,8 @@ static void test_device_of_large_sectors(void **state)
         assert_memory_equal(in, out + offset, length);
     }
     assert_int_equal(map(&x, 0, DISK_BYTES).kind, DISK_EXTENT_DATA);
-    assert_int_equal(x.l->ops->resize(x.l, DISK_BYTES / 2, &x.msg), 0);
-    assert_int_equal(layer_size(x.l), DISK_BYTES / 2);
+    assert_int_equal(x.l->ops->resize(x.l, DISK_BYTES / 2, &x.msg), -ENOTSUP);
+    assert_int_equal(layer_size(x.l), DISK_BYTES);
     assert_int_equal(x.l->ops->resize(x.l, DISK_BYTES * 2, &x.msg), -ENOSPC);
     assert_int_equal(fixture_close(&x), 0);
 }
@@ -324,8 +324,14 @@ static void test_resize(void **state)
     assert_int_equal(layer_size(x.l), 2 << 20);
     assert_int_equal(run(&x, DISK_WRITE, (2 << 20) - 512, buf, 512), 0);
     assert_int_equal(x.l->ops->resize(x.l, 1000, &x.msg), -EINVAL);
-    assert_int_equal(x.l->ops->resize(x.l, 1 << 20, &x.msg), 0);
-    assert_int_equal(run(&x, DISK_WRITE, (2 << 20) - 512, buf, 512), -EINVAL);
+    /* Shrinking would throw away what a running guest has. */
+    assert_int_equal(x.l->ops->resize(x.l, 1 << 20, &x.msg), -ENOTSUP);
+    assert_non_null(strstr(x.msg.text, "it has 2097152 bytes and cannot shrink to 1048576 while it is in use"));
+    assert_int_equal(layer_size(x.l), 2 << 20);
+    assert_int_equal(x.l->ops->resize(x.l, 2 << 20, &x.msg), 0);
+    char in[512];
+    assert_int_equal(run(&x, DISK_READ, (2 << 20) - 512, in, 512), 0);
+    assert_memory_equal(in, buf, 512);
     assert_int_equal(fixture_close(&x), 0);
     fixture_open(&x, 1 << 20, 0);
     assert_int_equal(x.l->ops->resize(x.l, 2 << 20, &x.msg), -EROFS);
