@@ -9,7 +9,10 @@
  * to zero the range, write zeroes. What turned out to be unsupported is remembered per layer and not tried again. A
  * discard that is not supported succeeds: it is advice.
  *
- * Thread-safety: the layer is read-only after open but for the three hints, which only ever become true, and
+ * A sync that fails through the page cache is final: the kernel has dropped what it could not write and would report success
+ * the next time. Every later flush fails, and so does closing.
+ *
+ * Thread-safety: the layer is read-only after open but for the three hints and sync_failed, which only ever become true, and
  * the size. A channel belongs to one thread.
  */
 #include <assert.h>
@@ -30,6 +33,7 @@ struct raw_layer {
     struct layer base;
     const struct engine_file *file;
     _Atomic bool cannot_discard, cannot_punch, cannot_zero;
+    _Atomic bool sync_failed; /* what was acknowledged may be lost */
 };
 
 struct raw_io {
@@ -109,6 +113,15 @@ static void answer_later(struct raw_chan *c, struct disk_req *req, int res)
 static void plain_done(struct engine_io *io, int res)
 {
     finish(container_of(io, struct raw_io, io), res);
+}
+
+static void sync_done(struct engine_io *io, int res)
+{
+    struct raw_io *r = container_of(io, struct raw_io, io);
+    struct raw_layer *l = raw_of(r->chan->base.layer);
+    if (res < 0 && !l->file->direct) atomic_store(&l->sync_failed, true);
+    /* Another queue's may have failed while this one was on its way: the kernel tells only one of them. */
+    finish(r, res == 0 && atomic_load(&l->sync_failed) ? -EIO : res);
 }
 
 static void start(struct raw_io *r, enum engine_op op, void (*done)(struct engine_io *, int))
@@ -225,7 +238,7 @@ static int map(struct raw_layer *l, struct disk_req *req)
 
 static int check(const struct raw_layer *l, const struct disk_req *req)
 {
-    if (req->op == DISK_FLUSH) return 0;
+    if (req->op == DISK_FLUSH) return atomic_load(&l->sync_failed) ? -EIO : 0;
     uint64_t size_bytes = atomic_load_explicit(&l->base.size_bytes, memory_order_acquire);
     if (!range_fits(req->offset_bytes, req->length_bytes, size_bytes)) return -EINVAL;
     if ((req->offset_bytes | req->length_bytes) % DISK_SECTOR_BYTES) return -EINVAL;
@@ -260,7 +273,7 @@ static void raw_submit(struct layer_chan *chan, struct disk_req *req)
     switch (req->op) {
     case DISK_READ: start(r, ENGINE_READ, plain_done); break;
     case DISK_WRITE: start(r, ENGINE_WRITE, plain_done); break;
-    case DISK_FLUSH: start(r, ENGINE_SYNC, plain_done); break;
+    case DISK_FLUSH: start(r, ENGINE_SYNC, sync_done); break;
     case DISK_DISCARD: start(r, discard, discard_done); break;
     case DISK_WRITE_ZEROES: zero_by_next(r, req->flags & DISK_REQ_UNMAP); break;
     case DISK_MAP: break; /* answered above */
@@ -324,7 +337,9 @@ static int raw_close(struct layer *layer, struct errmsg *e)
 {
     struct raw_layer *l = raw_of(layer);
     int ret = 0;
-    if (layer->writable && fdatasync(l->file->fd) < 0)
+    if (atomic_load(&l->sync_failed))
+        ret = errmsg_set(e, EIO, "%s: a flush failed: writes before it may be lost", layer->name);
+    else if (layer->writable && fdatasync(l->file->fd) < 0)
         ret = errmsg_sys(e, errno, "%s: cannot make the last writes durable", layer->name);
     free(l);
     return ret;
