@@ -2,6 +2,7 @@
 /* Chains through the cache: a qcow2 layer over a shorter raw base, read cached and uncached. */
 #include "cache/test_util.h"
 
+#include "disk/engine/fault.h"
 #include "disk/format/qcow2_image.h"
 
 #define TOP_BYTES (4 * MIB)
@@ -158,6 +159,100 @@ static void check_chain(unsigned cluster_bits)
     image_drop(&base);
 }
 
+/* An empty clone over its base through the cache, as a worker has it. */
+static void clone_make(const char *path, const char *base)
+{
+    struct errmsg e = {""};
+    struct engine *engine;
+    struct engine_file file;
+    const struct qcow2_create_args create = {.size_bytes = TOP_BYTES,
+                                             .version = 3,
+                                             .cluster_bits = 16,
+                                             .refcount_order = 4,
+                                             .backing_name = base,
+                                             .backing_format = "raw"};
+    assert_int_equal(engine_uring_new(&engine, 8, &e), 0);
+    if (disk_file_open(&file, path, DISK_FILE_WRITE | DISK_FILE_CREATE, &e) < 0 ||
+        qcow2_create(engine, &file, &create, &e) < 0)
+        fail_msg("%s", e.text);
+    engine_free(engine);
+    disk_file_close(&file);
+}
+
+/* Neither the service nor the worker can read a piece of the base: who asks for it gets the error, once more only as long as it
+ * lasts, and nobody else does. */
+static void test_unreadable_base(void **state)
+{
+    (void)state;
+    struct image base;
+    char top[80];
+    struct errmsg e = {""};
+    image_make(&base, BASE_BYTES, 43);
+    image_write(&base, 0, BASE_BYTES);
+    snprintf(top, sizeof top, "%s.qcow2", base.path);
+    clone_make(top, base.path);
+    struct fault_plan *plan = fault_plan_new(1), *service_plan = fault_plan_new(1);
+    const struct engine_maker *maker = fault_plan_maker(plan);
+    const uint64_t bad = MIB + 8 * KIB;
+    const struct fault_rule rule = {.ops = FAULT_READS, .offset_bytes = bad, .length_bytes = 4096};
+    struct fault_rule forever = rule, twice = rule;
+    forever.count = UINT64_MAX;
+    unsigned in_service = fault_plan_add(service_plan, &forever);
+
+    struct cache_service *service = service_make(64 * MIB, fault_plan_maker(service_plan));
+    struct engine *engine;
+    struct side s;
+    struct cache_client *client;
+    const char *paths[] = {top, base.path};
+    assert_int_equal(maker->make(maker->arg, &engine, &e), 0);
+    side_open(&s, paths, true, engine);
+    disk_chans_close(&s.chans);
+    s.stack[0]->ops->close(s.stack[0], &e); /* the leaf is not read through the cache */
+    s.stack[0] = s.own[0];
+    assert_int_equal(disk_chans_open(&s.chans, s.stack, 2, engine), 0);
+    assert_int_equal(cache_client_new(&client, engine), 0);
+    cache_client_join(client, s.chans.chan[1]);
+    struct cache_layer_want wants[] = {{open(top, O_RDONLY), top, DISK_FORMAT_QCOW2},
+                                       {open(base.path, O_RDONLY), base.path, DISK_FORMAT_RAW}};
+    int channel;
+    if (cache_service_connect(service, wants, 2, &channel, 1, &e) < 0) fail_msg("%s", e.text);
+    assert_int_equal(cache_client_attach(client, channel), 0);
+    twice.count = 2;
+    twice.file = &s.file[1];
+    unsigned direct = fault_plan_add(plan, &twice);
+
+    static uint8_t got[64 * KIB];
+    for (unsigned i = 0; i < 4; i++) {
+        assert_int_equal(blocking(engine, s.chans.chan[0], DISK_READ, got, bad, 4096), i < 2 ? -EIO : 0);
+        for (uint64_t at = 0; at < BASE_BYTES; at += sizeof got) {
+            bool has_bad = at <= bad && bad - at < sizeof got;
+            uint64_t bytes = has_bad ? bad - at : sizeof got; /* up to it, and the page behind it */
+            assert_int_equal(blocking(engine, s.chans.chan[0], DISK_READ, got, at, bytes), 0);
+            assert_true(pattern_check(got, at, bytes, base.seed));
+        }
+        assert_int_equal(blocking(engine, s.chans.chan[0], DISK_READ, got, bad + 4096, 4096), 0);
+        assert_true(pattern_check(got, bad + 4096, 4096, base.seed));
+    }
+    assert_int_equal(blocking(engine, s.chans.chan[0], DISK_READ, got, bad, 4096), 0);
+    assert_true(pattern_check(got, bad, 4096, base.seed)); /* the worker can, though the service still cannot */
+    assert_int_equal(fault_plan_hits(plan, direct), 2);
+    assert_true(fault_plan_hits(service_plan, in_service) > 0);
+    const struct cache_counters *n = cache_client_counters(s.chans.chan[1]);
+    assert_true(atomic_load(&n->hit_bytes) > 0 && atomic_load(&n->direct_bytes) > 0);
+
+    disk_chans_close(&s.chans);
+    cache_client_free(client);
+    while (engine_poll(engine) > 0)
+        ;
+    engine_free(engine);
+    side_close(&s);
+    cache_service_stop(service);
+    fault_plan_free(plan);
+    fault_plan_free(service_plan);
+    unlink(top);
+    image_drop(&base);
+}
+
 static void test_large_clusters(void **state)
 {
     (void)state;
@@ -182,6 +277,7 @@ int main(void)
         cmocka_unit_test(test_large_clusters),
         cmocka_unit_test(test_clusters_of_a_block),
         cmocka_unit_test(test_clusters_below_a_block),
+        cmocka_unit_test(test_unreadable_base),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -507,18 +507,20 @@ struct fault_case {
     bool stash;
     unsigned cluster_bits;
     const char *convert;
+    bool in_base; /* a clone, and only requests to its base's file fail */
 };
 
 /* Work with one request failing, close, and see that everything else is there. False: it failed too late. */
 static bool one_fault(const struct fault_case *k, uint64_t nth, uint64_t count)
 {
-    char path[64];
+    char path[64], base_path[64] = "";
     struct model m;
     scratch_on_disk = false;
     model_init(&m, 4 * MiB, nth);
-    struct qcow2_create_args args = {
-        .size_bytes = m.size, .version = 3, .cluster_bits = k->cluster_bits, .refcount_order = 4};
-    image_make(path, &args);
+    struct cut_case image = {
+        .image = {.size_bytes = m.size, .version = 3, .cluster_bits = k->cluster_bits, .refcount_order = 4},
+        .with_base = k->in_base};
+    make_image(&image, &m, path, base_path);
     if (k->convert) run_ok("%s %s", k->convert, path);
     m.unknown = calloc(1, m.size / 512);
     m.errors_allowed = true;
@@ -527,22 +529,33 @@ static bool one_fault(const struct fault_case *k, uint64_t nth, uint64_t count)
     autofree void *mem = aligned_alloc(4096, 64 << 10);
     memset(mem, 0, 64 << 10);
     if (k->stash) stash = (struct disk_stash){mem, 64 << 10};
-    struct disk d;
+    struct disk d, base;
     struct disk_options o = {.flags = DISK_FILE_WRITE | k->flags, .maker = fault_plan_maker(plan), .stash = stash};
+    if (k->in_base) disk_open(&base, base_path, &(struct disk_options){.maker = o.maker});
+    if (k->in_base) o.below = &base;
     disk_open(&d, path, &o);
-    unsigned rule = fault_plan_add(
-        plan, &(struct fault_rule){.action = FAULT_FAIL, .ops = k->ops, .nth = nth, .count = count, .error = k->error});
+    unsigned rule = fault_plan_add(plan, &(struct fault_rule){.action = FAULT_FAIL,
+                                                              .ops = k->ops,
+                                                              .file = k->in_base ? &base.file : NULL,
+                                                              .nth = nth,
+                                                              .count = count,
+                                                              .error = k->error});
     for (unsigned i = 0; i < 12; i++)
         model_wave(&m, &d, 8);
     bool hit = fault_plan_hits(plan, rule) > 0;
-    int closed = disk_try_close(&d, true);
+    int closed = disk_try_close(&d, !k->in_base);
+    if (k->in_base) assert_int_equal(closed, 0);
+    if (k->in_base) disk_close(&base, true);
     fault_plan_free(plan);
     o.maker = NULL;
+    if (k->in_base) disk_open(&base, base_path, &(struct disk_options){0});
     disk_open(&d, path, &o);
     if (closed == 0 || k->stash) model_check_all(&m, &d); /* without a stash, a failed close has said so */
-    disk_close(&d, true);
+    disk_close(&d, !k->in_base);
+    if (k->in_base) disk_close(&base, true);
     image_is_sound(path, true);
     unlink(path);
+    if (k->in_base) unlink(base_path);
     model_free(&m);
     return hit;
 }
@@ -559,11 +572,91 @@ static void failed_requests_hurt_only_themselves(void **state)
         {"syncs, direct", FAULT_SYNCS, DISK_FILE_DIRECT, EIO, true, 16, NULL},
         {"syncs, no stash", FAULT_SYNCS, 0, EIO, false, 16, NULL},
         {"reads", FAULT_READS, 0, EIO, true, 12, "qemu-img snapshot -c s"},
+        {"reads of the base", FAULT_READS, 0, EIO, true, 16, NULL, true},
+        {"reads of the base, no stash", FAULT_READS, 0, EIO, false, 12, NULL, true},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         if (getenv("VERBOSE")) fprintf(stderr, "%s\n", cases[i].name);
         for (uint64_t nth = 1; one_fault(&cases[i], nth, 1); nth += nth / (thorough() ? 20 : 3) + 1)
             continue;
+    }
+}
+
+struct base_fault {
+    const char *name;
+    enum disk_op op;
+    unsigned flags;
+    uint64_t offset, length;
+};
+
+/* The nth read of the base during one request fails. False: there were fewer. */
+static bool one_base_fault(const struct base_fault *k, uint64_t nth)
+{
+    char path[64], base_path[64];
+    struct model m;
+    struct disk d, base;
+    struct cut_case image = {.image = {.size_bytes = 2 * MiB, .version = 3, .cluster_bits = 16, .refcount_order = 4},
+                             .with_base = true};
+    scratch_on_disk = false;
+    model_init(&m, image.image.size_bytes, 3);
+    make_image(&image, &m, path, base_path);
+    struct fault_plan *plan = fault_plan_new(1);
+    disk_open(&base, base_path, &(struct disk_options){.maker = fault_plan_maker(plan)});
+    disk_open(&d, path,
+              &(struct disk_options){.flags = DISK_FILE_WRITE, .maker = fault_plan_maker(plan), .below = &base});
+    unsigned rule = fault_plan_add(
+        plan, &(struct fault_rule){.action = FAULT_FAIL, .ops = FAULT_READS, .file = &base.file, .nth = nth});
+    autofree uint8_t *data = aligned_alloc(4096, 2 * MiB), *got = aligned_alloc(4096, 2 * MiB);
+    bool reads = k->op == DISK_READ, zeroes = k->op == DISK_WRITE_ZEROES;
+    uint64_t end = k->offset + k->length;
+    memset(data, 'w', k->length);
+    int ret = disk_io(&d, k->op, k->flags, k->offset, k->length, zeroes ? NULL : data);
+    bool hit = fault_plan_hits(plan, rule) > 0;
+    assert_int_equal(ret, hit ? -EIO : 0);
+    /* What is not the request's is as before, and the same request works now. */
+    if (hit) {
+        disk_read(&d, 0, k->offset, got);
+        assert_memory_equal(got, m.data, k->offset);
+        disk_read(&d, end, m.size - end, got);
+        assert_memory_equal(got, m.data + end, m.size - end);
+        memset(data, 'w', k->length);
+        assert_int_equal(disk_io(&d, k->op, k->flags, k->offset, k->length, zeroes ? NULL : data), 0);
+    }
+    if (reads) assert_memory_equal(data, m.data + k->offset, k->length);
+    else if (zeroes) memset(m.data + k->offset, 0, k->length);
+    else memcpy(m.data + k->offset, data, k->length);
+    disk_flush(&d);
+    if (hit) disk_read(&d, 0, m.size, got);
+    if (hit) assert_memory_equal(got, m.data, m.size);
+    disk_close(&d, false);
+    disk_close(&base, true);
+    image_is_sound(path, true);
+    image_equals(path, m.data, m.size);
+    fault_plan_free(plan);
+    unlink(path);
+    unlink(base_path);
+    model_free(&m);
+    return hit;
+}
+
+static void unreadable_base_fails_one_request(void **state)
+{
+    (void)state;
+    static const struct base_fault cases[] = {
+        {"read", DISK_READ, 0, 192 << 10, 4096},
+        {"read of several clusters", DISK_READ, 0, (192 << 10) + 512, 300 << 10},
+        {"write, both sides copied", DISK_WRITE, 0, (192 << 10) + 4096, 4096},
+        {"write, head copied", DISK_WRITE, 0, (256 << 10) - 4096, 4096},
+        {"write, tail copied", DISK_WRITE, 0, 192 << 10, 512},
+        {"write of several clusters", DISK_WRITE, 0, (192 << 10) + 1024, 200 << 10},
+        {"zeroes in a cluster", DISK_WRITE_ZEROES, DISK_REQ_UNMAP, (192 << 10) + 512, 8192},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        if (getenv("VERBOSE")) fprintf(stderr, "%s\n", cases[i].name);
+        uint64_t nth = 1;
+        while (one_base_fault(&cases[i], nth))
+            nth++;
+        assert_true(nth > 1); /* the base was read */
     }
 }
 
@@ -586,6 +679,7 @@ int main(void)
         cmocka_unit_test(power_cuts_while_growing),
         cmocka_unit_test(killed_processes_lose_nothing),
         cmocka_unit_test(failed_requests_hurt_only_themselves),
+        cmocka_unit_test(unreadable_base_fails_one_request),
         cmocka_unit_test(full_storage),
     };
     if (!getenv("VERBOSE")) log_setup("test", 0);
