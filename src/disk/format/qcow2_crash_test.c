@@ -28,6 +28,8 @@ static bool thorough(void)
 
 /* ---- power cuts: per sector, every content that may be found ---- */
 
+#define NEVER_STABLE UINT32_MAX /* what a failed request may have left: no flush says so */
+
 struct past {
     uint32_t sector;
     uint32_t wave;
@@ -102,6 +104,7 @@ static void history_record(struct history *h, const struct model *m, unsigned wa
         const struct shot *s = &m->shots[i];
         if (s->req.op == DISK_FLUSH || s->req.op == DISK_READ) continue;
         const uint8_t *data = s->req.op == DISK_WRITE ? s->iov[0].iov_base : NULL;
+        unsigned when = s->res < 0 ? NEVER_STABLE : wave;
         for (uint64_t at = 0; at < s->req.length_bytes; at += 512) {
             uint64_t sector = (s->req.offset_bytes + at) / 512;
             /* A discard may have left what was there. Then, after a flush, that is stable. */
@@ -109,7 +112,7 @@ static void history_record(struct history *h, const struct model *m, unsigned wa
                 history_add(h, sector, hash_sector(zero), wave);
                 history_add(h, sector, hash_sector(m->data + sector * 512), wave);
             } else {
-                history_add(h, sector, hash_sector(data ? data + at : zero), wave);
+                history_add(h, sector, hash_sector(data ? data + at : zero), when);
             }
         }
     }
@@ -155,7 +158,8 @@ struct cut_case {
     bool snapshot, with_base;
     bool stash;
     uint64_t seed;
-    unsigned flags; /* of the file */
+    unsigned flags;                 /* of the file */
+    const struct fault_rule *other; /* that is in force as well */
 };
 
 static void make_image(const struct cut_case *k, struct model *m, char path[64], char base_path[64])
@@ -226,6 +230,7 @@ static bool one_cut(const struct cut_case *k, const struct fault_rule *rule, uns
     history_init(&h, &m);
     struct fault_plan *plan = fault_plan_new(1);
     if (rule) fault_plan_add(plan, rule);
+    if (k->other) fault_plan_add(plan, k->other);
     struct disk_stash stash = {0};
     autofree void *mem = aligned_alloc(4096, 64 << 10);
     memset(mem, 0, 64 << 10);
@@ -240,7 +245,7 @@ static bool one_cut(const struct cut_case *k, const struct fault_rule *rule, uns
     if (ret == 0) {
         work_until_cut(&m, &h, &d, plan, waves);
         ret = disk_try_close(&d, !k->with_base);
-        if (ret == 0 && !fault_plan_is_cut(plan)) history_flushed(&h, UINT32_MAX);
+        if (ret == 0 && !fault_plan_is_cut(plan)) history_flushed(&h, NEVER_STABLE);
     }
     if (k->with_base) disk_close(&base, true);
     bool was_cut = fault_plan_is_cut(plan);
@@ -252,8 +257,9 @@ static bool one_cut(const struct cut_case *k, const struct fault_rule *rule, uns
         snprintf(copy, sizeof copy, "%s.cut", path);
         assert_int_equal(fault_plan_copy_after_cut(plan, &f, copy, seed), 0);
         disk_file_close(&f);
-        snprintf(what, sizeof what, "%s, cut at %llu, outcome %llx", k->name,
-                 rule ? (unsigned long long)rule->nth : 0ULL, (unsigned long long)seed);
+        snprintf(what, sizeof what, "%s, cut at %s %llu, outcome %llx", k->name,
+                 rule && rule->point ? rule->point : "request", rule ? (unsigned long long)rule->nth : 0ULL,
+                 (unsigned long long)seed);
         judge_after_cut(&h, copy, k->with_base ? base_path : NULL, what);
         unlink(copy);
     }
@@ -305,15 +311,71 @@ static void power_cuts(void **state)
     }
 }
 
+/* Between the steps that the order of updates rests on (docs/adr/0001-stash.md). */
+static void power_cuts_at_points(void **state)
+{
+    (void)state;
+    /* Late answers: what was asked for before others ends after them. */
+    static const struct fault_rule late_writes = {
+        .action = FAULT_DELAY, .ops = FAULT_WRITES, .nth = 2, .count = UINT64_MAX, .delay_ns = 300000};
+    static const struct fault_rule late_syncs = {
+        .action = FAULT_DELAY, .ops = FAULT_SYNCS, .count = UINT64_MAX, .delay_ns = 1000000};
+    /* A write of which some sectors land while the guest is told that it failed. */
+    static const struct fault_rule torn = {.action = FAULT_TEAR, .ops = FAULT_WRITES, .nth = 9, .count = 3};
+    static const struct cut_case
+        plain = {"a plain image",
+                 {.size_bytes = 6 * MiB, .version = 3, .cluster_bits = 12, .refcount_order = 4},
+                 .stash = true,
+                 .seed = 21},
+        small = {"small clusters",
+                 {.size_bytes = 3 * MiB, .version = 3, .cluster_bits = 9, .refcount_order = 6},
+                 .stash = true,
+                 .seed = 22},
+        writes = {"late writes",
+                  {.size_bytes = 3 * MiB, .version = 3, .cluster_bits = 12, .refcount_order = 4},
+                  .stash = true,
+                  .seed = 23,
+                  .other = &late_writes},
+        syncs = {"late syncs",
+                 {.size_bytes = 3 * MiB, .version = 3, .cluster_bits = 12, .refcount_order = 4},
+                 .with_base = true,
+                 .seed = 24,
+                 .other = &late_syncs},
+        tears = {"torn writes",
+                 {.size_bytes = 3 * MiB, .version = 3, .cluster_bits = 12, .refcount_order = 4},
+                 .seed = 25,
+                 .other = &torn};
+    static const struct {
+        const struct cut_case *at;
+        const char *point;
+    } cases[] = {
+        {&plain, "qcow2-commit-copied"},   {&plain, "qcow2-commit-synced"},   {&plain, "qcow2-commit-written"},
+        {&plain, "qcow2-reclaim-punched"}, {&plain, "qcow2-reclaim-written"}, {&small, "qcow2-commit-copied"},
+        {&small, "qcow2-commit-synced"},   {&small, "qcow2-commit-written"},  {&small, "qcow2-refblock-synced"},
+        {&small, "qcow2-refblock-linked"}, {&small, "qcow2-reftable-synced"}, {&small, "qcow2-reftable-switched"},
+        {&small, "qcow2-reclaim-punched"}, {&small, "qcow2-reclaim-written"}, {&writes, "qcow2-commit-synced"},
+        {&writes, "qcow2-commit-written"}, {&syncs, "qcow2-commit-synced"},   {&syncs, "qcow2-commit-written"},
+        {&tears, "qcow2-commit-synced"},   {&tears, "qcow2-commit-written"},
+    };
+    scratch_on_disk = false;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct fault_rule rule = {.action = FAULT_CUT, .point = cases[i].point, .nth = 1};
+        if (getenv("VERBOSE")) fprintf(stderr, "%s, %s\n", cases[i].at->name, rule.point);
+        for (; one_cut(cases[i].at, &rule, 16); rule.nth += rule.nth * (thorough() ? 1 : 3))
+            continue;
+        if (rule.nth == 1) fail_msg("%s never came to %s", cases[i].at->name, rule.point);
+    }
+}
+
 /* ---- power cuts while a disk grows ---- */
 
-static bool cut_while_growing(uint64_t nth, unsigned cluster_bits)
+static bool cut_while_growing(const struct fault_rule *rule, unsigned cluster_bits)
 {
     char path[64], copy[80];
     uint8_t buf[4096];
     struct errmsg e;
     struct disk d;
-    uint64_t seed = nth + 1, old_size = 2 * MiB + 512, new_size = 70 * MiB;
+    uint64_t seed = rule->nth + 1, old_size = 2 * MiB + 512, new_size = 70 * MiB;
     struct qcow2_create_args args = {
         .size_bytes = old_size, .version = 3, .cluster_bits = cluster_bits, .refcount_order = 4};
     rnd_fill(&seed, buf, sizeof buf);
@@ -323,7 +385,7 @@ static bool cut_while_growing(uint64_t nth, unsigned cluster_bits)
     disk_write(&d, MiB, sizeof buf, buf);
     disk_flush(&d);
     d.layer->ops->chan_close(d.chan); /* the rest of the last cluster is then zeroed by resize() itself */
-    fault_plan_add(plan, &(struct fault_rule){.action = FAULT_CUT, .ops = FAULT_WRITES | FAULT_SYNCS, .nth = nth});
+    fault_plan_add(plan, rule);
     int ret = d.layer->ops->resize(d.layer, new_size, &e);
     assert_int_equal(d.layer->ops->chan_open(d.layer, d.engine, NULL, &d.chan), 0);
     if (ret == 0) ret = disk_io(&d, DISK_WRITE, 0, new_size - sizeof buf, sizeof buf, buf);
@@ -365,9 +427,15 @@ static void power_cuts_while_growing(void **state)
 {
     (void)state;
     scratch_on_disk = false;
-    for (unsigned bits = 9; bits <= 16; bits += 7)
-        for (uint64_t nth = 1; cut_while_growing(nth, bits); nth += nth / (thorough() ? 20 : 6) + 1)
+    for (unsigned bits = 9; bits <= 16; bits += 7) {
+        struct fault_rule rule = {.action = FAULT_CUT, .ops = FAULT_WRITES | FAULT_SYNCS, .nth = 1};
+        for (; cut_while_growing(&rule, bits); rule.nth += rule.nth / (thorough() ? 20 : 6) + 1)
             continue;
+    }
+    static const char *const points[] = {"qcow2-l1-synced", "qcow2-l1-switched", "qcow2-grow-cleared",
+                                         "qcow2-grow-switched"};
+    for (size_t i = 0; i < ARRAY_LEN(points); i++)
+        assert_true(cut_while_growing(&(struct fault_rule){.action = FAULT_CUT, .point = points[i]}, 9));
 }
 
 /* ---- kill -9 ---- */
@@ -508,6 +576,7 @@ struct fault_case {
     unsigned cluster_bits;
     const char *convert;
     bool in_base; /* a clone, and only requests to its base's file fail */
+    enum fault_action action;
 };
 
 /* Work with one request failing, close, and see that everything else is there. False: it failed too late. */
@@ -534,7 +603,8 @@ static bool one_fault(const struct fault_case *k, uint64_t nth, uint64_t count)
     if (k->in_base) disk_open(&base, base_path, &(struct disk_options){.maker = o.maker});
     if (k->in_base) o.below = &base;
     disk_open(&d, path, &o);
-    unsigned rule = fault_plan_add(plan, &(struct fault_rule){.action = FAULT_FAIL,
+    unsigned rule = fault_plan_add(plan, &(struct fault_rule){.action = k->action,
+                                                              .delay_ns = 3000000,
                                                               .ops = k->ops,
                                                               .file = k->in_base ? &base.file : NULL,
                                                               .nth = nth,
@@ -543,6 +613,7 @@ static bool one_fault(const struct fault_case *k, uint64_t nth, uint64_t count)
     for (unsigned i = 0; i < 12; i++)
         model_wave(&m, &d, 8);
     bool hit = fault_plan_hits(plan, rule) > 0;
+    if (k->action == FAULT_DELAY) assert_int_equal(m.failures, 0);
     int closed = disk_try_close(&d, !k->in_base);
     if (k->in_base) assert_int_equal(closed, 0);
     if (k->in_base) disk_close(&base, true);
@@ -574,6 +645,9 @@ static void failed_requests_hurt_only_themselves(void **state)
         {"reads", FAULT_READS, 0, EIO, true, 12, "qemu-img snapshot -c s"},
         {"reads of the base", FAULT_READS, 0, EIO, true, 16, NULL, true},
         {"reads of the base, no stash", FAULT_READS, 0, EIO, false, 12, NULL, true},
+        {"torn writes", FAULT_WRITES, 0, EIO, true, 12, .action = FAULT_TEAR},
+        {"late writes", FAULT_WRITES, 0, 0, true, 12, .action = FAULT_DELAY},
+        {"late syncs", FAULT_SYNCS, 0, 0, false, 12, .action = FAULT_DELAY},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         if (getenv("VERBOSE")) fprintf(stderr, "%s\n", cases[i].name);
@@ -676,6 +750,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(power_cuts),
+        cmocka_unit_test(power_cuts_at_points),
         cmocka_unit_test(power_cuts_while_growing),
         cmocka_unit_test(killed_processes_lose_nothing),
         cmocka_unit_test(failed_requests_hurt_only_themselves),

@@ -54,6 +54,7 @@ static int free_run(struct qcow2 *q, uint64_t first, uint64_t count)
         run = cluster + 1;
     }
     punch(q, run, end - run);
+    engine_point(q->keeper.engine, "qcow2-reclaim-punched");
     return qcow2_refs_add(q, first, count, -1);
 }
 
@@ -72,6 +73,7 @@ static void free_batch(struct qcow2 *q, struct qcow2_free_batch *b)
     for (uint64_t i = 0; i < b->count && ret == 0; i++)
         ret = free_run(q, b->freed[i].first, b->freed[i].count);
     int written = qcow2_refs_write(q);
+    engine_point(q->keeper.engine, "qcow2-reclaim-written");
     if (ret == 0) ret = written;
     if (ret < 0)
         log_limited(LOG_LEVEL_WARN, "%s: freeing clusters: %s; some are leaked", q->layer.name, strerror(-ret));

@@ -84,8 +84,10 @@ static int add_block(struct qcow2 *q, uint64_t region)
     if (ret == 0) ret = qcow2_meta_write(q, QCOW2_META_REFBLOCK, data, at << q->cluster_bits, q->cluster_bytes);
     if (ret == 0) ret = qcow2_sync(q);
     if (ret < 0) return ret;
+    engine_point(q->keeper.engine, "qcow2-refblock-synced");
     r->table[region] = at << q->cluster_bits;
     ret = table_write_entry(q, region);
+    engine_point(q->keeper.engine, "qcow2-refblock-linked");
     if (ret < 0) r->table[region] = 0;
     return ret;
 }
@@ -182,7 +184,9 @@ static int grow_table(struct qcow2 *q, uint64_t region)
     q->file_clusters = max_u64(q->file_clusters, t.first + t.blocks + t.clusters);
     if (ret == 0) ret = write_table_area(q, &t);
     if (ret == 0) ret = qcow2_sync(q);
+    engine_point(q->keeper.engine, "qcow2-reftable-synced");
     if (ret == 0) ret = switch_table(q, &t);
+    engine_point(q->keeper.engine, "qcow2-reftable-switched");
     free(t.entries);
     return ret;
 }

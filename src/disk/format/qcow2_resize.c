@@ -61,11 +61,13 @@ static int move_table(struct qcow2 *q, uint64_t entries)
         qcow2_refs_give_back(q, first, count);
         return ret;
     }
+    engine_point(q->keeper.engine, "qcow2-l1-synced");
     uint64_t old_first = q->header.l1_offset >> q->cluster_bits, old_count = table_clusters(q, q->header.l1_entries);
     struct qcow2_header new = q->header;
     new.l1_offset = first << q->cluster_bits;
     new.l1_entries = (uint32_t)entries;
     ret = switch_header(q, &new);
+    engine_point(q->keeper.engine, "qcow2-l1-switched");
     if (ret < 0) return ret;
     q->l1_entries = (uint32_t)entries;
     if (!old_count) return 0;
@@ -119,9 +121,11 @@ static int grow_size_call(struct qcow2 *q, void *arg)
     struct resize *r = arg;
     int ret = qcow2_commit(q, true);
     if (ret < 0) return errmsg_sys(r->e, -ret, "%s: growing it: clearing what it grows by", q->layer.name);
+    engine_point(q->keeper.engine, "qcow2-grow-cleared");
     struct qcow2_header new = q->header;
     new.size_bytes = r->size_bytes;
     ret = switch_header(q, &new);
+    engine_point(q->keeper.engine, "qcow2-grow-switched");
     if (ret < 0) return errmsg_sys(r->e, -ret, "%s: growing it: writing the header", q->layer.name);
     atomic_store_explicit(&q->layer.size_bytes, r->size_bytes, memory_order_release);
     return 0;
