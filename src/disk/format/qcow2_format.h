@@ -67,13 +67,22 @@ enum qcow2_extension_type {
 
 /* Offsets of header fields that change while an image is in use. */
 enum qcow2_header_at {
+    QCOW2_AT_VERSION = 4,
+    QCOW2_AT_BACKING = 8,
+    QCOW2_AT_CLUSTER_BITS = 20,
     QCOW2_AT_SIZE = 24,
+    QCOW2_AT_CRYPT = 32,
     QCOW2_AT_L1_ENTRIES = 36,
     QCOW2_AT_L1_OFFSET = 40,
     QCOW2_AT_REFTABLE_OFFSET = 48,
     QCOW2_AT_REFTABLE_CLUSTERS = 56,
+    QCOW2_AT_SNAPSHOT_COUNT = 60,
+    QCOW2_AT_SNAPSHOT_OFFSET = 64,
     QCOW2_AT_INCOMPATIBLE = 72,
     QCOW2_AT_AUTOCLEAR = 88,
+    QCOW2_AT_REFCOUNT_ORDER = 96,
+    QCOW2_AT_HEADER_BYTES = 100,
+    QCOW2_AT_COMPRESSION = 104,
 };
 
 /* Table entries (L1 and L2), in host byte order. */

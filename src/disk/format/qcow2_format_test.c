@@ -77,6 +77,7 @@ struct bad_header {
 static void malformed_headers_are_refused(void **state)
 {
     (void)state;
+    /* The field that is wrong is the one that was changed, except where it is another that does not fit to it now. */
     static const struct bad_header cases[] = {
         {0, 4, 0, "magic"},
         {4, 4, 1, "version"},
@@ -88,8 +89,8 @@ static void malformed_headers_are_refused(void **state)
         {20, 4, 0xffffffff, "cluster bits"},
         {24, 8, 100, "multiple of 512"},
         {24, 8, UINT64_C(1) << 62, "limit"},
-        {24, 8, UINT64_C(1) << 50, "L1 table"},
-        {24, 8, 16 * GiB, "needs"},
+        {24, 8, UINT64_C(1) << 50, "at byte 36: L1 table"},
+        {24, 8, 16 * GiB, "at byte 36: L1 table has"},
         {32, 4, 1, "encrypted"},
         {32, 4, 2, "encrypted"},
         {36, 4, 0x7fffffff, "L1 table"},
@@ -105,7 +106,7 @@ static void malformed_headers_are_refused(void **state)
         {60, 4, 70000, "snapshots"},
         {72, 8, UINT64_C(1) << 2, "external data file"},
         {72, 8, UINT64_C(1) << 4, "extended L2"},
-        {72, 8, UINT64_C(1) << 3, "compression type"},
+        {72, 8, UINT64_C(1) << 3, "at byte 104: compression type"},
         {72, 8, UINT64_C(1) << 63, "bit 63"},
         {96, 4, 7, "refcount order"},
         {100, 4, 100, "header length"},
@@ -113,8 +114,8 @@ static void malformed_headers_are_refused(void **state)
         {100, 4, 70000, "header length"},
         {104, 1, 1, "compression type"},
         {72, 8, QCOW2_INCOMPAT_CORRUPT, "corrupt", true},
-        {48, 8, 2 * 65536, "refcount table entry 0", true}, /* a block taken for the table */
-        {40, 8, 65536, "", true},                           /* the L1 table over the refcount table */
+        {48, 8, 2 * 65536, "at byte 131072: refcount table entry 0", true}, /* a block taken for the table */
+        {40, 8, 65536, "at byte 65536 (65536 bytes) overlaps", true},       /* the L1 table over the refcount table */
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         char path[64];
@@ -127,6 +128,9 @@ static void malformed_headers_are_refused(void **state)
         d.e.text[0] = 0;
         int ret = disk_try_open(&d, path, &writable);
         if (ret == 0) fail_msg("header with %llx at %u was accepted", (unsigned long long)c->value, c->at);
+        char where[32] = "";
+        if (!strstr(c->says, "at byte")) snprintf(where, sizeof where, ": at byte %u: ", c->at);
+        if (!strstr(d.e.text, where)) fail_msg("case %zu does not say where: %s", i, d.e.text);
         if (!strstr(d.e.text, c->says) || !strstr(d.e.text, path)) fail_msg("case %zu says: %s", i, d.e.text);
         if (!c->only_writable) assert_int_not_equal(disk_try_open(&d, path, &read_only), 0);
         unlink(path);
@@ -166,6 +170,34 @@ static void short_files_are_refused(void **state)
 
 /* ---- bad tables ---- */
 
+/* What is logged goes to a file until log_take(), which returns it. */
+static int log_to;
+
+static void log_divert(void)
+{
+    char name[64];
+    name_make(name);
+    int fd = open(name, O_RDWR | O_APPEND | O_CLOEXEC);
+    assert_true(fd >= 0);
+    unlink(name);
+    log_to = dup(STDERR_FILENO);
+    dup2(fd, STDERR_FILENO);
+    close(fd);
+    log_setup("test", LOG_LEVEL_ERROR);
+}
+
+static const char *log_take(void)
+{
+    static char text[4096];
+    ssize_t n = pread(STDERR_FILENO, text, sizeof text - 1, 0);
+    dup2(log_to, STDERR_FILENO);
+    close(log_to);
+    if (!getenv("VERBOSE")) log_setup("test", 0);
+    assert_true(n >= 0);
+    text[n] = 0;
+    return text;
+}
+
 static void bad_entries_hurt_only_their_clusters(void **state)
 {
     (void)state;
@@ -186,6 +218,7 @@ static void bad_entries_hurt_only_their_clusters(void **state)
     uint64_t l2 = l2_of(path);
     for (size_t i = 0; i < ARRAY_LEN(entries); i++)
         poke64(path, l2 + 8 * i, entries[i]);
+    log_divert();
     disk_open(&d, path, &writable);
     for (size_t i = 0; i < ARRAY_LEN(entries); i++) {
         assert_int_equal(disk_io(&d, DISK_READ, 0, i * 65536, 4096, buf), -EIO);
@@ -196,6 +229,13 @@ static void bad_entries_hurt_only_their_clusters(void **state)
     disk_read(&d, 2 * MiB, sizeof buf, buf);
     disk_write(&d, 3 * MiB, sizeof buf, buf); /* in the same table */
     disk_close(&d, true);
+    const char *log = log_take();
+    char says[256];
+    snprintf(
+        says, sizeof says,
+        "%s: at byte %llu: L2 entry 0x0100000000070000 of guest cluster 0 (guest offset 0x0): reserved bits are set",
+        path, (unsigned long long)l2);
+    if (!strstr(log, says)) fail_msg("the log does not say \"%s\" but: %s", says, log);
     for (size_t i = 0; i < ARRAY_LEN(entries); i++)
         assert_true(peek64(path, l2 + 8 * i) == entries[i]); /* left for somebody to look at */
     unlink(path);
@@ -212,7 +252,7 @@ static void bad_l1_entries_are_refused(void **state)
         make_used(path);
         poke64(path, 3 * 65536, entries[i]);
         assert_int_equal(disk_try_open(&d, path, &writable), -EINVAL);
-        assert_non_null(strstr(d.e.text, i < 4 ? "L1 entry 0 at 0x30000" : "overlaps"));
+        assert_non_null(strstr(d.e.text, i < 4 ? "at byte 196608: L1 entry 0" : "overlaps"));
         unlink(path);
     }
 }

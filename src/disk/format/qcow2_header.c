@@ -32,7 +32,9 @@ struct decode {
     uint32_t feature_count;
 };
 
-#define BAD(d, code, ...) errmsg_prefix((d)->e, errmsg_set((d)->e, code, __VA_ARGS__), "%s", (d)->name)
+/* What is wrong, and in which byte of the file the field begins that says so. */
+#define BAD(d, at, code, ...)                                                                                          \
+    errmsg_prefix((d)->e, errmsg_set((d)->e, code, __VA_ARGS__), "%s: at byte %" PRIu64, (d)->name, (uint64_t)(at))
 
 static const struct {
     uint8_t type, bit;
@@ -59,16 +61,16 @@ static bool pull_v3(struct cursor *c, struct qcow2_header *h)
            cursor_be32(c, &h->refcount_order) && cursor_be32(c, &h->header_bytes);
 }
 
-/* A table of `bytes` at `offset`: aligned to a cluster and inside the file. */
-static int check_table(struct decode *d, const char *what, uint64_t offset, uint64_t bytes)
+/* A table of `bytes` at `offset`, as the field says: aligned to a cluster and inside the file. */
+static int check_table(struct decode *d, uint64_t field, const char *what, uint64_t offset, uint64_t bytes)
 {
     uint64_t cluster = qcow2_cluster_bytes(d->h);
     if (offset & (cluster - 1))
-        return BAD(d, EINVAL, "%s at 0x%" PRIx64 " is not aligned to a cluster (%" PRIu64 " bytes)", what, offset,
-                   cluster);
-    if (bytes && offset == 0) return BAD(d, EINVAL, "%s at offset 0 would lie over the header", what);
+        return BAD(d, field, EINVAL, "%s at 0x%" PRIx64 " is not aligned to a cluster (%" PRIu64 " bytes)", what,
+                   offset, cluster);
+    if (bytes && offset == 0) return BAD(d, field, EINVAL, "%s at offset 0 would lie over the header", what);
     if (!range_fits(offset, bytes, d->file_bytes))
-        return BAD(d, EINVAL,
+        return BAD(d, field, EINVAL,
                    "%s at 0x%" PRIx64 " of %" PRIu64 " bytes does not end inside the file (%" PRIu64 " bytes)", what,
                    offset, bytes, d->file_bytes);
     return 0;
@@ -78,28 +80,34 @@ static int check_tables(struct decode *d)
 {
     struct qcow2_header *h = d->h;
     uint64_t cluster = qcow2_cluster_bytes(h);
-    if (h->size_bytes % 512) return BAD(d, EINVAL, "disk size %" PRIu64 " is not a multiple of 512", h->size_bytes);
+    if (h->size_bytes % 512)
+        return BAD(d, QCOW2_AT_SIZE, EINVAL, "disk size %" PRIu64 " is not a multiple of 512", h->size_bytes);
     if (h->size_bytes > QCOW2_SIZE_LIMIT)
-        return BAD(d, EFBIG, "disk size %" PRIu64 " is past the format's limit of %" PRIu64, h->size_bytes,
-                   QCOW2_SIZE_LIMIT);
+        return BAD(d, QCOW2_AT_SIZE, EFBIG, "disk size %" PRIu64 " is past the format's limit of %" PRIu64,
+                   h->size_bytes, QCOW2_SIZE_LIMIT);
     uint64_t need = qcow2_l1_entries_for(h->size_bytes, h->cluster_bits);
     if ((uint64_t)h->l1_entries * 8 > QCOW2_L1_MAX_BYTES || need * 8 > QCOW2_L1_MAX_BYTES)
-        return BAD(d, EFBIG,
+        return BAD(d, QCOW2_AT_L1_ENTRIES, EFBIG,
                    "L1 table of %" PRIu32 " entries (the disk needs %" PRIu64 ") is larger than %" PRIu64 " bytes",
                    h->l1_entries, need, QCOW2_L1_MAX_BYTES);
     if (h->l1_entries < need)
-        return BAD(d, EINVAL, "L1 table has %" PRIu32 " entries, a disk of %" PRIu64 " bytes needs %" PRIu64,
-                   h->l1_entries, h->size_bytes, need);
-    int ret = check_table(d, "L1 table", h->l1_offset, (uint64_t)h->l1_entries * 8);
+        return BAD(d, QCOW2_AT_L1_ENTRIES, EINVAL,
+                   "L1 table has %" PRIu32 " entries, a disk of %" PRIu64 " bytes needs %" PRIu64, h->l1_entries,
+                   h->size_bytes, need);
+    int ret = check_table(d, QCOW2_AT_L1_OFFSET, "L1 table", h->l1_offset, (uint64_t)h->l1_entries * 8);
     if (ret < 0) return ret;
     if (h->reftable_clusters == 0 || (uint64_t)h->reftable_clusters > QCOW2_REFTABLE_MAX_BYTES / cluster + 1)
-        return BAD(d, EINVAL, "refcount table of %" PRIu32 " clusters: expected 1 to %" PRIu64, h->reftable_clusters,
+        return BAD(d, QCOW2_AT_REFTABLE_CLUSTERS, EINVAL,
+                   "refcount table of %" PRIu32 " clusters: expected 1 to %" PRIu64, h->reftable_clusters,
                    QCOW2_REFTABLE_MAX_BYTES / cluster + 1);
-    ret = check_table(d, "refcount table", h->reftable_offset, (uint64_t)h->reftable_clusters * cluster);
+    ret = check_table(d, QCOW2_AT_REFTABLE_OFFSET, "refcount table", h->reftable_offset,
+                      (uint64_t)h->reftable_clusters * cluster);
     if (ret < 0) return ret;
     if (h->snapshot_count > QCOW2_SNAPSHOTS_MAX)
-        return BAD(d, EFBIG, "%" PRIu32 " snapshots: at most %u are supported", h->snapshot_count, QCOW2_SNAPSHOTS_MAX);
-    return check_table(d, "snapshot table", h->snapshot_count ? h->snapshot_offset : 0, h->snapshot_count ? 40 : 0);
+        return BAD(d, QCOW2_AT_SNAPSHOT_COUNT, EFBIG, "%" PRIu32 " snapshots: at most %u are supported",
+                   h->snapshot_count, QCOW2_SNAPSHOTS_MAX);
+    return check_table(d, QCOW2_AT_SNAPSHOT_OFFSET, "snapshot table", h->snapshot_count ? h->snapshot_offset : 0,
+                       h->snapshot_count ? 40 : 0);
 }
 
 /* Names of the incompatible bits that we don't know, from the image's own table where it has them. */
@@ -120,7 +128,7 @@ static int refuse_unknown_features(struct decode *d, uint64_t unknown)
                          name, name[0] ? ")" : "");
         used += n > 0 ? (size_t)n : 0;
     }
-    return BAD(d, ENOTSUP, "the image uses features that this program does not know: %s", list);
+    return BAD(d, QCOW2_AT_INCOMPATIBLE, ENOTSUP, "the image uses features that this program does not know: %s", list);
 }
 
 static int check_features(struct decode *d)
@@ -129,25 +137,28 @@ static int check_features(struct decode *d)
     uint64_t unknown = h->incompatible & ~QCOW2_INCOMPAT_KNOWN;
     if (unknown) return refuse_unknown_features(d, unknown);
     if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)
-        return BAD(d, ENOTSUP, "images with an external data file are not supported");
+        return BAD(d, QCOW2_AT_INCOMPATIBLE, ENOTSUP, "images with an external data file are not supported");
     if (h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2)
-        return BAD(d, ENOTSUP, "images with extended L2 entries (subclusters) are not supported");
+        return BAD(d, QCOW2_AT_INCOMPATIBLE, ENOTSUP,
+                   "images with extended L2 entries (subclusters) are not supported");
     bool typed = h->incompatible & QCOW2_INCOMPAT_COMPRESSION;
     if (typed != (h->compression != QCOW2_COMPRESSION_ZLIB))
-        return BAD(d, EINVAL, "compression type is %d but its feature bit is %s", (int)h->compression,
-                   typed ? "set" : "clear");
+        return BAD(d, h->header_bytes > QCOW2_AT_COMPRESSION ? QCOW2_AT_COMPRESSION : QCOW2_AT_INCOMPATIBLE, EINVAL,
+                   "compression type is %d but its feature bit is %s", (int)h->compression, typed ? "set" : "clear");
     if (h->compression > QCOW2_COMPRESSION_ZSTD)
-        return BAD(d, ENOTSUP, "compression type %d is unknown: expected 0 (zlib) or 1 (zstd)", (int)h->compression);
+        return BAD(d, QCOW2_AT_COMPRESSION, ENOTSUP, "compression type %d is unknown: expected 0 (zlib) or 1 (zstd)",
+                   (int)h->compression);
     return 0;
 }
 
 static int take_string(struct decode *d, const char *what, char *out, uint32_t max, const void *data, uint32_t length)
 {
+    uint64_t at = (uint64_t)((const uint8_t *)data - d->data);
     if (length > max)
-        return BAD(d, EINVAL, "%s of %" PRIu32 " bytes: at most %" PRIu32 " are allowed", what, length, max);
+        return BAD(d, at, EINVAL, "%s of %" PRIu32 " bytes: at most %" PRIu32 " are allowed", what, length, max);
     memcpy(out, data, length);
     out[length] = 0;
-    if (strlen(out) != length) return BAD(d, EINVAL, "%s contains a zero byte", what);
+    if (strlen(out) != length) return BAD(d, at, EINVAL, "%s contains a zero byte", what);
     return 0;
 }
 
@@ -158,7 +169,7 @@ static int take_bitmaps(struct decode *d, const uint8_t *data, uint32_t length)
     struct qcow2_header *h = d->h;
     if (!cursor_be32(&c, &h->bitmap_count) || !cursor_be32(&c, &reserved) || !cursor_be64(&c, &h->bitmap_dir_bytes) ||
         !cursor_be64(&c, &h->bitmap_dir_offset))
-        return BAD(d, EINVAL, "bitmaps extension of %" PRIu32 " bytes: expected 24", length);
+        return BAD(d, data - d->data, EINVAL, "bitmaps extension of %" PRIu32 " bytes: expected 24", length);
     h->has_bitmaps = true;
     return 0;
 }
@@ -189,9 +200,9 @@ static int walk_extensions(struct decode *d, uint64_t end)
         at += 8;
         if (type == QCOW2_EXT_END) return 0;
         if (length > end - at)
-            return BAD(d, EINVAL,
-                       "header extension 0x%08" PRIx32 " at 0x%" PRIx64 " of %" PRIu32 " bytes runs past 0x%" PRIx64,
-                       type, at - 8, length, end);
+            return BAD(d, at - 8, EINVAL,
+                       "header extension 0x%08" PRIx32 " of %" PRIu32 " bytes runs past byte %" PRIu64, type, length,
+                       end);
         int ret = take_extension(d, type, d->data + at, length);
         if (ret < 0) return ret;
         at = align_up(at + length, 8);
@@ -205,13 +216,15 @@ static int decode_version(struct decode *d, struct cursor *c)
     h->refcount_order = 4;
     h->header_bytes = QCOW2_V2_HEADER_BYTES;
     if (h->version == 2) return 0;
-    if (!pull_v3(c, h)) return BAD(d, EINVAL, "file ends inside the header (%" PRIu64 " bytes)", d->file_bytes);
+    if (!pull_v3(c, h))
+        return BAD(d, d->length_bytes, EINVAL, "file ends inside the header (%" PRIu64 " bytes)", d->file_bytes);
     if (h->header_bytes < QCOW2_V3_HEADER_BYTES || h->header_bytes % 8 || h->header_bytes > qcow2_cluster_bytes(h))
-        return BAD(d, EINVAL, "header length %" PRIu32 " at 0x64: expected a multiple of 8 from %u to the cluster size",
-                   h->header_bytes, QCOW2_V3_HEADER_BYTES);
+        return BAD(d, QCOW2_AT_HEADER_BYTES, EINVAL,
+                   "header length %" PRIu32 ": expected a multiple of 8 from %u to the cluster size", h->header_bytes,
+                   QCOW2_V3_HEADER_BYTES);
     if (h->refcount_order > QCOW2_REFCOUNT_ORDER_MAX)
-        return BAD(d, EINVAL, "refcount order %" PRIu32 " at 0x60: expected at most %u", h->refcount_order,
-                   QCOW2_REFCOUNT_ORDER_MAX);
+        return BAD(d, QCOW2_AT_REFCOUNT_ORDER, EINVAL, "refcount order %" PRIu32 ": expected at most %u",
+                   h->refcount_order, QCOW2_REFCOUNT_ORDER_MAX);
     const uint8_t *type = h->header_bytes > QCOW2_V3_HEADER_BYTES ? cursor_pull(c, 1) : NULL;
     if (type) h->compression = (enum qcow2_compression) * type;
     return 0;
@@ -221,7 +234,7 @@ static int decode_backing(struct decode *d, uint64_t offset, uint32_t bytes, uin
 {
     if (!offset) return 0;
     if (bytes > QCOW2_BACKING_NAME_MAX || !range_fits(offset, bytes, room) || offset < d->h->header_bytes)
-        return BAD(d, EINVAL,
+        return BAD(d, QCOW2_AT_BACKING, EINVAL,
                    "backing file name at 0x%" PRIx64 " of %" PRIu32
                    " bytes: expected at most %u bytes inside the first cluster",
                    offset, bytes, QCOW2_BACKING_NAME_MAX);
@@ -237,13 +250,13 @@ int qcow2_header_decode(const void *data, uint64_t length_bytes, uint64_t file_b
     uint32_t magic, crypt, backing_bytes;
     uint64_t backing_offset;
     if (!cursor_be32(&c, &magic) || magic != QCOW2_MAGIC)
-        return BAD(&d, EINVAL, "not a qcow2 image: it does not begin with the magic number 0x%08x", QCOW2_MAGIC);
+        return BAD(&d, 0, EINVAL, "not a qcow2 image: it does not begin with the magic number 0x%08x", QCOW2_MAGIC);
     if (!cursor_be32(&c, &out->version) || out->version < 2 || out->version > 3)
-        return BAD(&d, ENOTSUP, "qcow2 version %" PRIu32 " at 0x4: expected 2 or 3", out->version);
+        return BAD(&d, QCOW2_AT_VERSION, ENOTSUP, "qcow2 version %" PRIu32 ": expected 2 or 3", out->version);
     if (!pull_v2(&c, out, &crypt, &backing_offset, &backing_bytes))
-        return BAD(&d, EINVAL, "file ends inside the header (%" PRIu64 " bytes)", file_bytes);
+        return BAD(&d, length_bytes, EINVAL, "file ends inside the header (%" PRIu64 " bytes)", file_bytes);
     if (out->cluster_bits < QCOW2_CLUSTER_BITS_MIN || out->cluster_bits > QCOW2_CLUSTER_BITS_MAX)
-        return BAD(&d, EINVAL, "cluster bits %" PRIu32 " at 0x14: expected %u to %u", out->cluster_bits,
+        return BAD(&d, QCOW2_AT_CLUSTER_BITS, EINVAL, "cluster bits %" PRIu32 ": expected %u to %u", out->cluster_bits,
                    QCOW2_CLUSTER_BITS_MIN, QCOW2_CLUSTER_BITS_MAX);
     int ret = decode_version(&d, &c);
     if (ret < 0) return ret;
@@ -253,7 +266,8 @@ int qcow2_header_decode(const void *data, uint64_t length_bytes, uint64_t file_b
     if (ret < 0) return ret;
     ret = check_features(&d);
     if (ret < 0) return ret;
-    if (crypt) return BAD(&d, ENOTSUP, "encrypted images are not supported (method %" PRIu32 ")", crypt);
+    if (crypt)
+        return BAD(&d, QCOW2_AT_CRYPT, ENOTSUP, "encrypted images are not supported (method %" PRIu32 ")", crypt);
     ret = decode_backing(&d, backing_offset, backing_bytes, room);
     if (ret < 0) return ret;
     return check_tables(&d);

@@ -264,9 +264,12 @@ uint64_t qcow2_map_check_entry(struct qcow2 *q, uint64_t raw, bool table_copied,
     if (!raw) return 0;
     const char *why = raw & QCOW2_COMPRESSED ? why_compressed_is_bad(q, raw) : why_standard_is_bad(q, raw);
     if (why) {
+        uint64_t table = atomic_load_explicit(&q->l1[index >> q->l2_bits], memory_order_relaxed) & QCOW2_OFFSET_MASK;
+        uint64_t at = table + (index & ((UINT64_C(1) << q->l2_bits) - 1)) * 8;
         log_limited(LOG_LEVEL_ERROR,
-                    "%s: L2 entry 0x%016" PRIx64 " of guest cluster %" PRIu64 " (guest offset 0x%" PRIx64 "): %s",
-                    q->layer.name, raw, index, index << q->cluster_bits, why);
+                    "%s: at byte %" PRIu64 ": L2 entry 0x%016" PRIx64 " of guest cluster %" PRIu64
+                    " (guest offset 0x%" PRIx64 "): %s",
+                    q->layer.name, at, raw, index, index << q->cluster_bits, why);
         return QCOW2_BAD;
     }
     return table_copied || (raw & QCOW2_COMPRESSED) ? raw : raw & ~QCOW2_COPIED;
@@ -282,8 +285,8 @@ static int check_l1_entry(struct qcow2 *q, uint64_t i, uint64_t raw, struct errm
     else if (offset & (q->cluster_bytes - 1)) why = "the L2 table is not aligned to a cluster";
     else if (offset >> q->cluster_bits >= q->file_clusters) why = "the L2 table lies past the end of the file";
     if (!why) return 0;
-    return errmsg_set(e, EINVAL, "%s: L1 entry %" PRIu64 " at 0x%" PRIx64 " is 0x%016" PRIx64 ": %s", q->layer.name, i,
-                      q->header.l1_offset + i * 8, raw, why);
+    return errmsg_set(e, EINVAL, "%s: at byte %" PRIu64 ": L1 entry %" PRIu64 " is 0x%016" PRIx64 ": %s", q->layer.name,
+                      q->header.l1_offset + i * 8, i, raw, why);
 }
 
 int qcow2_l1_load(struct qcow2 *q, struct errmsg *e)

@@ -65,7 +65,7 @@ static int claim_range(struct qcow2 *q, uint64_t offset, uint64_t bytes, enum qc
     uint64_t first = offset >> q->cluster_bits, count = div_round_up(bytes, q->cluster_bytes);
     int ret = qcow2_meta_add(&q->meta, first, count, type, &other);
     if (ret == -EEXIST)
-        return errmsg_set(e, EINVAL, "%s: %s at 0x%" PRIx64 " (%" PRIu64 " bytes) overlaps %s", q->layer.name,
+        return errmsg_set(e, EINVAL, "%s: %s at byte %" PRIu64 " (%" PRIu64 " bytes) overlaps %s", q->layer.name,
                           qcow2_meta_name(type), offset, bytes, qcow2_meta_name(other));
     return ret < 0 ? errmsg_sys(e, -ret, "%s: table of metadata", q->layer.name) : 0;
 }
@@ -105,8 +105,9 @@ static int prepare_for_writing(struct qcow2 *q, struct errmsg *e)
 {
     struct qcow2_header *h = &q->header;
     if (h->incompatible & QCOW2_INCOMPAT_CORRUPT)
-        return errmsg_set(e, EIO, "%s: the image is marked corrupt and cannot be written to: check and repair it first",
-                          q->layer.name);
+        return errmsg_set(
+            e, EIO, "%s: at byte %d: the image is marked corrupt and cannot be written to: check and repair it first",
+            q->layer.name, QCOW2_AT_INCOMPATIBLE);
     if (!h->autoclear) return 0;
     h->autoclear = 0;
     int ret = qcow2_header_update(q->keeper.engine, q->file, h);

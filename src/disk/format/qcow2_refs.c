@@ -28,8 +28,8 @@ static int check_table_entry(struct qcow2 *q, uint64_t i, uint64_t raw, struct e
     else if (raw & (q->cluster_bytes - 1)) why = "the refcount block is not aligned to a cluster";
     else if (raw >> q->cluster_bits >= q->file_clusters) why = "the refcount block lies past the end of the file";
     if (!why) return 0;
-    return errmsg_set(e, EINVAL, "%s: refcount table entry %" PRIu64 " at 0x%" PRIx64 " is 0x%016" PRIx64 ": %s",
-                      q->layer.name, i, q->header.reftable_offset + i * 8, raw, why);
+    return errmsg_set(e, EINVAL, "%s: at byte %" PRIu64 ": refcount table entry %" PRIu64 " is 0x%016" PRIx64 ": %s",
+                      q->layer.name, q->header.reftable_offset + i * 8, i, raw, why);
 }
 
 int qcow2_refs_open(struct qcow2 *q, struct errmsg *e)

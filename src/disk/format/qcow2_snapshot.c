@@ -62,7 +62,7 @@ static void decode_entry(const uint8_t *data, struct entry *out)
 }
 
 static int check_entry(const struct window *w, const struct qcow2_header *h, const struct entry *s, uint32_t i,
-                       struct errmsg *e)
+                       uint64_t at, struct errmsg *e)
 {
     uint64_t bytes = (uint64_t)s->s.l1_entries * 8;
     const char *why = NULL;
@@ -72,8 +72,10 @@ static int check_entry(const struct window *w, const struct qcow2_header *h, con
     else if (bytes && !s->s.l1_offset) why = "its L1 table would lie over the header";
     else if (!range_fits(s->s.l1_offset, bytes, w->file_bytes)) why = "its L1 table does not end inside the file";
     if (!why) return 0;
-    return errmsg_set(e, EINVAL, "%s: snapshot %" PRIu32 " (L1 table of %" PRIu32 " entries at 0x%" PRIx64 "): %s",
-                      w->file->name, i, s->s.l1_entries, s->s.l1_offset, why);
+    return errmsg_set(e, EINVAL,
+                      "%s: at byte %" PRIu64 ": snapshot %" PRIu32 " (L1 table of %" PRIu32 " entries at 0x%" PRIx64
+                      "): %s",
+                      w->file->name, at, i, s->s.l1_entries, s->s.l1_offset, why);
 }
 
 static void take_name(struct qcow2_snapshot *s, const uint8_t *name, uint16_t bytes)
@@ -102,7 +104,7 @@ int qcow2_snapshots_read(struct engine *engine, const struct engine_file *file, 
             return errmsg_sys(e, -ret, "%s: reading entry %" PRIu32 " of the snapshot table at 0x%" PRIx64, file->name,
                               i, at);
         decode_entry(fixed, &s);
-        ret = check_entry(&w, h, &s, i, e);
+        ret = check_entry(&w, h, &s, i, at, e);
         if (ret < 0) return ret;
         at += ENTRY_FIXED_BYTES + s.extra_bytes + s.id_bytes;
         const uint8_t *name = window_get(&w, at, s.name_bytes, &ret);
