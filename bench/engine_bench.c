@@ -167,7 +167,7 @@ int main(int argc, char **argv)
     if (disk_file_open(&f, o.path, flags, &e) < 0) return fail(e.text);
     if (layer_raw_open(&raw, &(struct layer_args){.file = &f, .writable = !o.read_only}, &e) < 0) return fail(e.text);
     top = raw;
-    if (o.staged && layer_staged_open(&top, &raw, 1, &engine_uring_maker, &e) < 0) return fail(e.text);
+    if (o.staged && layer_staged_open(&top, &raw, 1, &engine_uring_maker, NULL, &e) < 0) return fail(e.text);
     if (layer_size(raw) < 131072) return fail("FILE must hold 128 KiB at least");
     if (engine_uring_new(&engine, ENGINE_URING_DEPTH, &e) < 0) return fail(e.text);
     if (top->ops->chan_open(top, engine, NULL, &chan) < 0) return fail("cannot open a channel");

@@ -7,12 +7,15 @@ The native front end of bench/ is the guest here: quick, and every read is verif
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 
 import pytest
 
+from lib.daemon import Daemon
 from lib.paths import BUILD, program
+from lib.process import wait_until
 from lib.worker import check_image, new_qcow2, new_raw, qemu_img, run, start_worker
 
 MIB = 1 << 20
@@ -235,3 +238,21 @@ def test_the_chain_must_be_what_the_image_says(run_dir, pattern, processes):
     path = run_dir / "s"
     start_worker(processes, path, ("qcow2", leaf), ("raw", moved), backing_name="any")
     assert load(path)["mismatches"] == 0
+
+
+@pytest.mark.parametrize("datapath", ["direct", "staged"])
+def test_bases_are_read_through_the_cache(datapath, run_dir, pattern):
+    """By the thread that has the channels of the chain, whichever that is, and again when the service is another."""
+    with Daemon(run_dir) as daemon:
+        leaf = new_qcow2(run_dir / "leaf", SIZE, pattern, "raw")
+        path = daemon.attach("disk", ("qcow2", leaf), ("raw", pattern), datapath=datapath, queues=2)
+        filled = 0
+        for _ in range(2):
+            assert load(path, "--queues", "2")["mismatches"] == 0
+            counted = daemon.disk("disk")
+            assert counted.cache_fill_bytes > filled and counted.cache_hit_bytes > 0 and counted.errors == 0
+            filled = counted.cache_fill_bytes
+            pid = daemon.call("cache.show")["pid"]
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: daemon.call("cache.show").get("stats", {}).get("channels", 0) > 0
+                       and daemon.call("cache.show")["pid"] != pid, 10, "channels of a new service")

@@ -27,6 +27,7 @@ struct chain {
     struct layer *stack[DISK_CHAIN_MAX];  /* what threads open, leaf first */
     struct layer *staged;                 /* what they open instead, for comparison; or NULL */
     struct chain_thread thread[VBD_QUEUES_MAX];
+    struct chain_thread stage; /* with staged: the one thread that has the channels of the stack */
 };
 
 static int open_file(struct chain *c, unsigned i, struct errmsg *e)
@@ -72,6 +73,20 @@ static int wait_previous(struct chain *c, struct errmsg *e)
     return 0;
 }
 
+/* Of the channels for the queues' threads the stage thread, which reads for all of them, takes the first. */
+static void stage_take_fds(struct chain *c)
+{
+    if (c->thread[0].cache_fd >= 0) {
+        if (c->stage.cache_fd >= 0) close(c->stage.cache_fd);
+        c->stage.cache_fd = c->thread[0].cache_fd;
+        c->thread[0].cache_fd = -1;
+    }
+    for (unsigned i = 1; i < VBD_QUEUES_MAX; i++) {
+        if (c->thread[i].cache_fd >= 0) close(c->thread[i].cache_fd);
+        c->thread[i].cache_fd = -1;
+    }
+}
+
 int chain_open_files(struct chain **out, struct worker_config *config, const int *cache_fd, bool after_crash,
                      struct errmsg *e)
 {
@@ -79,8 +94,10 @@ int chain_open_files(struct chain **out, struct worker_config *config, const int
     if (!c) return errmsg_set(e, ENOMEM, "out of memory");
     *out = c;
     c->config = config;
+    c->stage.cache_fd = -1;
     for (unsigned i = 0; i < VBD_QUEUES_MAX; i++)
         c->thread[i].cache_fd = cache_fd[i];
+    if (config->datapath == DATAPATH_STAGED) stage_take_fds(c);
     for (unsigned i = 0; i < config->layer_count; i++) {
         int ret = open_file(c, i, e);
         if (ret < 0) return ret;
@@ -107,6 +124,45 @@ unsigned chain_engines(const struct chain *c)
     return count;
 }
 
+/* ---- what a thread has ---- */
+
+static void cache_take(struct chain_thread *t)
+{
+    if (t->cache_fd < 0) return;
+    int ret = cache_client_attach(t->cache, t->cache_fd);
+    t->cache_fd = -1;
+    if (ret < 0) log_warn("the read cache's channel is of no use: %s; reading base images directly", strerror(-ret));
+}
+
+static int thread_join(struct chain_thread *t, struct engine *e, const struct disk_chans *chans)
+{
+    int ret = cache_client_new(&t->cache, e);
+    if (ret < 0) return ret;
+    t->chans = *chans;
+    for (unsigned i = 0; i < t->chans.count; i++)
+        cache_client_join(t->cache, t->chans.chan[i]);
+    cache_take(t);
+    atomic_store(&t->open, true);
+    return 0;
+}
+
+static int stage_opened(void *arg, struct engine *e, const struct disk_chans *chans)
+{
+    return thread_join(&((struct chain *)arg)->stage, e, chans);
+}
+
+static void stage_closed(void *arg)
+{
+    cache_client_free(((struct chain *)arg)->stage.cache);
+}
+
+static void stage_call(void *arg)
+{
+    cache_take(arg);
+}
+
+/* ---- the layers ---- */
+
 int chain_open_layers(struct chain *c, struct disk_stash stash, const struct engine_maker *maker, struct errmsg *e)
 {
     for (unsigned i = c->count; i-- > 0;) {
@@ -123,12 +179,14 @@ int chain_open_layers(struct chain *c, struct disk_stash stash, const struct eng
         c->stack[i] = i > 0 ? c->cached[i] : c->own[i];
     }
     if (c->config->datapath == DATAPATH_DIRECT) return 0;
-    return layer_staged_open(&c->staged, c->stack, c->count, maker, e);
+    struct staged_hooks hooks = {.opened = stage_opened, .closed = stage_closed, .arg = c};
+    return layer_staged_open(&c->staged, c->stack, c->count, maker, &hooks, e);
 }
 
 int chain_close(struct chain *c, struct errmsg *e)
 {
     int ret = 0;
+    atomic_store(&c->stage.open, false);
     if (c->staged) c->staged->ops->close(c->staged, NULL);
     for (unsigned i = 1; i < c->count; i++)
         if (c->cached[i]) c->cached[i]->ops->close(c->cached[i], NULL);
@@ -141,6 +199,7 @@ int chain_close(struct chain *c, struct errmsg *e)
         disk_file_close(&c->file[i]);
     for (unsigned i = 0; i < VBD_QUEUES_MAX; i++)
         if (c->thread[i].cache_fd >= 0) close(c->thread[i].cache_fd);
+    if (c->stage.cache_fd >= 0) close(c->stage.cache_fd);
     free(c);
     return ret;
 }
@@ -160,31 +219,18 @@ uint32_t chain_cluster_bytes(const struct chain *c)
     return c->own[0]->unit_bytes;
 }
 
-static void cache_take(struct chain_thread *t)
-{
-    if (t->cache_fd < 0) return;
-    int ret = cache_client_attach(t->cache, t->cache_fd);
-    t->cache_fd = -1;
-    if (ret < 0) log_warn("the read cache's channel is of no use: %s; reading base images directly", strerror(-ret));
-}
-
 static int thread_open(void *arg, unsigned queue, struct engine *e, struct layer_chan **top)
 {
     struct chain *c = arg;
     struct chain_thread *t = &c->thread[queue];
-    int ret = cache_client_new(&t->cache, e);
-    if (ret < 0) return ret;
-    ret = c->staged ? disk_chans_open(&t->chans, &c->staged, 1, e) : disk_chans_open(&t->chans, c->stack, c->count, e);
-    if (ret < 0) {
-        cache_client_free(t->cache);
-        return ret;
+    struct disk_chans chans;
+    int ret = c->staged ? disk_chans_open(&chans, &c->staged, 1, e) : disk_chans_open(&chans, c->stack, c->count, e);
+    if (ret == 0) {
+        ret = thread_join(t, e, &chans);
+        if (ret < 0) disk_chans_close(&chans);
     }
-    for (unsigned i = 0; i < t->chans.count; i++)
-        cache_client_join(t->cache, t->chans.chan[i]);
-    cache_take(t);
-    *top = t->chans.chan[0];
-    atomic_store(&t->open, true);
-    return 0;
+    if (ret == 0) *top = t->chans.chan[0];
+    return ret;
 }
 
 static void thread_close(void *arg, unsigned queue)
@@ -226,23 +272,32 @@ int chain_cache_attach(struct chain *c, struct vbd *d, const int *fds, unsigned 
         if (c->thread[i].cache_fd >= 0) close(c->thread[i].cache_fd); /* never taken: that queue never ran */
         c->thread[i].cache_fd = fds[i];
     }
-    vbd_call_queues(d, NULL);
+    if (c->staged) {
+        stage_take_fds(c);
+        layer_staged_call(c->staged, stage_call, &c->stage);
+    } else {
+        vbd_call_queues(d, NULL);
+    }
     return 0;
+}
+
+static void thread_stats_add(struct chain_thread *t, struct chain_stats *out)
+{
+    if (!atomic_load(&t->open)) return;
+    for (unsigned i = 0; i < t->chans.count; i++) {
+        const struct cache_counters *n = cache_client_counters(t->chans.chan[i]);
+        if (!n) continue;
+        out->cache_hit_bytes += atomic_load_explicit(&n->hit_bytes, memory_order_relaxed);
+        out->cache_fill_bytes += atomic_load_explicit(&n->fill_bytes, memory_order_relaxed);
+        out->base_direct_bytes += atomic_load_explicit(&n->direct_bytes, memory_order_relaxed);
+        out->zero_bytes += atomic_load_explicit(&n->zero_bytes, memory_order_relaxed);
+    }
 }
 
 void chain_stats_read(struct chain *c, struct chain_stats *out)
 {
     *out = (struct chain_stats){0};
-    for (unsigned q = 0; q < VBD_QUEUES_MAX; q++) {
-        struct chain_thread *t = &c->thread[q];
-        if (!atomic_load(&t->open)) continue;
-        for (unsigned i = 0; i < t->chans.count; i++) {
-            const struct cache_counters *n = cache_client_counters(t->chans.chan[i]);
-            if (!n) continue;
-            out->cache_hit_bytes += atomic_load_explicit(&n->hit_bytes, memory_order_relaxed);
-            out->cache_fill_bytes += atomic_load_explicit(&n->fill_bytes, memory_order_relaxed);
-            out->base_direct_bytes += atomic_load_explicit(&n->direct_bytes, memory_order_relaxed);
-            out->zero_bytes += atomic_load_explicit(&n->zero_bytes, memory_order_relaxed);
-        }
-    }
+    for (unsigned q = 0; q < VBD_QUEUES_MAX; q++)
+        thread_stats_add(&c->thread[q], out);
+    thread_stats_add(&c->stage, out);
 }

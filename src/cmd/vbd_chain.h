@@ -3,7 +3,7 @@
  * A worker's disk: the leaf on its own file, every layer below it through the read cache with a direct
  * way round it, and per queue thread the channels of all of them.
  *
- *     [staged]  only with --datapath=staged
+ *     [staged]  only with --datapath=staged; then one thread has the channels of what is below, and reads the cache
  *     leaf
  *     cached(base 0) --own--> base 0 (direct)
  *     cached(base 1) --own--> base 1 (direct)

@@ -28,6 +28,7 @@ struct staged_layer {
     pthread_t thread;
     struct engine *engine; /* the stage thread's, as are the next four */
     struct disk_chans chans;
+    struct staged_hooks hooks;
     struct mailbox box;
     struct engine_watch watch;
     bool stopping;
@@ -69,8 +70,10 @@ struct staged_chan {
     struct flight flights[STAGED_SLOTS + 1];
 };
 
-struct farewell {
+struct call {
     struct mail mail;
+    void (*run)(void *arg);
+    void *arg;
     sem_t done;
 };
 
@@ -111,6 +114,10 @@ static int stage_start(struct staged_layer *l)
     int ret = engine_watch(l->engine, &l->watch);
     if (ret < 0) return ret;
     ret = disk_chans_open(&l->chans, l->layers, l->count, l->engine);
+    if (ret == 0 && l->hooks.opened) {
+        ret = l->hooks.opened(l->hooks.arg, l->engine, &l->chans);
+        if (ret < 0) disk_chans_close(&l->chans);
+    }
     if (ret < 0) engine_unwatch(l->engine, &l->watch);
     return ret;
 }
@@ -127,6 +134,7 @@ static void *stage_main(void *arg)
             assert(ret >= 0);
         }
         disk_chans_close(&l->chans);
+        if (l->hooks.closed) l->hooks.closed(l->hooks.arg);
         engine_unwatch(l->engine, &l->watch);
     }
     engine_free(l->engine);
@@ -262,9 +270,21 @@ static int staged_chan_open(struct layer *l, struct engine *e, struct layer_chan
     return 0;
 }
 
-static void say_farewell(struct mail *m)
+static void run_call(struct mail *m)
 {
-    sem_post(&container_of(m, struct farewell, mail)->done);
+    struct call *c = container_of(m, struct call, mail);
+    if (c->run) c->run(c->arg);
+    sem_post(&c->done);
+}
+
+void layer_staged_call(struct layer *l, void (*run)(void *arg), void *arg)
+{
+    struct call c = {.mail.run = run_call, .run = run, .arg = arg};
+    sem_init(&c.done, 0, 0);
+    mailbox_post(&staged_of(l)->box, &c.mail);
+    while (sem_wait(&c.done) < 0) {
+    }
+    sem_destroy(&c.done);
 }
 
 /* The stage thread may still be about to signal the mailbox for mail that has been run already: it must have been seen
@@ -273,12 +293,7 @@ static void staged_chan_close(struct layer_chan *chan)
 {
     struct staged_chan *c = container_of(chan, struct staged_chan, base);
     assert(c->active == 0 && list_empty(&c->waiting));
-    struct farewell f = {.mail.run = say_farewell};
-    sem_init(&f.done, 0, 0);
-    mailbox_post(&staged_of(chan->layer)->box, &f.mail);
-    while (sem_wait(&f.done) < 0) {
-    }
-    sem_destroy(&f.done);
+    layer_staged_call(chan->layer, NULL, NULL);
     engine_unwatch(c->base.engine, &c->watch);
     mailbox_destroy(&c->back);
     free(c->memory);
@@ -346,7 +361,7 @@ static int start_thread(struct staged_layer *l, const struct engine_maker *maker
 }
 
 int layer_staged_open(struct layer **out, struct layer *const *layers, unsigned count, const struct engine_maker *maker,
-                      struct errmsg *e)
+                      const struct staged_hooks *hooks, struct errmsg *e)
 {
     assert(count > 0 && count <= DISK_CHAIN_MAX);
     struct staged_layer *l = calloc(1, sizeof *l);
@@ -356,6 +371,7 @@ int layer_staged_open(struct layer **out, struct layer *const *layers, unsigned 
     atomic_init(&l->base.size_bytes, layer_size(layers[0]));
     memcpy(l->layers, layers, count * sizeof *layers);
     l->count = count;
+    if (hooks) l->hooks = *hooks;
     sem_init(&l->started, 0, 0);
     int ret = mailbox_init(&l->box);
     if (ret < 0) errmsg_sys(e, -ret, "%s: cannot make a mailbox", l->base.name);

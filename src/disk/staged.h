@@ -21,8 +21,19 @@
 #define STAGED_SLOTS 32u
 #define STAGED_SLOT_BYTES (11u * 4096u)
 
-/* layers[0] is the leaf; they outlive this layer, which closes none of them. Starts the stage thread. 0 or -errno. */
+/* For who has something to do on the stage thread with the channels there. All may be NULL. */
+struct staged_hooks {
+    int (*opened)(void *arg, struct engine *e, const struct disk_chans *chans); /* before any request; 0 or -errno */
+    void (*closed)(void *arg); /* opened() succeeded; engine still there */
+    void *arg;
+};
+
+/* layers[0] is the leaf; they outlive this layer, which closes none of them. hooks may be NULL.
+ * Starts the stage thread. 0 or -errno. */
 int layer_staged_open(struct layer **out, struct layer *const *layers, unsigned count, const struct engine_maker *maker,
-                      struct errmsg *e);
+                      const struct staged_hooks *hooks, struct errmsg *e);
+
+/* Run it on the stage thread, and return when it has. Not from there. */
+void layer_staged_call(struct layer *l, void (*run)(void *arg), void *arg);
 
 #endif

@@ -25,7 +25,8 @@ static void fixture_open(struct fixture *x, const struct fault_rule *rule)
     scratch_open(&x->s, DISK_BYTES, DISK_FILE_WRITE | DISK_FILE_DIRECT);
     struct layer_args args = {.file = &x->s.file, .writable = true};
     assert_int_equal(layer_raw_open(&x->raw, &args, &x->msg), 0);
-    if (layer_staged_open(&x->staged, &x->raw, 1, fault_plan_maker(x->plan), &x->msg) < 0) fail_msg("%s", x->msg.text);
+    if (layer_staged_open(&x->staged, &x->raw, 1, fault_plan_maker(x->plan), NULL, &x->msg) < 0)
+        fail_msg("%s", x->msg.text);
 }
 
 static void fixture_close(struct fixture *x)
@@ -211,13 +212,64 @@ static void test_open_and_close(void **state)
     fixture_close(&x);
 }
 
+/* ---- Hooks ---- */
+
+struct hooked {
+    pthread_t thread;
+    unsigned opened, called, closed;
+    int refuse;
+};
+
+static int hook_opened(void *arg, struct engine *e, const struct disk_chans *chans)
+{
+    struct hooked *h = arg;
+    if (!e || chans->count != 1) abort();
+    h->thread = pthread_self();
+    h->opened++;
+    return h->refuse;
+}
+
+static void hook_called(void *arg)
+{
+    struct hooked *h = arg;
+    if (!pthread_equal(h->thread, pthread_self())) abort();
+    h->called++;
+}
+
+static void hook_closed(void *arg)
+{
+    struct hooked *h = arg;
+    if (!pthread_equal(h->thread, pthread_self())) abort();
+    h->closed++;
+}
+
+static void test_hooks(void **state)
+{
+    struct fixture x = {.plan = fault_plan_new(1)};
+    struct hooked h = {.refuse = -ENOMEM};
+    struct staged_hooks hooks = {.opened = hook_opened, .closed = hook_closed, .arg = &h};
+    scratch_open(&x.s, DISK_BYTES, DISK_FILE_WRITE);
+    struct layer_args args = {.file = &x.s.file, .writable = true};
+    assert_int_equal(layer_raw_open(&x.raw, &args, &x.msg), 0);
+    assert_int_equal(layer_staged_open(&x.staged, &x.raw, 1, fault_plan_maker(x.plan), &hooks, &x.msg), -ENOMEM);
+    assert_true(h.opened == 1 && h.closed == 0);
+    h.refuse = 0;
+    assert_int_equal(layer_staged_open(&x.staged, &x.raw, 1, fault_plan_maker(x.plan), &hooks, &x.msg), 0);
+    for (unsigned i = 1; i <= 10; i++) {
+        layer_staged_call(x.staged, hook_called, &h);
+        assert_int_equal(h.called, i);
+    }
+    assert_false(pthread_equal(h.thread, pthread_self()));
+    assert_int_equal(h.closed, 0);
+    fixture_close(&x);
+    assert_true(h.opened == 2 && h.closed == 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two_queues),
-        cmocka_unit_test(test_every_operation),
-        cmocka_unit_test(test_error),
-        cmocka_unit_test(test_open_and_close),
+        cmocka_unit_test(test_two_queues),     cmocka_unit_test(test_every_operation), cmocka_unit_test(test_error),
+        cmocka_unit_test(test_open_and_close), cmocka_unit_test(test_hooks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
