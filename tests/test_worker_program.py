@@ -15,7 +15,7 @@ import pytest
 
 from lib.daemon import Daemon
 from lib.paths import BUILD, program
-from lib.process import wait_until
+from lib.process import is_listening, wait_until
 from lib.worker import check_image, new_qcow2, new_raw, qemu_img, run, start_worker
 
 MIB = 1 << 20
@@ -256,3 +256,31 @@ def test_bases_are_read_through_the_cache(datapath, run_dir, pattern):
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda: daemon.call("cache.show").get("stats", {}).get("channels", 0) > 0
                        and daemon.call("cache.show")["pid"] != pid, 10, "channels of a new service")
+
+
+def start_cache(processes, path):
+    cache = processes.start([program("creedence-cache"), f"--socket={path}", "--budget=256M"])
+    cache.wait_for(lambda: is_listening(path), 10, f"socket {path}")
+    return cache
+
+
+def test_alone_without_the_cache_it_was_told_of(run_dir, pattern, processes):
+    leaf, path = new_qcow2(run_dir / "leaf", SIZE, pattern, "raw"), run_dir / "s"
+    worker = start_worker(processes, path, ("qcow2", leaf), ("raw", pattern), cache_socket=run_dir / "nobody")
+    assert load(path)["mismatches"] == 0
+    assert "no read cache" in worker.output()
+
+
+def test_alone_it_goes_on_without_a_cache_that_died(run_dir, pattern, processes):
+    """What was cached and what was not is read right while the service dies, and after another took its place."""
+    leaf, path, cache_path = new_qcow2(run_dir / "leaf", SIZE, pattern, "raw"), run_dir / "s", run_dir / "cache"
+    cache = start_cache(processes, cache_path)
+    worker = start_worker(processes, path, ("qcow2", leaf), ("raw", pattern), cache_socket=cache_path)
+    front = processes.start([BUILD / "bench" / "vhost-blk-bench", "--socket", path, "--rw", "randread", "--runtime", "4", "--ramp", "0",
+                             "--verify", "--json"])
+    subprocess.run(["sleep", "0.5"], check=True)
+    cache.kill()
+    start_cache(processes, cache_path)
+    assert front.wait(60) == 0, front.output()
+    assert load(path)["mismatches"] == 0
+    assert "no read cache" not in worker.output() and worker.running()

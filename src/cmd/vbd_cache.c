@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A worker without a daemon asks the cache service itself, once, at start. */
+/*
+ * A worker without a daemon asks the cache service itself, once, at start: in the sandbox there is no path to
+ * connect to, and no call for it. When the service dies it reads its base images directly from then on.
+ */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
