@@ -66,7 +66,8 @@ def test_clones_share_what_was_read_once(run_dir, daemon):
 
 
 def test_broken_image_breaks_one_disk_only(run_dir, daemon):
-    """A leaf that ends early (cut behind our back): its guest gets errors, the neighbour and the daemon go on."""
+    """A leaf that is cut behind our back while it is open: what its guest lost reads as zeroes (as with QEMU; who opens the image
+    anew gets errors there), and the neighbour and the daemon go on."""
     good, bad = new_raw(run_dir / "good.raw", 32 * MIB), new_raw(run_dir / "bad.qcow2", 0)
     new_qcow2(bad, 32 * MIB)
     sockets = [daemon.attach("good", ("raw", good), packed=False), daemon.attach("bad", ("qcow2", bad), packed=False)]

@@ -241,6 +241,44 @@ static void bad_entries_hurt_only_their_clusters(void **state)
     unlink(path);
 }
 
+/* Clusters past the end of the file are errors for whoever opens it; a tail that was never written (sparse) is not; and what
+ * is cut off while it is open reads as zeroes: the file may end anywhere in its last cluster, and to look at its length at every
+ * read would buy nothing, since the next write makes it long again. */
+static void files_that_end_early(void **state)
+{
+    (void)state;
+    char path[64];
+    struct disk d;
+    struct stat st;
+    uint8_t buf[65536], zero[65536] = {0};
+    name_make(path);
+    run_ok("qemu-img create -q -f qcow2 %s 64M", path);
+    run_ok("qemu-io -f qcow2 -c 'write -P 100 4M 1M' %s", path); /* data behind the table that says where it is */
+    assert_int_equal(stat(path, &st), 0);
+    uint64_t first = peek64(path, l2_of(path) + 64 * 8) & QCOW2_OFFSET_MASK; /* of the cluster at 4 MiB */
+    assert_true(first > l2_of(path) && first + MiB <= (uint64_t)st.st_size);
+    disk_open(&d, path, &read_only);
+    disk_read(&d, 5 * MiB - sizeof buf, sizeof buf, buf);
+    assert_memory_not_equal(buf, zero, sizeof buf);
+    assert_int_equal(truncate(path, (off_t)(first + 65536 + 4096)), 0); /* into the second of sixteen */
+    disk_read(&d, 5 * MiB - sizeof buf, sizeof buf, buf);
+    assert_memory_equal(buf, zero, sizeof buf);
+    disk_close(&d, true);
+    for (unsigned writing = 0; writing < 2; writing++) {
+        disk_open(&d, path, writing ? &writable : &read_only);
+        disk_read(&d, 4 * MiB, sizeof buf, buf);
+        assert_memory_not_equal(buf, zero, sizeof buf);
+        disk_read(&d, 4 * MiB + 65536, sizeof buf, buf);
+        assert_memory_not_equal(buf, zero, 4096);
+        assert_memory_equal(buf + 4096, zero, sizeof buf - 4096);
+        for (uint64_t at = 4 * MiB + 2 * 65536; at < 5 * MiB; at += 65536)
+            assert_int_equal(disk_io(&d, DISK_READ, 0, at, 4096, buf), -EIO);
+        disk_read(&d, 2 * MiB, sizeof buf, buf);
+        disk_close(&d, true);
+    }
+    unlink(path);
+}
+
 static void bad_l1_entries_are_refused(void **state)
 {
     (void)state;
@@ -581,6 +619,7 @@ int main(void)
         cmocka_unit_test(unknown_features_are_named),
         cmocka_unit_test(short_files_are_refused),
         cmocka_unit_test(bad_entries_hurt_only_their_clusters),
+        cmocka_unit_test(files_that_end_early),
         cmocka_unit_test(bad_l1_entries_are_refused),
         cmocka_unit_test(tables_are_never_written_over),
         cmocka_unit_test(dirty_images_are_made_whole),
