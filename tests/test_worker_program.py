@@ -14,7 +14,7 @@ import subprocess
 import pytest
 
 from lib.daemon import Daemon
-from lib.paths import BUILD, program
+from lib.paths import BUILD, program, system_program
 from lib.process import is_listening, wait_until
 from lib.worker import check_image, new_qcow2, new_raw, qemu_img, run, start_worker
 
@@ -284,3 +284,59 @@ def test_alone_it_goes_on_without_a_cache_that_died(run_dir, pattern, processes)
     assert front.wait(60) == 0, front.output()
     assert load(path)["mismatches"] == 0
     assert "no read cache" not in worker.output() and worker.running()
+
+
+@pytest.mark.slow
+def test_a_chain_of_32_layers(run_dir, pattern, processes):
+    """Every layer has a piece that those below it have differently; written on top, the leaf is what the pattern says."""
+    content, piece, layers = pattern.read_bytes(), run_dir / "piece", []
+    below, kind = run_dir / "layer-31.raw", "raw"
+    below.write_bytes(b"\xff" * (31 * MIB) + content[31 * MIB:])
+    layers.append((kind, below))
+    for index in range(30, -1, -1):
+        image = run_dir / f"layer-{index}"
+        qemu_img("create", "-q", "-f", "qcow2", "-u", "-b", below, "-F", kind, image, SIZE)
+        piece.write_bytes(content[index * MIB:(index + 1) * MIB])
+        hidden = ["-c", f"write -P 238 0 {index * MIB}"] if index % 5 == 4 else []  # by the layers above
+        run(system_program("qemu-io", "qemu-utils"), "-f", "qcow2", *hidden, "-c", f"write -s {piece} {index * MIB} {MIB}", image)
+        layers.insert(0, ("qcow2", image))
+        below, kind = image, "qcow2"
+    assert len(layers) == 32
+    path = run_dir / "s"
+    worker = start_worker(processes, path, *layers, num_queues=2, once=True)
+    done = bench("--socket", path, "--rw", "read", "--bs", "64k", "--runtime", "3", "--ramp", "0", "--verify=full", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["mismatches"] == 0
+    assert worker.wait(10) == 0
+    worker = start_worker(processes, path, *layers, num_queues=2, once=True)
+    assert load(path, "--rw", "randrw", "--queues", "2")["mismatches"] == 0
+    assert worker.wait(10) == 0
+    qemu_img("compare", "-f", "qcow2", "-F", "raw", layers[0][1], pattern)
+    check_image(layers[0][1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["raw", "qcow2", "clone"])
+def test_the_end_of_a_disk_of_16_tib(kind, run_dir, processes):
+    """Written, flushed, and read by another worker; in a clone, the base's own last bytes as well, past 2 TiB."""
+    size, part = (16 << 40) - 4096, 16 * MIB  # the largest file that ext4 can have
+    try:
+        base = new_raw(run_dir / "base", size)
+    except OSError:
+        pytest.skip("no file of 16 TiB can be made here")
+    layers = [("qcow2", new_qcow2(run_dir / "leaf", size))] if kind == "qcow2" else [("raw", base)]
+    path, end = run_dir / "s", ("--offset", size - part, "--size", part)
+
+    def serve(*words):
+        worker = start_worker(processes, path, *layers, once=True)
+        done = bench("--socket", path, *end, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert worker.wait(10) == 0, worker.output()
+
+    serve("--rw", "write", "--bs", "64k", "--verify", "--runtime", "2", "--ramp", "0")
+    if kind == "clone":
+        layers.insert(0, ("qcow2", new_qcow2(run_dir / "leaf", size, base, "raw")))
+    serve("--rw", "read", "--bs", "64k", "--verify=full", "--runtime", "1", "--ramp", "0")
+    serve("--verify-writes", "--model", run_dir / "model", "--runtime", "2")
+    serve("--verify-writes", "--model", run_dir / "model", "--check-only")
+    check_image(layers[0][1], layers[0][0])
