@@ -188,7 +188,7 @@ static int device_option(struct arguments *a, int opt, const char *name, const c
             return errmsg_set(e, EINVAL, "--serial=%s: expected at most %d bytes", text, VBD_SERIAL_BYTES - 1);
         snprintf(d->serial, sizeof d->serial, "%s", text);
         break;
-    default: assert(!"an option without a case");
+    default: assert(false && "an option without a case");
     }
     return ret;
 }
