@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -269,6 +270,9 @@ def test_images_that_do_not_fit_the_configuration(daemon, run_dir):
 # ---- builds ----
 
 
+PROGRAMS = ("creedence", "creedenced", "creedence-vbd", "creedence-cache")
+
+
 @pytest.fixture
 def prefix(run_dir):
     """Both builds "installed": really twice the one under test, so one of them is of the wrong kind."""
@@ -276,8 +280,8 @@ def prefix(run_dir):
     for kind in ("debug", "release"):
         bin_dir = run_dir / "prefix/lib/creedence" / kind / "bin"
         bin_dir.mkdir(parents=True)
-        for name in ("creedence", "creedenced", "creedence-vbd", "creedence-cache"):
-            shutil.copy(program("creedence") if name == "creedence" else "/bin/true", bin_dir / name)
+        for name in PROGRAMS:
+            shutil.copy(program(name), bin_dir / name)
     return run_dir / "prefix", mine
 
 
@@ -296,17 +300,38 @@ def test_switching_builds(prefix):
     installed = lib / "current/bin/creedence"
     status = json.loads(subprocess.check_output([installed, "debug", "status", "--json"], env={**os.environ, "CREEDENCE_SOCKET": "/nowhere"}))
     assert status["directory"] == str(lib) and status["current"] == mine and "problem" in status[other] and "problem" not in status
-    # nothing that is not whole is switched to, and the link stays as it was
-    for damage in ((lib / mine / "bin/creedence-vbd").unlink, lambda: (lib / mine / "bin/creedence-vbd").write_text("no program"),
-                   lambda: (lib / mine / "bin/creedence-vbd").chmod(0o755), lambda: shutil.copy("/bin/false", lib / mine / "bin/creedence")):
-        damage()
-        assert "nothing was switched" in cli("debug", words[mine], "--prefix", prefix, status=1)
-        assert os.readlink(lib / "current") == mine
     (lib / "current").unlink()
     (lib / "current").mkdir()
-    shutil.rmtree(lib / mine / "bin")
-    shutil.copytree(lib / other / "bin", lib / mine / "bin")
     assert "not a symbolic link" in cli("debug", words[mine], "--prefix", prefix, status=1)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_build_is_switched_to_only_when_each_of_its_programs_runs(name, prefix):
+    prefix, mine = prefix
+    word = {"debug": "on", "release": "off"}[mine]
+    lib = prefix / "lib/creedence"
+    cli("debug", word, "--prefix", prefix)
+    path = lib / mine / "bin" / name
+    whole = path.read_bytes()
+
+    def refused(expected):
+        text = cli("debug", word, "--prefix", prefix, status=1)
+        assert "nothing was switched" in text and expected in text and str(path) in text
+        assert os.readlink(lib / "current") == mine
+
+    path.unlink()
+    refused("No such file")
+    path.write_text("no program")
+    refused("not an executable program")
+    path.chmod(0o755)
+    refused("not an executable program")
+    for content, expected in ((Path("/bin/false").read_bytes(), "cannot be run"), (whole[:4096], "cannot be run"),
+                              (Path("/bin/true").read_bytes(), "does not say what it is"),
+                              (program(PROGRAMS[name == PROGRAMS[0]]).read_bytes(), "does not say what it is")):
+        path.write_bytes(content)
+        refused(expected)
+    path.write_bytes(whole)
+    cli("debug", word, "--prefix", prefix)
 
 
 def test_what_runs_is_said(prefix, daemon):

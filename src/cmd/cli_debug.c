@@ -7,8 +7,8 @@
  *     PREFIX/lib/creedence/current -> release          switched here, by renaming over it
  *     PREFIX/bin/creedence -> ../lib/creedence/current/bin/creedence, ...
  *
- * The link is switched only to a directory that was seen to hold all programs and whose `creedence version` says that it
- * is of the kind that is asked for. What runs goes on running: which of it is of the other kind is said.
+ * The link is switched only to a directory that was seen to hold all programs, each of which ran and said (`--version`)
+ * that it is of the kind that is asked for. What runs goes on running: which of it is of the other kind is said.
  */
 #include "cmd/cli_debug.h"
 
@@ -80,16 +80,42 @@ static struct debug_args parse(struct cli *c)
 
 /* ---- Builds ---- */
 
-static int check_program(const char *lib_dir, const char *kind, const char *program, struct errmsg *e)
+static const char *debug_word(const char *kind)
 {
-    char path[PATH_MAX + 64], magic[4] = "";
-    snprintf(path, sizeof path, "%s/%s/bin/%s", lib_dir, kind, program);
+    return strcmp(kind, "debug") == 0 ? "y" : "n";
+}
+
+static int check_executable(const char *path, struct errmsg *e)
+{
+    char magic[4] = "";
     struct stat st;
     if (stat(path, &st) < 0) return errmsg_sys(e, errno, "%s", path);
     autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return errmsg_sys(e, errno, "%s", path);
     if (!S_ISREG(st.st_mode) || access(path, X_OK) < 0 || read(fd, magic, 4) != 4 || memcmp(magic, "\177ELF", 4) != 0)
         return errmsg_set(e, ENOEXEC, "%s: not an executable program", path);
+    return 0;
+}
+
+/* The program runs, and says "NAME VERSION (COMMIT) debug=y|n" with its own name and the kind that it must be of. */
+static int check_program(const char *lib_dir, const char *kind, const char *program, struct errmsg *e)
+{
+    char path[PATH_MAX + 64];
+    snprintf(path, sizeof path, "%s/%s/bin/%s", lib_dir, kind, program);
+    int ret = check_executable(path, e);
+    if (ret < 0) return ret;
+    autofree char *text = NULL;
+    int status = cli_capture((const char *[]){path, "--version", NULL}, VERSION_LIMIT_MS, &text);
+    if (status != 0) return errmsg_set(e, ENOEXEC, "%s --version: cannot be run", path);
+    size_t len = strlen(program);
+    const char *found = strstr(text, " debug=");
+    const char *debug = found ? found + strlen(" debug=") : "";
+    if (strncmp(text, program, len) != 0 || text[len] != ' ' || (*debug != 'y' && *debug != 'n'))
+        return errmsg_set(e, ENOEXEC, "%s --version: does not say what it is", path);
+    if (*debug != *debug_word(kind))
+        return errmsg_set(e, EINVAL,
+                          "%s says debug=%c, expected debug=%s: the builds were installed the wrong way round", path,
+                          *debug, debug_word(kind));
     return 0;
 }
 
@@ -104,7 +130,7 @@ static json_t *check_build(const char *lib_dir, const char *kind, struct errmsg 
     int status = cli_capture((const char *[]){path, "version", "--local", "--json", NULL}, VERSION_LIMIT_MS, &text);
     json_t *version = status == 0 ? json_loads(text, 0, NULL) : NULL;
     const char *debug = json_string_value(json_object_get(version, "debug"));
-    const char *expected = strcmp(kind, "debug") == 0 ? "y" : "n";
+    const char *expected = debug_word(kind);
     if (!debug)
         errmsg_set(e, ENOEXEC, "%s version --json: %s", path,
                    status == 0 ? "does not say what it is" : "cannot be run");
