@@ -70,7 +70,7 @@ def test_every_verb_has_help_with_examples():
     (("image", "create", "x", "1G"), "never guessed"), (("image", "create", "x", "--format", "raw"), "argument is missing"),
     (("image", "create", "x", "1G", "--format", "vmdk"), "raw or qcow2"), (("image", "clone", "a", "b"), "--backing-format"),
     (("image", "info", "x"), "never guessed"), (("image", "check", "x", "--format", "qcow2", "--repair", "some"), "leaks"),
-    (("top", "--delay", "0"), "0.1"), (("top", "-n", "x"), "expected a number"), (("top", "--json"), "disk stats"),
+    (("top", "--delay", "0"), "0.1"), (("top", "-n", "x"), "expected a number"),
     (("completion", "fish"), "bash"), (("debug", "on", "--image", "x"), "--xen")])
 def test_wrong_use_ends_with_2(words, expected):
     assert expected in cli(*words, status=2)
@@ -125,6 +125,16 @@ def test_top(daemon, run_dir):
     daemon.attach("d1", new_raw(run_dir / "leaf.raw"))
     text = daemon.creedence("top", "--batch", "-n", "2", "-d", "0.1").stdout
     assert text.count("DISK") == 2 and text.count("d1 ") == 2 and "read cache" in text
+
+
+def test_top_as_json(daemon, run_dir):
+    daemon.attach("d1", new_raw(run_dir / "leaf.raw"))
+    for words in (("--json",), ("--batch", "--json")):
+        lines = daemon.creedence("top", *words, "-n", "2", "-d", "0.1").stdout.splitlines()
+        looks = [json.loads(line) for line in lines]
+        assert len(looks) == 2 and all(look["seconds"] > 0 and "cache" in look for look in looks)
+        [disk] = looks[1]["disks"]
+        assert disk["name"] == "d1" and disk["state"] == "serving" and disk["writes_per_s"] >= 0
 
 
 def test_top_on_a_terminal(daemon, run_dir):

@@ -189,12 +189,42 @@ static void show(struct screen *s, const struct sample *before, const struct sam
     show_cache(s, before, now, seconds);
 }
 
+static void show_text(const struct sample *before, const struct sample *now)
+{
+    struct screen s = {0};
+    show(&s, before, now);
+}
+
+/* ---- One JSON text a look, on a line of its own ---- */
+
+static json_t *disk_json(json_t *before, json_t *now, double seconds)
+{
+    struct rates r = rates_of(json_object_get(before, "stats"), json_object_get(now, "stats"), seconds);
+    return json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:o, s:I}", "name", cli_string(now, "name"), "state",
+                     cli_string(now, "state"), "front_end", cli_string(now, "front_end"), "reads_per_s", r.reads,
+                     "writes_per_s", r.writes, "read_bytes_per_s", r.read_bytes, "write_bytes_per_s", r.write_bytes,
+                     "hit_percent", r.hit_percent >= 0 ? json_real(r.hit_percent) : json_null(), "latency_ns_mean",
+                     cli_integer(json_object_get(now, "stats"), "latency_ns_mean"));
+}
+
+static void show_json(const struct sample *before, const struct sample *now)
+{
+    double seconds = (double)(now->at_ns - before->at_ns) / 1e9;
+    json_t *disks = json_array(), *d;
+    size_t i;
+    json_array_foreach(now->disks, i, d)
+        json_array_append_new(disks, disk_json(find_by(before->disks, "name", cli_string(d, "name")), d, seconds));
+    json_t *o = json_pack("{s:f, s:o, s:O}", "seconds", seconds, "disks", disks, "cache", now->cache);
+    json_dumpf(o, stdout, JSON_COMPACT);
+    putchar('\n');
+    json_decref(o);
+}
+
 /* ---- Running ---- */
 
 static int run_batch(struct cli *c, uint64_t iterations, double delay_s)
 {
     struct sample before = {0}, now;
-    struct screen s = {0};
     struct errmsg e = {""};
     for (uint64_t i = 0;; i++) {
         if (sample_take(c, &now, &e) < 0) {
@@ -202,8 +232,8 @@ static int run_batch(struct cli *c, uint64_t iterations, double delay_s)
             return cli_fail("%s", e.text);
         }
         if (i) { /* the first sample is only compared with */
-            if (i > 1) puts("");
-            show(&s, &before, &now);
+            if (i > 1 && !c->json) puts("");
+            (c->json ? show_json : show_text)(&before, &now);
             fflush(stdout);
         }
         sample_clear(&before);
@@ -280,8 +310,7 @@ static int top(struct cli *c)
         }
     }
     cli_arguments(c, 0);
-    if (c->json) cli_usage_error(c, "top has no JSON form: `creedence disk stats --json` has the counters");
-    return batch ? run_batch(c, iterations, delay_s) : run_screen(c, iterations, delay_s);
+    return batch || c->json ? run_batch(c, iterations, delay_s) : run_screen(c, iterations, delay_s);
 }
 
 const struct cli_verb cli_top = {
@@ -295,8 +324,11 @@ const struct cli_verb cli_top = {
             "  -n, --iterations N      leave after N of them\n"
             "  --batch                 plain lines instead of a screen\n"
             "\nREAD/s and WRITE/s are requests; HIT % is what of the reads of base layers came from the shared cache;\n"
-            "MEAN us is a request's mean time in the worker since it started.\n"
+            "MEAN us is a request's mean time in the worker since it started. With --json it is like --batch, and each "
+            "look is\n"
+            "one JSON text on a line of its own.\n"
             "\nExamples:\n"
             "  creedence top\n"
-            "  creedence top --batch -n 5 -d 10\n",
+            "  creedence top --batch -n 5 -d 10\n"
+            "  creedence top --json -n 1 | jq '.disks[] | {name, reads_per_s}'\n",
 };

@@ -43,7 +43,7 @@ static void print_usage(FILE *to)
           to);
     for (const struct cli_verb *const *v = cli_verbs; *v; v++)
         fprintf(to, "  %-14s %s\n", (*v)->name, (*v)->summary);
-    fputs("\n`creedence VERB --help` shows a verb's options and examples. All take --json.\n"
+    fputs("\n`creedence VERB --help` shows a verb's options and examples. All but completion take --json.\n"
           "Exit status: 0 done, 1 failed, 2 used wrongly.\n",
           to);
 }
