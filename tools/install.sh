@@ -6,7 +6,8 @@
 #   PREFIX/bin/* -> ../lib/creedence/current/bin/*                         what is on the PATH
 #   PREFIX/share/..., PREFIX/lib/systemd/...                               manuals, completion, units
 #
-# Usage: tools/install.sh BUILD PREFIX [DESTDIR]. An existing `current` link is left as it points.
+# Usage: tools/install.sh BUILD PREFIX [DESTDIR]. An existing `current` link is left as it points. Into the running system
+# (root, no DESTDIR) the unprivileged user of the workers is made, too.
 set -eu
 
 build=$1
@@ -36,3 +37,12 @@ for program in "$home"/release/bin/*; do
     ln -sfn "../lib/creedence/current/bin/$name" "$root/bin/$name"
 done
 echo "Installed below $root: $(cd "$home/release/bin" && echo *) (release and debug; in use: $(readlink "$home/current"))"
+
+[ -z "$destdir" ] || exit 0
+if getent passwd creedence >/dev/null; then
+    echo "Disk workers and the read cache run as the user creedence, which is there."
+elif [ "$(id -u)" = 0 ] && command -v systemd-sysusers >/dev/null && systemd-sysusers "$root/lib/sysusers.d/creedence.conf"; then
+    echo "Made the user creedence, as which disk workers and the read cache run ($prefix/lib/sysusers.d/creedence.conf)."
+else
+    echo "There is no user creedence: until it is made, disk workers and the read cache stay root, without capabilities."
+fi
