@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 
 import pytest
 
@@ -18,7 +19,8 @@ from lib.guests import GUESTS, QemuGuest, UmlGuest
 from lib.worker import check_image, content_sha256, guest_writer, new_qcow2, new_raw, qemu_img, start_worker
 
 MIB = 1 << 20
-KILLS = int(os.environ.get("CREEDENCE_KILLS", "25"))  # 100 and more by hand: minutes each
+KILLS = int(os.environ.get("CREEDENCE_KILLS", "100"))  # of the loops over everything; more by hand
+SHORT_KILLS = max(KILLS // 4, 1)  # of those that look at one property of one program
 SIZE = 256 * MIB
 WRITTEN = 128 * MIB  # the writer's part; the rest stays as the base has it
 pytestmark = [pytest.mark.slow, pytest.mark.timeout_s(900)]
@@ -156,6 +158,54 @@ def test_worker_without_daemon_killed_under_qemu_that_reconnects(run_dir, base, 
     assert content_sha256(leaf, "qcow2", SIZE, run_dir) == inside
 
 
+def victims_of(numbers):
+    """Whom one round kills: mostly one program, now and then two, or all three."""
+    programs = ["worker", "daemon", "cache"]
+    return set(numbers.sample(programs, numbers.choices([1, 2, 3], [8, 1, 1])[0]))
+
+
+def kill_and_wait(daemon, victims):
+    """Kill these programs at once; back when each has a successor. The others must be who they were."""
+    worker, cache = daemon.wait_worker("disk", timeout_s=30), daemon.wait_cache(timeout_s=30)
+    # The daemon first: whom it can still start again does not count as dead with it.
+    if "daemon" in victims:
+        daemon.kill()
+    for name, pid in (("worker", worker), ("cache", cache)):
+        if name in victims:
+            os.kill(pid, signal.SIGKILL)
+    if "daemon" in victims:
+        daemon.start()
+    new_worker = daemon.wait_worker("disk", other_than=worker if "worker" in victims else None, timeout_s=30)
+    new_cache = daemon.wait_cache(other_than=cache if "cache" in victims else None, timeout_s=30)
+    assert "worker" in victims or new_worker == worker, f"the worker did not survive the death of {victims}"
+    assert "cache" in victims or new_cache == cache, f"the cache service did not survive the death of {victims}"
+
+
+@pytest.mark.timeout_s(600)
+def test_random_programs_killed_under_load(run_dir, base, daemon, pause):
+    """Worker, daemon and cache service die in any order, also together; the guest goes on each time."""
+    leaf = new_qcow2(run_dir / "leaf.qcow2", SIZE, base)
+    socket = daemon.attach("disk", ("qcow2", leaf), ("qcow2", base), packed=False)
+    numbers = random.Random(3)
+    killed = Counter()
+    with UmlGuest(run_dir, [socket], files=guest_writer()) as guest:
+        guest.wait_ready()
+        load = Load(guest, reader=True)
+        for number in range(KILLS):
+            pause(0.3)
+            victims = victims_of(numbers)
+            kill_and_wait(daemon, victims)
+            killed.update(victims)
+            if len(victims) == 3 or number % 20 == 19:
+                load.assert_alive()
+        inside, base_sum = end_guest(guest, load)
+    assert KILLS < 20 or min(killed.values()) >= KILLS // 5, killed
+    daemon.call("disk.detach", name="disk")
+    check_image(leaf, leaks_allowed=True)
+    assert content_sha256(leaf, "qcow2", SIZE, run_dir) == inside
+    assert base_sum == tail_sha256(base, run_dir)
+
+
 def test_daemon_killed_under_load(run_dir, base, daemon, pause):
     """Nobody notices; and a worker that dies while there is no daemon is replaced by the next daemon."""
     leaf = new_qcow2(run_dir / "leaf.qcow2", SIZE, base)
@@ -163,7 +213,7 @@ def test_daemon_killed_under_load(run_dir, base, daemon, pause):
     with UmlGuest(run_dir, [socket], files=guest_writer()) as guest:
         guest.wait_ready()
         load = Load(guest, reader=True)
-        for number in range(KILLS):
+        for number in range(SHORT_KILLS):
             pause(0.1)
             before = daemon.worker_pid("disk")
             daemon.kill()
@@ -189,7 +239,7 @@ def test_cache_service_killed_under_load(run_dir, base, daemon, pause):
     with UmlGuest(run_dir, [socket], files=guest_writer()) as guest:
         guest.wait_ready()
         load = Load(guest, reader=True)
-        for number in range(KILLS):
+        for number in range(SHORT_KILLS):
             pause(0.2)
             pid = daemon.wait_cache(timeout_s=30)
             os.kill(pid, signal.SIGKILL)
@@ -206,29 +256,6 @@ def test_cache_service_killed_under_load(run_dir, base, daemon, pause):
     check_image(leaf, leaks_allowed=True)
     assert content_sha256(leaf, "qcow2", SIZE, run_dir) == inside
     assert base_sum == tail_sha256(base, run_dir)
-
-
-def test_all_killed_at_once(run_dir, base, daemon, pause):
-    """Daemon, worker and cache service die together; the next daemon brings everything back under the running guest."""
-    leaf = new_qcow2(run_dir / "leaf.qcow2", SIZE, base)
-    socket = daemon.attach("disk", ("qcow2", leaf), ("qcow2", base), packed=False)
-    with UmlGuest(run_dir, [socket], files=guest_writer()) as guest:
-        guest.wait_ready()
-        load = Load(guest, reader=True)
-        for _ in range(max(KILLS // 10, 1)):
-            pause(0.5)
-            pids = daemon.program_pids()
-            assert len(pids) == 2
-            # The daemon first: whom it can still start again does not count as dead with it.
-            daemon.kill()
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-            daemon.start()
-            daemon.wait_worker("disk", other_than=pids[0])
-            load.assert_alive()
-        inside, _ = end_guest(guest, load)
-    daemon.call("disk.detach", name="disk")
-    assert content_sha256(leaf, "qcow2", SIZE, run_dir) == inside
 
 
 def test_upgrade_under_load(run_dir, daemon, pause):
