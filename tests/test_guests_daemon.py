@@ -91,4 +91,5 @@ def test_demo():
     done = subprocess.run([sys.executable, TOP / "tools" / "demo", "--guests", "2"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout[-6000:]
     assert "Everything was as it must be." in done.stdout
+    assert "(once, for all guests)" in done.stdout, done.stdout[-3000:]
     print(f"{time.monotonic() - started:.0f} s")

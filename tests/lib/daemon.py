@@ -36,11 +36,16 @@ class DiskStats:
 
 
 def private_memory_bytes(pid):
-    """Memory that only this process has."""
+    """Memory that is there for this process only. Not what it maps shared and read-only: a page of the cache that
+    only one worker has touched yet is "private" to /proc, and the cache's all the same."""
     total_kib = 0
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith(("Private_Clean:", "Private_Dirty:")):
-            total_kib += int(line.split()[1])
+    of_others = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):  # ADDRESSES PERMISSIONS ...: the next mapping
+            of_others = words[1] == "r--s"
+        elif words[0] in ("Private_Clean:", "Private_Dirty:") and not of_others:
+            total_kib += int(words[1])
     return total_kib << 10
 
 
