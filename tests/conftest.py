@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the whole-system tests. Every test is bounded in time and leaves no process behind."""
 
+import os
 import signal
 import sys
 import tempfile
@@ -47,9 +48,12 @@ def pytest_runtest_call(item):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """A tool of the system that is not installed skips the test that needs it."""
+    """A tool of the system that is not installed skips the test that needs it; in `make check`, which installs all of
+    them, that would hide whole kinds of guests, so there it fails."""
     outcome = yield
-    if call.excinfo is not None and call.excinfo.errisinstance(MissingProgram) and "is not there" not in str(call.excinfo.value):
+    if os.environ.get("CREEDENCE_CHECK") == "1" or call.excinfo is None:
+        return
+    if call.excinfo.errisinstance(MissingProgram) and "is not there" not in str(call.excinfo.value):
         report = outcome.get_result()
         report.outcome = "skipped"
         report.longrepr = (str(item.path), 0, str(call.excinfo.value))

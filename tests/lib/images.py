@@ -116,18 +116,50 @@ def uml_kernel():
     return kernel, initrd("uml", module_files(versions[-1], ["virtio_blk"]))
 
 
-def _fetch_qemu_kernel(directory):
-    """Download and unpack the package; nothing is installed."""
+def _known_qemu_kernel():
+    """The package of the kernel of the day, as apt's lists name it; None when they do not."""
     shown = subprocess.run(["apt-cache", "depends", QEMU_KERNEL_PACKAGE], capture_output=True, text=True, check=False)
     found = re.search(r"Depends: (linux-image-\S+-cloud-amd64)", shown.stdout)
-    if not found:
-        raise MissingProgram(f"apt knows no package {QEMU_KERNEL_PACKAGE}: run apt-get update")
+    return found and found[1]
+
+
+def _update_lists():
+    """A container image comes without apt's lists; old ones name packages that are no longer there."""
+    done = subprocess.run(["apt-get", "update", "-q"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise MissingProgram(f"the kernel of QEMU guests cannot be fetched; `apt-get update` says: {done.stdout[-1000:]}")
+
+
+def qemu_kernel_package():
+    package = _known_qemu_kernel()
+    if not package:
+        _update_lists()
+        package = _known_qemu_kernel()
+    if not package:
+        raise MissingProgram(f"apt knows no package {QEMU_KERNEL_PACKAGE}")
+    return package
+
+
+def _download(directory):
+    """The package's file, fetched into the directory."""
+    for lists_are_new in (False, True):
+        # apt drops its rights to fetch, which needs a directory that its user can write: it may warn, not fail.
+        done = subprocess.run(["apt-get", "download", "-q", qemu_kernel_package()], cwd=directory, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if done.returncode == 0:
+            [package] = directory.glob("*.deb")
+            return package
+        if not lists_are_new:
+            _update_lists()
+    raise MissingProgram(f"the kernel of QEMU guests cannot be fetched; `apt-get download` says: {done.stdout[-1000:]}")
+
+
+def _fetch_qemu_kernel(directory):
+    """Download and unpack the package; nothing is installed."""
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    # apt drops its rights to fetch, which needs a directory that its user can write: it may warn, not fail.
-    subprocess.run(["apt-get", "download", "-q", found[1]], cwd=partial, check=True, capture_output=True)
-    [package] = partial.glob("*.deb")
+    package = _download(partial)
     subprocess.run(["dpkg-deb", "-x", package, partial], check=True)
     package.unlink()
     [modules] = (partial / "lib" / "modules").iterdir()

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tests' own ground: what is missing is not passed over in silence."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lib import images
+from lib.paths import TOP, MissingProgram
+
+NEEDS_A_PROGRAM = """
+from lib.paths import system_program
+
+def test_it():
+    system_program("no-such-program", "no-such-package")
+"""
+
+
+@pytest.mark.parametrize("in_check,expected", [("0", "1 skipped"), ("1", "1 failed")])
+def test_a_missing_program_fails_a_full_run(in_check, expected, tmp_path):
+    (tmp_path / "test_it.py").write_text(NEEDS_A_PROGRAM)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-rs", "-p", "conftest", "-p", "no:cacheprovider", "test_it.py"],
+                          cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(TOP / "tests"), "CREEDENCE_CHECK": in_check})
+    assert expected in done.stdout and "no-such-package" in done.stdout
+
+
+@pytest.fixture
+def apt(tmp_path, monkeypatch):
+    """An apt whose lists are missing until they are updated; fails to do that when there is a file `offline`."""
+    (tmp_path / "apt-cache").write_text(f"#!/bin/sh\ncat {tmp_path}/lists 2>/dev/null || {{ echo E: no packages found >&2; exit 100; }}\n")
+    (tmp_path / "apt-get").write_text(f"""#!/bin/sh
+echo "$*" >>{tmp_path}/log
+[ ! -e {tmp_path}/offline ] || {{ echo "E: no network"; exit 100; }}
+case $1 in
+update) echo "  Depends: linux-image-6.1.0-9-cloud-amd64" >{tmp_path}/lists ;;
+download) grep -q update {tmp_path}/log || exit 100; : >"$3.deb" ;;
+esac
+""")
+    for name in ("apt-cache", "apt-get"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_missing_package_lists_are_fetched(apt):
+    assert images.qemu_kernel_package() == "linux-image-6.1.0-9-cloud-amd64"
+    assert images.qemu_kernel_package() == "linux-image-6.1.0-9-cloud-amd64"
+    assert (apt / "log").read_text().count("update") == 1
+
+
+def test_stale_package_lists_are_renewed(apt):
+    (apt / "lists").write_text("  Depends: linux-image-6.1.0-8-cloud-amd64\n")
+    (apt / "to").mkdir()
+    assert images._download(apt / "to").name == "linux-image-6.1.0-9-cloud-amd64.deb"
+
+
+def test_no_network_is_said(apt):
+    (apt / "offline").touch()
+    with pytest.raises(MissingProgram, match="no network"):
+        images.qemu_kernel_package()
