@@ -74,7 +74,7 @@ install: release debug ## both builds into PREFIX (/usr/local), `current` pointi
 	@tools/install.sh "$(BUILD)" "$(PREFIX)" "$(DESTDIR)"
 
 clean: ## remove what was built
-	rm -rf $(addprefix $(BUILD)/,release debug asan tsan fuzz)
+	rm -rf $(addprefix $(BUILD)/,release debug asan tsan fuzz install)
 
 distclean: clean ## ... and what was downloaded
 	rm -rf .cache

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout_s(600)]
 
 def run(*words, status=0, **env):
     done = subprocess.run([str(word) for word in words], cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env={**os.environ, "CREEDENCE_SOCKET": "/nowhere", **env}, stdin=subprocess.DEVNULL)
+                          env={**os.environ, "CREEDENCE_SOCKET": "/nowhere", "MAKEFLAGS": "", **env}, stdin=subprocess.DEVNULL)
     assert done.returncode == status, f"{words}: status {done.returncode}\n{done.stdout[-4000:]}"
     return done.stdout
 
@@ -45,10 +45,11 @@ def builds():
     return BUILDS
 
 
-@pytest.fixture
-def destdir(builds, run_dir):
-    run("make", "install", f"BUILD={builds}", f"PREFIX={PREFIX}", f"DESTDIR={run_dir}")
-    return run_dir
+@pytest.fixture(scope="module")
+def destdir(builds, tmp_path_factory):
+    path = tmp_path_factory.mktemp("destdir")
+    run("make", "install", f"BUILD={builds}", f"PREFIX={PREFIX}", f"DESTDIR={path}")
+    return path
 
 
 def files_below(directory):
@@ -106,12 +107,14 @@ def test_what_is_installed_can_be_read(destdir):
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze", path=SYSTEM_PATH), reason="no systemd-analyze on this machine")
-def test_units_are_as_systemd_wants_them(destdir):
+def test_units_are_as_systemd_wants_them(destdir, run_dir):
     root = destdir / PREFIX.relative_to("/")
-    units = sorted((root / "lib/systemd/system").iterdir())
-    for unit in units:
+    units = []
+    for unit in (root / "lib/systemd/system").iterdir():
+        units.append(run_dir / unit.name)
         # systemd looks whether the programs are there
-        unit.write_text(unit.read_text().replace(f"{PREFIX}/bin/", f"{root}/bin/"))
+        units[-1].write_text(unit.read_text().replace(f"{PREFIX}/bin/", f"{root}/bin/"))
+    assert len(units) == 2
     man = ["--man=yes"] if shutil.which("man", path=SYSTEM_PATH) else ["--man=no"]
     text = run(system_program("systemd-analyze", "systemd"), "verify", *man, *units, MANPATH=str(root / "share/man"))
     assert not text.strip(), text
