@@ -118,7 +118,7 @@ static const char usage_text[] =
     "  --user=NAME             become this user once the disk is open\n"
     "  --sandbox=on|try|off    on: refuse to run without (default try)\n"
     "  --print-capabilities    print what vhost-user tools ask for, and exit\n"
-    "  --name=TEXT             what the log calls the disk (default: the image's name)\n"
+    "  --name=TEXT             what the log calls the disk (default: the image's path)\n"
     "  --link-fd=N             take orders from creedenced on this listening socket\n"
     "  --verbose, --version, --help\n"
     "\n"
