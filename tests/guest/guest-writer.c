@@ -192,7 +192,8 @@ static void end_early(int signal)
 
 int main(int argc, char **argv)
 {
-    unsigned seconds = argc > 2 ? (unsigned)atoi(argv[2]) : 0, count = argc > 3 ? (unsigned)atoi(argv[3]) : 8;
+    unsigned seconds = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 0,
+             count = argc > 3 ? (unsigned)strtoul(argv[3], NULL, 10) : 8;
     if (argc < 3 || argc > 5 || count == 0 || count > THREADS_MAX) {
         fprintf(stderr, "usage: guest-writer DEVICE SECONDS [THREADS [BYTES]]\n");
         return 2;
