@@ -23,7 +23,7 @@ KILLS = int(os.environ.get("CREEDENCE_KILLS", "100"))  # of the loops over every
 SHORT_KILLS = max(KILLS // 4, 1)  # of those that look at one property of one program
 SIZE = 256 * MIB
 WRITTEN = 128 * MIB  # the writer's part; the rest stays as the base has it
-pytestmark = [pytest.mark.slow, pytest.mark.timeout_s(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout_s(max(900, 9 * KILLS))]
 
 READ_BASE = (f"while [ ! -f /tmp/stop ]; do dd if=/dev/vda bs=1M skip={WRITTEN // MIB} iflag=direct 2>/tmp/dd | sha256sum >>/tmp/sums; "
              "done & echo $! >/tmp/reader")
@@ -181,7 +181,7 @@ def kill_and_wait(daemon, victims):
     assert "cache" in victims or new_cache == cache, f"the cache service did not survive the death of {victims}"
 
 
-@pytest.mark.timeout_s(600)
+@pytest.mark.timeout_s(max(600, 6 * KILLS))
 def test_random_programs_killed_under_load(run_dir, base, daemon, pause):
     """Worker, daemon and cache service die in any order, also together; the guest goes on each time."""
     leaf = new_qcow2(run_dir / "leaf.qcow2", SIZE, base)
