@@ -109,9 +109,11 @@ void vbd_queue_call(struct vbd_queue *q, void *call_arg);
 void vbd_queue_end(struct vbd_queue *q); /* stop and join the thread */
 
 /* request.c; on the queue's thread. */
-/* Find header, data and status in a popped chain, and let the layers know what comes. False: the chain is so
- * malformed that there is no byte to put a status in; why says. */
+/* Find header, data and status in a popped chain. False: the chain is so malformed that there is no byte to put a
+ * status in; why says. */
 bool vbd_request_parse(struct vbd_request *r, const char **why);
+/* Let the layers know that it is about to be carried out. */
+void vbd_request_hint(const struct vbd_request *r);
 /* Carry it out: complete it at once or hand it to the layers. */
 void vbd_request_run(struct vbd_request *r);
 /* queue.c: a request is over; its status is in the guest's memory. */

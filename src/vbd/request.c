@@ -278,9 +278,13 @@ bool vbd_request_parse(struct vbd_request *r, const char **why)
     r->data = reads ? in : out;
     r->data_count = reads ? in_count : out_count;
     r->data_bytes = reads ? c->in_bytes - 1 : c->out_bytes - sizeof header;
+    return true;
+}
+
+void vbd_request_hint(const struct vbd_request *r)
+{
     if (r->type == VIRTIO_BLK_T_IN && r->sector < UINT64_MAX / DISK_SECTOR_BYTES)
         layer_prefetch(r->queue->top, r->sector * DISK_SECTOR_BYTES);
-    return true;
 }
 
 void vbd_request_run(struct vbd_request *r)
