@@ -201,7 +201,7 @@ static void test_interrupted(void **state)
     image_make(&im, IMAGE_BYTES, 6);
     image_write(&im, 0, im.size_bytes);
     unsigned met[3] = {0};
-    for (unsigned round = 0; round < 12; round++) {
+    for (unsigned round = 0; round < 6; round++) {
         struct cache_service *s = service_make(256 * MIB, NULL);
         struct reader r;
         reader_open(&r, im.path, service_channel(s, im.path));
