@@ -39,6 +39,9 @@ struct vbd_request {
     struct iovec *data; /* the data's entries, within iov, and how many bytes they are */
     unsigned data_count;
     uint64_t data_bytes;
+    /* READ, WRITE of more than a layer takes at once: what is still to be done after the piece at work, and what of the
+     * piece's last entry belongs to the next one. */
+    uint64_t left_bytes, cut_bytes;
     uint8_t range_at; /* DISCARD, WRITE_ZEROES: the range at work, of range_count */
     uint8_t range_count;
     bool flushing;      /* a write through: data are written, the flush is on its way */

@@ -27,7 +27,7 @@ static void finish(struct vbd_request *r, uint8_t status)
     struct vbd_queue *q = r->queue;
     uint32_t written = 1;
     if (status == VIRTIO_BLK_S_OK) {
-        if (r->type == VIRTIO_BLK_T_IN) written += (uint32_t)r->disk.length_bytes;
+        if (r->type == VIRTIO_BLK_T_IN) written += (uint32_t)r->data_bytes;
         if (r->type == VIRTIO_BLK_T_GET_ID) written += VIRTIO_BLK_ID_BYTES;
     } else {
         counter_add(&q->count.errors, 1);
@@ -50,6 +50,7 @@ static void report(struct vbd_request *r, int ret)
 }
 
 static void range_next(struct vbd_request *r);
+static void piece_next(struct vbd_request *r);
 
 static void request_done(struct disk_req *req, int ret)
 {
@@ -58,6 +59,10 @@ static void request_done(struct disk_req *req, int ret)
     if (ret < 0) {
         if (ret != -EOPNOTSUPP) report(r, ret);
         finish(r, status_of(ret));
+        return;
+    }
+    if (r->left_bytes) {
+        piece_next(r);
         return;
     }
     if (r->range_at + 1u < r->range_count) {
@@ -103,20 +108,57 @@ static bool segments_valid(const struct vbd_config *c, const struct iovec *iov, 
     return true;
 }
 
+/* Submit the next piece: the entries at r->disk.iov on, as many as make up its bytes. The last of them is cut in place (the
+ * entries are ours) and continued by piece_next(). */
+static void piece_submit(struct vbd_request *r, uint64_t offset_bytes)
+{
+    uint64_t bytes = min_u64(r->left_bytes, DISK_REQUEST_MAX_BYTES), have = 0;
+    struct iovec *iov = r->data;
+    unsigned count = 0;
+    while (have < bytes)
+        have += iov[count++].iov_len;
+    r->left_bytes -= bytes;
+    r->cut_bytes = have - bytes;
+    iov[count - 1].iov_len -= r->cut_bytes;
+    r->disk.iov = iov;
+    r->disk.iov_count = count;
+    submit(r, r->type == VIRTIO_BLK_T_IN ? DISK_READ : DISK_WRITE, offset_bytes, bytes);
+}
+
+static void piece_next(struct vbd_request *r)
+{
+    unsigned whole = r->disk.iov_count - (r->cut_bytes ? 1 : 0);
+    r->data += whole;
+    r->data_count -= whole;
+    if (r->cut_bytes) {
+        r->data->iov_base = (char *)r->data->iov_base + r->data->iov_len;
+        r->data->iov_len = r->cut_bytes;
+    }
+    piece_submit(r, r->disk.offset_bytes + r->disk.length_bytes);
+}
+
+static void begin_pieces(struct vbd_request *r, uint64_t offset_bytes)
+{
+    r->left_bytes = r->data_bytes;
+    piece_submit(r, offset_bytes);
+}
+
 static void begin_read(struct vbd_request *r)
 {
     struct vbd_queue *q = r->queue;
     uint64_t offset_bytes, bytes = r->data_bytes;
-    if (bytes > DISK_REQUEST_MAX_BYTES || !range_valid(q, r->sector, bytes, &offset_bytes) ||
-        !segments_valid(&q->vbd->config, r->data, r->data_count)) {
+    if (!range_valid(q, r->sector, bytes, &offset_bytes) || !segments_valid(&q->vbd->config, r->data, r->data_count)) {
         finish(r, VIRTIO_BLK_S_IOERR);
         return;
     }
     counter_add(&q->count.reads, 1);
     counter_add(&q->count.read_bytes, bytes);
     if (bytes == 0) {
-        r->disk.length_bytes = 0;
         finish(r, VIRTIO_BLK_S_OK);
+        return;
+    }
+    if (bytes > DISK_REQUEST_MAX_BYTES) {
+        begin_pieces(r, offset_bytes);
         return;
     }
     r->disk.iov = r->data;
@@ -138,8 +180,8 @@ static void begin_write(struct vbd_request *r)
 {
     struct vbd_queue *q = r->queue;
     uint64_t offset_bytes, bytes = r->data_bytes;
-    if (q->vbd->config.read_only || bytes > DISK_REQUEST_MAX_BYTES ||
-        !range_valid(q, r->sector, bytes, &offset_bytes) || !segments_valid(&q->vbd->config, r->data, r->data_count)) {
+    if (q->vbd->config.read_only || !range_valid(q, r->sector, bytes, &offset_bytes) ||
+        !segments_valid(&q->vbd->config, r->data, r->data_count)) {
         finish(r, VIRTIO_BLK_S_IOERR);
         return;
     }
@@ -147,6 +189,10 @@ static void begin_write(struct vbd_request *r)
     counter_add(&q->count.write_bytes, bytes);
     if (bytes == 0) {
         finish(r, VIRTIO_BLK_S_OK);
+        return;
+    }
+    if (bytes > DISK_REQUEST_MAX_BYTES) {
+        begin_pieces(r, offset_bytes);
         return;
     }
     r->disk.iov = r->data;
@@ -258,6 +304,7 @@ bool vbd_request_parse(struct vbd_request *r, const char **why)
     struct virtio_blk_header header;
 
     r->range_at = r->range_count = 0;
+    r->left_bytes = 0;
     r->flushing = false;
     r->disk.flags = 0;
     if (c->out_bytes < sizeof header) {

@@ -22,7 +22,7 @@
 #include "vbd/virtio_blk.h"
 
 #define DISK_BYTES (4u << 20)
-#define MEMORY_BYTES (8u << 20)
+#define MEMORY_BYTES (64u << 20) /* little of it is touched */
 #define GUEST_BASE UINT64_C(0x100000000)
 #define RING_AT 0u
 #define INDIRECT_AT (1u << 20)
@@ -34,12 +34,12 @@
 
 struct memory_disk {
     struct layer layer;
-    uint8_t bytes[DISK_BYTES];
     _Atomic int fail_with; /* every request, while not 0 */
     _Atomic bool hold;     /* keep requests until it is cleared */
     char log[64];          /* ops in order: r w f d z Z(unmap) */
     _Atomic unsigned logged;
     _Atomic unsigned asked, ran; /* what a thread sanitizer cannot see: both sides meet in the ring, mapped twice */
+    uint8_t bytes[];
 };
 
 struct memory_chan {
@@ -78,6 +78,10 @@ static void memory_run(struct engine_task *t)
         d->log[at] = r->op == DISK_WRITE_ZEROES && (r->flags & DISK_REQ_UNMAP) ? 'Z' : letter[r->op];
         atomic_store(&d->logged, at + 1);
     }
+    if (r->op == DISK_READ || r->op == DISK_WRITE) {
+        assert_true(r->length_bytes <= DISK_REQUEST_MAX_BYTES);
+        assert_int_equal(iov_bytes(r->iov, r->iov_count), r->length_bytes);
+    }
     if (!fail) {
         uint8_t *p = d->bytes + r->offset_bytes;
         if (r->op == DISK_READ) iov_copy_to(r->iov, r->iov_count, 0, p, r->length_bytes);
@@ -103,6 +107,7 @@ static const struct layer_ops memory_ops = {
 struct rig {
     bool packed;
     struct memory_disk *disk;
+    uint64_t disk_bytes; /* 0: DISK_BYTES */
     struct layer_chan *chan;
     struct vbd *vbd;
     struct vbd_kept kept;
@@ -201,9 +206,10 @@ static void rig_open(struct rig *g, const struct vbd_config *c)
     struct errmsg e;
     struct vbd_chains chains = {chains_open, chains_close, chains_call, g};
     g->kept = (struct vbd_kept){0};
-    g->disk = calloc(1, sizeof *g->disk);
+    uint64_t bytes = g->disk_bytes ? g->disk_bytes : DISK_BYTES;
+    g->disk = calloc(1, sizeof *g->disk + bytes);
     assert_non_null(g->disk);
-    g->disk->layer = (struct layer){.ops = &memory_ops, .name = "memory", .writable = true, .size_bytes = DISK_BYTES};
+    g->disk->layer = (struct layer){.ops = &memory_ops, .name = "memory", .writable = true, .size_bytes = bytes};
     g->memory_fd = memfd_create("test-guest", MFD_CLOEXEC);
     assert_int_equal(ftruncate(g->memory_fd, MEMORY_BYTES), 0);
     g->memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, g->memory_fd, 0);
@@ -451,6 +457,65 @@ static void test_write_through(struct rig *g)
     rig_close(g);
 }
 
+/* A chain that reads or writes `bytes` at disk offset 0, in data buffers of odd lengths. */
+static uint8_t ask_large(struct rig *g, uint32_t type, uint32_t bytes, uint32_t *written)
+{
+    uint64_t at = GUEST_BASE + DATA_AT, one = 1;
+    bool in = type == VIRTIO_BLK_T_IN;
+    struct virtio_blk_header h = {.type = le32_make(type)};
+    struct driver_sim_buf buf[16] = {{{at}, sizeof h, false}};
+    unsigned n = 1;
+    uint64_t token;
+    memcpy(g->memory + DATA_AT, &h, sizeof h);
+    at += sizeof h;
+    for (uint32_t left = bytes, piece = 5000001; left; left -= piece, at += piece) {
+        piece = left < piece ? left : piece;
+        buf[n++] = (struct driver_sim_buf){{at}, piece, in};
+    }
+    buf[n++] = (struct driver_sim_buf){{at}, 1, true};
+    assert_true(driver_sim_add(g->driver, buf, n, true, 7));
+    atomic_fetch_add(&g->disk->asked, 1);
+    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
+    token = wait_any(g, written);
+    assert_int_equal(token, 7);
+    return g->memory[DATA_AT + sizeof h + bytes];
+}
+
+static void fill_words(uint8_t *p, uint32_t bytes)
+{
+    for (uint32_t i = 0; i < bytes / 4; i++)
+        memcpy(p + i * 4u, &i, sizeof i);
+}
+
+/* Nothing that the driver was told forbids a request larger than the layers take: it is carried out in pieces. */
+static void test_large_requests(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    const uint32_t bytes = 48u << 20;
+    uint32_t written;
+    c.write_through = true;
+    g->disk_bytes = bytes;
+    rig_open(g, &c);
+    uint8_t *data = g->memory + DATA_AT + sizeof(struct virtio_blk_header);
+    fill_words(data, bytes);
+    assert_int_equal(ask_large(g, VIRTIO_BLK_T_OUT, bytes, &written), VIRTIO_BLK_S_OK);
+    assert_int_equal(written, 1);
+    assert_memory_equal(g->disk->bytes, data, bytes);
+    memset(data, 0, bytes);
+    assert_int_equal(ask_large(g, VIRTIO_BLK_T_IN, bytes, &written), VIRTIO_BLK_S_OK);
+    assert_int_equal(written, bytes + 1);
+    assert_memory_equal(g->disk->bytes, data, bytes);
+    assert_string_equal(g->disk->log, "wwfrr"); /* one flush, after the last piece */
+    atomic_store(&g->disk->fail_with, -EIO);
+    assert_int_equal(ask_large(g, VIRTIO_BLK_T_OUT, bytes, &written), VIRTIO_BLK_S_IOERR);
+    assert_string_equal(g->disk->log, "wwfrrw"); /* no piece after one that failed */
+    atomic_store(&g->disk->fail_with, 0);
+    assert_int_equal(ask_large(g, VIRTIO_BLK_T_IN, DISK_REQUEST_MAX_BYTES, &written), VIRTIO_BLK_S_OK);
+    assert_int_equal(ask_large(g, VIRTIO_BLK_T_IN, DISK_REQUEST_MAX_BYTES + 512, &written), VIRTIO_BLK_S_OK);
+    assert_string_equal(g->disk->log, "wwfrrwrrr");
+    rig_close(g);
+}
+
 static void test_error_of_one_request(struct rig *g)
 {
     struct vbd_config c = config_default(g);
@@ -632,6 +697,7 @@ BOTH_RINGS(test_refusals)
 BOTH_RINGS(test_read_only_and_4096)
 BOTH_RINGS(test_id_flush_ranges)
 BOTH_RINGS(test_write_through)
+BOTH_RINGS(test_large_requests)
 BOTH_RINGS(test_error_of_one_request)
 BOTH_RINGS(test_malformed_breaks_device)
 BOTH_RINGS(test_drain)
@@ -643,10 +709,18 @@ int main(void)
 {
 #define BOTH(name) cmocka_unit_test(name##_split), cmocka_unit_test(name##_packed)
     const struct CMUnitTest tests[] = {
-        BOTH(test_read_write_framings),     BOTH(test_refusals),       BOTH(test_read_only_and_4096),
-        BOTH(test_id_flush_ranges),         BOTH(test_write_through),  BOTH(test_error_of_one_request),
-        BOTH(test_malformed_breaks_device), BOTH(test_drain),          BOTH(test_config_space_and_resize),
-        BOTH(test_many_in_flight),          BOTH(test_config_refused),
+        BOTH(test_read_write_framings),
+        BOTH(test_refusals),
+        BOTH(test_read_only_and_4096),
+        BOTH(test_id_flush_ranges),
+        BOTH(test_write_through),
+        BOTH(test_error_of_one_request),
+        BOTH(test_large_requests),
+        BOTH(test_malformed_breaks_device),
+        BOTH(test_drain),
+        BOTH(test_config_space_and_resize),
+        BOTH(test_many_in_flight),
+        BOTH(test_config_refused),
     };
     guest_memory_init();
     return cmocka_run_group_tests(tests, NULL, NULL);
