@@ -7,6 +7,7 @@
  * input: flags, size - 1, base (4 bytes), iov_max - 1, then commands (enum command, a byte) and their
  * operands. Whatever comes, popped buffers lie in guest memory and ids are below the size and not in use.
  */
+#include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,7 +93,9 @@ static void pop(struct device *v)
     struct virtq_chain c;
     struct iovec iov[256];
     int ret = virtq_pop(v->q, &c, iov, v->iov_max);
-    check((ret < 0) == (virtq_broken(v->q) != NULL));
+    check((ret == -EPROTO) == (virtq_broken(v->q) != NULL));
+    check(ret >= 0 || ret == -EPROTO || ret == -E2BIG);
+    if (ret == -E2BIG) virtq_break(v->q, "a chain of more buffers than there is room for");
     if (ret != 1) return;
     check(c.id < v->setup.size && !v->is_held[c.id] && c.out_count + c.in_count <= v->iov_max);
     uint64_t bytes = 0;

@@ -153,11 +153,12 @@ void *guest_map_at_user(const struct guest_map *m, uint64_t user_addr, uint64_t 
 int guest_map_iov(const struct guest_map *m, struct gpa addr, uint64_t length_bytes, struct iovec *iov, unsigned max)
 {
     if (length_bytes == 0) return 0;
-    if (length_bytes > UINT64_MAX - addr.v) return -1;
+    if (length_bytes > UINT64_MAX - addr.v) return -EFAULT;
     unsigned n = 0;
-    for (const struct guest_region *r = guest_map_find(m, addr); r && n < max; r++) {
+    const struct guest_region *r = guest_map_find(m, addr);
+    for (; r && n < max; r++) {
         /* The next region in the array continues this one only where it starts at the very next byte. */
-        if (r == m->region + m->count || addr.v < r->guest_addr.v) return -1;
+        if (r == m->region + m->count || addr.v < r->guest_addr.v) return -EFAULT;
         uint64_t offset = addr.v - r->guest_addr.v;
         uint64_t take = min_u64(length_bytes, r->size_bytes - offset);
         iov[n++] = (struct iovec){r->host + offset, take};
@@ -165,7 +166,7 @@ int guest_map_iov(const struct guest_map *m, struct gpa addr, uint64_t length_by
         if (length_bytes == 0) return (int)n;
         addr.v += take;
     }
-    return -1;
+    return r ? -E2BIG : -EFAULT;
 }
 
 bool guest_map_truncated(const struct guest_map *m)

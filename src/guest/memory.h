@@ -73,7 +73,7 @@ void *guest_map_at(const struct guest_map *m, struct gpa addr, uint64_t length_b
 void *guest_map_at_user(const struct guest_map *m, uint64_t user_addr, uint64_t length_bytes);
 
 /* [addr, addr + length) as up to max entries, one per region that it runs through (adjacent regions
- * may continue one another). Returns the count, or -1 when any byte is outside or max too few. */
+ * may continue one another). Returns the count; -EFAULT: a byte is outside; -E2BIG: max entries are too few. */
 int guest_map_iov(const struct guest_map *m, struct gpa addr, uint64_t length_bytes, struct iovec *iov, unsigned max);
 
 /* True once any of its mappings lost pages under us (SIGBUS was taken). */

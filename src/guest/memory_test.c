@@ -102,11 +102,11 @@ static void test_lookup_edges(void **state)
     assert_int_equal(iov[0].iov_len, 10);
     assert_ptr_equal(iov[1].iov_base, mid);
     assert_int_equal(iov[1].iov_len, 10);
-    assert_int_equal(guest_map_iov(m, (struct gpa){MIB - 10}, 20, iov, 1), -1);
+    assert_int_equal(guest_map_iov(m, (struct gpa){MIB - 10}, 20, iov, 1), -E2BIG);
     assert_int_equal(guest_map_iov(m, (struct gpa){0}, 2 * MIB, iov, 3), 2);
-    assert_int_equal(guest_map_iov(m, (struct gpa){0}, 2 * MIB + 1, iov, 3), -1); /* into a hole */
-    assert_int_equal(guest_map_iov(m, (struct gpa){5 * MIB - 1}, 2, iov, 3), -1); /* past the last */
-    assert_int_equal(guest_map_iov(m, (struct gpa){4 * MIB}, UINT64_MAX, iov, 3), -1);
+    assert_int_equal(guest_map_iov(m, (struct gpa){0}, 2 * MIB + 1, iov, 3), -EFAULT); /* into a hole */
+    assert_int_equal(guest_map_iov(m, (struct gpa){5 * MIB - 1}, 2, iov, 3), -EFAULT); /* past the last */
+    assert_int_equal(guest_map_iov(m, (struct gpa){4 * MIB}, UINT64_MAX, iov, 3), -EFAULT);
     assert_int_equal(guest_map_iov(m, (struct gpa){4 * MIB}, 0, iov, 0), 0);
     assert_false(guest_map_truncated(m));
 
@@ -125,7 +125,7 @@ static void test_empty_map(void **state)
     assert_int_equal(guest_map_new(&m, NULL, NULL, 0, NULL, NULL), 0);
     assert_null(guest_map_at(m, (struct gpa){0}, 0));
     assert_null(guest_map_at_user(m, 0, 1));
-    assert_int_equal(guest_map_iov(m, (struct gpa){0}, 1, iov, 1), -1);
+    assert_int_equal(guest_map_iov(m, (struct gpa){0}, 1, iov, 1), -EFAULT);
     guest_map_unref(m);
 }
 

@@ -220,14 +220,16 @@ const char *virtq_broken(const struct virtq *q)
 int virtq_walk_far(struct virtq *q, struct chain_walk *w, struct gpa addr, uint32_t length)
 {
     if (length == 0) return virtq_broke(q, "a descriptor of no length");
-    if (w->count == w->iov_max) return virtq_broke(q, "a chain of more buffers than the device takes");
+    if (w->count == w->iov_max) return -E2BIG;
     void *host = guest_lookup_at(&q->hot, q->map, addr, length);
     if (host) {
         w->iov[w->count++] = (struct iovec){host, length};
         return 0;
     }
     int n = guest_map_iov(q->map, addr, length, w->iov + w->count, w->iov_max - w->count);
-    if (n < 0) return virtq_broke(q, "a buffer outside the guest's memory, or in more pieces than the device takes");
+    if (n == -E2BIG) return n;
+    if (n < 0) return virtq_broke(q, "a buffer outside the guest's memory");
     w->count += (unsigned)n;
+    w->split_count += (unsigned)n - 1;
     return 0;
 }

@@ -64,6 +64,8 @@ struct virtq_chain {
     uint16_t slots;     /* ring slots it takes (packed) */
     unsigned out_count; /* entries that the device reads */
     unsigned in_count;  /* entries that the device writes */
+    /* Entries more than the driver made buffers: those that lie in several regions. */
+    unsigned split_count;
     uint64_t out_bytes;
     uint64_t in_bytes;
 };
@@ -85,8 +87,9 @@ void virtq_free(struct virtq *q);
 void virtq_set_map(struct virtq *q, struct guest_map *map);
 
 /*
- * Take the next chain. iov has room for iov_max entries (a chain needing more breaks the queue).
- * 1: popped; 0: none; -EPROTO: broken now, or already (virtq_broken() says why).
+ * Take the next chain. iov has room for iov_max entries.
+ * 1: popped; 0: none; -EPROTO: broken now, or already (virtq_broken() says why); -E2BIG: the chain needs more
+ * entries than there is room for, and is still the next: pop it with more room, or break the queue.
  */
 int virtq_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigned iov_max);
 

@@ -89,7 +89,7 @@ struct virtq {
 /* The walk along one chain: what it has so far and where to put more. */
 struct chain_walk {
     struct iovec *iov;
-    unsigned iov_max, count, out_count;
+    unsigned iov_max, count, out_count, split_count;
     uint64_t bytes, out_bytes;
     bool writing; /* a device-writable buffer came: no readable one may follow */
 };
@@ -97,7 +97,7 @@ struct chain_walk {
 int virtq_walk_far(struct virtq *q, struct chain_walk *w, struct gpa addr, uint32_t length);
 __attribute__((cold)) int virtq_broke(struct virtq *q, const char *why); /* virtq_break, and -EPROTO */
 
-/* Add one buffer. 0 or -EPROTO with the queue broken. */
+/* Add one buffer. 0; -EPROTO with the queue broken; -E2BIG: no room for it. */
 static inline int virtq_walk_add(struct virtq *q, struct chain_walk *w, const struct ring_desc *d)
 {
     if (d->flags & DESC_F_WRITE) {
@@ -127,6 +127,7 @@ static inline int virtq_walk_end(struct virtq *q, struct chain_walk *w, struct v
     }
     c->out_count = w->out_count;
     c->in_count = w->count - w->out_count;
+    c->split_count = w->split_count;
     c->out_bytes = w->out_bytes;
     c->in_bytes = w->bytes - w->out_bytes;
     return 0;

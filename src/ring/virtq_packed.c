@@ -166,7 +166,8 @@ static int walk_indirect(struct virtq *q, struct chain_walk *w, const struct rin
     for (unsigned i = 0; i < d->length / DESC_BYTES; i++) {
         struct ring_desc inner = packed_desc_copy(table + (size_t)i * DESC_BYTES);
         if (inner.flags & DESC_F_INDIRECT) return virtq_broke(q, "an indirect descriptor inside an indirect table");
-        if (virtq_walk_add(q, w, &inner)) return -EPROTO;
+        int ret = virtq_walk_add(q, w, &inner);
+        if (ret) return ret;
     }
     return 0;
 }
@@ -208,7 +209,8 @@ static int walk_ring(struct virtq *q, struct chain_walk *w, struct taking *t)
         struct ring_desc d = packed_desc_copy(slot(p, at));
         bool more = d.flags & DESC_F_NEXT;
         take_entry(p, t, &d);
-        if (unlikely(walk_one(q, w, &d, t->slots == 1 && !more))) return -EPROTO;
+        int ret = walk_one(q, w, &d, t->slots == 1 && !more);
+        if (unlikely(ret)) return ret;
         if (!more) return 0;
         advance(q, &at, &wrap, 1);
     }
@@ -246,7 +248,9 @@ int packed_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsign
     if (!packed_has_work(q)) return 0;
     struct chain_walk w = {.iov = iov, .iov_max = iov_max};
     struct taking t = {.entry = p->free_head};
-    if (unlikely(walk_ring(q, &w, &t) || virtq_walk_end(q, &w, c))) return -EPROTO;
+    int ret = walk_ring(q, &w, &t);
+    if (likely(ret == 0)) ret = virtq_walk_end(q, &w, c);
+    if (unlikely(ret)) return ret;
     if (unlikely(bitmap_test(p->ids, t.id))) return virtq_broke(q, "a buffer id was made available while in flight");
     c->id = p->free_head;
     c->slots = (uint16_t)t.slots;
@@ -267,9 +271,11 @@ int packed_resume(struct virtq *q, uint16_t entry, struct virtq_chain *c, struct
         /* The ring's own slots may be overwritten: the table has the copies. */
         const volatile struct inflight_packed_desc *from = &p->table->desc[entry];
         struct ring_desc d = {.addr = from->addr, .length = from->len, .flags = from->flags};
-        if (walk_one(q, &w, &d, c->slots == 1)) return -EPROTO;
+        int ret = walk_one(q, &w, &d, c->slots == 1);
+        if (ret) return ret;
     }
-    if (virtq_walk_end(q, &w, c)) return -EPROTO;
+    int ret = virtq_walk_end(q, &w, c);
+    if (ret) return ret;
     q->in_flight++;
     return 1;
 }

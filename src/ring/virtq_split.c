@@ -74,14 +74,15 @@ void split_free(struct virtq *q)
     free(q->split.state);
 }
 
-/* Follow next through a table of `limit` descriptors. 0: the chain ends; 1: at an indirect descriptor, in *d; -EPROTO. */
+/* Follow next through a table of `limit` descriptors. 0: the chain ends; 1: at an indirect descriptor, in *d; or -errno. */
 static inline int follow(struct virtq *q, const char *table, unsigned limit, unsigned at, struct chain_walk *w,
                          struct ring_desc *d)
 {
     for (unsigned left = limit; left > 0; left--) {
         *d = split_desc_copy(table + (size_t)at * DESC_BYTES);
         if (unlikely(d->flags & DESC_F_INDIRECT)) return 1;
-        if (unlikely(virtq_walk_add(q, w, d))) return -EPROTO;
+        int ret = virtq_walk_add(q, w, d);
+        if (unlikely(ret)) return ret;
         if (!(d->flags & DESC_F_NEXT)) return 0;
         at = d->next_or_id;
         if (unlikely(at >= limit)) return virtq_broke(q, "a descriptor whose next is past the table's end");
@@ -112,7 +113,9 @@ static inline int walk(struct virtq *q, uint16_t head, struct chain_walk *w)
 static int take(struct virtq *q, uint16_t head, struct virtq_chain *c, struct iovec *iov, unsigned iov_max)
 {
     struct chain_walk w = {.iov = iov, .iov_max = iov_max};
-    if (unlikely(walk(q, head, &w) || virtq_walk_end(q, &w, c))) return -EPROTO;
+    int ret = walk(q, head, &w);
+    if (likely(ret == 0)) ret = virtq_walk_end(q, &w, c);
+    if (unlikely(ret)) return ret;
     c->id = head;
     c->slots = 1;
     q->in_flight++;
@@ -158,7 +161,8 @@ int split_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigne
     uint16_t head = s->heads[s->heads_at];
     if (unlikely(head >= q->size)) return virtq_broke(q, "an available head past the descriptor table's end");
     if (unlikely(s->state[head] != SPLIT_FREE)) return virtq_broke(q, "a head was made available while in flight");
-    if (unlikely(take(q, head, c, iov, iov_max) < 0)) return -EPROTO;
+    int ret = take(q, head, c, iov, iov_max);
+    if (unlikely(ret < 0)) return ret;
     s->state[head] = SPLIT_POPPED;
     if (s->table) inflight_split_mark(s->table, head, q->counter++);
     if (++s->heads_at < s->heads_count && likely(s->heads[s->heads_at] < q->size))

@@ -84,6 +84,30 @@ static void sample(struct vbd_queue *q, struct vbd_request *r)
     r->start_ns = clock_now_ns();
 }
 
+/* A request of more buffers than the driver was told to make gets an error of its own, not the device: they are looked at for
+ * its status only. 1: popped and over; -EPROTO. */
+static int pop_too_long(struct vbd_queue *q, struct vbd_request *r)
+{
+    const char *why = NULL;
+    int ret = virtq_pop(q->vq, &r->chain, q->long_iov, DISK_IOV_MAX);
+    if (ret == -E2BIG) why = "a request of more buffers than the device takes";
+    if (ret < 0) {
+        if (why) virtq_break(q->vq, why);
+        return -EPROTO;
+    }
+    if (ret == 0) return 0;
+    q->free = r->next_free;
+    q->in_flight++;
+    r->start_ns = 0;
+    if (vbd_request_parse(r, q->long_iov, &why)) {
+        vbd_request_refuse(r);
+        return 1;
+    }
+    vbd_queue_finish(q, r, 0);
+    virtq_break(q->vq, why);
+    return -EPROTO;
+}
+
 /* Pop up to max requests and let the layers know what comes. Returns how many; a queue that turns out broken gives
  * none after that. */
 static unsigned pop(struct vbd_queue *q, struct vbd_request **popped, unsigned max)
@@ -93,6 +117,10 @@ static unsigned pop(struct vbd_queue *q, struct vbd_request **popped, unsigned m
         struct vbd_request *r = q->free;
         const char *why;
         int ret = virtq_pop(q->vq, &r->chain, r->iov, q->iov_max);
+        if (ret == -E2BIG) {
+            ret = pop_too_long(q, r);
+            if (ret > 0) continue;
+        }
         if (ret == 0) break;
         if (ret < 0) {
             break_device(q, virtq_broken(q->vq));
@@ -101,7 +129,7 @@ static unsigned pop(struct vbd_queue *q, struct vbd_request **popped, unsigned m
         q->free = r->next_free;
         q->in_flight++;
         sample(q, r);
-        if (!vbd_request_parse(r, &why)) {
+        if (!vbd_request_parse(r, r->iov, &why)) {
             vbd_queue_finish(q, r, 0);
             break_device(q, why);
             break;
@@ -341,6 +369,8 @@ static void release(struct vbd_queue *q)
     virtq_free(q->vq);
     guest_map_unref(q->map);
     free(q->requests);
+    free(q->long_iov);
+    q->long_iov = NULL;
     q->vq = NULL;
     q->map = NULL;
     q->requests = NULL;
@@ -364,12 +394,13 @@ static int start(struct vbd_queue *q, const struct guest_queue *setup, struct gu
     q->iov_max = (unsigned)max_u64(config->seg_max + 18, VBD_DISCARD_SEGMENTS + 2);
     q->request_bytes = align_up(sizeof(struct vbd_request) + q->iov_max * sizeof(struct iovec), 64);
     q->requests = calloc(setup->setup.size, q->request_bytes);
-    if (q->requests && setup->kick_fd >= 0) {
+    q->long_iov = malloc(DISK_IOV_MAX * sizeof q->long_iov[0]);
+    if (q->requests && q->long_iov && setup->kick_fd >= 0) {
         q->kick_watch = (struct engine_watch){.fd = setup->kick_fd, .ready = wake_ready};
         ret = engine_watch(q->engine, &q->kick_watch);
         if (ret == 0) q->kick_fd = setup->kick_fd;
     }
-    if (!q->requests) ret = -ENOMEM;
+    if (!q->requests || !q->long_iov) ret = -ENOMEM;
     if (ret < 0) {
         release(q);
         return ret;

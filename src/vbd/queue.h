@@ -71,6 +71,7 @@ struct vbd_queue {
     size_t request_bytes;
     struct vbd_request *free; /* last used first: few are ever touched */
     unsigned iov_max;
+    struct iovec *long_iov; /* DISK_IOV_MAX entries, for requests of more buffers than the driver was told to make */
     unsigned in_flight;
     bool unpublished;
     uint32_t sample_countdown;
@@ -95,6 +96,7 @@ struct vbd {
     struct guest_device_ops ops;
     _Atomic uint64_t capacity_bytes;
     _Atomic bool write_through;
+    _Atomic uint32_t size_max_bytes; /* 0: none, or the driver did not agree to it */
     _Atomic uint64_t poll_ns;
     _Atomic(const char *) broken_why;
     _Atomic uint64_t broken_queues; /* one bit each; taken out by vbd_broken_take() */
@@ -112,9 +114,11 @@ void vbd_queue_call(struct vbd_queue *q, void *call_arg);
 void vbd_queue_end(struct vbd_queue *q); /* stop and join the thread */
 
 /* request.c; on the queue's thread. */
-/* Find header, data and status in a popped chain. False: the chain is so malformed that there is no byte to put a
- * status in; why says. */
-bool vbd_request_parse(struct vbd_request *r, const char **why);
+/* Find header, data and status in a popped chain of these entries: r->iov, but for a request that is to be refused. False: the
+ * chain is so malformed that there is no byte to put a status in; why says. */
+bool vbd_request_parse(struct vbd_request *r, struct iovec *iov, const char **why);
+/* Nothing of it is carried out: an I/O error. */
+void vbd_request_refuse(struct vbd_request *r);
 /* Let the layers know that it is about to be carried out. */
 void vbd_request_hint(const struct vbd_request *r);
 /* Carry it out: complete it at once or hand it to the layers. */

@@ -98,13 +98,16 @@ static bool range_valid(const struct vbd_queue *q, uint64_t sector, uint64_t len
     return range_fits(*offset_bytes, length_bytes, atomic_load_explicit(&q->vbd->capacity_bytes, memory_order_relaxed));
 }
 
-/* Data segments as the driver was told to make them (seg_max, size_max)? */
-static bool segments_valid(const struct vbd_config *c, const struct iovec *iov, unsigned count)
+/* No more data segments than were announced (seg_max), and as small as the driver agreed to make them (size_max)? A buffer that lies in several regions of the guest's
+ * memory is one segment in several entries. */
+static bool segments_valid(const struct vbd_request *r)
 {
-    if (count > VBD_SEG_MAX_LIMIT + 16) return false;
-    if (c->size_max_bytes == 0) return true;
-    for (unsigned i = 0; i < count; i++)
-        if (iov[i].iov_len > c->size_max_bytes) return false;
+    const struct vbd *d = r->queue->vbd;
+    if (r->data_count > d->config.seg_max + r->chain.split_count) return false;
+    uint32_t size_max_bytes = atomic_load_explicit(&d->size_max_bytes, memory_order_relaxed);
+    if (size_max_bytes == 0) return true;
+    for (unsigned i = 0; i < r->data_count; i++)
+        if (r->data[i].iov_len > size_max_bytes) return false;
     return true;
 }
 
@@ -147,7 +150,7 @@ static void begin_read(struct vbd_request *r)
 {
     struct vbd_queue *q = r->queue;
     uint64_t offset_bytes, bytes = r->data_bytes;
-    if (!range_valid(q, r->sector, bytes, &offset_bytes) || !segments_valid(&q->vbd->config, r->data, r->data_count)) {
+    if (!range_valid(q, r->sector, bytes, &offset_bytes) || !segments_valid(r)) {
         finish(r, VIRTIO_BLK_S_IOERR);
         return;
     }
@@ -180,8 +183,7 @@ static void begin_write(struct vbd_request *r)
 {
     struct vbd_queue *q = r->queue;
     uint64_t offset_bytes, bytes = r->data_bytes;
-    if (q->vbd->config.read_only || !range_valid(q, r->sector, bytes, &offset_bytes) ||
-        !segments_valid(&q->vbd->config, r->data, r->data_count)) {
+    if (q->vbd->config.read_only || !range_valid(q, r->sector, bytes, &offset_bytes) || !segments_valid(r)) {
         finish(r, VIRTIO_BLK_S_IOERR);
         return;
     }
@@ -296,10 +298,10 @@ static uint8_t *take_last_byte(struct iovec *iov, unsigned *count)
     return byte;
 }
 
-bool vbd_request_parse(struct vbd_request *r, const char **why)
+bool vbd_request_parse(struct vbd_request *r, struct iovec *iov, const char **why)
 {
     struct virtq_chain *c = &r->chain;
-    struct iovec *out = r->iov, *in = r->iov + c->out_count;
+    struct iovec *out = iov, *in = iov + c->out_count;
     unsigned out_count = c->out_count, in_count = c->in_count;
     struct virtio_blk_header header;
 
@@ -332,6 +334,12 @@ void vbd_request_hint(const struct vbd_request *r)
 {
     if (r->type == VIRTIO_BLK_T_IN && r->sector < UINT64_MAX / DISK_SECTOR_BYTES)
         layer_prefetch(r->queue->top, r->sector * DISK_SECTOR_BYTES);
+}
+
+void vbd_request_refuse(struct vbd_request *r)
+{
+    counter_add(&r->queue->count.requests, 1);
+    finish(r, VIRTIO_BLK_S_IOERR);
 }
 
 void vbd_request_run(struct vbd_request *r)

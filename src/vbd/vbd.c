@@ -38,6 +38,7 @@ static int op_set_features(void *device, uint64_t features)
 {
     struct vbd *d = device;
     d->features = features;
+    atomic_store(&d->size_max_bytes, features & BIT(VIRTIO_BLK_F_SIZE_MAX) ? d->config.size_max_bytes : 0);
     atomic_store(&d->write_through, write_through_by(d, features));
     return 0;
 }
@@ -113,6 +114,7 @@ static void op_reset(void *device)
 {
     struct vbd *d = device;
     d->features = 0;
+    atomic_store(&d->size_max_bytes, 0);
     /* A mode that is safer than what was configured stays: QEMU resets a device that is merely paused and does not write the
      * mode again. The driver of a guest that starts anew sets its own. */
     if (!d->config.kept->write_through) *d->config.kept = (struct vbd_kept){0};

@@ -28,6 +28,7 @@
 #define INDIRECT_AT (1u << 20)
 #define DATA_AT (2u << 20)
 #define QUEUE_SIZE 64u
+#define INDIRECT_MAX (DISK_IOV_MAX + 1u) /* of 64 tables: 513 KiB */
 #define ANSWER_MS 5000
 
 /* ---- a disk in memory ---- */
@@ -184,7 +185,7 @@ static void queue_run(struct rig *g)
                                  .base = q.setup.base,
                                  .indirect = g->memory + INDIRECT_AT,
                                  .indirect_addr = {GUEST_BASE + INDIRECT_AT},
-                                 .indirect_max = 16};
+                                 .indirect_max = INDIRECT_MAX};
     assert_int_equal(driver_sim_new(&g->driver, &s), 0);
     assert_int_equal(vbd_guest_ops(g->vbd)->queue_start(g->vbd, &q, g->map), 0);
 }
@@ -282,6 +283,8 @@ static void ask_begin(struct rig *g, unsigned slot, const struct ask *a)
 static uint64_t wait_any(struct rig *g, uint32_t *written)
 {
     uint64_t token;
+    uint32_t unused;
+    if (!written) written = &unused;
     for (int waited = 0; waited < ANSWER_MS; waited++) {
         if (driver_sim_get(g->driver, &token, written)) {
             (void)atomic_load(&g->disk->ran);
@@ -306,6 +309,12 @@ static uint8_t ask_now(struct rig *g, const struct ask *a, uint32_t *written)
     assert_int_equal(wait_any(g, &w), 0);
     if (written) *written = w;
     return ask_status(g, 0, a);
+}
+
+static bool readable(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return poll(&p, 1, ANSWER_MS) == 1;
 }
 
 static void fill(uint8_t *p, size_t n, uint8_t seed)
@@ -487,6 +496,107 @@ static void fill_words(uint8_t *p, uint32_t bytes)
         memcpy(p + i * 4u, &i, sizeof i);
 }
 
+/* A read of `count` data buffers of `each` bytes. */
+static uint8_t ask_segments(struct rig *g, unsigned count, uint32_t each)
+{
+    uint64_t at = GUEST_BASE + DATA_AT, one = 1;
+    struct virtio_blk_header h = {.type = le32_make(VIRTIO_BLK_T_IN)};
+    struct driver_sim_buf *buf = calloc(count + 2, sizeof *buf);
+    uint8_t *status = g->memory + DATA_AT + sizeof h + count * each;
+    assert_non_null(buf);
+    memcpy(g->memory + DATA_AT, &h, sizeof h);
+    *status = 0xee;
+    buf[0] = (struct driver_sim_buf){{at}, sizeof h, false};
+    for (unsigned i = 0; i < count; i++)
+        buf[i + 1] = (struct driver_sim_buf){{at + sizeof h + i * each}, each, true};
+    buf[count + 1] = (struct driver_sim_buf){{at + sizeof h + count * each}, 1, true};
+    assert_true(driver_sim_add(g->driver, buf, count + 2, true, 3));
+    atomic_fetch_add(&g->disk->asked, 1);
+    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
+    assert_int_equal(wait_any(g, NULL), 3);
+    free(buf);
+    return *status;
+}
+
+/* More segments than announced: that request fails, the device goes on. More than any request may have break it. */
+static void test_seg_max(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    c.seg_max = 10;
+    rig_open(g, &c);
+    assert_int_equal(ask_segments(g, 10, 512), VIRTIO_BLK_S_OK);
+    assert_int_equal(ask_segments(g, 11, 512), VIRTIO_BLK_S_IOERR);
+    assert_int_equal(ask_segments(g, 60, 512), VIRTIO_BLK_S_IOERR); /* more than a request has room for */
+    assert_int_equal(ask_segments(g, DISK_IOV_MAX - 2, 512), VIRTIO_BLK_S_IOERR);
+    assert_string_equal(g->disk->log, "r");
+    assert_null(vbd_broken(g->vbd));
+    struct ask f = {.type = VIRTIO_BLK_T_FLUSH};
+    assert_int_equal(ask_now(g, &f, NULL), VIRTIO_BLK_S_OK);
+    struct vbd_queue_stats stats;
+    vbd_stats_read(g->vbd, 0, &stats);
+    assert_int_equal(stats.requests, 5);
+    assert_int_equal(stats.errors, 3);
+    rig_close(g);
+}
+
+static void test_seg_max_hard_bound(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    struct driver_sim_buf *buf = calloc(DISK_IOV_MAX + 1, sizeof *buf);
+    uint64_t one = 1;
+    assert_non_null(buf);
+    for (unsigned i = 0; i <= DISK_IOV_MAX; i++)
+        buf[i] = (struct driver_sim_buf){{GUEST_BASE + DATA_AT}, 512, i > 0};
+    assert_true(driver_sim_add(g->driver, buf, DISK_IOV_MAX + 1, true, 0));
+    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
+    assert_true(readable(vbd_broken_fd(g->vbd)));
+    assert_string_equal(vbd_broken(g->vbd), "a request of more buffers than the device takes");
+    free(buf);
+    rig_close(g);
+}
+
+/* A buffer at the seam of two regions is one segment. */
+static void test_segments_across_regions(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    c.seg_max = 1;
+    rig_open(g, &c);
+    struct guest_map *two = map_make(g, 2);
+    vbd_guest_ops(g->vbd)->set_map(g->vbd, two, false);
+    guest_map_unref(two);
+    uint64_t seam = GUEST_BASE + MEMORY_BYTES / 2, one = 1;
+    struct virtio_blk_header h = {.type = le32_make(VIRTIO_BLK_T_IN)};
+    memcpy(g->memory + DATA_AT, &h, sizeof h);
+    struct driver_sim_buf buf[] = {{{GUEST_BASE + DATA_AT}, sizeof h, false},
+                                   {{seam - 512}, 1024, true},
+                                   {{GUEST_BASE + DATA_AT + sizeof h}, 1, true}};
+    fill(g->disk->bytes, 1024, 9);
+    assert_true(driver_sim_add(g->driver, buf, 3, false, 0));
+    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
+    wait_any(g, NULL);
+    assert_int_equal(g->memory[DATA_AT + sizeof h], VIRTIO_BLK_S_OK);
+    assert_memory_equal(g->memory + MEMORY_BYTES / 2 - 512, g->disk->bytes, 1024);
+    rig_close(g);
+}
+
+/* size_max binds a driver that agreed to it, and no other. */
+static void test_size_max(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    c.size_max_bytes = 4096;
+    rig_open(g, &c);
+    const struct guest_device_ops *ops = vbd_guest_ops(g->vbd);
+    uint64_t size_max = UINT64_C(1) << VIRTIO_BLK_F_SIZE_MAX;
+    assert_true(ops->features & size_max);
+    assert_int_equal(ask_segments(g, 2, 4096), VIRTIO_BLK_S_OK);
+    assert_int_equal(ask_segments(g, 1, 4608), VIRTIO_BLK_S_IOERR);
+    assert_int_equal(ops->set_features(g->vbd, ops->features & ~size_max), 0);
+    assert_int_equal(ask_segments(g, 1, 4608), VIRTIO_BLK_S_OK);
+    assert_null(vbd_broken(g->vbd));
+    rig_close(g);
+}
+
 /* Nothing that the driver was told forbids a request larger than the layers take: it is carried out in pieces. */
 static void test_large_requests(struct rig *g)
 {
@@ -531,12 +641,6 @@ static void test_error_of_one_request(struct rig *g)
     vbd_stats_read(g->vbd, 0, &stats);
     assert_int_equal(stats.errors, 2);
     rig_close(g);
-}
-
-static bool readable(int fd)
-{
-    struct pollfd p = {.fd = fd, .events = POLLIN};
-    return poll(&p, 1, ANSWER_MS) == 1;
 }
 
 static void test_malformed_breaks_device(struct rig *g)
@@ -698,6 +802,10 @@ BOTH_RINGS(test_read_only_and_4096)
 BOTH_RINGS(test_id_flush_ranges)
 BOTH_RINGS(test_write_through)
 BOTH_RINGS(test_large_requests)
+BOTH_RINGS(test_seg_max)
+BOTH_RINGS(test_seg_max_hard_bound)
+BOTH_RINGS(test_segments_across_regions)
+BOTH_RINGS(test_size_max)
 BOTH_RINGS(test_error_of_one_request)
 BOTH_RINGS(test_malformed_breaks_device)
 BOTH_RINGS(test_drain)
@@ -716,6 +824,10 @@ int main(void)
         BOTH(test_write_through),
         BOTH(test_error_of_one_request),
         BOTH(test_large_requests),
+        BOTH(test_seg_max),
+        BOTH(test_seg_max_hard_bound),
+        BOTH(test_segments_across_regions),
+        BOTH(test_size_max),
         BOTH(test_malformed_breaks_device),
         BOTH(test_drain),
         BOTH(test_config_space_and_resize),
