@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -108,12 +109,23 @@ static int pop_too_long(struct vbd_queue *q, struct vbd_request *r)
     return -EPROTO;
 }
 
+/* One that was never used joins the free ones. False: all are in use. */
+static bool request_add(struct vbd_queue *q)
+{
+    if (q->fresh == q->request_count) return false;
+    struct vbd_request *r = (struct vbd_request *)(void *)(q->requests + q->fresh++ * q->request_bytes);
+    r->queue = q;
+    r->next_free = NULL;
+    q->free = r;
+    return true;
+}
+
 /* Pop up to max requests and let the layers know what comes. Returns how many; a queue that turns out broken gives
  * none after that. */
 static unsigned pop(struct vbd_queue *q, struct vbd_request **popped, unsigned max)
 {
     unsigned n = 0;
-    while (n < max && q->free && !q->broken) {
+    while (n < max && (q->free || request_add(q)) && !q->broken) {
         struct vbd_request *r = q->free;
         const char *why;
         int ret = virtq_pop(q->vq, &r->chain, r->iov, q->iov_max);
@@ -345,15 +357,29 @@ static void drain(struct vbd_queue *q)
     if (q->vq) publish(q);
 }
 
-static void requests_make(struct vbd_queue *q, unsigned count)
+/* As many requests as the ring has entries, on memory of their own that is not there before it is used: few guests use many. */
+static int requests_make(struct vbd_queue *q, unsigned count)
 {
+    q->request_bytes = align_up(sizeof(struct vbd_request) + q->iov_max * sizeof(struct iovec), 64);
+    void *mem = mmap(NULL, count * q->request_bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mem == MAP_FAILED) return -errno;
+    (void)madvise(mem, count * q->request_bytes, MADV_NOHUGEPAGE); /* a kernel that has none refuses: no harm */
+    q->requests = mem;
+    q->request_count = count;
+    q->fresh = 0;
     q->free = NULL;
-    for (unsigned i = count; i-- > 0;) {
-        struct vbd_request *r = (struct vbd_request *)(void *)(q->requests + i * q->request_bytes);
-        r->queue = q;
-        r->next_free = q->free;
-        q->free = r;
-    }
+    q->long_iov = malloc(DISK_IOV_MAX * sizeof q->long_iov[0]);
+    return q->long_iov ? 0 : -ENOMEM;
+}
+
+static void requests_free(struct vbd_queue *q)
+{
+    if (q->requests) munmap(q->requests, q->request_count * q->request_bytes);
+    free(q->long_iov);
+    q->requests = NULL;
+    q->long_iov = NULL;
+    q->free = NULL;
 }
 
 static void set_call(struct vbd_queue *q, int call_fd)
@@ -368,13 +394,9 @@ static void release(struct vbd_queue *q)
     if (q->kick_fd >= 0) engine_unwatch(q->engine, &q->kick_watch);
     virtq_free(q->vq);
     guest_map_unref(q->map);
-    free(q->requests);
-    free(q->long_iov);
-    q->long_iov = NULL;
+    requests_free(q);
     q->vq = NULL;
     q->map = NULL;
-    q->requests = NULL;
-    q->free = NULL;
     q->kick_fd = q->call_fd = -1;
     q->unpublished = false;
     atomic_store(&q->count.running, false);
@@ -392,20 +414,16 @@ static int start(struct vbd_queue *q, const struct guest_queue *setup, struct gu
     q->map = guest_map_ref(map);
     q->kick_fd = -1;
     q->iov_max = (unsigned)max_u64(config->seg_max + 18, VBD_DISCARD_SEGMENTS + 2);
-    q->request_bytes = align_up(sizeof(struct vbd_request) + q->iov_max * sizeof(struct iovec), 64);
-    q->requests = calloc(setup->setup.size, q->request_bytes);
-    q->long_iov = malloc(DISK_IOV_MAX * sizeof q->long_iov[0]);
-    if (q->requests && q->long_iov && setup->kick_fd >= 0) {
+    ret = requests_make(q, setup->setup.size);
+    if (ret == 0 && setup->kick_fd >= 0) {
         q->kick_watch = (struct engine_watch){.fd = setup->kick_fd, .ready = wake_ready};
         ret = engine_watch(q->engine, &q->kick_watch);
         if (ret == 0) q->kick_fd = setup->kick_fd;
     }
-    if (!q->requests || !q->long_iov) ret = -ENOMEM;
     if (ret < 0) {
         release(q);
         return ret;
     }
-    requests_make(q, setup->setup.size);
     set_call(q, setup->call_fd);
     q->broken = false;
     q->sample_countdown = SAMPLE_EVERY;

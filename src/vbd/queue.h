@@ -70,6 +70,8 @@ struct vbd_queue {
     char *requests; /* array of requests, request_bytes apart */
     size_t request_bytes;
     struct vbd_request *free; /* last used first: few are ever touched */
+    unsigned request_count;
+    unsigned fresh; /* requests from here on were never used, nor their memory */
     unsigned iov_max;
     struct iovec *long_iov; /* DISK_IOV_MAX entries, for requests of more buffers than the driver was told to make */
     unsigned in_flight;

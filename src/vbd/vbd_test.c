@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -25,6 +26,8 @@
 #define MEMORY_BYTES (64u << 20) /* little of it is touched */
 #define GUEST_BASE UINT64_C(0x100000000)
 #define RING_AT 0u
+#define DRIVER_AT (RING_AT + (512u << 10)) /* room for the largest ring */
+#define DEVICE_AT (RING_AT + (640u << 10))
 #define INDIRECT_AT (1u << 20)
 #define DATA_AT (2u << 20)
 #define QUEUE_SIZE 64u
@@ -107,6 +110,7 @@ static const struct layer_ops memory_ops = {
 
 struct rig {
     bool packed;
+    uint16_t queue_size; /* 0: QUEUE_SIZE */
     struct memory_disk *disk;
     uint64_t disk_bytes; /* 0: DISK_BYTES */
     struct layer_chan *chan;
@@ -157,16 +161,16 @@ static struct guest_map *map_make(struct rig *g, unsigned pieces)
 
 static struct guest_queue queue_make(struct rig *g)
 {
-    uint8_t *host = guest_map_at(g->map, (struct gpa){GUEST_BASE}, 65536);
+    uint8_t *host = guest_map_at(g->map, (struct gpa){GUEST_BASE}, INDIRECT_AT);
     return (struct guest_queue){
         .index = 0,
-        .setup = {.size = QUEUE_SIZE,
+        .setup = {.size = g->queue_size ? g->queue_size : QUEUE_SIZE,
                   .packed = g->packed,
                   .event_idx = true,
                   .indirect = true,
                   .desc = host,
-                  .driver = host + 16384,
-                  .device = host + 32768,
+                  .driver = host + DRIVER_AT,
+                  .device = host + DEVICE_AT,
                   .base = g->packed ? 0x80008000u : 0},
         .kick_fd = g->kick,
         .call_fd = g->call,
@@ -176,16 +180,17 @@ static struct guest_queue queue_make(struct rig *g)
 static void queue_run(struct rig *g)
 {
     struct guest_queue q = queue_make(g);
-    struct driver_sim_setup s = {.size = QUEUE_SIZE,
+    struct driver_sim_setup s = {.size = q.setup.size,
                                  .packed = g->packed,
                                  .event_idx = true,
                                  .desc = g->memory + RING_AT,
-                                 .driver = g->memory + RING_AT + 16384,
-                                 .device = g->memory + RING_AT + 32768,
+                                 .driver = g->memory + DRIVER_AT,
+                                 .device = g->memory + DEVICE_AT,
                                  .base = q.setup.base,
                                  .indirect = g->memory + INDIRECT_AT,
                                  .indirect_addr = {GUEST_BASE + INDIRECT_AT},
                                  .indirect_max = INDIRECT_MAX};
+    if (g->queue_size) s.indirect = NULL;
     assert_int_equal(driver_sim_new(&g->driver, &s), 0);
     assert_int_equal(vbd_guest_ops(g->vbd)->queue_start(g->vbd, &q, g->map), 0);
 }
@@ -764,6 +769,39 @@ static void test_many_in_flight(struct rig *g)
     rig_close(g);
 }
 
+static size_t private_kib(void)
+{
+    char line[128];
+    size_t kib = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f))
+        if (sscanf(line, "RssAnon: %zu", &kib) == 1) break;
+    fclose(f);
+    return kib;
+}
+
+/* A ring as large as they come costs what is in use of it. */
+static void test_large_ring_costs_little(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    const struct guest_device_ops *ops;
+    g->queue_size = VIRTQ_SIZE_MAX;
+    rig_open(g, &c);
+    ops = vbd_guest_ops(g->vbd);
+    ops->queue_stop(g->vbd, 0);
+    size_t before_kib = private_kib();
+    struct guest_queue q = queue_make(g);
+    assert_int_equal(ops->queue_start(g->vbd, &q, g->map), 0);
+    for (unsigned i = 0; i < 100; i++) {
+        struct ask r = {.type = VIRTIO_BLK_T_IN, .data_bytes = 512, .reads = true};
+        assert_int_equal(ask_now(g, &r, NULL), VIRTIO_BLK_S_OK);
+    }
+    size_t after_kib = private_kib();
+    if (after_kib > before_kib + (8u << 10)) fail_msg("%zu KiB became %zu KiB", before_kib, after_kib);
+    rig_close(g);
+}
+
 static void test_config_refused(struct rig *g)
 {
     struct vbd_config good = config_default(g), bad;
@@ -802,6 +840,7 @@ BOTH_RINGS(test_read_only_and_4096)
 BOTH_RINGS(test_id_flush_ranges)
 BOTH_RINGS(test_write_through)
 BOTH_RINGS(test_large_requests)
+BOTH_RINGS(test_large_ring_costs_little)
 BOTH_RINGS(test_seg_max)
 BOTH_RINGS(test_seg_max_hard_bound)
 BOTH_RINGS(test_segments_across_regions)
@@ -824,6 +863,7 @@ int main(void)
         BOTH(test_write_through),
         BOTH(test_error_of_one_request),
         BOTH(test_large_requests),
+        BOTH(test_large_ring_costs_little),
         BOTH(test_seg_max),
         BOTH(test_seg_max_hard_bound),
         BOTH(test_segments_across_regions),
