@@ -13,6 +13,7 @@
  * turns them on and looks once more (virtq_kick_enable), so no request is left behind.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,7 @@
 #define GROUP 16u      /* requests popped before the first of them is carried out */
 #define WINDOW_MIN_NS UINT64_C(4000)
 #define SAMPLE_EVERY 32u                   /* one request in so many is timed */
+#define KICK_READS 64u                     /* of a pipe or socket that the guest kicks through, at one wake-up */
 #define UNKICKED_POLL_NS UINT64_C(1000000) /* a queue without a kick descriptor is looked at this often */
 
 static void notify_driver(struct vbd_queue *q)
@@ -254,6 +256,26 @@ static void wake_ready(struct engine_watch *w)
     (void)w; /* the pass looks at everything anyway */
 }
 
+/* Never waits. poll() first: another holder of the pipe may have made it blocking. */
+static ssize_t kick_read(struct vbd_queue *q, char *buf, size_t bytes)
+{
+    if (q->kick_kind == S_IFSOCK) return recv(q->kick_fd, buf, bytes, MSG_DONTWAIT);
+    struct pollfd p = {.fd = q->kick_fd, .events = POLLIN};
+    if (poll(&p, 1, 0) <= 0 || !(p.revents & POLLIN)) return 0;
+    return read(q->kick_fd, buf, bytes);
+}
+
+/* An eventfd never fills up; a pipe or a socket would, and then its writer waits. Whatever is left is taken out after the
+ * next kick. */
+static void kick_ready(struct engine_watch *w)
+{
+    struct vbd_queue *q = container_of(w, struct vbd_queue, kick_watch);
+    char buf[1024];
+    if (q->kick_kind == 0) return;
+    for (unsigned i = 0; i < KICK_READS; i++)
+        if (kick_read(q, buf, sizeof buf) <= 0) return;
+}
+
 struct start_order {
     struct vbd_queue *queue;
     sem_t ready;
@@ -382,6 +404,17 @@ static void requests_free(struct vbd_queue *q)
     q->free = NULL;
 }
 
+static int watch_kick(struct vbd_queue *q, int kick_fd)
+{
+    struct stat st;
+    q->kick_watch = (struct engine_watch){.fd = kick_fd, .ready = kick_ready};
+    int ret = engine_watch(q->engine, &q->kick_watch);
+    if (ret < 0) return ret;
+    q->kick_fd = kick_fd;
+    q->kick_kind = fstat(kick_fd, &st) == 0 && (S_ISSOCK(st.st_mode) || S_ISFIFO(st.st_mode)) ? st.st_mode & S_IFMT : 0;
+    return 0;
+}
+
 static void set_call(struct vbd_queue *q, int call_fd)
 {
     struct stat st;
@@ -415,11 +448,7 @@ static int start(struct vbd_queue *q, const struct guest_queue *setup, struct gu
     q->kick_fd = -1;
     q->iov_max = (unsigned)max_u64(config->seg_max + 18, VBD_DISCARD_SEGMENTS + 2);
     ret = requests_make(q, setup->setup.size);
-    if (ret == 0 && setup->kick_fd >= 0) {
-        q->kick_watch = (struct engine_watch){.fd = setup->kick_fd, .ready = wake_ready};
-        ret = engine_watch(q->engine, &q->kick_watch);
-        if (ret == 0) q->kick_fd = setup->kick_fd;
-    }
+    if (ret == 0 && setup->kick_fd >= 0) ret = watch_kick(q, setup->kick_fd);
     if (ret < 0) {
         release(q);
         return ret;

@@ -13,6 +13,7 @@
 
 #include <pthread.h>
 #include <semaphore.h>
+#include <sys/types.h>
 
 #include "disk/disk.h"
 #include "loop/mailbox.h"
@@ -64,6 +65,7 @@ struct vbd_queue {
     struct virtq *vq; /* NULL: not running */
     struct guest_map *map;
     int kick_fd, call_fd;
+    mode_t kick_kind;    /* S_IFIFO, S_IFSOCK: what is written to it must be taken out; 0: an eventfd */
     bool call_is_socket; /* User-mode Linux: written to without blocking */
     bool broken;
 

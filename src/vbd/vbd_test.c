@@ -4,6 +4,7 @@
  * queue thread and engine between them. Every test runs on the split and on the packed ring.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -13,6 +14,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -118,6 +120,8 @@ struct rig {
     struct vbd_kept kept;
     uint8_t *memory;
     int memory_fd, kick, call;
+    int kick_writer; /* the same as kick for an eventfd */
+    enum { KICK_EVENTFD, KICK_PIPE, KICK_SOCKET } kick_kind;
     struct guest_map *map;
     struct driver_sim *driver;
 };
@@ -207,6 +211,19 @@ static struct vbd_config config_default(struct rig *g)
                                .serial = "serial-0123456789"};
 }
 
+static void kick_open(struct rig *g)
+{
+    int pair[2] = {-1, -1};
+    switch (g->kick_kind) {
+    case KICK_EVENTFD: pair[0] = pair[1] = eventfd(0, EFD_NONBLOCK); break;
+    case KICK_PIPE: assert_int_equal(pipe2(pair, O_NONBLOCK), 0); break;
+    case KICK_SOCKET: assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0); break;
+    }
+    assert_true(pair[0] >= 0);
+    g->kick = pair[0];
+    g->kick_writer = pair[1];
+}
+
 static void rig_open(struct rig *g, const struct vbd_config *c)
 {
     struct errmsg e;
@@ -220,7 +237,7 @@ static void rig_open(struct rig *g, const struct vbd_config *c)
     assert_int_equal(ftruncate(g->memory_fd, MEMORY_BYTES), 0);
     g->memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, g->memory_fd, 0);
     assert_ptr_not_equal(g->memory, MAP_FAILED);
-    g->kick = eventfd(0, EFD_NONBLOCK);
+    kick_open(g);
     g->call = eventfd(0, EFD_NONBLOCK);
     g->map = map_make(g, 1);
     if (vbd_new(&g->vbd, c, &g->disk->layer, &chains, &engine_uring_maker, &e) < 0) fail_msg("%s", e.text);
@@ -238,6 +255,7 @@ static void rig_close(struct rig *g)
     driver_sim_free(g->driver);
     munmap(g->memory, MEMORY_BYTES);
     close(g->memory_fd);
+    if (g->kick_writer != g->kick) close(g->kick_writer);
     close(g->kick);
     close(g->call);
     free(g->disk);
@@ -282,7 +300,7 @@ static void ask_begin(struct rig *g, unsigned slot, const struct ask *a)
     assert_true(driver_sim_add(g->driver, buf, n, a->indirect, slot));
     atomic_fetch_add(&g->disk->asked, 1);
     uint64_t one = 1;
-    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
+    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
 }
 
 static uint64_t wait_any(struct rig *g, uint32_t *written)
@@ -489,7 +507,7 @@ static uint8_t ask_large(struct rig *g, uint32_t type, uint32_t bytes, uint32_t 
     buf[n++] = (struct driver_sim_buf){{at}, 1, true};
     assert_true(driver_sim_add(g->driver, buf, n, true, 7));
     atomic_fetch_add(&g->disk->asked, 1);
-    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
+    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
     token = wait_any(g, written);
     assert_int_equal(token, 7);
     return g->memory[DATA_AT + sizeof h + bytes];
@@ -517,7 +535,7 @@ static uint8_t ask_segments(struct rig *g, unsigned count, uint32_t each)
     buf[count + 1] = (struct driver_sim_buf){{at + sizeof h + count * each}, 1, true};
     assert_true(driver_sim_add(g->driver, buf, count + 2, true, 3));
     atomic_fetch_add(&g->disk->asked, 1);
-    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
+    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
     assert_int_equal(wait_any(g, NULL), 3);
     free(buf);
     return *status;
@@ -554,7 +572,7 @@ static void test_seg_max_hard_bound(struct rig *g)
     for (unsigned i = 0; i <= DISK_IOV_MAX; i++)
         buf[i] = (struct driver_sim_buf){{GUEST_BASE + DATA_AT}, 512, i > 0};
     assert_true(driver_sim_add(g->driver, buf, DISK_IOV_MAX + 1, true, 0));
-    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
+    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
     assert_true(readable(vbd_broken_fd(g->vbd)));
     assert_string_equal(vbd_broken(g->vbd), "a request of more buffers than the device takes");
     free(buf);
@@ -578,7 +596,7 @@ static void test_segments_across_regions(struct rig *g)
                                    {{GUEST_BASE + DATA_AT + sizeof h}, 1, true}};
     fill(g->disk->bytes, 1024, 9);
     assert_true(driver_sim_add(g->driver, buf, 3, false, 0));
-    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
+    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
     wait_any(g, NULL);
     assert_int_equal(g->memory[DATA_AT + sizeof h], VIRTIO_BLK_S_OK);
     assert_memory_equal(g->memory + MEMORY_BYTES / 2 - 512, g->disk->bytes, 1024);
@@ -655,7 +673,7 @@ static void test_malformed_breaks_device(struct rig *g)
     uint64_t at = GUEST_BASE + DATA_AT, one = 1;
     struct driver_sim_buf no_status[] = {{{at}, 16, false}};
     assert_true(driver_sim_add(g->driver, no_status, 1, false, 1));
-    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick, &one, sizeof one), sizeof one);
+    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
     assert_true(readable(vbd_broken_fd(g->vbd)));
     assert_string_equal(vbd_broken(g->vbd), "request without room for a status");
     assert_int_equal(vbd_broken_take(g->vbd), 1); /* queue 0, and only it */
@@ -769,6 +787,36 @@ static void test_many_in_flight(struct rig *g)
     rig_close(g);
 }
 
+/* Kicks through a pipe or a socket are taken out, however many: a full one would stop the guest. */
+static void kicks_without_end(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    uint64_t one = 1;
+    struct pollfd p = {.fd = g->kick_writer, .events = POLLOUT};
+    for (unsigned i = 0; i < 20000; i++) {
+        ssize_t n;
+        while ((n = write(g->kick_writer, &one, sizeof one)) < 0 && errno == EAGAIN)
+            if (poll(&p, 1, ANSWER_MS) != 1) fail_msg("full after %u kicks", i);
+        assert_int_equal(n, sizeof one);
+    }
+    struct ask r = {.type = VIRTIO_BLK_T_IN, .data_bytes = 512, .reads = true};
+    assert_int_equal(ask_now(g, &r, NULL), VIRTIO_BLK_S_OK);
+    rig_close(g);
+}
+
+static void test_kicks_through_a_pipe(struct rig *g)
+{
+    g->kick_kind = KICK_PIPE;
+    kicks_without_end(g);
+}
+
+static void test_kicks_through_a_socket(struct rig *g)
+{
+    g->kick_kind = KICK_SOCKET;
+    kicks_without_end(g);
+}
+
 static size_t private_kib(void)
 {
     char line[128];
@@ -840,6 +888,8 @@ BOTH_RINGS(test_read_only_and_4096)
 BOTH_RINGS(test_id_flush_ranges)
 BOTH_RINGS(test_write_through)
 BOTH_RINGS(test_large_requests)
+BOTH_RINGS(test_kicks_through_a_pipe)
+BOTH_RINGS(test_kicks_through_a_socket)
 BOTH_RINGS(test_large_ring_costs_little)
 BOTH_RINGS(test_seg_max)
 BOTH_RINGS(test_seg_max_hard_bound)
@@ -863,6 +913,8 @@ int main(void)
         BOTH(test_write_through),
         BOTH(test_error_of_one_request),
         BOTH(test_large_requests),
+        BOTH(test_kicks_through_a_pipe),
+        BOTH(test_kicks_through_a_socket),
         BOTH(test_large_ring_costs_little),
         BOTH(test_seg_max),
         BOTH(test_seg_max_hard_bound),
