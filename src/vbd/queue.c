@@ -153,6 +153,12 @@ static unsigned pop(struct vbd_queue *q, struct vbd_request **popped, unsigned m
     return n;
 }
 
+/* Where memory was cut off there are zeroes now, that mean nothing: in a ring, that nothing is there to do. */
+static void check_memory(struct vbd_queue *q)
+{
+    if (!q->broken && guest_map_truncated(q->map)) break_device(q, "the guest's memory was cut short");
+}
+
 /* Take what the driver made available, at most TAKE_BATCH. Returns how many. In groups: all of a group are popped, then all
  * hints are given back to back, so that the walks through the page tables that they cause go on side by side (given
  * between the pops, each waited for the last: 1.2 M IOPS of 4 KiB instead of 1.6 M), then all are carried out. What is complete is
@@ -171,7 +177,7 @@ static unsigned take(struct vbd_queue *q)
         taken += n;
         publish(q);
     } while (n == GROUP && taken < TAKE_BATCH);
-    if (taken && guest_map_truncated(q->map)) break_device(q, "the guest's memory was cut short");
+    if (taken) check_memory(q);
     return taken;
 }
 
@@ -211,6 +217,7 @@ static void sleep_until_work(struct vbd_queue *q)
         publish(q);
         return;
     }
+    if (q->vq) check_memory(q);
     if (mailbox_has_mail(&q->mailbox)) return;
     uint64_t *window_ns = window_of(q);
     uint64_t start_ns = clock_now_ns();

@@ -228,6 +228,7 @@ static void rig_open(struct rig *g, const struct vbd_config *c)
 {
     struct errmsg e;
     struct vbd_chains chains = {chains_open, chains_close, chains_call, g};
+    guest_memory_init(); /* cmocka catches SIGBUS itself, from the start of each test */
     g->kept = (struct vbd_kept){0};
     uint64_t bytes = g->disk_bytes ? g->disk_bytes : DISK_BYTES;
     g->disk = calloc(1, sizeof *g->disk + bytes);
@@ -689,6 +690,61 @@ static void test_malformed_breaks_device(struct rig *g)
     rig_close(g);
 }
 
+static void kick(struct rig *g)
+{
+    uint64_t one = 1;
+    assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
+}
+
+static void cut_short(struct rig *g, uint64_t bytes)
+{
+    assert_int_equal(ftruncate(g->memory_fd, (off_t)bytes), 0);
+}
+
+static void broken_by_cut(struct rig *g)
+{
+    assert_true(readable(vbd_broken_fd(g->vbd)));
+    assert_string_equal(vbd_broken(g->vbd), "the guest's memory was cut short");
+    rig_close(g);
+}
+
+/* The file behind the guest's memory loses the rings themselves: what is there instead says that there is nothing to do. */
+static void test_memory_cut_under_the_ring(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    cut_short(g, 0);
+    kick(g);
+    broken_by_cut(g);
+}
+
+/* A read with its data and its status at these places, the second MiB of data and what follows cut off. */
+static void read_cut(struct rig *g, uint64_t data_at, uint64_t status_at)
+{
+    struct vbd_config c = config_default(g);
+    struct virtio_blk_header h = {.type = le32_make(VIRTIO_BLK_T_IN)};
+    rig_open(g, &c);
+    memcpy(g->memory + DATA_AT, &h, sizeof h);
+    struct driver_sim_buf buf[] = {{{GUEST_BASE + DATA_AT}, sizeof h, false},
+                                   {{GUEST_BASE + data_at}, 4096, true},
+                                   {{GUEST_BASE + status_at}, 1, true}};
+    assert_true(driver_sim_add(g->driver, buf, 3, false, 0));
+    cut_short(g, DATA_AT + (1u << 20));
+    atomic_fetch_add(&g->disk->asked, 1);
+    if (driver_sim_publish(g->driver)) kick(g);
+    broken_by_cut(g);
+}
+
+static void test_memory_cut_under_a_buffer(struct rig *g)
+{
+    read_cut(g, DATA_AT + (1u << 20) - 512, DATA_AT + sizeof(struct virtio_blk_header));
+}
+
+static void test_memory_cut_under_a_status(struct rig *g)
+{
+    read_cut(g, DATA_AT + 4096, DATA_AT + (3u << 20));
+}
+
 struct delayed {
     struct memory_disk *disk;
     unsigned delay_us;
@@ -888,6 +944,9 @@ BOTH_RINGS(test_read_only_and_4096)
 BOTH_RINGS(test_id_flush_ranges)
 BOTH_RINGS(test_write_through)
 BOTH_RINGS(test_large_requests)
+BOTH_RINGS(test_memory_cut_under_the_ring)
+BOTH_RINGS(test_memory_cut_under_a_buffer)
+BOTH_RINGS(test_memory_cut_under_a_status)
 BOTH_RINGS(test_kicks_through_a_pipe)
 BOTH_RINGS(test_kicks_through_a_socket)
 BOTH_RINGS(test_large_ring_costs_little)
@@ -913,6 +972,9 @@ int main(void)
         BOTH(test_write_through),
         BOTH(test_error_of_one_request),
         BOTH(test_large_requests),
+        BOTH(test_memory_cut_under_the_ring),
+        BOTH(test_memory_cut_under_a_buffer),
+        BOTH(test_memory_cut_under_a_status),
         BOTH(test_kicks_through_a_pipe),
         BOTH(test_kicks_through_a_socket),
         BOTH(test_large_ring_costs_little),
@@ -926,6 +988,5 @@ int main(void)
         BOTH(test_many_in_flight),
         BOTH(test_config_refused),
     };
-    guest_memory_init();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
