@@ -136,8 +136,9 @@ static void set_map(void *device, struct guest_map *map, bool grows)
         if (t.vq[i]) virtq_set_map(t.vq[i], map);
 }
 
-static void reset(void *device)
+static void reset(void *device, enum guest_reset kind)
 {
+    (void)kind;
     (void)device;
     for (unsigned i = 0; i < QUEUES; i++)
         check(!t.vq[i]);

@@ -314,7 +314,7 @@ int worker_serve(struct worker *w, struct errmsg *e)
             held_drop(w, name);
         }
         memset(w->state + STATE_HEAD_BYTES, 0, w->vhost_bytes + w->inflight_bytes);
-        vbd_guest_ops(w->vbd)->reset(w->vbd);
+        vbd_guest_ops(w->vbd)->reset(w->vbd, GUEST_RESET_END);
     }
     if (w->connected_fd < 0 && w->listen_fd < 0)
         return errmsg_set(e, ENOTCONN, "disk %s: its front end is lost, and it does not listen for another",

@@ -74,7 +74,7 @@ static void tear_down(struct vhost_session *s)
         s->state->ring[i].base = s->args.ops->queue_stop(s->args.device, i);
         s->state->ring[i].running = 0;
     }
-    s->args.ops->reset(s->args.device);
+    s->args.ops->reset(s->args.device, GUEST_RESET_END);
     /* Once this is gone, what is still held is of no use to anybody. */
     s->state->magic = 0;
     vhost_state_order();

@@ -47,6 +47,12 @@ struct guest_queue {
     int call_fd; /* -1: the driver polls */
 };
 
+enum guest_reset {
+    GUEST_RESET_STATUS, /* a status of 0: the driver starts anew, or the machine is merely paused (QEMU) */
+    GUEST_RESET_DEVICE, /* RESET_DEVICE: the driver starts anew */
+    GUEST_RESET_END,    /* the connection ended: what comes next is another driver's */
+};
+
 struct guest_device_ops {
     unsigned queues_max; /* at most VHOST_QUEUES_MAX */
     unsigned config_bytes;
@@ -67,8 +73,8 @@ struct guest_device_ops {
     /* Use another map from now on. When it returns nothing uses the old one, unless every
      * region of it is also in the new one (`grows`). Running queues go on afterwards. */
     void (*set_map)(void *device, struct guest_map *map, bool grows);
-    /* RESET_DEVICE, a status of 0, or the connection ended: all queues are stopped already. */
-    void (*reset)(void *device);
+    /* All queues are stopped already. */
+    void (*reset)(void *device, enum guest_reset kind);
 };
 
 /* Where descriptors and state are kept for the next process. Both may be NULL: nothing is kept. */

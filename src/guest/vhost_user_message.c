@@ -130,18 +130,18 @@ static int reset_owner(struct vhost_session *s, struct vhost_message *m, struct 
 }
 
 /* The device as it was before the driver came; memory and what the protocol agreed stay. */
-static void reset_device_state(struct vhost_session *s, bool keep_bases)
+static void reset_device_state(struct vhost_session *s, enum guest_reset kind)
 {
-    vhost_rings_reset(s, keep_bases);
+    vhost_rings_reset(s, kind == GUEST_RESET_STATUS);
     vhost_state_mark(&s->state->features_set, 0);
     s->state->features = 0;
     s->state->status = 0;
-    s->args.ops->reset(s->args.device);
+    s->args.ops->reset(s->args.device, kind);
 }
 
 static int reset_device(struct vhost_session *s, struct vhost_message *m, struct errmsg *e)
 {
-    reset_device_state(s, false);
+    reset_device_state(s, GUEST_RESET_DEVICE);
     return 0;
 }
 
@@ -150,7 +150,7 @@ static int set_status(struct vhost_session *s, struct vhost_message *m, struct e
     uint64_t status = payload_u64(m);
     if (status > 0xff) return errmsg_set(e, EINVAL, "status 0x%" PRIx64 ", expected 8 bits", status);
     /* QEMU 7.2 resets the status of a machine that is merely paused, and only then asks where its rings stand. */
-    if (status == 0) reset_device_state(s, true);
+    if (status == 0) reset_device_state(s, GUEST_RESET_STATUS);
     else s->state->status = (uint32_t)status;
     return 0;
 }

@@ -110,14 +110,14 @@ static void op_set_map(void *device, struct guest_map *map, bool grows)
         vbd_queue_set_map(&d->queue[i], map, grows);
 }
 
-static void op_reset(void *device)
+static void op_reset(void *device, enum guest_reset kind)
 {
     struct vbd *d = device;
     d->features = 0;
     atomic_store(&d->size_max_bytes, 0);
-    /* A mode that is safer than what was configured stays: QEMU resets a device that is merely paused and does not write the
-     * mode again. The driver of a guest that starts anew sets its own. */
-    if (!d->config.kept->write_through) *d->config.kept = (struct vbd_kept){0};
+    /* Over a status of 0 a mode that is safer than what was configured stays: QEMU resets a device that is merely paused and
+     * does not write the mode again. Whatever else comes is a driver that starts anew, and sets its own. */
+    if (kind != GUEST_RESET_STATUS || !d->config.kept->write_through) *d->config.kept = (struct vbd_kept){0};
     atomic_store(&d->write_through, d->config.write_through || d->config.kept->write_through);
     atomic_store(&d->broken_why, NULL);
     vbd_broken_take(d);

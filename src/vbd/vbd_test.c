@@ -520,6 +520,63 @@ static void fill_words(uint8_t *p, uint32_t bytes)
         memcpy(p + i * 4u, &i, sizeof i);
 }
 
+/* What the next write does, the features agreed anew: "w", or "wf" through the cache. */
+static void writes_as(struct rig *g, const char *log)
+{
+    const struct guest_device_ops *ops = vbd_guest_ops(g->vbd);
+    struct ask w = {.type = VIRTIO_BLK_T_OUT, .sector = 0, .data_bytes = 512};
+    struct virtio_blk_config space;
+    assert_int_equal(ops->set_features(g->vbd, ops->features), 0);
+    memset(g->disk->log, 0, sizeof g->disk->log);
+    atomic_store(&g->disk->logged, 0);
+    assert_int_equal(ask_now(g, &w, NULL), VIRTIO_BLK_S_OK);
+    assert_string_equal(g->disk->log, log);
+    ops->get_config(g->vbd, (uint8_t *)&space);
+    assert_int_equal(space.writeback, strcmp(log, "w") == 0);
+}
+
+static void set_writeback(struct rig *g, uint8_t on)
+{
+    uint32_t at = offsetof(struct virtio_blk_config, writeback);
+    assert_int_equal(vbd_guest_ops(g->vbd)->set_config(g->vbd, at, 1, &on), 0);
+}
+
+/* A driver's choice lasts over a pause, and not longer than the driver. */
+static void test_write_through_and_resets(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    const struct guest_device_ops *ops = vbd_guest_ops(g->vbd);
+    const enum guest_reset ends[] = {GUEST_RESET_DEVICE, GUEST_RESET_END};
+    writes_as(g, "w");
+    for (unsigned i = 0; i < 2; i++) {
+        set_writeback(g, 0);
+        writes_as(g, "wf");
+        ops->reset(g->vbd, GUEST_RESET_STATUS);
+        writes_as(g, "wf");
+        ops->reset(g->vbd, ends[i]);
+        writes_as(g, "w");
+    }
+    rig_close(g);
+}
+
+static void test_write_through_from_the_start(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    c.write_through = true;
+    rig_open(g, &c);
+    const struct guest_device_ops *ops = vbd_guest_ops(g->vbd);
+    writes_as(g, "wf");
+    set_writeback(g, 1);
+    writes_as(g, "w");
+    ops->reset(g->vbd, GUEST_RESET_STATUS); /* of the two the safer */
+    writes_as(g, "wf");
+    set_writeback(g, 1);
+    ops->reset(g->vbd, GUEST_RESET_END);
+    writes_as(g, "wf");
+    rig_close(g);
+}
+
 /* A read of `count` data buffers of `each` bytes. */
 static uint8_t ask_segments(struct rig *g, unsigned count, uint32_t each)
 {
@@ -681,7 +738,7 @@ static void test_malformed_breaks_device(struct rig *g)
     assert_int_equal(vbd_broken_take(g->vbd), 0);
     /* A reset makes it sound again. */
     vbd_guest_ops(g->vbd)->queue_stop(g->vbd, 0);
-    vbd_guest_ops(g->vbd)->reset(g->vbd);
+    vbd_guest_ops(g->vbd)->reset(g->vbd, GUEST_RESET_DEVICE);
     assert_null(vbd_broken(g->vbd));
     driver_sim_free(g->driver);
     queue_run(g);
@@ -943,6 +1000,8 @@ BOTH_RINGS(test_refusals)
 BOTH_RINGS(test_read_only_and_4096)
 BOTH_RINGS(test_id_flush_ranges)
 BOTH_RINGS(test_write_through)
+BOTH_RINGS(test_write_through_and_resets)
+BOTH_RINGS(test_write_through_from_the_start)
 BOTH_RINGS(test_large_requests)
 BOTH_RINGS(test_memory_cut_under_the_ring)
 BOTH_RINGS(test_memory_cut_under_a_buffer)
@@ -971,6 +1030,8 @@ int main(void)
         BOTH(test_id_flush_ranges),
         BOTH(test_write_through),
         BOTH(test_error_of_one_request),
+        BOTH(test_write_through_and_resets),
+        BOTH(test_write_through_from_the_start),
         BOTH(test_large_requests),
         BOTH(test_memory_cut_under_the_ring),
         BOTH(test_memory_cut_under_a_buffer),

@@ -83,13 +83,14 @@ static void fake_set_map(void *device, struct guest_map *map, bool grows)
     }
 }
 
-static void fake_reset(void *device)
+static void fake_reset(void *device, enum guest_reset kind)
 {
     struct fake *d = device;
     for (unsigned i = 0; i < QUEUES; i++)
         assert_false(d->queue[i].running);
     d->features = 0;
     d->resets++;
+    d->last_reset = kind;
 }
 
 static void fake_init(struct fake *d)

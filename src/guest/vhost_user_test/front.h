@@ -41,6 +41,7 @@ struct fake {
     uint32_t stop_base; /* what queue_stop answers */
     struct fake_queue queue[QUEUES];
     unsigned resets, maps_set, maps_grown;
+    enum guest_reset last_reset;
     void *stash;
     bool stash_resumed;
 };

@@ -66,6 +66,7 @@ static void every_message_can_be_acknowledged(void **state)
     assert_false(f->fake.queue[0].running);
     assert_int_equal(front_ack(f, VU_RESET_DEVICE, NULL, 0, NULL, 0), 0);
     assert_int_equal(f->fake.resets, 1);
+    assert_int_equal(f->fake.last_reset, GUEST_RESET_DEVICE);
     /* What has an answer of its own gets that one only. */
     uint64_t v = 0;
     front_send(f, VU_GET_FEATURES, VU_VERSION | VU_FLAG_NEED_REPLY, NULL, 0, NULL, 0);
@@ -89,6 +90,7 @@ static void status(void **state)
     assert_int_equal(front_ack_u64(f, VU_SET_STATUS, 0), 0);
     assert_int_equal(front_get_u64(f, VU_GET_STATUS), 0);
     assert_int_equal(f->fake.resets, 1);
+    assert_int_equal(f->fake.last_reset, GUEST_RESET_STATUS);
     assert_false(f->fake.queue[1].running);
     assert_int_equal(front_get_base(f, 1), 501); /* QEMU asks after the reset, and starts there later */
     /* All over again on the same memory. */
@@ -389,6 +391,7 @@ static void closed_in_the_middle(void **state)
     f->sock = -1;
     front_assert_ended(f, "closed the connection");
     assert_int_equal(f->fake.resets, 1);
+    assert_int_equal(f->fake.last_reset, GUEST_RESET_END);
 }
 
 static void closed(void **state)

@@ -180,9 +180,10 @@ static void op_set_map(void *device, struct guest_map *map, bool grows)
         if (d->queue[i].vq) virtq_set_map(d->queue[i].vq, map);
 }
 
-static void op_reset(void *device)
+static void op_reset(void *device, enum guest_reset kind)
 {
     (void)device;
+    (void)kind;
 }
 
 void ramdisk_init(struct ramdisk *d, struct loop *loop, char *data, uint64_t size_bytes, uint64_t extra_features)
