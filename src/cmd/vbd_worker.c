@@ -61,6 +61,7 @@ struct worker {
     struct loop_watch listen_watch, broken_watch;
     struct vhost_session *session;
     bool ending; /* quit or leave: take no other front end */
+    bool told_broken;
 
     struct worker_held held[WORKER_HELD_MAX];
     unsigned held_count;
@@ -185,6 +186,7 @@ static struct disk_stash state_stash(struct worker *w)
 
 static void tell_state(struct worker *w, const char *state, const char *why)
 {
+    w->told_broken = strcmp(state, "broken") == 0;
     if (w->keeper.state) w->keeper.state(w->keeper.arg, state, why);
 }
 
@@ -278,6 +280,7 @@ static void broken_ready(struct loop_watch *watch, uint32_t events)
     const char *why = vbd_broken(w->vbd);
     (void)events;
     if (queues && why) tell_state(w, "broken", why);
+    if (!why && w->told_broken) tell_state(w, w->session ? "connected" : "listening", NULL); /* it was reset */
     for (unsigned i = 0; w->session && i < w->config.device.queues; i++)
         if (queues & UINT64_C(1) << i) vhost_session_ring_failed(w->session, i);
 }

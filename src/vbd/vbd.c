@@ -113,14 +113,17 @@ static void op_set_map(void *device, struct guest_map *map, bool grows)
 static void op_reset(void *device, enum guest_reset kind)
 {
     struct vbd *d = device;
+    uint64_t one = 1;
     d->features = 0;
     atomic_store(&d->size_max_bytes, 0);
     /* Over a status of 0 a mode that is safer than what was configured stays: QEMU resets a device that is merely paused and
      * does not write the mode again. Whatever else comes is a driver that starts anew, and sets its own. */
     if (kind != GUEST_RESET_STATUS || !d->config.kept->write_through) *d->config.kept = (struct vbd_kept){0};
     atomic_store(&d->write_through, d->config.write_through || d->config.kept->write_through);
-    atomic_store(&d->broken_why, NULL);
+    bool was_broken = atomic_exchange(&d->broken_why, NULL) != NULL;
     vbd_broken_take(d);
+    if (was_broken && write(d->broken_fd, &one, sizeof one) < 0)
+        log_limited(LOG_LEVEL_WARN, "eventfd: %s", strerror(errno));
 }
 
 static int config_check(const struct vbd_config *c, struct errmsg *e)

@@ -87,7 +87,8 @@ void vbd_set_poll(struct vbd *d, uint64_t poll_ns);
 
 /* Why a queue broke the device (the first reason), or NULL while it is sound. */
 const char *vbd_broken(struct vbd *d);
-/* Which queues broke since the last call, a bit each. vbd_broken_fd(), an eventfd, is readable while there are any. */
+/* Which queues broke since the last call, a bit each. vbd_broken_fd(), an eventfd, is readable while there are any, and once
+ * after a broken device was reset. */
 uint64_t vbd_broken_take(struct vbd *d);
 int vbd_broken_fd(struct vbd *d);
 

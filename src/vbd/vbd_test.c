@@ -740,6 +740,8 @@ static void test_malformed_breaks_device(struct rig *g)
     vbd_guest_ops(g->vbd)->queue_stop(g->vbd, 0);
     vbd_guest_ops(g->vbd)->reset(g->vbd, GUEST_RESET_DEVICE);
     assert_null(vbd_broken(g->vbd));
+    assert_true(readable(vbd_broken_fd(g->vbd))); /* whoever was told hears of this too */
+    assert_int_equal(vbd_broken_take(g->vbd), 0);
     driver_sim_free(g->driver);
     queue_run(g);
     struct ask r = {.type = VIRTIO_BLK_T_IN, .data_bytes = 512, .reads = true};
