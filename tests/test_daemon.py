@@ -10,6 +10,7 @@ import time
 import pytest
 
 from lib.control import Daemon, RpcError, alive
+from lib.front_end import RESET_DEVICE, FrontEnd
 from lib.process import Process, ProcessError, is_listening, wait_until
 from lib.paths import program
 
@@ -689,6 +690,25 @@ def test_read_cache_comes_and_goes(real, chain):
     assert not shown["enabled"] and not shown["running"] and shown["budget"] == 64 << 20
     real.call("cache.set", enabled=True, budget="auto")
     wait_until(lambda: real.show("d1")["cached"], 10, "the disk to use the cache")
+
+
+def test_a_broken_device_is_reported_until_it_is_reset(real, chain):
+    def shown(state):
+        return wait_until(lambda: real.show("d1")["front_end"] == state, 10, f"front end {state}")
+
+    attach_chain(real, chain)
+    with FrontEnd(real.run_dir / "disks" / "d1.sock") as front:
+        shown("connected")
+        front.start_ring()
+        front.jump_available_index(1000)
+        shown("broken")
+        assert "available index" in real.show("d1")["front_end_why"]
+        front.order(RESET_DEVICE)
+        shown("connected")
+        assert "front_end_why" not in real.show("d1")
+        front.start_ring()
+        assert front.read_sector(3)[0] == 0
+    shown("listening")
 
 
 def test_cache_service_survives_the_daemon(real, chain):

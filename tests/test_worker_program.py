@@ -14,6 +14,7 @@ import subprocess
 import pytest
 
 from lib.daemon import Daemon
+from lib.front_end import RESET_DEVICE, FrontEnd
 from lib.paths import BUILD, program, system_program
 from lib.process import is_listening, wait_until
 from lib.worker import check_image, new_qcow2, new_raw, qemu_img, run, start_worker
@@ -340,3 +341,29 @@ def test_the_end_of_a_disk_of_16_tib(kind, run_dir, processes):
     serve("--verify-writes", "--model", run_dir / "model", "--runtime", "2")
     serve("--verify-writes", "--model", run_dir / "model", "--check-only")
     check_image(layers[0][1], layers[0][0])
+
+
+def broken_ring(front):
+    front.start_ring()
+    assert not front.signalled(front.err, 0)
+    front.jump_available_index(1000)
+    assert front.signalled(front.err), "the error descriptor was not signalled"
+    os.eventfd_read(front.err)
+
+
+def test_a_broken_ring_is_its_front_ends_affair(run_dir, pattern, processes):
+    """It says why, in the log and through the error descriptor; the same front end may reset it, the next one finds a sound disk."""
+    path = run_dir / "s"
+    worker = start_worker(processes, path, ("raw", pattern))
+    with open(pattern, "rb") as image:
+        image.seek(7 * 512)
+        sector = image.read(512)
+    with FrontEnd(path) as front:
+        broken_ring(front)
+        worker.wait_for(lambda: "queue 0 broken by its guest: the available index jumped" in worker.output(), 10, "a line in the log")
+        front.order(RESET_DEVICE)
+        front.start_ring()
+        assert front.read_sector(7) == (0, sector)
+    with FrontEnd(path) as front:
+        broken_ring(front)
+    assert load(path)["mismatches"] == 0
