@@ -852,6 +852,128 @@ static void test_drain(struct rig *g)
     rig_close(g);
 }
 
+/* Regions are added while requests run: nothing waits, nothing is lost, and the old map may go at once. */
+static void test_map_grows_under_io(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    const struct guest_device_ops *ops = vbd_guest_ops(g->vbd);
+    struct guest_region_desc half = {{GUEST_BASE}, MEMORY_BYTES / 2, 0x7000000000, 0};
+    struct guest_map *small;
+    struct errmsg e;
+    assert_int_equal(guest_map_new(&small, &half, &g->memory_fd, 1, NULL, &e), 0);
+    ops->set_map(g->vbd, small, false);
+    guest_map_unref(g->map);
+    g->map = small;
+    for (unsigned round = 0; round < 20; round++) {
+        atomic_store(&g->disk->hold, true);
+        for (unsigned i = 0; i < 8; i++) {
+            struct ask r = {.type = VIRTIO_BLK_T_IN, .sector = i, .data_bytes = 512, .reads = true};
+            memset(g->disk->bytes + i * 512, (int)(round + i), 512);
+            ask_begin(g, i, &r);
+        }
+        usleep(2000);
+        /* Both halves, the first through the mapping that there is already; then the first alone, anew. */
+        struct guest_region_desc two[2] = {half, half};
+        int fds[2] = {g->memory_fd, g->memory_fd};
+        two[1].guest_addr.v += MEMORY_BYTES / 2, two[1].user_addr += MEMORY_BYTES / 2;
+        two[1].file_offset_bytes = MEMORY_BYTES / 2;
+        struct guest_map *large;
+        assert_int_equal(guest_map_new(&large, two, fds, 2, g->map, &e), 0);
+        ops->set_map(g->vbd, large, true);
+        assert_true(atomic_load(&g->disk->hold)); /* it did not wait for what is in flight */
+        guest_map_unref(g->map);
+        g->map = large;
+        atomic_store(&g->disk->hold, false);
+        for (unsigned i = 0; i < 8; i++)
+            wait_any(g, NULL);
+        for (unsigned i = 0; i < 8; i++) {
+            assert_int_equal(slot_at(g, i)[16 + 512], VIRTIO_BLK_S_OK);
+            assert_int_equal(slot_at(g, i)[16 + 511], (uint8_t)(round + i));
+        }
+        assert_int_equal(guest_map_new(&small, &half, &g->memory_fd, 1, NULL, &e), 0);
+        ops->set_map(g->vbd, small, false);
+        guest_map_unref(g->map);
+        g->map = small;
+    }
+    rig_close(g);
+}
+
+/* A front end without a kick descriptor has its ring looked at every now and then. */
+static void test_queue_without_kick(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    const struct guest_device_ops *ops = vbd_guest_ops(g->vbd);
+    ops->queue_stop(g->vbd, 0);
+    struct guest_queue q = queue_make(g);
+    q.kick_fd = -1;
+    assert_int_equal(ops->queue_start(g->vbd, &q, g->map), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        struct ask r = {.type = VIRTIO_BLK_T_IN, .sector = i, .data_bytes = 512, .reads = true};
+        usleep(10000); /* it sleeps */
+        assert_int_equal(ask_now(g, &r, NULL), VIRTIO_BLK_S_OK);
+    }
+    rig_close(g);
+}
+
+static uint8_t ask_range(struct rig *g, uint32_t type, uint64_t sector, uint32_t sectors, uint32_t flags)
+{
+    struct virtio_blk_range good = {le64_make(0), le32_make(8), le32_make(0)};
+    struct virtio_blk_range range = {le64_make(sector), le32_make(sectors), le32_make(flags)};
+    struct ask a = {.type = type, .data_bytes = 2 * sizeof range};
+    memcpy(slot_at(g, 0) + 16, &good, sizeof good);
+    memcpy(slot_at(g, 0) + 16 + sizeof good, &range, sizeof range);
+    return ask_now(g, &a, NULL);
+}
+
+/* One bad range, and none is carried out. */
+static void test_bad_ranges(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    c.sector_bytes = 4096;
+    rig_open(g, &c);
+    uint64_t end = DISK_BYTES / 512;
+    const struct {
+        uint64_t sector;
+        uint32_t sectors, flags;
+        uint8_t discard, zeroes;
+    } cases[] = {
+        {end - 8, 16, 0, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_IOERR},
+        {end, 8, 0, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_IOERR},
+        {UINT64_MAX, 8, 0, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_IOERR},
+        {UINT64_MAX / 512 + 1, 8, 0, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_IOERR},
+        {0, UINT32_MAX - 7, 0, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_IOERR},
+        {1, 8, 0, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_IOERR},
+        {8, 1, 0, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_IOERR},
+        {8, 8, 2, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_S_UNSUPP},
+        {8, 8, 0x80000001, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_S_UNSUPP},
+    };
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        if (ask_range(g, VIRTIO_BLK_T_DISCARD, cases[i].sector, cases[i].sectors, cases[i].flags) != cases[i].discard)
+            fail_msg("discard, case %u", i);
+        if (ask_range(g, VIRTIO_BLK_T_WRITE_ZEROES, cases[i].sector, cases[i].sectors, cases[i].flags) !=
+            cases[i].zeroes)
+            fail_msg("write zeroes, case %u", i);
+    }
+    assert_string_equal(g->disk->log, "");
+    assert_int_equal(ask_range(g, VIRTIO_BLK_T_DISCARD, end - 8, 8, 0), VIRTIO_BLK_S_OK);
+    assert_int_equal(ask_range(g, VIRTIO_BLK_T_WRITE_ZEROES, end - 8, 8, 1), VIRTIO_BLK_S_OK);
+    assert_string_equal(g->disk->log, "ddzZ");
+    rig_close(g);
+}
+
+static void test_ranges_on_read_only(struct rig *g)
+{
+    struct vbd_config c = config_default(g);
+    c.read_only = true;
+    rig_open(g, &c);
+    assert_int_equal(ask_range(g, VIRTIO_BLK_T_DISCARD, 8, 8, 0), VIRTIO_BLK_S_IOERR);
+    assert_int_equal(ask_range(g, VIRTIO_BLK_T_WRITE_ZEROES, 8, 8, 0), VIRTIO_BLK_S_IOERR);
+    assert_string_equal(g->disk->log, "");
+    rig_close(g);
+}
+
 static void test_config_space_and_resize(struct rig *g)
 {
     struct vbd_config c = config_default(g);
@@ -1004,6 +1126,10 @@ BOTH_RINGS(test_id_flush_ranges)
 BOTH_RINGS(test_write_through)
 BOTH_RINGS(test_write_through_and_resets)
 BOTH_RINGS(test_write_through_from_the_start)
+BOTH_RINGS(test_map_grows_under_io)
+BOTH_RINGS(test_queue_without_kick)
+BOTH_RINGS(test_bad_ranges)
+BOTH_RINGS(test_ranges_on_read_only)
 BOTH_RINGS(test_large_requests)
 BOTH_RINGS(test_memory_cut_under_the_ring)
 BOTH_RINGS(test_memory_cut_under_a_buffer)
@@ -1034,6 +1160,10 @@ int main(void)
         BOTH(test_error_of_one_request),
         BOTH(test_write_through_and_resets),
         BOTH(test_write_through_from_the_start),
+        BOTH(test_map_grows_under_io),
+        BOTH(test_queue_without_kick),
+        BOTH(test_bad_ranges),
+        BOTH(test_ranges_on_read_only),
         BOTH(test_large_requests),
         BOTH(test_memory_cut_under_the_ring),
         BOTH(test_memory_cut_under_a_buffer),
