@@ -7,6 +7,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -268,6 +269,61 @@ static void most_descriptors(void **state)
     assert_int_equal(count_open_fds(), before);
 }
 
+/* Room for this many more descriptors in the process, and no more. */
+static void open_files_room(struct rlimit *before, unsigned room)
+{
+    int lowest = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0);
+    for (unsigned i = 0; i < room; i++) {
+        int next = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, lowest + 1);
+        assert_int_equal(next, lowest + 1);
+        close(lowest);
+        lowest = next;
+    }
+    close(lowest);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, before), 0);
+    struct rlimit tight = {(rlim_t)lowest, before->rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &tight), 0);
+}
+
+/* With too many files open the kernel delivers a message without all of its descriptors: it is refused whole, and those that
+ * came are closed. */
+static void lost_descriptors(void **state)
+{
+    struct front *f = *state;
+    struct {
+        struct vu_mem_table_head head;
+        struct vu_region region[2];
+    } table = {.head = {2, 0},
+               .region = {{0, MEM_BYTES / 2, MEM_USER, 0},
+                          {MEM_BYTES / 2, MEM_BYTES / 2, MEM_USER + MEM_BYTES / 2, MEM_BYTES / 2}}};
+    int fds[2] = {f->mem_fd, f->mem_fd}, call = eventfd(0, EFD_CLOEXEC);
+    struct rlimit limit;
+    front_negotiate(f, USUAL_FEATURES, ALL_PROTOCOL_FEATURES);
+    unsigned before = count_open_fds();
+    for (unsigned room = 0; room < 2; room++) {
+        open_files_room(&limit, room);
+        uint64_t answer = front_ack(f, VU_SET_MEM_TABLE, &table, sizeof table, fds, 2);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        assert_int_equal(answer, EMFILE);
+        assert_int_equal(count_open_fds(), before);
+    }
+    open_files_room(&limit, 0);
+    uint64_t answer = front_ack_ring_fd(f, VU_SET_VRING_CALL, 0, call);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    assert_int_equal(answer, EMFILE);
+    assert_int_equal(count_open_fds(), before);
+    /* Nothing of it is left over: the same again, and it works. */
+    assert_int_equal(front_ack_ring_fd(f, VU_SET_VRING_CALL, 0, call), 0);
+    assert_int_equal(front_ack(f, VU_SET_MEM_TABLE, &table, sizeof table, fds, 2), 0);
+    /* Where no answer is due the front end cannot be told. */
+    open_files_room(&limit, 0);
+    front_send(f, VU_SET_VRING_CALL, VU_VERSION, &(uint64_t){0}, 8, &call, 1);
+    front_pump(f);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    front_assert_ended(f, "descriptors were lost");
+    close(call);
+}
+
 static void refused_without_an_answer_due(void **state)
 {
     struct front *f = *state;
@@ -504,6 +560,7 @@ int main(void)
         FRONT_TEST(wrong_sizes),
         FRONT_TEST(wrong_descriptor_counts),
         FRONT_TEST(most_descriptors),
+        FRONT_TEST(lost_descriptors),
         FRONT_TEST(refused_without_an_answer_due),
         FRONT_TEST(unknown_message),
         FRONT_TEST(wrong_version),
