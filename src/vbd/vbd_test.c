@@ -280,6 +280,19 @@ struct ask {
     bool indirect;
 };
 
+static void kick(struct rig *g)
+{
+    uint64_t one = 1;
+    assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
+}
+
+/* What was added is the device's. */
+static void show(struct rig *g)
+{
+    atomic_fetch_add(&g->disk->asked, 1);
+    if (driver_sim_publish(g->driver)) kick(g);
+}
+
 static void ask_begin(struct rig *g, unsigned slot, const struct ask *a)
 {
     uint8_t *p = slot_at(g, slot);
@@ -299,9 +312,7 @@ static void ask_begin(struct rig *g, unsigned slot, const struct ask *a)
         buf[n++] = (struct driver_sim_buf){{at + 16 + a->data_bytes}, 1, true};
     }
     assert_true(driver_sim_add(g->driver, buf, n, a->indirect, slot));
-    atomic_fetch_add(&g->disk->asked, 1);
-    uint64_t one = 1;
-    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
+    show(g);
 }
 
 static uint64_t wait_any(struct rig *g, uint32_t *written)
@@ -493,7 +504,7 @@ static void test_write_through(struct rig *g)
 /* A chain that reads or writes `bytes` at disk offset 0, in data buffers of odd lengths. */
 static uint8_t ask_large(struct rig *g, uint32_t type, uint32_t bytes, uint32_t *written)
 {
-    uint64_t at = GUEST_BASE + DATA_AT, one = 1;
+    uint64_t at = GUEST_BASE + DATA_AT;
     bool in = type == VIRTIO_BLK_T_IN;
     struct virtio_blk_header h = {.type = le32_make(type)};
     struct driver_sim_buf buf[16] = {{{at}, sizeof h, false}};
@@ -507,8 +518,7 @@ static uint8_t ask_large(struct rig *g, uint32_t type, uint32_t bytes, uint32_t 
     }
     buf[n++] = (struct driver_sim_buf){{at}, 1, true};
     assert_true(driver_sim_add(g->driver, buf, n, true, 7));
-    atomic_fetch_add(&g->disk->asked, 1);
-    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
+    show(g);
     token = wait_any(g, written);
     assert_int_equal(token, 7);
     return g->memory[DATA_AT + sizeof h + bytes];
@@ -580,7 +590,7 @@ static void test_write_through_from_the_start(struct rig *g)
 /* A read of `count` data buffers of `each` bytes. */
 static uint8_t ask_segments(struct rig *g, unsigned count, uint32_t each)
 {
-    uint64_t at = GUEST_BASE + DATA_AT, one = 1;
+    uint64_t at = GUEST_BASE + DATA_AT;
     struct virtio_blk_header h = {.type = le32_make(VIRTIO_BLK_T_IN)};
     struct driver_sim_buf *buf = calloc(count + 2, sizeof *buf);
     uint8_t *status = g->memory + DATA_AT + sizeof h + count * each;
@@ -592,8 +602,7 @@ static uint8_t ask_segments(struct rig *g, unsigned count, uint32_t each)
         buf[i + 1] = (struct driver_sim_buf){{at + sizeof h + i * each}, each, true};
     buf[count + 1] = (struct driver_sim_buf){{at + sizeof h + count * each}, 1, true};
     assert_true(driver_sim_add(g->driver, buf, count + 2, true, 3));
-    atomic_fetch_add(&g->disk->asked, 1);
-    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
+    show(g);
     assert_int_equal(wait_any(g, NULL), 3);
     free(buf);
     return *status;
@@ -625,12 +634,11 @@ static void test_seg_max_hard_bound(struct rig *g)
     struct vbd_config c = config_default(g);
     rig_open(g, &c);
     struct driver_sim_buf *buf = calloc(DISK_IOV_MAX + 1, sizeof *buf);
-    uint64_t one = 1;
     assert_non_null(buf);
     for (unsigned i = 0; i <= DISK_IOV_MAX; i++)
         buf[i] = (struct driver_sim_buf){{GUEST_BASE + DATA_AT}, 512, i > 0};
     assert_true(driver_sim_add(g->driver, buf, DISK_IOV_MAX + 1, true, 0));
-    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
+    show(g);
     assert_true(readable(vbd_broken_fd(g->vbd)));
     assert_string_equal(vbd_broken(g->vbd), "a request of more buffers than the device takes");
     free(buf);
@@ -646,7 +654,7 @@ static void test_segments_across_regions(struct rig *g)
     struct guest_map *two = map_make(g, 2);
     vbd_guest_ops(g->vbd)->set_map(g->vbd, two, false);
     guest_map_unref(two);
-    uint64_t seam = GUEST_BASE + MEMORY_BYTES / 2, one = 1;
+    uint64_t seam = GUEST_BASE + MEMORY_BYTES / 2;
     struct virtio_blk_header h = {.type = le32_make(VIRTIO_BLK_T_IN)};
     memcpy(g->memory + DATA_AT, &h, sizeof h);
     struct driver_sim_buf buf[] = {{{GUEST_BASE + DATA_AT}, sizeof h, false},
@@ -654,7 +662,7 @@ static void test_segments_across_regions(struct rig *g)
                                    {{GUEST_BASE + DATA_AT + sizeof h}, 1, true}};
     fill(g->disk->bytes, 1024, 9);
     assert_true(driver_sim_add(g->driver, buf, 3, false, 0));
-    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
+    show(g);
     wait_any(g, NULL);
     assert_int_equal(g->memory[DATA_AT + sizeof h], VIRTIO_BLK_S_OK);
     assert_memory_equal(g->memory + MEMORY_BYTES / 2 - 512, g->disk->bytes, 1024);
@@ -728,10 +736,10 @@ static void test_malformed_breaks_device(struct rig *g)
 {
     struct vbd_config c = config_default(g);
     rig_open(g, &c);
-    uint64_t at = GUEST_BASE + DATA_AT, one = 1;
+    uint64_t at = GUEST_BASE + DATA_AT;
     struct driver_sim_buf no_status[] = {{{at}, 16, false}};
     assert_true(driver_sim_add(g->driver, no_status, 1, false, 1));
-    if (driver_sim_publish(g->driver)) assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
+    show(g);
     assert_true(readable(vbd_broken_fd(g->vbd)));
     assert_string_equal(vbd_broken(g->vbd), "request without room for a status");
     assert_int_equal(vbd_broken_take(g->vbd), 1); /* queue 0, and only it */
@@ -747,12 +755,6 @@ static void test_malformed_breaks_device(struct rig *g)
     struct ask r = {.type = VIRTIO_BLK_T_IN, .data_bytes = 512, .reads = true};
     assert_int_equal(ask_now(g, &r, NULL), VIRTIO_BLK_S_OK);
     rig_close(g);
-}
-
-static void kick(struct rig *g)
-{
-    uint64_t one = 1;
-    assert_int_equal(write(g->kick_writer, &one, sizeof one), sizeof one);
 }
 
 static void cut_short(struct rig *g, uint64_t bytes)
@@ -789,8 +791,7 @@ static void read_cut(struct rig *g, uint64_t data_at, uint64_t status_at)
                                    {{GUEST_BASE + status_at}, 1, true}};
     assert_true(driver_sim_add(g->driver, buf, 3, false, 0));
     cut_short(g, DATA_AT + (1u << 20));
-    atomic_fetch_add(&g->disk->asked, 1);
-    if (driver_sim_publish(g->driver)) kick(g);
+    show(g);
     broken_by_cut(g);
 }
 
