@@ -82,6 +82,7 @@ static int serve_all(struct ramdisk_queue *q)
         virtq_push(q->vq, c.id, written);
         if (virtq_publish(q->vq)) notify(q);
     }
+    if (ret == -E2BIG) virtq_break(q->vq, "a request of more buffers than the device takes");
     return ret;
 }
 
