@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from lib.control import Daemon, RpcError, alive
 from lib.front_end import RESET_DEVICE, FrontEnd
 from lib.process import Process, ProcessError, is_listening, wait_until
-from lib.paths import program
+from lib.paths import built, program
 
 pytestmark = pytest.mark.timeout_s(60)
 
@@ -709,6 +710,62 @@ def test_a_broken_device_is_reported_until_it_is_reset(real, chain):
         front.start_ring()
         assert front.read_sector(3)[0] == 0
     shown("listening")
+
+
+PATTERN_MIB = 16
+
+
+@pytest.fixture
+def patterned(real, run_dir):
+    """A clone of a raw base whose content the native front end knows; (clone, base)."""
+    base, clone = run_dir / "base.raw", run_dir / "clone.qcow2"
+    subprocess.run([bench(), "--make-pattern", base, f"{PATTERN_MIB}M"], check=True)
+    real.creedence("image", "clone", base, clone, "--backing-format", "raw")
+    return clone, base
+
+
+def bench():
+    return built("bench/vhost-blk-bench")
+
+
+def replace_base(base):
+    """Another image of the same size takes the name."""
+    other = base.with_suffix(".other")
+    other.write_bytes(b"\xee" * base.stat().st_size)
+    os.rename(other, base)
+
+
+def read_all(socket_path):
+    """Each word that comes back is checked."""
+    done = subprocess.run([bench(), "--socket", socket_path, "--rw=read", "--bs=128k", "--iodepth=2", "--verify=full", "--ramp=0", "--runtime=1", "--json"],
+                          capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def new_cache_service(daemon):
+    pid = daemon.call("cache.show")["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: daemon.call("cache.show").get("pid") not in (None, pid), 10, "a new service")
+    wait_until(lambda: daemon.call("cache.show").get("stats", {}).get("channels") == 1 and daemon.show("d1")["cached"], 10, "the disk's new channel")
+
+
+def new_worker(daemon, name="d1"):
+    pid = daemon.show(name)["pid"]
+    kill_and_wait(pid)
+    return wait_until(lambda: (d := daemon.wait_state(name))["pid"] != pid and d, 10, "a new worker")
+
+
+def test_a_replaced_base_is_not_read_through_the_cache(real, patterned):
+    shown = attach_chain(real, patterned)
+    replace_base(patterned[1])
+    new_cache_service(real)
+    read_all(shown["socket"])
+    new_worker(real)
+    new_cache_service(real)
+    wait_until(lambda: real.show("d1")["cached"], 10, "the new worker's channel")
+    read_all(shown["socket"])
+    [entry] = real.call("disk.stats")["disks"]
+    assert entry["stats"]["cache_hit_bytes"] > 0
 
 
 def test_cache_service_survives_the_daemon(real, chain):

@@ -316,15 +316,19 @@ static void channels_came(void *arg, const struct peer_answer *a)
     request_finish(r, -EPROTO, NULL, 0, "the cache service answered with too few channels");
 }
 
-/* The service reads past the page cache where it can; workers use descriptors of their own. */
-static int open_for_cache(const struct disk_layer_config *l, struct errmsg *e)
+/* The service reads past the page cache where it can; workers use descriptors of their own. It must be the very file
+ * that the worker has: at the path there may be another one by now, under leaves that were written above the old one. */
+static int open_for_cache(const struct disk_layer_config *l, int worker_fd, struct errmsg *e)
 {
     struct engine_file f;
-    struct errmsg direct = {""};
-    int ret = disk_file_open(&f, l->path, DISK_FILE_DIRECT, &direct);
-    if (ret == -EINVAL || ret == -EOPNOTSUPP) ret = disk_file_open(&f, l->path, 0, e);
-    else if (ret < 0 && e) *e = direct;
-    return ret < 0 ? ret : f.fd;
+    struct errmsg why = {""};
+    char path[40];
+    if (worker_fd < 0) return errmsg_set(e, EBADF, "%s: it is not open", l->path);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", worker_fd);
+    int ret = disk_file_open(&f, path, DISK_FILE_DIRECT, &why);
+    if (ret == -EINVAL || ret == -EOPNOTSUPP) ret = disk_file_open(&f, path, 0, &why);
+    if (ret < 0) return errmsg_set(e, -ret, "%s: opening it anew: %s", l->path, why.text);
+    return f.fd;
 }
 
 static int send_request(struct cache_keeper *k, struct cache_request *r, struct errmsg *e)
@@ -340,7 +344,7 @@ static int send_request(struct cache_keeper *k, struct cache_request *r, struct 
     unsigned opened = 0;
     for (; ret == 0 && opened < count; opened++) {
         const struct disk_layer_config *l = &c->layers[opened + 1];
-        fds[opened] = open_for_cache(l, e);
+        fds[opened] = open_for_cache(l, r->layer_fd[opened + 1], e);
         if (fds[opened] < 0) {
             ret = fds[opened];
             break;
@@ -389,11 +393,13 @@ static void send_requests(struct cache_keeper *k)
     }
 }
 
-void cache_request_start(struct cache_keeper *k, struct cache_request *r, const struct disk_config *c, bool wait,
+void cache_request_start(struct cache_keeper *k, struct cache_request *r, const struct disk_config *c,
+                         const int *layer_fd, bool wait,
                          void (*done)(struct cache_request *, int, const int *, unsigned, const char *))
 {
     assert(!r->keeper);
-    *r = (struct cache_request){.keeper = k, .config = c, .serial = ++k->last_serial, .done = done};
+    *r = (struct cache_request){
+        .keeper = k, .config = c, .layer_fd = layer_fd, .serial = ++k->last_serial, .done = done};
     list_push_back(&k->requests, &r->node);
     bool starting = k->state == KEEPER_WAITING || k->state == KEEPER_CONNECTING;
     if (k->state == KEEPER_UP) /* its own limit begins when it is its turn */

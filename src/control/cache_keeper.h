@@ -40,13 +40,15 @@ struct cache_request {
     struct list node;
     struct cache_keeper *keeper; /* NULL: nothing is outstanding */
     struct loop_timer limit;
-    const struct disk_config *config; /* outlives the request */
+    const struct disk_config *config; /* outlives the request, as do: */
+    const int *layer_fd;              /* the disk's images, leaf first: the service is given the same files */
     uint64_t serial;
     bool asked;
     void (*done)(struct cache_request *r, int ret, const int *fds, unsigned count, const char *why);
 };
 /* wait: when the service is just being started, wait for it a little. */
-void cache_request_start(struct cache_keeper *k, struct cache_request *r, const struct disk_config *c, bool wait,
+void cache_request_start(struct cache_keeper *k, struct cache_request *r, const struct disk_config *c,
+                         const int *layer_fd, bool wait,
                          void (*done)(struct cache_request *, int, const int *, unsigned, const char *));
 void cache_request_cancel(struct cache_request *r); /* harmless when nothing is outstanding */
 

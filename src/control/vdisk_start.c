@@ -146,10 +146,19 @@ static void channels_for_running(struct cache_request *r, int ret, const int *fd
     close_all(fds, count);
 }
 
+/* After a restart of the daemon the worker sends its own a little after it was adopted. */
+static bool has_images(const struct vdisk *d)
+{
+    for (unsigned i = 0; i < d->config.layer_count; i++)
+        if (d->layer_fd[i] < 0) return false;
+    return true;
+}
+
 void vdisk_refresh_cache(struct vdisk *d)
 {
+    if (!has_images(d)) return;
     if (!wants_cache(d) || d->state != VDISK_SERVING || !d->peer || d->cache_request.keeper) return;
-    cache_request_start(d->host->cache, &d->cache_request, &d->config, false, channels_for_running);
+    cache_request_start(d->host->cache, &d->cache_request, &d->config, d->layer_fd, false, channels_for_running);
 }
 
 /* ---- Starting ---- */
@@ -234,6 +243,7 @@ void vdisk_worker_start(struct vdisk *d)
     d->error_code = 0;
     vdisk_limit_ms(d, CONFIGURE_LIMIT_MS + VDISK_EXIT_LIMIT_MS);
     if (wants_cache(d))
-        cache_request_start(d->host->cache, &d->cache_request, &d->config, !d->serving_before, channels_for_start);
+        cache_request_start(d->host->cache, &d->cache_request, &d->config, d->layer_fd, !d->serving_before,
+                            channels_for_start);
     else configure(d, NULL, 0);
 }

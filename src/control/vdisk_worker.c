@@ -269,7 +269,10 @@ void vdisk_is_serving(struct vdisk *d)
 /* Asked after `adopt`: what the worker holds was sent before this answer. */
 static void resent(void *arg, const struct peer_answer *a)
 {
-    if (a->ret == 0) drop_stale(arg);
+    struct vdisk *d = arg;
+    if (a->ret < 0) return;
+    drop_stale(d);
+    if (!d->cached) vdisk_refresh_cache(d);
 }
 
 static void adopted(void *arg, const struct peer_answer *a)
