@@ -768,6 +768,60 @@ def test_a_replaced_base_is_not_read_through_the_cache(real, patterned):
     assert entry["stats"]["cache_hit_bytes"] > 0
 
 
+def test_a_replaced_base_outlives_daemon_and_worker(real, patterned):
+    """The next daemon takes the images from the running worker, whatever has their names by now."""
+    clone, base = patterned
+    shown = attach_chain(real, patterned)
+    replace_base(base)
+    clone.rename(clone.with_suffix(".moved"))
+    real.kill()
+    real.start()
+    wait_until(lambda: real.show("d1")["cached"], 5, "the disk to use the cache")
+    read_all(shown["socket"])
+    new_worker(real)
+    read_all(shown["socket"])
+
+
+def test_a_base_replaced_while_nothing_ran_is_refused(real, patterned):
+    clone, base = patterned
+    shown = attach_chain(real, patterned)
+    real.kill()
+    kill_and_wait(shown["pid"])
+    aside = base.with_suffix(".aside")
+    base.rename(aside)
+    base.write_bytes(b"\xee" * aside.stat().st_size)
+    real.start()
+    stopped = wait_until(lambda: "another file" in (d := real.show("d1")).get("error", "") and d, 10, "the disk to be refused")
+    assert str(base) in stopped["error"] and "pid" not in stopped
+    aside.rename(base)
+    real.wait_state("d1")
+    read_all(shown["socket"])
+    # after a restart of the host files may have other numbers, but bases do not change their size
+    saved = real.state_dir / "disks/d1.json"
+    state = json.loads(saved.read_text())
+    real.kill()
+    kill_and_wait(recorded_pid(real))
+    state["images"]["boot"] = "earlier"
+    state["images"]["layers"][1]["size_bytes"] += 512
+    saved.write_text(json.dumps(state))
+    real.start()
+    wait_until(lambda: "it had" in real.show("d1").get("error", ""), 10, "the disk to be refused")
+    state["images"]["layers"][1]["size_bytes"] -= 512
+    for layer in state["images"]["layers"]:
+        layer["inode"] += 1
+    real.kill()
+    saved.write_text(json.dumps(state))
+    real.start()
+    real.wait_state("d1")
+    assert json.loads(saved.read_text())["images"]["boot"] != "earlier"
+    read_all(shown["socket"])
+
+
+def recorded_pid(daemon, name="d1"):
+    """Of the worker, from its record: there may be no daemon to be asked."""
+    return int((daemon.run_dir / f"disks/{name}.run").read_text().split()[0])
+
+
 def test_cache_service_survives_the_daemon(real, chain):
     attach_chain(real, chain)
     pid = real.call("cache.show")["pid"]

@@ -177,10 +177,14 @@ static void disk_restored(void *arg, int code, const char *message)
     restore_one_less(arg);
 }
 
-static void disk_found(void *arg, struct disk_config *c)
+static void disk_found(void *arg, struct disk_config *c, json_t *images)
 {
     struct daemon *d = arg;
-    if (!vdisk_new(&d->host, c)) log_error("out of memory: a saved disk is left out");
+    struct vdisk *disk = vdisk_new(&d->host, c);
+    if (!disk) log_error("out of memory: a saved disk is left out");
+    else if (images && !image_ids_parse(&disk->images, images))
+        log_warn("disk %s: which files its images were is not understood: they are taken as they are",
+                 disk->config.name);
 }
 
 int daemon_restore(struct daemon *d, void (*settled)(struct daemon *d), struct errmsg *e)

@@ -69,7 +69,7 @@ static void attach(struct daemon *d, struct rpc_call *call, struct disk_config *
     int ret = vdisk_open_images(disk, &e), code = RPC_IMAGE;
     if (ret == 0) {
         code = RPC_STATE;
-        ret = state_save_disk(d->host.state_dir, &disk->config, &e);
+        ret = state_save_disk(d->host.state_dir, &disk->config, image_ids_json(&disk->images), &e);
     }
     if (ret < 0) {
         vdisk_free(disk);

@@ -66,8 +66,9 @@ static int write_json(const char *path, json_t *o, struct errmsg *e)
     return state_write_file(path, text, strlen(text), true, e);
 }
 
-/* The object under `key` of a versioned file, as a new reference. -EINVAL: not ours; -ENOTSUP: newer. */
-static int read_json(json_t **out, const char *path, const char *key, struct errmsg *e)
+/* The object under `key` of a versioned file, as a new reference. -EINVAL: not ours; -ENOTSUP: newer.
+ * images (may be NULL) gets another, to what is under that name, if anything. */
+static int read_json(json_t **out, json_t **images, const char *path, const char *key, struct errmsg *e)
 {
     autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0) return errmsg_sys(e, errno, "%s", path);
@@ -89,6 +90,7 @@ static int read_json(json_t **out, const char *path, const char *key, struct err
         ret = errmsg_set(e, ENOTSUP, "%s: version %llu, this program knows %d", path, (unsigned long long)version,
                          STATE_VERSION);
     else if (!*out) ret = errmsg_set(e, EINVAL, "%s: no \"%s\" in it", path, key);
+    if (ret == 0 && images) *images = json_incref(json_object_get(whole, "images"));
     json_decref(whole);
     if (ret < 0) {
         json_decref(*out);
@@ -137,12 +139,18 @@ static int disk_path(char *out, const char *state_dir, const char *name, struct 
     return 0;
 }
 
-int state_save_disk(const char *state_dir, const struct disk_config *c, struct errmsg *e)
+int state_save_disk(const char *state_dir, const struct disk_config *c, json_t *images, struct errmsg *e)
 {
     char path[PATH_MAX];
     int ret = disk_path(path, state_dir, c->name, e);
-    if (ret < 0) return ret;
-    return write_json(path, json_pack("{s:i, s:o}", "version", STATE_VERSION, "disk", disk_config_json(c, false)), e);
+    if (ret < 0) {
+        json_decref(images);
+        return ret;
+    }
+    json_t *o = json_pack("{s:i, s:o}", "version", STATE_VERSION, "disk", disk_config_json(c, false));
+    if (o && images) json_object_set_new(o, "images", images);
+    else json_decref(images);
+    return write_json(path, o, e);
 }
 
 int state_remove_disk(const char *state_dir, const char *name, struct errmsg *e)
@@ -167,11 +175,11 @@ static bool has_ending(const char *name, const char *ending)
     return a > b && strcmp(name + a - b, ending) == 0;
 }
 
-static int load_disk(const char *path, const char *file, struct disk_config *out)
+static int load_disk(const char *path, const char *file, struct disk_config *out, json_t **images)
 {
     struct errmsg e = {""};
     json_t *disk = NULL;
-    int ret = read_json(&disk, path, "disk", &e);
+    int ret = read_json(&disk, images, path, "disk", &e);
     if (ret == 0) {
         struct field_error why = {0};
         ret = disk_config_parse(out, disk, "disk", &why);
@@ -193,7 +201,7 @@ static int only_json(const struct dirent *d)
     return d->d_name[0] != '.' && has_ending(d->d_name, ".json");
 }
 
-int state_load_disks(const char *state_dir, void (*found)(void *arg, struct disk_config *c), void *arg,
+int state_load_disks(const char *state_dir, void (*found)(void *arg, struct disk_config *c, json_t *images), void *arg,
                      struct errmsg *e)
 {
     char dir[PATH_MAX];
@@ -204,10 +212,12 @@ int state_load_disks(const char *state_dir, void (*found)(void *arg, struct disk
     for (int i = 0; i < n; i++) {
         char path[PATH_MAX];
         struct disk_config c;
+        json_t *images = NULL;
         if ((size_t)snprintf(path, sizeof path, "%s/%s", dir, list[i]->d_name) < sizeof path &&
-            load_disk(path, list[i]->d_name, &c) == 0)
-            found(arg, &c);
+            load_disk(path, list[i]->d_name, &c, &images) == 0)
+            found(arg, &c, images);
         else skipped++;
+        json_decref(images);
         free(list[i]);
     }
     free(list);
@@ -255,7 +265,7 @@ int state_load_cache(const char *state_dir, struct cache_settings *s)
     struct errmsg e = {""};
     json_t *o = NULL;
     int ret = cache_path(path, state_dir, &e);
-    if (ret == 0) ret = read_json(&o, path, "cache", &e);
+    if (ret == 0) ret = read_json(&o, NULL, path, "cache", &e);
     if (ret == 0) {
         struct field_error why = {0};
         struct fields f = fields_begin(o, "cache", &why);

@@ -2,7 +2,7 @@
 /*
  * What the daemon must still know after a power cut, as JSON files in its state directory:
  *
- *     STATEDIR/disks/NAME.json    {"version": 1, "disk": {parameters of disk.attach}}
+ *     STATEDIR/disks/NAME.json    {"version": 1, "disk": {parameters of disk.attach}, "images": {image_ids.h}}
  *     STATEDIR/cache.json         {"version": 1, "cache": {"enabled": true, "budget": "auto"}}
  *
  * A file is replaced whole: written under another name, synced, renamed over, and the directory synced; so
@@ -28,15 +28,17 @@ struct cache_settings {
 /* Make the state directory and what belongs into it. 0 or -errno. */
 int state_prepare(const char *state_dir, struct errmsg *e);
 
-int state_save_disk(const char *state_dir, const struct disk_config *c, struct errmsg *e);
+/* images (taken over; NULL: nothing is known) is kept with it. */
+int state_save_disk(const char *state_dir, const struct disk_config *c, json_t *images, struct errmsg *e);
 int state_remove_disk(const char *state_dir, const char *name, struct errmsg *e);
 
 /* Is there a file for a disk of this name, of whatever content? */
 bool state_has_disk(const char *state_dir, const char *name);
 
-/* Call found() for every disk, in the order of their names; it takes the configuration over. Problems with
+/* Call found() for every disk, in the order of their names; it takes the configuration over, not images (which may be
+ * NULL, or of any type). Problems with
  * single files go to the log. Returns how many files were set aside or skipped, or -errno. */
-int state_load_disks(const char *state_dir, void (*found)(void *arg, struct disk_config *c), void *arg,
+int state_load_disks(const char *state_dir, void (*found)(void *arg, struct disk_config *c, json_t *images), void *arg,
                      struct errmsg *e);
 
 int state_save_cache(const char *state_dir, const struct cache_settings *s, struct errmsg *e);

@@ -69,11 +69,13 @@ static struct disk_config config(const char *name, unsigned queues)
 struct found {
     unsigned count, queues;
     char names[256];
+    json_int_t images; /* the sum of what was kept under that name */
 };
 
-static void found(void *arg, struct disk_config *c)
+static void found(void *arg, struct disk_config *c, json_t *images)
 {
     struct found *f = arg;
+    f->images += json_integer_value(images);
     f->count++;
     f->queues = c->queues;
     strcat(strcat(f->names, c->name), " ");
@@ -102,17 +104,18 @@ static void save_and_load(void **state)
     static const char *const names[] = {"b", "a", "c"};
     for (unsigned i = 0; i < 3; i++) {
         struct disk_config c = config(names[i], 1);
-        assert_int_equal(state_save_disk(d->path, &c, &e), 0);
+        assert_int_equal(state_save_disk(d->path, &c, NULL, &e), 0);
         disk_config_free(&c);
     }
     struct disk_config c = config("a", 7); /* again, changed */
-    assert_int_equal(state_save_disk(d->path, &c, &e), 0);
+    assert_int_equal(state_save_disk(d->path, &c, json_integer(5), &e), 0);
     disk_config_free(&c);
     assert_int_equal(state_remove_disk(d->path, "c", &e), 0);
     assert_int_equal(state_remove_disk(d->path, "c", &e), 0);
     struct found f = {0};
     assert_int_equal(state_load_disks(d->path, found, &f, &e), 0);
     assert_string_equal(f.names, "a b ");
+    assert_int_equal(f.images, 5);
     char path[256];
     struct stat st;
     snprintf(path, sizeof path, "%s/disks/a.json", d->path);
@@ -125,7 +128,7 @@ static void damaged(void **state)
     const struct dir *d = *state;
     struct errmsg e;
     struct disk_config c = config("good", 2);
-    assert_int_equal(state_save_disk(d->path, &c, &e), 0);
+    assert_int_equal(state_save_disk(d->path, &c, NULL, &e), 0);
     disk_config_free(&c);
     static const char *const bad[] = {"",
                                       "{",
@@ -159,13 +162,13 @@ static void killed_while_saving(void **state)
     const struct dir *d = *state;
     struct errmsg e;
     struct disk_config c = config("a", 1);
-    assert_int_equal(state_save_disk(d->path, &c, &e), 0);
+    assert_int_equal(state_save_disk(d->path, &c, NULL, &e), 0);
     for (unsigned round = 0; round < 30; round++) {
         pid_t pid = fork();
         if (pid == 0) {
             for (;;) {
                 c.queues = c.queues % 64 + 1;
-                state_save_disk(d->path, &c, &e);
+                state_save_disk(d->path, &c, NULL, &e);
             }
         }
         usleep(500 + 137 * round);
@@ -187,9 +190,9 @@ static void no_room(void **state)
     struct disk_config c = config("a", 1);
     snprintf(path, sizeof path, "%s/disks/a.json.tmp", d->path);
     assert_return_code(mkdir(path, 0700), errno);
-    assert_int_equal(state_save_disk(d->path, &c, &e), -EISDIR);
+    assert_int_equal(state_save_disk(d->path, &c, NULL, &e), -EISDIR);
     assert_non_null(strstr(e.text, "a.json.tmp"));
-    assert_int_equal(state_save_disk("/nowhere", &c, &e), -ENOENT);
+    assert_int_equal(state_save_disk("/nowhere", &c, NULL, &e), -ENOENT);
     disk_config_free(&c);
 }
 

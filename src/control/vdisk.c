@@ -133,7 +133,8 @@ static bool begin_operation(struct vdisk *d, vdisk_done done, void *arg)
 
 int vdisk_open_images(struct vdisk *d, struct errmsg *e)
 {
-    return images_open(&d->config, d->layer_fd, true, e);
+    int ret = images_open(&d->config, d->layer_fd, true, e);
+    return ret < 0 ? ret : image_ids_read(&d->images, &d->config, d->layer_fd, e);
 }
 
 void vdisk_attach(struct vdisk *d, vdisk_done done, void *arg)

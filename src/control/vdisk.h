@@ -31,6 +31,7 @@
 #include "control/disk_config.h"
 #include "control/held.h"
 #include "control/host.h"
+#include "control/image_ids.h"
 #include "control/peer.h"
 #include "control/rpc.h"
 
@@ -62,7 +63,8 @@ struct vdisk {
 
     int listen_fd, connect_fd;
     int layer_fd[DISK_CHAIN_MAX];
-    struct held held; /* and again in the holder process */
+    struct image_ids images; /* which files these are, or were */
+    struct held held;        /* and again in the holder process */
     struct cache_request cache_request;
     bool cached; /* the worker was given channels */
 

@@ -13,6 +13,9 @@
 
 /* Start a worker now. Failing is dealt with inside: d may be gone afterwards. */
 void vdisk_worker_start(struct vdisk *d);
+bool vdisk_has_images(const struct vdisk *d);
+/* All images are open: keep in mind, and on storage, which files they are. */
+void vdisk_note_images(struct vdisk *d);
 /* Ask for channels of the read cache and give them to the worker that serves. */
 void vdisk_refresh_cache(struct vdisk *d);
 

@@ -146,19 +146,50 @@ static void channels_for_running(struct cache_request *r, int ret, const int *fd
     close_all(fds, count);
 }
 
-/* After a restart of the daemon the worker sends its own a little after it was adopted. */
-static bool has_images(const struct vdisk *d)
+void vdisk_refresh_cache(struct vdisk *d)
+{
+    /* After a restart of the daemon the worker sends its images a little after it was adopted. */
+    if (!vdisk_has_images(d)) return;
+    if (!wants_cache(d) || d->state != VDISK_SERVING || !d->peer || d->cache_request.keeper) return;
+    cache_request_start(d->host->cache, &d->cache_request, &d->config, d->layer_fd, false, channels_for_running);
+}
+
+/* ---- Images ---- */
+
+bool vdisk_has_images(const struct vdisk *d)
 {
     for (unsigned i = 0; i < d->config.layer_count; i++)
         if (d->layer_fd[i] < 0) return false;
     return true;
 }
 
-void vdisk_refresh_cache(struct vdisk *d)
+void vdisk_note_images(struct vdisk *d)
 {
-    if (!has_images(d)) return;
-    if (!wants_cache(d) || d->state != VDISK_SERVING || !d->peer || d->cache_request.keeper) return;
-    cache_request_start(d->host->cache, &d->cache_request, &d->config, d->layer_fd, false, channels_for_running);
+    struct image_ids now;
+    struct errmsg e = {""};
+    int ret = image_ids_read(&now, &d->config, d->layer_fd, &e);
+    if (ret == 0 && image_ids_equal(&now, &d->images)) return;
+    if (ret == 0) ret = state_save_disk(d->host->state_dir, &d->config, image_ids_json(&now), &e);
+    if (ret == 0) d->images = now;
+    else log_error("disk %s: which files its images are cannot be saved: %s", d->config.name, e.text);
+}
+
+/* Those that no worker left are opened by their paths: what is there now must be what was there. */
+static int open_images(struct vdisk *d, struct errmsg *e)
+{
+    bool had[DISK_CHAIN_MAX];
+    if (vdisk_has_images(d)) return 0;
+    for (unsigned i = 0; i < d->config.layer_count; i++)
+        had[i] = d->layer_fd[i] >= 0;
+    int ret = images_open(&d->config, d->layer_fd, true, e);
+    if (ret == 0) ret = image_ids_check(&d->images, &d->config, d->layer_fd, e);
+    if (ret == 0) {
+        vdisk_note_images(d);
+        return 0;
+    }
+    for (unsigned i = 0; i < d->config.layer_count; i++)
+        if (!had[i] && d->layer_fd[i] >= 0) close(steal_fd(&d->layer_fd[i]));
+    return ret;
 }
 
 /* ---- Starting ---- */
@@ -222,7 +253,7 @@ void vdisk_worker_start(struct vdisk *d)
         return;
     }
     d->error_code = RPC_IMAGE;
-    ret = images_open(&d->config, d->layer_fd, false, &e);
+    ret = open_images(d, &e);
     if (ret == 0) {
         d->error_code = RPC_WORKER;
         ret = open_sockets(d, &e);

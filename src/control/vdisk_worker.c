@@ -4,7 +4,7 @@
  *
  * A worker may be in the hands of its guest. What it can do to the daemon is bounded: descriptors it wants kept are
  * counted, names are checked by the link, layers are never taken from it except after a restart of the
- * daemon, and then only when they are the configured files.
+ * daemon, and then only when they are the files that the disk was attached with.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -72,12 +72,14 @@ static int layer_index(const struct vdisk *d, const char *name)
     return -1;
 }
 
-/* Does the descriptor stand for the file that was configured, open the way it must be? */
+/* Does the descriptor stand for the file that was attached, open the way it must be? What has its name by now does not
+ * matter: the guest's disk is on the file. */
 static bool is_layer(const struct vdisk *d, unsigned index, int fd)
 {
     struct stat a, b;
     int flags = fcntl(fd, F_GETFL), mode = index == 0 && !d->config.read_only ? O_RDWR : O_RDONLY;
     if (flags < 0 || (flags & O_PATH) || (flags & O_ACCMODE) != mode || fstat(fd, &a) < 0) return false;
+    if (image_ids_known(&d->images)) return image_ids_same_file(&d->images, index, fd);
     return stat(d->config.layers[index].path, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
@@ -272,6 +274,7 @@ static void resent(void *arg, const struct peer_answer *a)
     struct vdisk *d = arg;
     if (a->ret < 0) return;
     drop_stale(d);
+    if (vdisk_has_images(d)) vdisk_note_images(d);
     if (!d->cached) vdisk_refresh_cache(d);
 }
 
