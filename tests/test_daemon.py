@@ -184,11 +184,36 @@ def test_connected_disks_are_not_detached_by_mistake(daemon, leaf):
     daemon.call("disk.detach", name="d1", force=True)
 
 
-def test_detaching_says_when_the_image_could_not_be_written(daemon, leaf):
-    daemon.behave(quit="error")
+def test_a_disk_that_a_guest_broke_is_not_detached_by_mistake(daemon, leaf):
+    daemon.behave(connected=True, state="broken")
+    assert daemon.attach("d1", leaf)["front_end"] == "broken"
+    fails(-32003, lambda: daemon.call("disk.detach", name="d1"), "guest", "force")
+    daemon.call("disk.detach", name="d1", force=True)
+
+
+@pytest.mark.parametrize("how,words", [("error", "no space left"), ("crash", "signal 9")])
+def test_detaching_keeps_what_could_not_be_written(daemon, leaf, how, words):
+    daemon.behave(quit=how)
     pid = daemon.attach("d1", leaf)["pid"]
-    fails(-32005, lambda: daemon.call("disk.detach", name="d1"), "no space left")
+    for n in range(2, 4):
+        fails(-32005, lambda: daemon.call("disk.detach", name="d1"), words, "kept", "force")
+        assert not alive(pid) and (daemon.state_dir / "disks/d1.json").exists()
+        shown = daemon.wait_state("d1")
+        assert shown["pid"] != pid and shown["held"] == ["state"] and generation(daemon) == n
+        pid = shown["pid"]
+    daemon.behave()
+    daemon.call("disk.detach", name="d1")
+    assert daemon.call("disk.list")["disks"] == []
+
+
+@pytest.mark.parametrize("how,words", [("error", "no space left"), ("crash", "signal 9")])
+def test_detaching_by_force_says_what_could_not_be_written(daemon, leaf, how, words):
+    daemon.behave(quit=how)
+    pid = daemon.attach("d1", leaf)["pid"]
+    fails(-32005, lambda: daemon.call("disk.detach", name="d1", force=True), words)
     assert daemon.call("disk.list")["disks"] == [] and not alive(pid)
+    daemon.attach("d1", leaf)
+    assert generation(daemon) == 1
 
 
 # ---- workers that die ----
@@ -820,6 +845,29 @@ def test_a_base_replaced_while_nothing_ran_is_refused(real, patterned):
 def recorded_pid(daemon, name="d1"):
     """Of the worker, from its record: there may be no daemon to be asked."""
     return int((daemon.run_dir / f"disks/{name}.run").read_text().split()[0])
+
+
+def test_a_worker_killed_while_it_is_detached(real, run_dir):
+    """What was acknowledged and never flushed is in the worker's memory, and what the daemon holds."""
+    leaf, model = run_dir / "leaf.qcow2", run_dir / "model"
+    real.creedence("image", "create", leaf, "8M", "--format", "qcow2")
+    shown = real.attach("d1", leaf, "qcow2")
+    command = [bench(), "--socket", shown["socket"], "--verify-writes", "--initial=zero", f"--model={model}", "--runtime=1"]
+    subprocess.run([*command, "--flush-interval=1000"], check=True, timeout=30, capture_output=True)
+    wait_until(lambda: "conn" not in real.show("d1")["held"], 5, "the guest to be gone")
+    os.kill(shown["pid"], signal.SIGSTOP)
+    with real.rpc() as rpc:
+        rpc.send("disk.detach", {"name": "d1"})
+        wait_until(lambda: real.show("d1")["state"] == "ending", 5, "the disk to end")
+        os.kill(shown["pid"], signal.SIGKILL)
+        error = rpc.receive()["error"]
+    assert error["code"] == -32005 and "signal 9" in error["message"] and "kept" in error["message"]
+    shown = real.wait_state("d1")
+    done = subprocess.run([*command, "--check-only"], timeout=30, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait_until(lambda: "conn" not in real.show("d1")["held"], 5, "the guest to be gone")
+    real.call("disk.detach", name="d1")
+    assert "sound" in real.creedence("image", "check", leaf, "--format", "qcow2").stdout
 
 
 def test_cache_service_survives_the_daemon(real, chain):

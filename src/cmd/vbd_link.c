@@ -305,7 +305,15 @@ int link_worker_run(int listen_fd, const struct sandbox_args *sandbox)
     }
     int ret = loop_run(lw->loop);
     int status = ret < 0 ? 1 : lw->exit_status;
-    if (lw->worker) worker_quit(lw->worker, NULL);
+    if (lw->worker) { /* its front end has gone, and it does not listen for another */
+        struct errmsg e = {""};
+        ret = worker_quit(lw->worker, &e);
+        if (ret < 0) {
+            /* By this the daemon knows that what it holds for us is still needed. */
+            log_error("what was written last cannot be made durable: %s", e.text[0] ? e.text : strerror(-ret));
+            status = 1;
+        }
+    }
     peer_close(lw);
     loop_remove(&lw->listen_watch);
     loop_free(lw->loop);

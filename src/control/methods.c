@@ -124,7 +124,7 @@ static void stop_workers(struct daemon *d, struct rpc_call *call, bool force)
     LIST_FOR_EACH_SAFE (node, &d->host.disks) {
         struct vdisk *disk = list_entry(node, struct vdisk, node);
         disk->keep_saved = true;
-        vdisk_detach(disk, true, disk_stopped, NULL);
+        vdisk_detach(disk, VDISK_DETACH_CONNECTED | (force ? VDISK_DETACH_DISCARD : 0), disk_stopped, NULL);
     }
 }
 

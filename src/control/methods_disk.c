@@ -127,7 +127,7 @@ void method_disk_detach(void *arg, struct rpc_call *call, json_t *params)
     bool force = fields_bool(&f, "force", false);
     struct vdisk *disk = method_find_disk(d, call, &f);
     struct disk_call *dc = disk ? disk_call_new(d, call, disk->config.name) : NULL;
-    if (dc) vdisk_detach(disk, force, detached, dc);
+    if (dc) vdisk_detach(disk, force ? VDISK_DETACH_CONNECTED | VDISK_DETACH_DISCARD : 0, detached, dc);
 }
 
 /* ---- list, show ---- */

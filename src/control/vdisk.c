@@ -154,20 +154,22 @@ void vdisk_restore(struct vdisk *d, vdisk_done done, void *arg)
     if (!vdisk_worker_adopt(d)) vdisk_worker_start(d);
 }
 
-void vdisk_detach(struct vdisk *d, bool force, vdisk_done done, void *arg)
+void vdisk_detach(struct vdisk *d, unsigned flags, vdisk_done done, void *arg)
 {
     if (d->state == VDISK_SERVING && d->peer) {
-        if (strcmp(d->front_end, "connected") == 0 && !force) {
+        if (vdisk_holds(d, "conn") && !(flags & VDISK_DETACH_CONNECTED)) {
             done(arg, RPC_BUSY,
                  "a guest is connected to it: shut the guest down first, or detach it with force (the guest "
                  "then gets I/O errors or hangs)");
             return;
         }
-        if (begin_operation(d, done, arg)) vdisk_worker_quit(d);
+        if (!begin_operation(d, done, arg)) return;
+        d->discard = flags & VDISK_DETACH_DISCARD;
+        vdisk_worker_quit(d);
         return;
     }
     bool idle = d->state == VDISK_WAITING;
-    if (idle && !d->done && (force || d->held.count == 0)) {
+    if (idle && !d->done && (flags & VDISK_DETACH_DISCARD || d->held.count == 0)) {
         d->done = done;
         d->done_arg = arg;
         loop_timer_cancel(&d->timer);

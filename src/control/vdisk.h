@@ -10,7 +10,8 @@
  *         +---------------------------+--------------------+ | +--------> LEAVING --> STARTING
  *         ^                                                  |  quit       exit
  *         +----------- ADOPTING ------> SERVING              +---------> QUITTING --> GONE
- *              died       (a worker of an earlier daemon)
+ *         ^    died       (a worker of an earlier daemon)                   |
+ *         +-----------------------------------------------------------------+ failed: what is held is kept
  *
  *   WAITING    no worker; one is started when the timer fires (how long depends on recent crashes), or, for a disk
  *              that connects to its front end, when that can be reached
@@ -56,6 +57,8 @@ struct vdisk {
     bool attaching;      /* a failed first start is the end */
     bool serving_before; /* it served once: starting again is a restart */
     bool keep_saved;     /* it ends, but is to be back when the daemon starts again */
+    bool discard;        /* it ends, even if what the guest wrote last is lost */
+    bool quit_done;      /* the worker said that the image is whole */
 
     struct process process;
     struct peer *peer;
@@ -68,7 +71,8 @@ struct vdisk {
     struct cache_request cache_request;
     bool cached; /* the worker was given channels */
 
-    char front_end[16]; /* "listening", "connected", "broken": what the worker said last */
+    char front_end[16]; /* "listening", "connected", "broken": what the worker said last; a guest is there
+                            if "conn" is held */
     char front_end_why[256];
     int error_code;        /* rpc_code of: */
     char error[512];       /* why it is not serving */
@@ -95,8 +99,13 @@ int vdisk_open_images(struct vdisk *d, struct errmsg *e);
 void vdisk_attach(struct vdisk *d, vdisk_done done, void *arg);
 /* After a restart of the daemon: go on with the worker there is, or start one. done: when that was decided. */
 void vdisk_restore(struct vdisk *d, vdisk_done done, void *arg);
-/* End the worker, make the leaf durable, GONE. force: even with a guest connected, or with no worker to ask. */
-void vdisk_detach(struct vdisk *d, bool force, vdisk_done done, void *arg);
+enum vdisk_detach_flags {
+    VDISK_DETACH_CONNECTED = 1, /* even with a guest connected */
+    VDISK_DETACH_DISCARD = 2,   /* even if what the guest wrote last is lost */
+};
+/* End the worker, make the leaf durable, GONE. When that fails the disk stays, with all that is held, and its worker is
+ * started again; unless it was to be discarded: then it is GONE, and done() says what failed. */
+void vdisk_detach(struct vdisk *d, unsigned flags, vdisk_done done, void *arg);
 /* Replace the worker by one of the program that is installed now. */
 void vdisk_upgrade(struct vdisk *d, vdisk_done done, void *arg);
 

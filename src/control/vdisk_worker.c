@@ -161,6 +161,28 @@ static void forget_worker(struct vdisk *d)
     d->cached = false;
 }
 
+/* It was asked to end, and has. What it could not write is still held, if not in the image. */
+static void quit_ended(struct vdisk *d, bool done, const char *how)
+{
+    if (!done && !d->error_code) {
+        d->error_code = RPC_WORKER;
+        snprintf(d->error, sizeof d->error, "its worker ended (%.95s) before all was written", how);
+    }
+    if (done || d->discard) {
+        vdisk_gone(d, d->error_code, d->error);
+        return;
+    }
+    char why[sizeof d->error], answer[sizeof why + 256];
+    snprintf(why, sizeof why, "%s", d->error);
+    snprintf(answer, sizeof answer,
+             "%s; what its guest wrote last is kept, and a worker is started again: remove the cause and try again, or "
+             "use force and lose that",
+             why);
+    d->keep_saved = false;
+    vdisk_finish_operation(d, RPC_WORKER, answer);
+    vdisk_start_again(d, true, why);
+}
+
 void vdisk_worker_exited(struct process *p, int status)
 {
     struct vdisk *d = container_of(p, struct vdisk, process);
@@ -170,7 +192,7 @@ void vdisk_worker_exited(struct process *p, int status)
     char how[96], why[640];
     process_describe_status(status, how, sizeof how);
     if (was == VDISK_QUITTING) {
-        vdisk_gone(d, d->error_code, d->error);
+        quit_ended(d, d->quit_done || status == 0, how);
     } else if (was == VDISK_LEAVING) {
         vdisk_worker_start(d);
     } else if (was == VDISK_SERVING && d->config.connect_path && status == 0) {
@@ -347,12 +369,13 @@ static void quit_answered(void *arg, const struct peer_answer *a)
 {
     struct vdisk *d = arg;
     if (d->state != VDISK_QUITTING) return;
-    if (a->ret < 0) {
-        d->error_code = a->ret == -ETIMEDOUT ? RPC_TIMEOUT : RPC_WORKER;
+    d->quit_done = a->ret == 0;
+    if (a->ret < 0 && a->ret != -EPIPE && a->ret != -ETIMEDOUT) {
+        d->error_code = RPC_WORKER;
         snprintf(d->error, sizeof d->error, "%s", a->message);
     }
     if (a->ret == -ETIMEDOUT) {
-        /* Storage may hang; killing it would lose what it still writes. It goes when it is done. */
+        /* Storage may hang; killing it would make it begin again. It goes when it is done. */
         vdisk_finish_operation(d, RPC_TIMEOUT, a->message);
         return;
     }
@@ -362,6 +385,7 @@ static void quit_answered(void *arg, const struct peer_answer *a)
 void vdisk_worker_quit(struct vdisk *d)
 {
     d->state = VDISK_QUITTING;
+    d->quit_done = false;
     d->error_code = 0;
     d->error[0] = 0;
     peer_ask(d->peer, "quit", NULL, NULL, NULL, 0, QUIT_LIMIT_MS, quit_answered, d);

@@ -95,7 +95,8 @@ class Worker:
             if f"extra{i}" not in self.held:
                 self.held[f"extra{i}"] = os.dup(self.held["state"])
                 self.keep(f"extra{i}", self.held[f"extra{i}"])
-        send(self.sock, {"method": "state", "params": {"state": "connected" if "conn" in self.held else "listening"}})
+        state = how.get("state") or ("connected" if "conn" in self.held else "listening")
+        send(self.sock, {"method": "state", "params": {"state": state}})
         self.answer(request)
         self.hostile(how.get("hostile"))
 
@@ -151,6 +152,8 @@ class Worker:
                                   "generation": generation, "queues": []})
         elif method == "resize" and request["params"]["size_bytes"] > 1 << 40:
             self.answer(request, error=(-27, "too large"))
+        elif method == "quit" and behaviour().get("quit") == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
         elif method == "quit" and behaviour().get("quit") == "error":
             self.answer(request, error=(-28, "no space left for what was written last"))
             sys.exit(1)
