@@ -505,6 +505,25 @@ def test_upgrade(daemon, leaf, run_dir):
     assert not any(alive(pid) for pid in before.values())
 
 
+def test_upgrade_stops_at_the_first_failure(daemon, leaf, run_dir):
+    before = {name: daemon.attach(name, new_raw(run_dir / f"{name}.raw"))["pid"] for name in ("a", "b", "c")}
+    daemon.behave(configure="error")
+    done = daemon.creedence("upgrade", "--json", check=False)
+    assert done.returncode == 1
+    result = json.loads(done.stdout)["disks"]
+    assert [d["name"] for d in result] == ["a", "b", "c"]
+    assert "told to fail" in result[0]["error"] and [d.get("skipped") for d in result] == [None, True, True]
+    assert all(daemon.show(name)["pid"] == before[name] and alive(before[name]) for name in ("b", "c"))
+    # a disk without a worker has nothing to be replaced, and keeps no other from it
+    daemon.creedence("upgrade", "--disk", "a", check=False)
+    daemon.wait_state("a", "waiting")
+    done = daemon.creedence("upgrade", check=False)
+    assert done.returncode == 1 and "not touched" in done.stdout and alive(before["c"])
+    daemon.behave()
+    daemon.wait_state("a")
+    assert json.loads(daemon.creedence("upgrade", "--json").stdout)["disks"][2]["pid"] != before["c"]
+
+
 def test_upgrade_to_a_broken_program_touches_nothing(daemon, leaf):
     pid = daemon.attach("d1", leaf)["pid"]
     daemon.behave(version="fail")
@@ -845,6 +864,25 @@ def test_a_base_replaced_while_nothing_ran_is_refused(real, patterned):
 def recorded_pid(daemon, name="d1"):
     """Of the worker, from its record: there may be no daemon to be asked."""
     return int((daemon.run_dir / f"disks/{name}.run").read_text().split()[0])
+
+
+def test_upgrade_of_a_clone_under_load(real, patterned, run_dir):
+    shown = attach_chain(real, patterned)
+    command = [bench(), "--socket", shown["socket"], "--verify-writes", "--initial=pattern", f"--model={run_dir / 'model'}"]
+    load = Process([*command, "--runtime=2"], run_dir / "load.log", name="load")
+    pids = {shown["pid"]}
+    while load.running():
+        for entry in json.loads(real.creedence("upgrade", "--json").stdout)["disks"]:
+            assert entry["pid"] not in pids
+            pids.add(entry["pid"])
+        time.sleep(0.2)
+    assert load.wait(30) == 0, load.output()
+    assert len(pids) > 2
+    done = subprocess.run([*command, "--check-only"], timeout=30, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait_until(lambda: "conn" not in real.show("d1")["held"], 5, "the guest to be gone")
+    real.call("disk.detach", name="d1")
+    assert "sound" in real.creedence("image", "check", patterned[0], "--format", "qcow2").stdout
 
 
 def test_a_worker_killed_while_it_is_detached(real, run_dir):

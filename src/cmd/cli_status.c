@@ -153,15 +153,14 @@ const struct cli_verb cli_version = {
 
 static const struct option upgrade_options[] = {{"disk", required_argument, NULL, OPT_DISK}, {0}};
 
-static int print_upgrades(json_t *disks)
+static void print_upgrades(json_t *disks)
 {
     struct cli_table t;
     size_t i;
     json_t *d;
-    int status = CLI_OK;
     if (!json_array_size(disks)) {
         puts("no disks are attached");
-        return CLI_OK;
+        return;
     }
     cli_table_begin(&t, "DISK|FROM|>TOOK|RESULT");
     json_array_foreach(disks, i, d)
@@ -169,16 +168,25 @@ static int print_upgrades(json_t *disks)
         const char *error = cli_string(d, "error");
         cli_table_cell(&t, "%s", cli_string(d, "name"));
         cli_table_cell(&t, "%s", cli_string(d, "from"));
-        cli_table_cell(&t, "%lld ms", (long long)cli_integer(d, "milliseconds"));
-        if (*error) {
-            cli_table_cell(&t, "failed: %s", error);
-            status = CLI_FAILED;
-        } else {
-            cli_table_cell(&t, "process %lld", (long long)cli_integer(d, "pid"));
-        }
+        bool skipped = json_is_true(json_object_get(d, "skipped"));
+        if (skipped) cli_table_cell(&t, "-");
+        else cli_table_cell(&t, "%lld ms", (long long)cli_integer(d, "milliseconds"));
+        if (skipped) cli_table_cell(&t, "not touched, because of the failure above");
+        else if (*error) cli_table_cell(&t, "failed: %s", error);
+        else cli_table_cell(&t, "process %lld", (long long)cli_integer(d, "pid"));
     }
     cli_table_end(&t);
-    return status;
+}
+
+static bool all_upgraded(json_t *disks)
+{
+    size_t i;
+    json_t *d;
+    json_array_foreach(disks, i, d)
+    {
+        if (json_object_get(d, "error") || json_is_true(json_object_get(d, "skipped"))) return false;
+    }
+    return true;
 }
 
 static int upgrade(struct cli *c)
@@ -190,8 +198,13 @@ static int upgrade(struct cli *c)
     }
     cli_arguments(c, 0);
     if (cli_call(c, "upgrade", params, UPGRADE_MS, &result)) return CLI_FAILED;
-    if (c->json) return cli_print_json(result);
-    int status = print_upgrades(json_object_get(result, "disks"));
+    json_t *disks = json_object_get(result, "disks");
+    int status = all_upgraded(disks) ? CLI_OK : CLI_FAILED;
+    if (c->json) {
+        cli_print_json(result);
+        return status;
+    }
+    print_upgrades(disks);
     json_decref(result);
     return status;
 }
@@ -203,6 +216,9 @@ const struct cli_verb cli_upgrade = {
     .options = upgrade_options,
     .run = upgrade,
     .help = "  --disk NAME             only this disk's\n"
+            "\nAt the first disk that the new program cannot serve it stops: the others keep their workers. The status "
+            "is 1\n"
+            "when not all were replaced.\n"
             "\nThe daemon itself is upgraded by restarting it: `systemctl restart creedenced`. Guests notice neither.\n"
             "\nExamples:\n"
             "  creedence upgrade\n",

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * upgrade: workers are replaced by the program that is installed now, one after another, under their guests.
- * First the program is run once with --version: one that does not even load must not get a guest's disk.
+ * First the program is run once with --version: one that does not even load must not get a guest's disk. One that loads
+ * but cannot serve gets one disk: what is left is then not touched. A disk that has no worker just now does not count:
+ * it gets the new program when it gets its next one.
  */
 #include <errno.h>
 #include <signal.h>
@@ -20,6 +22,7 @@ struct upgrade {
     struct process trial;
     struct loop_timer limit;
     unsigned count, next;
+    bool failed;
     json_t *results;
     uint64_t began_ns;
     char from[32];
@@ -42,7 +45,8 @@ static void one_done(void *arg, int code, const char *message)
     json_t *o = json_pack("{s:s, s:s, s:i}", "name", name, "from", u->from, "milliseconds",
                           (int)((clock_now_ns() - u->began_ns) / NS_PER_MS));
     if (code) json_object_set_new(o, "error", json_string(message));
-    else if (d && process_running(&d->process)) json_object_set_new(o, "pid", json_integer(d->process.pid));
+    if (code && code != RPC_BUSY) u->failed = true;
+    if (!code && d && process_running(&d->process)) json_object_set_new(o, "pid", json_integer(d->process.pid));
     json_array_append_new(u->results, o);
     upgrade_next(u);
 }
@@ -52,6 +56,11 @@ static void upgrade_next(struct upgrade *u)
     for (; u->next < u->count; u->next++) {
         struct vdisk *d = vdisk_find(&u->daemon->host, u->names[u->next]);
         if (!d) continue; /* detached meanwhile */
+        if (u->failed) {
+            json_array_append_new(u->results, json_pack("{s:s, s:s, s:b}", "name", d->config.name, "from",
+                                                        d->worker_version, "skipped", true));
+            continue;
+        }
         snprintf(u->from, sizeof u->from, "%s", d->worker_version);
         u->began_ns = clock_now_ns();
         vdisk_upgrade(d, one_done, u);
