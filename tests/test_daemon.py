@@ -492,6 +492,72 @@ def test_shutdown_with_workers(daemon, leaf, run_dir):
     assert [d["state"] for d in daemon.call("disk.list")["disks"]] == ["serving", "serving"]
 
 
+def attach_three(daemon, run_dir):
+    return {name: daemon.attach(name, new_raw(run_dir / f"{name}.raw"))["pid"] for name in ("a", "b", "c")}
+
+
+def test_shutdown_says_which_disks_could_not_be_ended(daemon, run_dir):
+    pids = attach_three(daemon, run_dir)
+    daemon.behave(configure="crash")
+    kill_and_wait(pids["b"])  # it has no worker, but what it must not lose is held
+    wait_until(lambda: daemon.show("b")["restarts"] > 3, 10, "restarts")
+    daemon.behave(configure="crash", quit="error")
+    error = fails(-32003, lambda: daemon.call("shutdown", stop_workers=True), "disk a", "no space left", "disk b", "disk c", "goes on")
+    assert "0 others" in str(error)
+    daemon.behave()
+    for name in pids:
+        daemon.wait_state(name)
+    assert generation(daemon, "b") == 2
+    daemon.behave(quit="error")
+    done = daemon.creedence("shutdown", "--stop-workers", check=False)
+    assert done.returncode == 1 and "no space left" in done.stderr
+    daemon.behave()
+    for name in pids:
+        daemon.wait_state(name)
+    daemon.call("shutdown", stop_workers=True)
+    assert daemon.process.wait(10) == 0
+
+
+def test_shutdown_stops_what_can_be_stopped(daemon, run_dir):
+    pids = attach_three(daemon, run_dir)
+    daemon.behave(configure="crash")
+    kill_and_wait(pids["b"])
+    wait_until(lambda: daemon.show("b")["restarts"] > 3, 10, "restarts")
+    fails(-32003, lambda: daemon.call("shutdown", stop_workers=True), "disk b", "2 others")
+    assert [d["name"] for d in daemon.call("disk.list")["disks"]] == ["b"]
+    assert len(list((daemon.state_dir / "disks").glob("*.json"))) == 3
+    daemon.behave(configure="crash")
+    end_by_force(daemon)
+    daemon.behave()
+    daemon.control_socket.unlink(missing_ok=True)
+    daemon.start()
+    for name in pids:
+        daemon.wait_state(name)
+    assert generation(daemon, "b") == 1
+
+
+def end_by_force(daemon):
+    """A disk without a worker is discarded at once; with one that was just being started that is said."""
+    try:
+        daemon.call("shutdown", stop_workers=True, force=True)
+    except RpcError as error:
+        assert error.code == -32005 and "disk b" in str(error)
+    assert daemon.process.wait(10) == 0, daemon.output()[-2000:]
+
+
+def test_shutdown_by_force_waits_for_nobody_for_ever(daemon, run_dir):
+    pids = attach_three(daemon, run_dir)
+    daemon.behave(leave="hang")
+    with daemon.rpc() as upgrade:
+        upgrade.send("upgrade", {"name": "b"})
+        wait_until(lambda: daemon.show("b")["state"] == "upgrading", 5, "the upgrade")
+        error = fails(-32005, lambda: daemon.call("shutdown", stop_workers=True, force=True), "disk b", "upgrading", "killed")
+        assert "disk a" not in str(error)
+    assert daemon.process.wait(10) == 0
+    assert not any(map(alive, pids.values()))
+    assert len(list((daemon.state_dir / "disks").glob("*.json"))) == 3
+
+
 def test_upgrade(daemon, leaf, run_dir):
     daemon.behave(connected=True)
     before = {name: daemon.attach(name, new_raw(run_dir / f"{name}.raw"))["pid"] for name in ("a", "b", "c")}

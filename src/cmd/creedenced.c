@@ -329,9 +329,9 @@ static void clean_up(struct life *l)
 {
     struct host *h = &l->daemon.host;
     sd_notify(0, "STOPPING=1");
-    h->disk_gone = NULL;
     LIST_FOR_EACH_SAFE (node, &h->disks)
         vdisk_free(list_entry(node, struct vdisk, node));
+    daemon_shutdown_cut_short(&l->daemon);
     cache_keeper_free(h->cache);
     holder_free(h->holder);
     if (l->daemon.rpc) rpc_server_flush(l->daemon.rpc, LAST_ANSWERS_MS);

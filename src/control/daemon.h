@@ -9,17 +9,31 @@
 #include "control/host.h"
 #include "control/rpc.h"
 
+/* Disks on their way to their end (methods_shutdown.c). */
+struct shutdown {
+    struct rpc_call *call; /* answered when that is over */
+    bool force;
+    uint64_t began_ns, killed_ns; /* 0: none was killed */
+    struct loop_timer timer;
+    unsigned outstanding, stopped;
+    bool failed;
+    char problems[2048]; /* what to answer then */
+};
+
 struct daemon {
     struct host host;
     struct rpc_server *rpc;
     uint64_t started_ns;
-    struct rpc_call *shutdown_call; /* answered when the last worker has ended */
     bool shutting_down;
+    struct shutdown shutdown;
 };
 
 /* Load the saved disks and go on with (or start) their workers. settled() is called when every one serves or was
  * found not to; it may be called from inside. 0 or -errno. */
 int daemon_restore(struct daemon *d, void (*settled)(struct daemon *d), struct errmsg *e);
+
+/* Something else ends the daemon: answer a shutdown that is going on, after all disks were freed. */
+void daemon_shutdown_cut_short(struct daemon *d);
 
 /* For rpc_server_new(); arg is the struct daemon. */
 extern const struct rpc_method daemon_methods[];

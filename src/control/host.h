@@ -36,7 +36,6 @@ struct host {
     struct holder *holder; /* NULL: none */
     struct list disks;     /* struct vdisk, by name */
     unsigned disk_count;
-    void (*disk_gone)(struct host *h); /* after one left the list */
 };
 
 /* RUNDIR/what, or RUNDIR/disks/NAME.what. False when it does not fit. */

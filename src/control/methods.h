@@ -16,6 +16,7 @@ void method_cache_show(void *arg, struct rpc_call *call, json_t *params);
 void method_cache_set(void *arg, struct rpc_call *call, json_t *params);
 void method_cache_drop(void *arg, struct rpc_call *call, json_t *params);
 void method_upgrade(void *arg, struct rpc_call *call, json_t *params);
+void method_shutdown(void *arg, struct rpc_call *call, json_t *params);
 
 /* No parameters are expected: true, or answered with what is wrong. */
 bool method_no_params(struct rpc_call *call, json_t *params);

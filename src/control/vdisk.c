@@ -2,6 +2,7 @@
 #include "control/vdisk.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,11 +76,9 @@ void vdisk_free(struct vdisk *d)
     vdisk_worker_release(d);
     vdisk_finish_operation(d, RPC_WORKER, "the daemon ends");
     list_remove(&d->node);
-    struct host *h = d->host;
-    h->disk_count--;
+    d->host->disk_count--;
     disk_config_free(&d->config);
     free(d);
-    if (h->disk_gone) h->disk_gone(h);
 }
 
 static void remove_files(struct vdisk *d)
@@ -184,6 +183,22 @@ void vdisk_detach(struct vdisk *d, unsigned flags, vdisk_done done, void *arg)
                  d->error);
     else snprintf(text, sizeof text, "it is %s: try again in a moment", vdisk_state_name(d->state));
     done(arg, RPC_BUSY, text);
+}
+
+void vdisk_destroy(struct vdisk *d, vdisk_done done, void *arg)
+{
+    vdisk_finish_operation(d, RPC_BUSY, "the disk is discarded by force");
+    loop_timer_cancel(&d->timer);
+    d->done = done;
+    d->done_arg = arg;
+    d->discard = true;
+    d->quit_done = false;
+    d->error_code = RPC_WORKER;
+    snprintf(d->error, sizeof d->error, "it was %s for too long and was killed: what was written last may be lost",
+             vdisk_state_name(d->state));
+    d->state = VDISK_QUITTING;
+    if (process_running(&d->process)) process_kill(&d->process, SIGKILL);
+    else vdisk_gone(d, d->error_code, d->error);
 }
 
 void vdisk_upgrade(struct vdisk *d, vdisk_done done, void *arg)

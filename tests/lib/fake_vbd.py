@@ -157,6 +157,8 @@ class Worker:
         elif method == "quit" and behaviour().get("quit") == "error":
             self.answer(request, error=(-28, "no space left for what was written last"))
             sys.exit(1)
+        elif method == "leave" and behaviour().get("leave") == "hang":
+            time.sleep(1000)
         elif method in ("leave", "quit"):
             self.answer(request)
             sys.exit(0)
