@@ -216,6 +216,24 @@ def test_detaching_by_force_says_what_could_not_be_written(daemon, leaf, how, wo
     assert generation(daemon) == 1
 
 
+@pytest.mark.parametrize("sandbox", ["partial", "off"])
+def test_a_sandbox_that_is_not_whole_is_shown(daemon, leaf, run_dir, sandbox):
+    daemon.behave(sandbox=sandbox)
+    daemon.attach("d1", leaf)
+    daemon.attach("d2", new_raw(run_dir / "2.raw"))
+    for name in ("d1", "d2"):
+        wait_until(lambda: daemon.show(name).get("sandbox") == sandbox, 5, "the worker's words")
+    assert f"sandbox       {sandbox}" in daemon.creedence("disk", "show", "d2").stdout
+    assert daemon.output().count(f"the sandbox of its worker is {sandbox}") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_workers_that_stay_root_are_told_of(daemon):
+    import pwd
+    known = "creedence" in [user.pw_name for user in pwd.getpwall()]
+    assert daemon.output().count("stay root") == (0 if known else 1)
+
+
 # ---- workers that die ----
 
 
@@ -1017,6 +1035,11 @@ def test_workers_become_another_user(run_dir):
         for path in (shown["socket"], daemon.control_socket):
             info = os.stat(path)
             assert info.st_gid == group.gr_gid and info.st_mode & 0o777 == 0o660
+            assert int(status["Seccomp"]) == 2 and status["NoNewPrivs"] == "1"
+            assert os.listdir(f"/proc/{pid}/root") == []
+        wait_until(lambda: daemon.show("d1").get("sandbox") == "full", 5, "the worker to say that it is sandboxed")
+        assert "sandbox       full" in daemon.creedence("disk", "show", "d1").stdout
+        assert "sandbox" not in daemon.output() and "stay root" not in daemon.output()
         # a worker that is no longer root is restarted and goes on all the same
         kill_and_wait(shown["pid"])
         wait_until(lambda: daemon.show("d1").get("pid") not in (None, shown["pid"]), 5, "a new worker")

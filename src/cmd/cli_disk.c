@@ -334,6 +334,7 @@ static void print_disk(json_t *d)
     if (json_object_get(d, "pid"))
         printf("worker        process %lld, version %s, debug=%s\n", (long long)cli_integer(d, "pid"),
                cli_string(d, "worker_version"), cli_string(d, "worker_debug"));
+    if (json_object_get(d, "sandbox")) printf("sandbox       %s\n", cli_string(d, "sandbox"));
     printf("restarts      %lld\n", (long long)cli_integer(d, "restarts"));
     printf("read cache    %s%s%s\n", yes_no(d, "cached"), *cli_string(d, "cache_error") ? ": " : "",
            cli_string(d, "cache_error"));

@@ -6,8 +6,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/seccomp.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -161,11 +164,22 @@ static int do_configure(struct link_worker *lw, json_t *params, struct link_msg 
     return ret;
 }
 
+/* What became of it on this host (cmd/sandbox.h), as this process itself is treated. */
+static const char *sandbox_state(void)
+{
+    struct stat st;
+    bool filtered = prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == SECCOMP_MODE_FILTER;
+    bool no_files = stat("/proc", &st) < 0 && errno == ENOENT; /* it exists everywhere but in an empty root */
+    bool no_rights = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1;
+    if (filtered && no_files && no_rights) return "full";
+    return filtered || no_files ? "partial" : "off";
+}
+
 static json_t *describe(struct link_worker *lw)
 {
     if (!lw->worker) return json_object();
-    return json_pack("{s:s, s:i, s:s, s:b, s:o}", "name", worker_config(lw->worker)->name, "pid", (int)getpid(),
-                     "version", version_number(), "debug", version_is_debug(), "config",
+    return json_pack("{s:s, s:i, s:s, s:b, s:s, s:o}", "name", worker_config(lw->worker)->name, "pid", (int)getpid(),
+                     "version", version_number(), "debug", version_is_debug(), "sandbox", sandbox_state(), "config",
                      worker_config_to_json(worker_config(lw->worker)));
 }
 

@@ -34,6 +34,7 @@ struct host {
     struct cache_settings cache_settings;
     struct cache_keeper *cache;
     struct holder *holder; /* NULL: none */
+    bool sandbox_warned;   /* that workers keep more rights than they need was said */
     struct list disks;     /* struct vdisk, by name */
     unsigned disk_count;
 };

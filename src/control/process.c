@@ -31,6 +31,9 @@ int process_user_find(struct process_user *out, const char *name, struct errmsg 
     errno = 0;
     const struct passwd *pw = getpwnam(name ? name : "creedence");
     if (!pw) {
+        if (!name && geteuid() == 0)
+            log_warn("there is no user \"creedence\" on this host: workers and the cache service stay root (with no "
+                     "capabilities, if they can be sandboxed); make it, or start with --user");
         if (!name) return 0;
         return errno ? errmsg_sys(e, errno, "user %s", name) : errmsg_set(e, ENOENT, "there is no user \"%s\"", name);
     }

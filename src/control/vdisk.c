@@ -259,6 +259,7 @@ json_t *vdisk_json(const struct vdisk *d)
     bool cached = d->cached && cache_keeper_peer(d->host->cache);
     json_object_set_new(o, "cached", json_boolean(cached));
     if (!cached && d->cache_error[0]) json_object_set_new(o, "cache_error", json_string(d->cache_error));
+    if (d->sandbox[0]) json_object_set_new(o, "sandbox", json_string(d->sandbox));
     if (d->front_end_why[0]) json_object_set_new(o, "front_end_why", json_string(d->front_end_why));
     json_t *held = json_array();
     for (unsigned i = 0; i < d->held.count; i++)

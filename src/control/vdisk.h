@@ -80,6 +80,7 @@ struct vdisk {
     char cache_error[256]; /* why it runs without the cache */
     char worker_version[32];
     bool worker_debug;
+    char sandbox[16];  /* "full", "partial", "off": how much of it this host lets the worker have; "": not said */
     unsigned restarts; /* not asked for */
     struct crash_log crashes;
     uint64_t serving_since_ns;

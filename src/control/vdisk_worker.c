@@ -268,6 +268,14 @@ static void note_version(struct vdisk *d, json_t *result)
     const char *version = json_string_value(json_object_get(result, "version"));
     snprintf(d->worker_version, sizeof d->worker_version, "%s", version ? version : "");
     d->worker_debug = json_is_true(json_object_get(result, "debug"));
+    const char *sandbox = json_string_value(json_object_get(result, "sandbox"));
+    snprintf(d->sandbox, sizeof d->sandbox, "%s", sandbox ? sandbox : "");
+    if (!sandbox || strcmp(sandbox, "full") == 0 || d->host->sandbox_warned) return;
+    d->host->sandbox_warned = true;
+    log_warn(
+        "disk %s: the sandbox of its worker is %s: this host does not let workers give up all that they do not need "
+        "(is the daemon not root, or in a container?); `creedence disk show` says so of each",
+        d->config.name, d->sandbox);
 }
 
 void vdisk_version_came(void *arg, const struct peer_answer *a)

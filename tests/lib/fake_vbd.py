@@ -139,6 +139,7 @@ class Worker:
                 self.answer(request, error=(-19, "not configured"))
                 return
             self.answer(request, {"name": self.config["name"], "pid": os.getpid(), "version": "9.9", "debug": True,
+                                  "sandbox": behaviour().get("sandbox", "full"),
                                   "config": self.config})
             for name in behaviour().get("forget", []):
                 self.held.pop(name, None)
