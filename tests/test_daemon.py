@@ -168,7 +168,7 @@ def daemon_for_all(tmp_path_factory):
 @pytest.mark.parametrize("method,params", [
     ("disk.show", {"name": []}), ("disk.detach", {"name": "x", "force": "yes"}), ("disk.resize", {"name": "x", "size_bytes": "1G"}),
     ("disk.resize", {"name": "x", "size_bytes": -5}), ("disk.stats", {"name": 1}), ("cache.set", {"budget": "much"}),
-    ("cache.set", {"budget": 0}), ("cache.drop", {"path": "relative"}), ("status", {"x": 1}), ("upgrade", {"name": {}}),
+    ("cache.set", {"huge_pages": "on"}), ("cache.set", {"budget": 0}), ("cache.drop", {"path": "relative"}), ("status", {"x": 1}), ("upgrade", {"name": {}}),
     ("shutdown", {"stop_workers": "no"}), ("disk.list", [1])])
 def test_wrong_parameters_of_other_methods(daemon_for_all, method, params):
     with daemon_for_all.rpc() as rpc:
@@ -1013,6 +1013,30 @@ def test_real_worker_is_replaced_upgraded_and_ended(real, chain):
     assert entry["stats"]["size_bytes"] == 16 << 20
     real.call("disk.detach", name="d1")
     assert "sound" in real.creedence("image", "check", chain[0], "--format", "qcow2").stdout
+
+
+def test_huge_pages_of_the_cache(real, chain):
+    def of_service(pid):
+        words = open(f"/proc/{pid}/cmdline").read().split("\0")
+        return words[words.index("--huge-pages") + 1]
+
+    attach_chain(real, chain)
+    before = real.call("cache.show")
+    assert before["huge_pages"] and of_service(before["pid"]) == "on"
+    real.creedence("cache", "set", "--huge-pages", "on")
+    assert real.call("cache.show")["pid"] == before["pid"]  # nothing changed
+    real.creedence("cache", "set", "--huge-pages", "off")
+    now = wait_until(lambda: (s := real.call("cache.show")).get("pid") not in (None, before["pid"]) and s, 10, "a new service")
+    assert not now["huge_pages"] and of_service(now["pid"]) == "off" and now["restarts"] == 0
+    wait_until(lambda: real.call("cache.show").get("stats", {}).get("channels") == 1, 10, "the disk's new channel")
+    assert "huge pages    off" in real.creedence("cache", "show").stdout
+    real.kill()
+    os.kill(now["pid"], signal.SIGKILL)
+    real.start()
+    again = wait_until(lambda: (s := real.call("cache.show")).get("pid") and s, 10, "the service")
+    assert not again["huge_pages"] and of_service(again["pid"]) == "off"
+    done = real.creedence("cache", "set", "--huge-pages", "maybe", check=False)
+    assert done.returncode == 2 and "on or off" in done.stderr
 
 
 def test_no_cache_when_not_wanted(real, chain):

@@ -345,7 +345,8 @@ static void clean_up(struct life *l)
 int main(int argc, char **argv)
 {
     log_setup("creedenced", LOG_LEVEL_INFO);
-    struct arguments a = {.state_dir = "/var/lib/creedence", .run_dir = "/run/creedence", .cache.enabled = true};
+    struct arguments a = {
+        .state_dir = "/var/lib/creedence", .run_dir = "/run/creedence", .cache = {.enabled = true, .huge_pages = true}};
     int ret = parse(&a, argc, argv);
     if (ret) return ret < 0 ? 2 : 0;
 

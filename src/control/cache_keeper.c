@@ -140,10 +140,16 @@ static int spawn_service(struct cache_keeper *k, struct errmsg *e)
         return errmsg_set(e, ENAMETOOLONG, "%s: path is too long", h->run_dir);
     if (h->cache_settings.budget_bytes)
         snprintf(budget, sizeof budget, "%llu", (unsigned long long)h->cache_settings.budget_bytes);
-    const char *argv[10] = {"creedence-cache", "--socket", socket_path, "--budget", budget};
+    const char *argv[10] = {"creedence-cache",
+                            "--socket",
+                            socket_path,
+                            "--budget",
+                            budget,
+                            "--huge-pages",
+                            h->cache_settings.huge_pages ? "on" : "off"};
     if (h->user.drop) {
-        argv[5] = "--user";
-        argv[6] = h->user.name;
+        argv[7] = "--user";
+        argv[8] = h->user.name;
     }
     /* What an earlier one left must not be taken for the new one's. */
     unlink(socket_path);
@@ -194,6 +200,16 @@ void cache_keeper_apply(struct cache_keeper *k)
     } else if (k->state == KEEPER_OFF) {
         keeper_start(k);
     }
+}
+
+void cache_keeper_restart(struct cache_keeper *k)
+{
+    if (!process_running(&k->process)) return;
+    loop_timer_cancel(&k->timer);
+    peer_free(k->peer);
+    k->peer = NULL;
+    k->state = KEEPER_STOPPING;
+    process_kill(&k->process, SIGKILL);
 }
 
 void cache_keeper_stop(struct cache_keeper *k)

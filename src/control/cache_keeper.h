@@ -22,6 +22,8 @@ void cache_keeper_free(struct cache_keeper *k);
 
 /* The host's settings (enabled) changed: start or stop the service. */
 void cache_keeper_apply(struct cache_keeper *k);
+/* Other settings of the host changed, which the service only reads when it starts: end it, start it again. */
+void cache_keeper_restart(struct cache_keeper *k);
 /* End the service and do not start it again; done when cache_keeper_running() is false. */
 void cache_keeper_stop(struct cache_keeper *k);
 bool cache_keeper_running(const struct cache_keeper *k);

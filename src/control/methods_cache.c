@@ -36,6 +36,7 @@ static json_t *settings_json(struct daemon *d)
 {
     json_t *o = cache_keeper_json(d->host.cache);
     json_object_set_new(o, "budget", cache_budget_json(d->host.cache_settings.budget_bytes));
+    json_object_set_new(o, "huge_pages", json_boolean(d->host.cache_settings.huge_pages));
     return o;
 }
 
@@ -78,6 +79,7 @@ void method_cache_set(void *arg, struct rpc_call *call, json_t *params)
     struct field_error why = {0};
     struct fields f = fields_begin(params, "params", &why);
     struct cache_settings wanted = {.enabled = fields_bool(&f, "enabled", h->cache_settings.enabled),
+                                    .huge_pages = fields_bool(&f, "huge_pages", h->cache_settings.huge_pages),
                                     .budget_bytes = cache_budget_parse(&f, h->cache_settings.budget_bytes)};
     if (fields_end(&f) < 0) {
         rpc_fail_field(call, &why);
@@ -88,8 +90,10 @@ void method_cache_set(void *arg, struct rpc_call *call, json_t *params)
         rpc_fail(call, RPC_STATE, NULL, "%s", e.text);
         return;
     }
+    bool restart = wanted.huge_pages != h->cache_settings.huge_pages;
     h->cache_settings = wanted;
     cache_keeper_apply(h->cache);
+    if (restart) cache_keeper_restart(h->cache);
     struct peer *peer = cache_keeper_peer(h->cache);
     if (!peer) { /* it gets the budget when it starts */
         rpc_answer(call, json_object());

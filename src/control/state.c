@@ -254,8 +254,8 @@ int state_save_cache(const char *state_dir, const struct cache_settings *s, stru
     int ret = cache_path(path, state_dir, e);
     if (ret < 0) return ret;
     return write_json(path,
-                      json_pack("{s:i, s:{s:b, s:o}}", "version", STATE_VERSION, "cache", "enabled", s->enabled,
-                                "budget", cache_budget_json(s->budget_bytes)),
+                      json_pack("{s:i, s:{s:b, s:o, s:b}}", "version", STATE_VERSION, "cache", "enabled", s->enabled,
+                                "budget", cache_budget_json(s->budget_bytes), "huge_pages", s->huge_pages),
                       e);
 }
 
@@ -270,6 +270,7 @@ int state_load_cache(const char *state_dir, struct cache_settings *s)
         struct field_error why = {0};
         struct fields f = fields_begin(o, "cache", &why);
         struct cache_settings got = {.enabled = fields_bool(&f, "enabled", true),
+                                     .huge_pages = fields_bool(&f, "huge_pages", true),
                                      .budget_bytes = cache_budget_parse(&f, 0)};
         ret = fields_end(&f);
         if (ret < 0) errmsg_set(&e, EINVAL, "%s: %s", path, why.message);

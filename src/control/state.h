@@ -3,7 +3,7 @@
  * What the daemon must still know after a power cut, as JSON files in its state directory:
  *
  *     STATEDIR/disks/NAME.json    {"version": 1, "disk": {parameters of disk.attach}, "images": {image_ids.h}}
- *     STATEDIR/cache.json         {"version": 1, "cache": {"enabled": true, "budget": "auto"}}
+ *     STATEDIR/cache.json         {"version": 1, "cache": {"enabled": true, "budget": "auto", "huge_pages": true}}
  *
  * A file is replaced whole: written under another name, synced, renamed over, and the directory synced; so
  * after a crash it holds the old content or the new. A file that cannot be understood is renamed to
@@ -22,6 +22,7 @@
 
 struct cache_settings {
     bool enabled;
+    bool huge_pages;       /* what is cached whole becomes huge pages */
     uint64_t budget_bytes; /* 0: "auto" */
 };
 

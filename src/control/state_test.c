@@ -208,10 +208,12 @@ static void cache_settings(void **state)
     struct cache_settings got = {0};
     assert_int_equal(state_load_cache(d->path, &got), 0);
     assert_true(got.budget_bytes == s.budget_bytes && !got.enabled);
+    assert_false(got.huge_pages);
     s.budget_bytes = 0;
+    s.huge_pages = true;
     assert_int_equal(state_save_cache(d->path, &s, &e), 0);
     assert_int_equal(state_load_cache(d->path, &got), 0);
-    assert_int_equal(got.budget_bytes, 0);
+    assert_true(got.budget_bytes == 0 && got.huge_pages);
 }
 
 int main(void)
