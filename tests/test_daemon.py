@@ -992,6 +992,64 @@ def test_a_worker_killed_while_it_is_detached(real, run_dir):
     assert "sound" in real.creedence("image", "check", leaf, "--format", "qcow2").stdout
 
 
+@pytest.fixture
+def small_storage(run_dir):
+    """A file system that is soon full."""
+    path = run_dir / "small"
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "creedence-test", path], capture_output=True).returncode:
+        pytest.skip("not allowed to mount a tmpfs")
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)
+
+
+def fill(directory):
+    with open(directory / "fill", "wb", buffering=0) as file:
+        with pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(b"x" * 4096)
+    return directory / "fill"
+
+
+def test_detaching_from_full_storage(real, small_storage, run_dir):
+    leaf = small_storage / "leaf.qcow2"
+    real.creedence("image", "create", leaf, "8M", "--format", "qcow2")
+    shown = real.attach("d1", leaf, "qcow2")
+    command = [bench(), "--socket", shown["socket"], "--verify-writes", "--initial=zero", f"--model={run_dir / 'model'}", "--runtime=0.5"]
+    subprocess.run([*command, "--pace=30", "--flush-interval=1000"], check=True, timeout=30, capture_output=True)
+    filler = fill(small_storage)
+    wait_until(lambda: "conn" not in real.show("d1")["held"], 5, "the guest to be gone")
+    fails(-32005, lambda: real.call("disk.detach", name="d1"), "leaf.qcow2", "No space left", "kept")
+    real.wait_state("d1")
+    filler.unlink()
+    done = subprocess.run([*command, "--check-only"], timeout=30, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait_until(lambda: "conn" not in real.show("d1")["held"], 5, "the guest to be gone")
+    real.call("disk.detach", name="d1")
+    assert "sound" in real.creedence("image", "check", leaf, "--format", "qcow2").stdout
+
+
+def test_full_storage_when_the_front_end_that_was_connected_to_has_gone(real, small_storage, run_dir):
+    leaf, front_end = small_storage / "leaf.qcow2", run_dir / "front.sock"
+    real.creedence("image", "create", leaf, "8M", "--format", "qcow2")
+    guest = Process([bench(), "--listen", "--socket", front_end, "--verify-writes", "--initial=zero", "--pace=30", "--flush-interval=1000"], run_dir / "guest.log")
+    real.attach("d1", leaf, "qcow2", connect=str(front_end))
+    wait_until(lambda: real.call("disk.stats")["disks"][0].get("stats", {}).get("writes", 0) > 20, 10, "writes")
+    os.kill(guest.pid, signal.SIGSTOP)
+    filler = fill(small_storage)
+    guest.kill()
+    front_end.unlink(missing_ok=True)
+    waiting = wait_until(lambda: "waiting for the front end" in (d := real.show("d1")).get("error", "") and d, 10, "the worker's end")
+    assert waiting["held"] == ["state"]
+    assert "No space left" in real.output()
+    fails(-32005, lambda: real.call("disk.detach", name="d1"), "No space left", "kept")
+    wait_until(lambda: "waiting for the front end" in (d := real.show("d1")).get("error", "") and d["held"] == ["state"], 10, "the disk to wait again")
+    filler.unlink()
+    real.call("disk.detach", name="d1")  # there is no guest any more, but what it wrote goes into the image
+    text = real.creedence("image", "check", leaf, "--format", "qcow2").stdout
+    assert "sound" in text and not text.startswith("0 of"), text
+
+
 def test_cache_service_survives_the_daemon(real, chain):
     attach_chain(real, chain)
     pid = real.call("cache.show")["pid"]

@@ -324,6 +324,7 @@ int link_worker_run(int listen_fd, const struct sandbox_args *sandbox)
         ret = worker_quit(lw->worker, &e);
         if (ret < 0) {
             /* By this the daemon knows that what it holds for us is still needed. */
+            tell_state(lw, "gone", e.text);
             log_error("what was written last cannot be made durable: %s", e.text[0] ? e.text : strerror(-ret));
             status = 1;
         }

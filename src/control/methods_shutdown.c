@@ -142,7 +142,7 @@ static bool stop_settled(struct daemon *d)
     LIST_FOR_EACH_SAFE (node, &d->host.disks) {
         struct vdisk *disk = list_entry(node, struct vdisk, node);
         if (disk->stop_asked) continue;
-        bool lost = disk->state == VDISK_WAITING && disk->held.count && !s->force;
+        bool lost = disk->state == VDISK_WAITING && disk->held.count && !vdisk_can_flush(disk) && !s->force;
         if (is_settled(disk) && !lost) stop(d, disk, false);
         else if (late || lost) give_up_on(d, disk);
         else wait = true;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -153,6 +154,28 @@ void vdisk_restore(struct vdisk *d, vdisk_done done, void *arg)
     if (!vdisk_worker_adopt(d)) vdisk_worker_start(d);
 }
 
+bool vdisk_can_flush(const struct vdisk *d)
+{
+    return d->state == VDISK_WAITING && !d->done && d->config.connect_path && !vdisk_holds(d, "conn");
+}
+
+/* Its front end has gone, and there will be none to be connected to: the worker gets one that is gone as well. */
+static void start_to_flush(struct vdisk *d, vdisk_done done, void *arg)
+{
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+        done(arg, RPC_INTERNAL, strerror(errno));
+        return;
+    }
+    close(pair[1]);
+    if (d->connect_fd >= 0) close(d->connect_fd);
+    d->connect_fd = pair[0];
+    d->done = done;
+    d->done_arg = arg;
+    d->flushing = true;
+    vdisk_worker_start(d);
+}
+
 void vdisk_detach(struct vdisk *d, unsigned flags, vdisk_done done, void *arg)
 {
     if (d->state == VDISK_SERVING && d->peer) {
@@ -173,6 +196,10 @@ void vdisk_detach(struct vdisk *d, unsigned flags, vdisk_done done, void *arg)
         d->done_arg = arg;
         loop_timer_cancel(&d->timer);
         vdisk_gone(d, 0, NULL);
+        return;
+    }
+    if (vdisk_can_flush(d)) {
+        start_to_flush(d, done, arg);
         return;
     }
     char text[768];

@@ -58,6 +58,7 @@ struct vdisk {
     bool serving_before; /* it served once: starting again is a restart */
     bool keep_saved;     /* it ends, but is to be back when the daemon starts again */
     bool stop_asked;     /* by the shutdown that is going on */
+    bool flushing;       /* its worker serves nobody: it was started to write what is held, and to end */
     bool discard;        /* it ends, even if what the guest wrote last is lost */
     bool quit_done;      /* the worker said that the image is whole */
 
@@ -108,6 +109,8 @@ enum vdisk_detach_flags {
 /* End the worker, make the leaf durable, GONE. When that fails the disk stays, with all that is held, and its worker is
  * started again; unless it was to be discarded: then it is GONE, and done() says what failed. */
 void vdisk_detach(struct vdisk *d, unsigned flags, vdisk_done done, void *arg);
+/* It has no worker: would one, started for that alone, write what is held? */
+bool vdisk_can_flush(const struct vdisk *d);
 /* Whatever it is doing: SIGKILL, GONE. */
 void vdisk_destroy(struct vdisk *d, vdisk_done done, void *arg);
 /* Replace the worker by one of the program that is installed now. */

@@ -141,6 +141,7 @@ void vdisk_start_again(struct vdisk *d, bool served, const char *why)
         vdisk_gone(d, d->error_code, d->error);
         return;
     }
+    d->flushing = false;
     vdisk_finish_operation(d, RPC_WORKER, d->error);
     unsigned recent = crash_log_add(&d->crashes);
     unsigned most_ms = served ? BACKOFF_SERVED_MS : vdisk_holds(d, "conn") ? BACKOFF_CONNECTED_MS : BACKOFF_IDLE_MS;
@@ -166,7 +167,9 @@ static void quit_ended(struct vdisk *d, bool done, const char *how)
 {
     if (!done && !d->error_code) {
         d->error_code = RPC_WORKER;
-        snprintf(d->error, sizeof d->error, "its worker ended (%.95s) before all was written", how);
+        const char *why = d->front_end_why;
+        snprintf(d->error, sizeof d->error, "its worker ended (%.95s%s%s) before all was written", how,
+                 *why ? ": " : "", why);
     }
     if (done || d->discard) {
         vdisk_gone(d, d->error_code, d->error);
@@ -178,7 +181,7 @@ static void quit_ended(struct vdisk *d, bool done, const char *how)
              "%s; what its guest wrote last is kept, and a worker is started again: remove the cause and try again, or "
              "use force and lose that",
              why);
-    d->keep_saved = false;
+    d->keep_saved = d->flushing = false;
     vdisk_finish_operation(d, RPC_WORKER, answer);
     vdisk_start_again(d, true, why);
 }
@@ -186,12 +189,12 @@ static void quit_ended(struct vdisk *d, bool done, const char *how)
 void vdisk_worker_exited(struct process *p, int status)
 {
     struct vdisk *d = container_of(p, struct vdisk, process);
-    enum vdisk_state was = d->state;
     if (d->peer) peer_drain(d->peer);
+    enum vdisk_state was = d->state;
     forget_worker(d);
     char how[96], why[640];
     process_describe_status(status, how, sizeof how);
-    if (was == VDISK_QUITTING) {
+    if (was == VDISK_QUITTING || d->flushing) {
         quit_ended(d, d->quit_done || status == 0, how);
     } else if (was == VDISK_LEAVING) {
         vdisk_worker_start(d);
@@ -292,6 +295,10 @@ void vdisk_is_serving(struct vdisk *d)
     d->error_code = 0;
     d->error[0] = 0;
     d->serving_since_ns = clock_now_ns();
+    if (d->flushing) {
+        vdisk_worker_quit(d);
+        return;
+    }
     vdisk_finish_operation(d, 0, NULL);
     if (d->state == VDISK_SERVING && !d->cached) vdisk_refresh_cache(d);
 }
