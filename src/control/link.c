@@ -146,10 +146,11 @@ int link_recv(int sock, struct link_msg *m, struct errmsg *e)
 {
     memset(m, 0, sizeof *m);
     ssize_t size;
+    /* A peer that ended before it read all of ours: the kernel says so once, ahead of what that peer still had sent. */
     do
         size = recv(sock, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
-    while (size < 0 && errno == EINTR);
-    if (size < 0) return errno == ECONNRESET ? -EPIPE : -errno;
+    while (size < 0 && (errno == EINTR || errno == ECONNRESET));
+    if (size < 0) return -errno;
     /* An empty datagram cannot be told from the end; nothing of ours sends one. */
     if (size == 0) return -EPIPE;
 
@@ -163,8 +164,8 @@ int link_recv(int sock, struct link_msg *m, struct errmsg *e)
     ssize_t n;
     do
         n = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    while (n < 0 && errno == EINTR);
-    if (n < 0) return errno == ECONNRESET ? -EPIPE : -errno;
+    while (n < 0 && (errno == EINTR || errno == ECONNRESET));
+    if (n < 0) return -errno;
 
     collect_fds(&msg, m);
     int ret;

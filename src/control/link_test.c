@@ -288,6 +288,26 @@ static void closed(void **state)
     close(p.b);
 }
 
+/* A worker that is killed with a request unread: the descriptors that it wanted kept just before must not be lost. */
+static void closed_with_something_unread(void **state)
+{
+    struct pair p = pair_new();
+    json_t *body = link_notification("m", NULL);
+    assert_int_equal(link_send(p.b, body, NULL, NULL, 0), 0);
+    assert_int_equal(link_send(p.a, body, NULL, NULL, 0), 0);
+    assert_int_equal(link_send(p.a, body, NULL, NULL, 0), 0);
+    close(p.a);
+    struct link_msg m;
+    struct errmsg e;
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(link_recv(p.b, &m, &e), 0);
+        link_msg_clear(&m);
+    }
+    assert_int_equal(link_recv(p.b, &m, &e), -EPIPE);
+    json_decref(body);
+    close(p.b);
+}
+
 static void full(void **state)
 {
     struct pair p = pair_new();
@@ -369,6 +389,7 @@ int main(void)
         cmocka_unit_test(oversized),
         cmocka_unit_test(largest),
         cmocka_unit_test(closed),
+        cmocka_unit_test(closed_with_something_unread),
         cmocka_unit_test(full),
         cmocka_unit_test(no_descriptors_left),
         cmocka_unit_test(listen_and_connect),

@@ -120,9 +120,17 @@ static void report_gone(struct peer *p)
     peer_release(p);
 }
 
+static int take_messages(struct peer *p, unsigned most);
+
+/* What it sent before it ended comes first: a worker's last words are what its successor needs. */
 static void broken_fired(struct loop_timer *t)
 {
-    report_gone(container_of(t, struct peer, broken));
+    struct peer *p = container_of(t, struct peer, broken);
+    p->busy++;
+    take_messages(p, MESSAGES_DRAINED_MAX);
+    report_gone(p);
+    p->busy--;
+    peer_release(p);
 }
 
 /* Something failed where no callback may be called: say so from the loop. */
@@ -250,7 +258,7 @@ static int take_messages(struct peer *p, unsigned most)
             ret = take_message(p, &m, &e);
             link_msg_clear(&m);
         }
-        if (ret < 0)
+        if (ret < 0 && ret != -EAGAIN)
             snprintf(p->why, sizeof p->why, "%s: %s", p->name,
                      ret == -EPIPE ? "closed the link"
                      : e.text[0]   ? e.text

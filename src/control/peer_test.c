@@ -106,6 +106,23 @@ static json_int_t next_id(struct fixture *f)
     return h.id;
 }
 
+/* Asking somebody who has just ended fails, but what he said before that is heard. */
+static void last_words(void **state)
+{
+    struct fixture *f = *state;
+    ask(f, 1000); /* never read by the other side */
+    for (int i = 0; i < 100; i++)
+        tell(f, link_notification("keep", NULL));
+    close(f->other);
+    f->other = -1;
+    ask(f, 1000);
+    spin(f);
+    assert_int_equal(f->notified, 100);
+    assert_int_equal(f->gone, 1);
+    assert_int_equal(f->done, 2);
+    assert_true(f->rets[0] == -EPIPE && f->rets[1] == -EPIPE);
+}
+
 static void any_order(void **state)
 {
     struct fixture *f = *state;
@@ -272,10 +289,19 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(any_order),       TEST(too_late),           TEST(closed),
-        TEST(asked_when_gone), TEST(wrong_answers),      TEST(requests_from_the_wrong_side),
-        TEST(freed_inside),    TEST(freed_by_an_answer), TEST(freed_by_a_limit),
-        TEST(queued),          TEST(never_read),         TEST(drained),
+        TEST(last_words),
+        TEST(any_order),
+        TEST(too_late),
+        TEST(closed),
+        TEST(asked_when_gone),
+        TEST(wrong_answers),
+        TEST(requests_from_the_wrong_side),
+        TEST(freed_inside),
+        TEST(freed_by_an_answer),
+        TEST(freed_by_a_limit),
+        TEST(queued),
+        TEST(never_read),
+        TEST(drained),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
