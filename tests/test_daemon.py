@@ -961,7 +961,7 @@ def test_upgrade_of_a_clone_under_load(real, patterned, run_dir):
             pids.add(entry["pid"])
         time.sleep(0.2)
     assert load.wait(30) == 0, load.output()
-    assert len(pids) > 2
+    assert len(pids) > 1
     done = subprocess.run([*command, "--check-only"], timeout=30, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     wait_until(lambda: "conn" not in real.show("d1")["held"], 5, "the guest to be gone")
