@@ -945,6 +945,31 @@ def test_a_base_replaced_while_nothing_ran_is_refused(real, patterned):
     read_all(shown["socket"])
 
 
+def test_images_of_a_disk_that_was_ended_in_order(real, patterned):
+    """Its storage may have been mounted anew meanwhile; another file is refused all the same."""
+    shown = attach_chain(real, patterned)
+    saved = real.state_dir / "disks/d1.json"
+
+    def end_and_change(key):
+        real.call("shutdown", stop_workers=True)
+        assert real.process.wait(10) == 0
+        state = json.loads(saved.read_text())
+        for layer in state["images"]["layers"]:
+            layer[key] += 1
+        saved.write_text(json.dumps(state))
+        real.control_socket.unlink(missing_ok=True)
+        real.start()
+
+    end_and_change("device")
+    real.wait_state("d1")
+    read_all(shown["socket"])
+    wait_until(lambda: "conn" not in real.show("d1")["held"], 5, "the guest to be gone")
+    end_and_change("inode")
+    wait_until(lambda: "another file" in real.show("d1").get("error", ""), 10, "the disk to be refused")
+    wait_until(lambda: real.call("disk.detach", name="d1") == {}, 5, "the disk to be detached")  # nothing is lost by that
+    attach_chain(real, patterned)
+
+
 def recorded_pid(daemon, name="d1"):
     """Of the worker, from its record: there may be no daemon to be asked."""
     return int((daemon.run_dir / f"disks/{name}.run").read_text().split()[0])

@@ -67,22 +67,23 @@ bool image_ids_same_file(const struct image_ids *ids, unsigned index, int fd)
            device == ids->layer[index].device && inode == ids->layer[index].inode;
 }
 
-int image_ids_check(const struct image_ids *ids, const struct disk_config *c, const int *fds, struct errmsg *e)
+#define WHAT_TO_DO                                                                                                     \
+    "put the old one back, or detach the disk (by force what its guest wrote last is given up) and attach it anew"
+
+int image_ids_check(const struct image_ids *ids, const struct disk_config *c, const int *fds, bool in_use,
+                    struct errmsg *e)
 {
     bool known = image_ids_known(ids);
     for (unsigned i = 0; i < c->layer_count && i < ids->count; i++) {
         uint64_t device, inode, size_bytes, was = ids->layer[i].size_bytes;
         int ret = identify(fds[i], &device, &inode, &size_bytes);
         if (ret < 0) return errmsg_sys(e, -ret, "%s: looking at the open file", c->layers[i].path);
-        if (known && !image_ids_same_file(ids, i, fds[i]))
+        if (known && (inode != ids->layer[i].inode || (in_use && device != ids->layer[i].device)))
             return errmsg_set(e, ESTALE,
-                              "%s is another file than the one that this disk was attached with: put that back, or "
-                              "detach the disk with force (what was written last is lost) and attach it anew",
+                              "%s is another file than the one that this disk was attached with: " WHAT_TO_DO,
                               c->layers[i].path);
         if (was && size_bytes != was)
-            return errmsg_set(e, ESTALE,
-                              "%s has %llu bytes, it had %llu when this disk was attached: put the old one back, or "
-                              "detach the disk with force (what was written last is lost) and attach it anew",
+            return errmsg_set(e, ESTALE, "%s has %llu bytes, it had %llu when this disk was attached: " WHAT_TO_DO,
                               c->layers[i].path, (unsigned long long)size_bytes, (unsigned long long)was);
     }
     return 0;

@@ -29,8 +29,10 @@ bool image_ids_equal(const struct image_ids *a, const struct image_ids *b);
 bool image_ids_known(const struct image_ids *ids);
 /* Is it the file that layer `index` was? Only if they are known. */
 bool image_ids_same_file(const struct image_ids *ids, unsigned index, int fd);
-/* Are these the files that they were? 0, or -ESTALE with the first that is not. */
-int image_ids_check(const struct image_ids *ids, const struct disk_config *c, const int *fds, struct errmsg *e);
+/* Are these the files that they were? 0, or -ESTALE with the first that is not. in_use: a guest is to go on with them;
+ * a disk that was ended in order may find its storage mounted anew since, under another device number. */
+int image_ids_check(const struct image_ids *ids, const struct disk_config *c, const int *fds, bool in_use,
+                    struct errmsg *e);
 
 json_t *image_ids_json(const struct image_ids *ids); /* a new reference; NULL when there is nothing to say */
 /* false, and nothing known, when it is not understood. */

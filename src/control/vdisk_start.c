@@ -182,7 +182,7 @@ static int open_images(struct vdisk *d, struct errmsg *e)
     for (unsigned i = 0; i < d->config.layer_count; i++)
         had[i] = d->layer_fd[i] >= 0;
     int ret = images_open(&d->config, d->layer_fd, true, e);
-    if (ret == 0) ret = image_ids_check(&d->images, &d->config, d->layer_fd, e);
+    if (ret == 0) ret = image_ids_check(&d->images, &d->config, d->layer_fd, d->held.count > 0, e);
     if (ret == 0) {
         vdisk_note_images(d);
         return 0;
