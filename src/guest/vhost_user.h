@@ -50,7 +50,7 @@ struct guest_queue {
 enum guest_reset {
     GUEST_RESET_STATUS, /* a status of 0: the driver starts anew, or the machine is merely paused (QEMU) */
     GUEST_RESET_DEVICE, /* RESET_DEVICE: the driver starts anew */
-    GUEST_RESET_END,    /* the connection ended: what comes next is another driver's */
+    GUEST_RESET_END,    /* the connection ended: the same driver may come back, or another one */
 };
 
 struct guest_device_ops {

@@ -116,9 +116,10 @@ static void op_reset(void *device, enum guest_reset kind)
     uint64_t one = 1;
     d->features = 0;
     atomic_store(&d->size_max_bytes, 0);
-    /* Over a status of 0 a mode that is safer than what was configured stays: QEMU resets a device that is merely paused and
-     * does not write the mode again. Whatever else comes is a driver that starts anew, and sets its own. */
-    if (kind != GUEST_RESET_STATUS || !d->config.kept->write_through) *d->config.kept = (struct vbd_kept){0};
+    /* A mode that is safer than what was configured stays over a status of 0 and the end of a connection: QEMU resets a device
+     * that is merely paused, and connects again to one that was restarted, and does not write the mode again; its guest
+     * sends no flushes. RESET_DEVICE is a driver that starts anew. */
+    if (kind == GUEST_RESET_DEVICE || !d->config.kept->write_through) *d->config.kept = (struct vbd_kept){0};
     atomic_store(&d->write_through, d->config.write_through || d->config.kept->write_through);
     bool was_broken = atomic_exchange(&d->broken_why, NULL) != NULL;
     vbd_broken_take(d);

@@ -621,8 +621,8 @@ static void killed_all_the_time(void **state)
 /* [KILLS [SEED]] */
 int main(int argc, char **argv)
 {
-    t.kills_wanted = argc > 1 ? (unsigned)atoi(argv[1]) : 300;
-    t.seed = argc > 2 ? (unsigned)atoi(argv[2]) : 20;
+    t.kills_wanted = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 300;
+    t.seed = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 20;
     const struct CMUnitTest tests[] = {cmocka_unit_test(killed_all_the_time)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
