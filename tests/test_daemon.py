@@ -399,10 +399,10 @@ def test_a_cgroup_for_each_worker(run_dir):
 def test_the_holder_is_replaced_and_filled_again(daemon, leaf):
     daemon.behave(connected=True)
     pid = daemon.attach("d1", leaf)["pid"]
-    kill_and_wait(daemon.holder_pid())
-    wait_until(lambda: daemon.holder_pid(), 5, "a new holder")
-    kill_and_wait(daemon.holder_pid())
-    wait_until(lambda: daemon.holder_pid(), 5, "a new holder")
+    for _ in range(2):
+        holder = daemon.holder_pid()
+        kill_and_wait(holder)
+        wait_until(lambda: daemon.holder_pid() not in (None, holder), 5, "a new holder")
     daemon.call("disk.stats")  # it is filled by the time that the daemon answers
     daemon.kill()
     kill_and_wait(pid)
@@ -935,6 +935,12 @@ def test_a_base_replaced_while_nothing_ran_is_refused(real, patterned):
     real.start()
     wait_until(lambda: "it had" in real.show("d1").get("error", ""), 10, "the disk to be refused")
     state["images"]["layers"][1]["size_bytes"] -= 512
+    state["images"]["layers"][1]["mtime_ns"] += 1  # nor are they written to
+    real.kill()
+    saved.write_text(json.dumps(state))
+    real.start()
+    wait_until(lambda: "was written to" in real.show("d1").get("error", ""), 10, "the disk to be refused")
+    state["images"]["layers"][1]["mtime_ns"] -= 1
     for layer in state["images"]["layers"]:
         layer["inode"] += 1
     real.kill()
@@ -942,6 +948,25 @@ def test_a_base_replaced_while_nothing_ran_is_refused(real, patterned):
     real.start()
     real.wait_state("d1")
     assert json.loads(saved.read_text())["images"]["boot"] != "earlier"
+    read_all(shown["socket"])
+
+
+def test_a_link_to_the_base_that_moved_on(real, patterned, run_dir):
+    """New clones are made of a newer base, by way of a link; the old clone goes on with the base that it was attached with."""
+    _, base = patterned
+    link, clone = run_dir / "current.raw", run_dir / "linked.qcow2"
+    link.symlink_to(base)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", link, "-F", "raw", clone], check=True)
+    shown = attach_chain(real, (clone, base))
+    real.call("shutdown", stop_workers=True)
+    assert real.process.wait(10) == 0
+    newer = run_dir / "newer.raw"
+    newer.write_bytes(b"\xdd" * base.stat().st_size)
+    link.unlink()
+    link.symlink_to(newer)
+    real.control_socket.unlink(missing_ok=True)
+    real.start()
+    real.wait_state("d1")
     read_all(shown["socket"])
 
 

@@ -68,19 +68,21 @@ static void restart_later(struct cache_keeper *k)
 static void service_exited(struct process *p, int status)
 {
     struct cache_keeper *k = container_of(p, struct cache_keeper, process);
+    bool stopping = k->state == KEEPER_STOPPING;
     loop_timer_cancel(&k->timer);
+    k->state = KEEPER_STOPPING;
     peer_free(k->peer);
     k->peer = NULL;
     char how[96];
     process_describe_status(status, how, sizeof how);
-    if (k->state == KEEPER_STOPPING && !k->host->cache_settings.enabled) {
+    if (stopping && !k->host->cache_settings.enabled) {
         k->state = KEEPER_OFF;
         snprintf(k->error, sizeof k->error, "switched off");
         requests_fail(k, k->error);
         return;
     }
     snprintf(k->error, sizeof k->error, "creedence-cache ended: %s", how);
-    if (k->state != KEEPER_STOPPING) {
+    if (!stopping) {
         log_warn("%s; it is started again, disks read their base layers directly meanwhile", k->error);
         k->restarts++;
     }
@@ -206,9 +208,9 @@ void cache_keeper_restart(struct cache_keeper *k)
 {
     if (!process_running(&k->process)) return;
     loop_timer_cancel(&k->timer);
+    k->state = KEEPER_STOPPING; /* first: who hears that the channel is gone asks for another */
     peer_free(k->peer);
     k->peer = NULL;
-    k->state = KEEPER_STOPPING;
     process_kill(&k->process, SIGKILL);
 }
 
@@ -216,10 +218,10 @@ void cache_keeper_stop(struct cache_keeper *k)
 {
     k->host->cache_settings.enabled = false;
     loop_timer_cancel(&k->timer);
+    k->state = KEEPER_STOPPING;
     peer_free(k->peer);
     k->peer = NULL;
     if (process_running(&k->process)) {
-        k->state = KEEPER_STOPPING;
         process_kill(&k->process, SIGKILL); /* it holds nothing that would be missed */
     } else {
         k->state = KEEPER_OFF;

@@ -13,9 +13,9 @@
 struct shutdown {
     struct rpc_call *call; /* answered when that is over */
     bool force;
-    uint64_t began_ns, killed_ns; /* 0: none was killed */
+    uint64_t began_ns, killed_ns; /* when the last one was killed */
     struct loop_timer timer;
-    unsigned outstanding, stopped;
+    unsigned outstanding, killed, stopped; /* asked and not ended: all, and those that were killed; ended */
     bool failed;
     char problems[2048]; /* what to answer then */
 };

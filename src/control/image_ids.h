@@ -5,7 +5,7 @@
  * that it was written above is silent corruption.
  *
  * A device's number and, on some file systems, a file's are only good until the host starts again: then just the sizes
- * of bases are compared.
+ * of bases, and when they were last written, are compared.
  */
 #ifndef CONTROL_IMAGE_IDS_H
 #define CONTROL_IMAGE_IDS_H
@@ -16,9 +16,10 @@
 struct image_ids {
     unsigned count; /* 0: not known */
     char boot[40];  /* of the host, when they were looked at */
-    struct {
+    struct image_id {
         uint64_t device, inode; /* of a block device: its own number, and 0 */
         uint64_t size_bytes;    /* of a base; 0 for an image that can be written */
+        uint64_t mtime_ns;      /* of a base that is a file; 0: not known */
     } layer[DISK_CHAIN_MAX];
 };
 

@@ -56,8 +56,11 @@ static void end_now(struct daemon *d)
 static void go_on(struct daemon *d)
 {
     struct shutdown *s = &d->shutdown;
-    LIST_FOR_EACH (node, &d->host.disks)
-        list_entry(node, struct vdisk, node)->stop_asked = false;
+    LIST_FOR_EACH (node, &d->host.disks) {
+        struct vdisk *disk = list_entry(node, struct vdisk, node);
+        disk->stop_asked = false;
+        if (disk->state != VDISK_QUITTING) disk->keep_saved = false;
+    }
     rpc_fail(
         s->call, RPC_BUSY, NULL,
         "%s. The daemon goes on with these; %u others are ended and are back when it starts again. Remove the cause "
@@ -92,6 +95,7 @@ static void stopped(void *arg, int code, const char *message)
     struct shutdown *s = &d->shutdown;
     struct vdisk *disk = vdisk_find(&d->host, one->name);
     s->outstanding--;
+    s->killed -= one->killed;
     if (!disk) s->stopped++;
     if (code == RPC_TIMEOUT && disk && s->force) stop(d, disk, true);
     else if (code) note_problem(s, one->name, message);
@@ -108,7 +112,9 @@ static void stop(struct daemon *d, struct vdisk *disk, bool kill)
     memcpy(one->name, disk->config.name, sizeof one->name);
     disk->stop_asked = disk->keep_saved = true;
     s->outstanding++;
+    one->killed = kill;
     if (kill) {
+        s->killed++;
         s->killed_ns = clock_now_ns();
         vdisk_destroy(disk, stopped, one);
     } else {
@@ -154,7 +160,8 @@ static void look(struct daemon *d)
 {
     struct shutdown *s = &d->shutdown;
     bool wait = stop_settled(d);
-    if (s->outstanding && s->killed_ns && clock_now_ns() - s->killed_ns > KILLED_MS * NS_PER_MS) {
+    /* Others may still be writing: they are waited for, as long as their own limits let them. */
+    if (s->killed && s->killed == s->outstanding && clock_now_ns() - s->killed_ns > KILLED_MS * NS_PER_MS) {
         note_problem(s, "(killed)", "a worker does not end: its storage hangs");
         end_now(d);
     } else if (wait || s->outstanding) {

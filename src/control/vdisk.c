@@ -202,6 +202,10 @@ void vdisk_detach(struct vdisk *d, unsigned flags, vdisk_done done, void *arg)
         start_to_flush(d, done, arg);
         return;
     }
+    if (flags & VDISK_DETACH_DISCARD && !d->done) { /* in the middle of something that may never end */
+        vdisk_destroy(d, done, arg);
+        return;
+    }
     char text[768];
     if (idle)
         snprintf(text, sizeof text,

@@ -181,7 +181,8 @@ static int open_images(struct vdisk *d, struct errmsg *e)
     if (vdisk_has_images(d)) return 0;
     for (unsigned i = 0; i < d->config.layer_count; i++)
         had[i] = d->layer_fd[i] >= 0;
-    int ret = images_open(&d->config, d->layer_fd, true, e);
+    /* The names in the images were compared when the disk was attached: a link that they went through may have moved since. */
+    int ret = images_open(&d->config, d->layer_fd, false, e);
     if (ret == 0) ret = image_ids_check(&d->images, &d->config, d->layer_fd, d->held.count > 0, e);
     if (ret == 0) {
         vdisk_note_images(d);

@@ -141,7 +141,7 @@ void vdisk_start_again(struct vdisk *d, bool served, const char *why)
         vdisk_gone(d, d->error_code, d->error);
         return;
     }
-    d->flushing = false;
+    d->keep_saved = d->flushing = false;
     vdisk_finish_operation(d, RPC_WORKER, d->error);
     unsigned recent = crash_log_add(&d->crashes);
     unsigned most_ms = served ? BACKOFF_SERVED_MS : vdisk_holds(d, "conn") ? BACKOFF_CONNECTED_MS : BACKOFF_IDLE_MS;
@@ -181,7 +181,6 @@ static void quit_ended(struct vdisk *d, bool done, const char *how)
              "%s; what its guest wrote last is kept, and a worker is started again: remove the cause and try again, or "
              "use force and lose that",
              why);
-    d->keep_saved = d->flushing = false;
     vdisk_finish_operation(d, RPC_WORKER, answer);
     vdisk_start_again(d, true, why);
 }
