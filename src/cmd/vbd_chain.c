@@ -163,7 +163,8 @@ static void stage_call(void *arg)
 
 /* ---- the layers ---- */
 
-int chain_open_layers(struct chain *c, struct disk_stash stash, const struct engine_maker *maker, struct errmsg *e)
+int chain_open_layers(struct chain *c, struct disk_stash stash, _Atomic bool *sync_failed,
+                      const struct engine_maker *maker, struct errmsg *e)
 {
     for (unsigned i = c->count; i-- > 0;) {
         struct layer_args args = {
@@ -171,6 +172,7 @@ int chain_open_layers(struct chain *c, struct disk_stash stash, const struct eng
             .below = i + 1 < c->count ? c->stack[i + 1] : NULL,
             .writable = i == 0 && !c->config->device.read_only,
             .stash = i == 0 ? stash : (struct disk_stash){0},
+            .sync_failed = i == 0 ? sync_failed : NULL,
             .maker = maker,
         };
         int ret = layer_open(&c->own[i], c->config->layer[i].format, &args, e);

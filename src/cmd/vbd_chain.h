@@ -24,7 +24,8 @@ int chain_open_files(struct chain **out, struct worker_config *c, const int *cac
 /* How many engines opening the layers and serving them will ask for. */
 unsigned chain_engines(const struct chain *c);
 /* Open the layers on them; nothing of the host's file system is needed any more. */
-int chain_open_layers(struct chain *c, struct disk_stash stash, const struct engine_maker *maker, struct errmsg *e);
+int chain_open_layers(struct chain *c, struct disk_stash stash, _Atomic bool *sync_failed,
+                      const struct engine_maker *maker, struct errmsg *e);
 /* Device and its threads are gone. Makes the leaf durable, whatever was opened of it. */
 int chain_close(struct chain *c, struct errmsg *e);
 

@@ -39,6 +39,7 @@ struct state_head {
     uint32_t queue_size_max;
     uint64_t vhost_bytes, inflight_bytes, stash_bytes;
     struct vbd_kept device;
+    _Atomic bool sync_failed; /* disk.h: layer_args */
 };
 #define STATE_HEAD_BYTES 4096u
 
@@ -358,7 +359,8 @@ static int open_inner(struct worker *w, const struct worker_args *args, struct e
     if (ret == 0) ret = engines_new(&w->engines, chain_engines(w->chain), e);
     if (ret == 0 && args->sandbox) ret = sandbox_leave_host(args->sandbox, e);
     if (ret == 0 && args->sandbox) ret = sandbox_filter(args->sandbox, SANDBOX_NONE, e);
-    if (ret == 0) ret = chain_open_layers(w->chain, state_stash(w), engines_maker(w->engines), e);
+    if (ret == 0)
+        ret = chain_open_layers(w->chain, state_stash(w), &state_head(w)->sync_failed, engines_maker(w->engines), e);
     if (ret < 0) return ret;
     struct vbd_chains chains = chain_callbacks(w->chain);
     w->config.device.kept = &state_head(w)->device;

@@ -169,7 +169,10 @@ struct layer_args {
     const struct engine_file *file;
     struct layer *below; /* NULL at the bottom */
     bool writable;
-    struct disk_stash stash;          /* leaf only */
+    struct disk_stash stash; /* leaf only */
+    /* Leaf only: set for good once a flush of a buffered file failed (the kernel says so once, and then reports success).
+     * Shared with the processes before and after, as the stash; NULL: only this one remembers. */
+    _Atomic bool *sync_failed;
     const struct engine_maker *maker; /* for a layer that runs a thread of its own */
     uint64_t metadata_budget_bytes;   /* most that cached tables may take; 0: the default */
 };

@@ -80,9 +80,12 @@ static bool names_file(const char *image_path, const char *name, const char *pat
     const char *slash = strrchr(image_path, '/');
     size_t directory_bytes = slash ? (size_t)(slash + 1 - image_path) : 0;
     if (strncmp(name, "file:", 5) == 0) name += 5;
-    if (*name == '/' ? asprintf(&whole, "%s", name) < 0
-                     : asprintf(&whole, "%.*s%s", (int)directory_bytes, image_path, name) < 0)
+    int n = *name == '/' ? asprintf(&whole, "%s", name)
+                         : asprintf(&whole, "%.*s%s", (int)directory_bytes, image_path, name);
+    if (n < 0) {
+        whole = NULL; /* not said to be anything */
         return false;
+    }
     struct stat a, b;
     return strcmp(whole, path) == 0 ||
            (stat(whole, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino);

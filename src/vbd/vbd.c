@@ -161,7 +161,7 @@ int vbd_new(struct vbd **out, const struct vbd_config *c, struct layer *leaf, co
     d->leaf = leaf;
     d->chains = *chains;
     d->maker = maker;
-    atomic_init(&d->write_through, c->write_through);
+    atomic_init(&d->write_through, c->write_through || c->kept->write_through);
     atomic_init(&d->poll_ns, c->poll_ns);
     d->ops = (struct guest_device_ops){
         .queues_max = c->queues,

@@ -1060,8 +1060,8 @@ static size_t private_kib(void)
     size_t kib = 0;
     FILE *f = fopen("/proc/self/status", "r");
     assert_non_null(f);
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "RssAnon: %zu", &kib) == 1) break;
+    while (kib == 0 && fgets(line, sizeof line, f))
+        if (strncmp(line, "RssAnon:", 8) == 0) kib = strtoul(line + 8, NULL, 10);
     fclose(f);
     return kib;
 }

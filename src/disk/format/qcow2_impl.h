@@ -283,9 +283,10 @@ struct qcow2 {
     struct list allocs; /* qcow2_alloc in flight */
     struct list chans;
     _Atomic uint64_t era;
-    _Atomic int broken;       /* -errno: metadata turned out to be corrupt, nothing may be changed any more */
-    _Atomic bool sync_failed; /* a flush failed on a buffered file: what it covered may be lost */
-    _Atomic bool written;     /* something was written in place since open: close must sync */
+    _Atomic int broken;        /* -errno: metadata turned out to be corrupt, nothing may be changed any more */
+    _Atomic bool *sync_failed; /* a flush failed on a buffered file: what it covered may be lost */
+    _Atomic bool own_sync_failed;
+    _Atomic bool written;                 /* something was written in place since open: close must sync */
     bool punch_refused, allocate_refused; /* the file system cannot */
     bool storage_allocated;               /* past what is in use (qcow2_pool.c) */
 

@@ -20,10 +20,10 @@
 
 int qcow2_sync(struct qcow2 *q)
 {
-    if (atomic_load_explicit(&q->sync_failed, memory_order_relaxed)) return -EIO;
+    if (atomic_load_explicit(q->sync_failed, memory_order_relaxed)) return -EIO;
     int ret = engine_op_now(q->keeper.engine, q->file, ENGINE_SYNC, 0, 0);
     /* The page cache may have dropped what it could not write: a later success would mean nothing. */
-    if (ret < 0 && !q->file->direct) atomic_store(&q->sync_failed, true);
+    if (ret < 0 && !q->file->direct) atomic_store(q->sync_failed, true);
     return ret;
 }
 
@@ -247,6 +247,7 @@ int layer_qcow2_open(struct layer **out, const struct layer_args *args, struct e
     q->layer =
         (struct layer){.ops = &qcow2_ops, .below = args->below, .name = args->file->name, .writable = args->writable};
     q->file = args->file;
+    q->sync_failed = args->sync_failed ? args->sync_failed : &q->own_sync_failed;
     q->maker = args->maker;
     pthread_mutex_init(&q->lock, NULL);
     list_init(&q->allocs);

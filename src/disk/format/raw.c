@@ -33,7 +33,8 @@ struct raw_layer {
     struct layer base;
     const struct engine_file *file;
     _Atomic bool cannot_discard, cannot_punch, cannot_zero;
-    _Atomic bool sync_failed; /* what was acknowledged may be lost */
+    _Atomic bool *sync_failed; /* what was acknowledged may be lost */
+    _Atomic bool own_sync_failed;
 };
 
 struct raw_io {
@@ -119,9 +120,9 @@ static void sync_done(struct engine_io *io, int res)
 {
     struct raw_io *r = container_of(io, struct raw_io, io);
     struct raw_layer *l = raw_of(r->chan->base.layer);
-    if (res < 0 && !l->file->direct) atomic_store(&l->sync_failed, true);
+    if (res < 0 && !l->file->direct) atomic_store(l->sync_failed, true);
     /* Another queue's may have failed while this one was on its way: the kernel tells only one of them. */
-    finish(r, res == 0 && atomic_load(&l->sync_failed) ? -EIO : res);
+    finish(r, res == 0 && atomic_load(l->sync_failed) ? -EIO : res);
 }
 
 static void start(struct raw_io *r, enum engine_op op, void (*done)(struct engine_io *, int))
@@ -238,7 +239,7 @@ static int map(struct raw_layer *l, struct disk_req *req)
 
 static int check(const struct raw_layer *l, const struct disk_req *req)
 {
-    if (req->op == DISK_FLUSH) return atomic_load(&l->sync_failed) ? -EIO : 0;
+    if (req->op == DISK_FLUSH) return atomic_load(l->sync_failed) ? -EIO : 0;
     uint64_t size_bytes = atomic_load_explicit(&l->base.size_bytes, memory_order_acquire);
     if (!range_fits(req->offset_bytes, req->length_bytes, size_bytes)) return -EINVAL;
     if ((req->offset_bytes | req->length_bytes) % DISK_SECTOR_BYTES) return -EINVAL;
@@ -337,7 +338,7 @@ static int raw_close(struct layer *layer, struct errmsg *e)
 {
     struct raw_layer *l = raw_of(layer);
     int ret = 0;
-    if (atomic_load(&l->sync_failed))
+    if (atomic_load(l->sync_failed))
         ret = errmsg_set(e, EIO, "%s: a flush failed: writes before it may be lost", layer->name);
     else if (layer->writable && fdatasync(l->file->fd) < 0)
         ret = errmsg_sys(e, errno, "%s: cannot make the last writes durable", layer->name);
@@ -366,6 +367,7 @@ int layer_raw_open(struct layer **out, const struct layer_args *args, struct err
     l->base = (struct layer){.ops = &raw_ops, .name = f->name, .writable = args->writable};
     atomic_init(&l->base.size_bytes, align_up(f->size_bytes, DISK_SECTOR_BYTES));
     l->file = f;
+    l->sync_failed = args->sync_failed ? args->sync_failed : &l->own_sync_failed;
     *out = &l->base;
     return 0;
 }

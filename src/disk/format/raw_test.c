@@ -459,6 +459,32 @@ static void check_fail_each(unsigned flags)
     }
 }
 
+/* ... nor in a process that comes after: the kernel has told of it, once. */
+static void test_a_failed_flush_is_remembered(void **state)
+{
+    (void)state;
+    _Atomic bool sync_failed = false;
+    struct fixture x;
+    scratch_open(&x.s, 1 << 20, DISK_FILE_WRITE);
+    for (unsigned process = 0; process < 2; process++) {
+        struct fault_plan *plan = fault_plan_new(1);
+        const struct engine_maker *maker = fault_plan_maker(plan);
+        struct layer_args args = {.file = &x.s.file, .writable = true, .sync_failed = &sync_failed};
+        assert_int_equal(maker->make(maker->arg, &x.e, NULL), 0);
+        assert_int_equal(layer_raw_open(&x.l, &args, &x.msg), 0);
+        assert_int_equal(x.l->ops->chan_open(x.l, x.e, NULL, &x.c), 0);
+        if (process == 0)
+            fault_plan_add(plan,
+                           &(struct fault_rule){.action = FAULT_FAIL, .ops = FAULT_OP(ENGINE_SYNC), .error = ENOSPC});
+        assert_int_equal(run(&x, DISK_FLUSH, 0, NULL, 0), process == 0 ? -ENOSPC : -EIO);
+        x.l->ops->chan_close(x.c);
+        assert_int_equal(x.l->ops->close(x.l, &x.msg), -EIO);
+        engine_free(x.e);
+        fault_plan_free(plan);
+    }
+    scratch_drop(&x.s);
+}
+
 static void test_fail_each(void **state)
 {
     check_fail_each(0);
@@ -479,6 +505,7 @@ int main(void)
         cmocka_unit_test(test_map),
         cmocka_unit_test(test_ladder_of_zeroes),
         cmocka_unit_test(test_fail_each),
+        cmocka_unit_test(test_a_failed_flush_is_remembered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
