@@ -48,8 +48,6 @@ static int collapse(char *window, int fd, uint64_t offset)
     return ret;
 }
 
-static void job_done(struct mail *m);
-
 static void *huge_body(void *arg)
 {
     struct cache_service *s = arg;

@@ -100,13 +100,6 @@ static const struct option set_options[] = {
     {0},
 };
 
-static bool on_or_off(struct cli *c, const char *option, const char *text)
-{
-    bool on = strcmp(text, "on") == 0;
-    if (!on && strcmp(text, "off") != 0) cli_usage_error(c, "%s %s: expected on or off", option, text);
-    return on;
-}
-
 static int cache_set(struct cli *c)
 {
     json_t *params = json_object(), *result;
@@ -116,7 +109,7 @@ static int cache_set(struct cli *c)
         else if (opt == OPT_BUDGET)
             json_object_set_new(params, "budget", json_integer((json_int_t)cli_size(c, "--budget", optarg)));
         else if (opt == OPT_HUGE_PAGES)
-            json_object_set_new(params, "huge_pages", json_boolean(on_or_off(c, "--huge-pages", optarg)));
+            json_object_set_new(params, "huge_pages", json_boolean(cli_on_off(c, "--huge-pages", optarg)));
         else json_object_set_new(params, "enabled", json_boolean(opt == OPT_ON));
     }
     cli_arguments(c, 0);

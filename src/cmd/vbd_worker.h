@@ -90,8 +90,8 @@ struct worker_args {
     unsigned held_count;
     int cache_fd[VBD_QUEUES_MAX]; /* channels of the read cache, or -1; taken over */
     bool one_front_end;           /* stop the loop when the first front end leaves */
-    const struct sandbox_args
-        *sandbox; /* entered once all files are open (and the names in them compared); NULL: not at all */
+    /* Entered once all files are open, and the names in them compared. NULL: not at all. */
+    const struct sandbox_args *sandbox;
 };
 
 /* Open the disk. On failure everything taken over is closed. 0 or -errno. */

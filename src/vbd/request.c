@@ -98,8 +98,8 @@ static bool range_valid(const struct vbd_queue *q, uint64_t sector, uint64_t len
     return range_fits(*offset_bytes, length_bytes, atomic_load_explicit(&q->vbd->capacity_bytes, memory_order_relaxed));
 }
 
-/* No more data segments than were announced (seg_max), and as small as the driver agreed to make them (size_max)? A buffer that lies in several regions of the guest's
- * memory is one segment in several entries. */
+/* No more data segments than were announced (seg_max), and as small as the driver agreed to make them (size_max)? A buffer
+ * that lies in several regions of the guest's memory is one segment in several entries. */
 static bool segments_valid(const struct vbd_request *r)
 {
     const struct vbd *d = r->queue->vbd;
