@@ -1125,8 +1125,12 @@ def test_real_worker_is_replaced_upgraded_and_ended(real, chain):
 
 def test_huge_pages_of_the_cache(real, chain):
     def of_service(pid):
-        words = open(f"/proc/{pid}/cmdline").read().split("\0")
-        return words[words.index("--huge-pages") + 1]
+        """The option that service PID runs with; the daemon knows the process before it executes the program."""
+        def words():
+            with open(f"/proc/{pid}/cmdline") as file:
+                return file.read().split("\0")
+        wait_until(lambda: "--huge-pages" in words(), 5, "the service's command line")
+        return words()[words().index("--huge-pages") + 1]
 
     attach_chain(real, chain)
     before = real.call("cache.show")
