@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,7 +100,7 @@ void fault_plan_free(struct fault_plan *p)
 unsigned fault_plan_add(struct fault_plan *p, const struct fault_rule *rule)
 {
     pthread_mutex_lock(&p->lock);
-    assert(p->rule_count < FAULT_RULES_MAX && (!rule->point || rule->action == FAULT_CUT));
+    assert(p->rule_count < FAULT_RULES_MAX && (!rule->point || rule->action >= FAULT_CUT));
     unsigned number = p->rule_count++;
     p->rules[number] = (struct rule_state){.rule = *rule};
     pthread_mutex_unlock(&p->lock);
@@ -277,6 +278,7 @@ static bool decide(struct fault_plan *p, struct fault_io *f, int *res)
 {
     pthread_mutex_lock(&p->lock);
     const struct fault_rule *verdict = p->cut ? NULL : judge(p, f->outer);
+    if (verdict && verdict->action == FAULT_KILL) raise(SIGKILL);
     *res = p->cut ? -EIO : enter_model(p, f, verdict);
     bool inner = *res == 0 && f->outer->op != ENGINE_SYNC;
     if (verdict && *res == 0) {
@@ -382,7 +384,9 @@ static void fault_point(struct engine *e, const char *name)
     if (!p->cut) count_pass(p, name);
     for (unsigned i = 0; i < p->rule_count && !p->cut; i++) {
         struct rule_state *s = &p->rules[i];
-        if (s->rule.point && strcmp(s->rule.point, name) == 0 && count_hit(s)) p->cut = true;
+        if (!s->rule.point || strcmp(s->rule.point, name) != 0 || !count_hit(s)) continue;
+        if (s->rule.action == FAULT_KILL) raise(SIGKILL);
+        p->cut = true;
     }
     pthread_mutex_unlock(&p->lock);
 }

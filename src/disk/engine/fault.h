@@ -43,6 +43,7 @@ enum fault_action {
     FAULT_DELAY, /* the request takes effect now, and completes delay_ns later */
     FAULT_TEAR,  /* a WRITE: some sectors of it, at least one less than all, take effect; completes with -error */
     FAULT_CUT,   /* the power goes while this request is on its way */
+    FAULT_KILL,  /* the process ends here, as by kill -9, with what it has submitted before on its way */
 };
 
 #define FAULT_OP(op) (1u << (op))
@@ -59,7 +60,8 @@ struct fault_rule {
     unsigned ops;                        /* set of FAULT_OP(); FAULT_ALL: any */
     const struct engine_file *file;      /* NULL: any */
     uint64_t offset_bytes, length_bytes; /* touches this range; length 0: anywhere. A SYNC touches everything */
-    const char *point; /* not NULL: no request matches, but passing engine_point() with this name does (CUT only) */
+    const char
+        *point; /* not NULL: no request matches, but passing engine_point() with this name does (CUT and KILL only) */
     /* Which of those that match are hit. */
     uint64_t nth;   /* from this one on; the first is 1 (0 means 1 too) */
     uint64_t count; /* so many; 0: one; UINT64_MAX: all */

@@ -470,9 +470,24 @@ static struct shared *shared_new(uint64_t disk_bytes, uint64_t stash_bytes)
     return s;
 }
 
-static void child_works(struct shared *s, const char *path, struct disk_options o)
+/* Every other process ends itself at a point of metadata updates, that is where it hurts. */
+static void choose_death(struct fault_plan *plan, uint64_t seed)
+{
+    static const char *const points[] = {"qcow2-commit-copied", "qcow2-commit-synced", "qcow2-commit-written",
+                                         "qcow2-reclaim-punched", "qcow2-reclaim-written"};
+    fault_plan_add(plan, &(struct fault_rule){.action = FAULT_KILL,
+                                              .point = points[rnd_below(&seed, ARRAY_LEN(points))],
+                                              .nth = 1 + rnd_below(&seed, 6)});
+}
+
+static void child_works(struct shared *s, const char *path, struct disk_options o, unsigned number)
 {
     struct disk d;
+    struct fault_plan *plan = fault_plan_new(1);
+    if (number % 2) {
+        o.maker = fault_plan_maker(plan);
+        choose_death(plan, s->m.seed ^ number);
+    }
     if (disk_try_open(&d, path, &o) < 0) {
         fprintf(stderr, "reopening: %s\n", d.e.text);
         _exit(3);
@@ -524,15 +539,20 @@ static void kill_many_times(unsigned times, unsigned cluster_bits, const char *c
         s->opened = false;
         pid_t pid = fork();
         assert_true(pid >= 0);
-        if (pid == 0) child_works(s, path, o);
-        for (unsigned ms = 0; !s->opened && ms < 5000 && waitpid(pid, NULL, WNOHANG) == 0; ms++)
+        if (pid == 0) child_works(s, path, o, i);
+        int status = 0;
+        pid_t ended = 0;
+        for (unsigned ms = 0; !s->opened && ms < 5000 && ended == 0; ms++) {
             usleep(1000);
-        assert_true(s->opened);
-        usleep((useconds_t)rnd_below(&(uint64_t){s->m.seed ^ i}, 40000));
-        kill(pid, SIGKILL);
-        int status;
-        waitpid(pid, &status, 0);
-        assert_true(WIFSIGNALED(status));
+            ended = waitpid(pid, &status, WNOHANG);
+        }
+        assert_true(s->opened || ended == pid);
+        if (!ended) {
+            usleep((useconds_t)rnd_below(&(uint64_t){s->m.seed ^ i}, 40000));
+            kill(pid, SIGKILL);
+            waitpid(pid, &status, 0);
+        }
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
         settle_killed_wave(&s->m);
         if (i % 3 == 0) continue; /* killed again with no clean close in between */
         struct disk d;

@@ -18,7 +18,8 @@
 struct replay {
     struct qcow2 *q;
     struct errmsg *e;
-    uint64_t *used; /* host clusters that records name, sorted once all are read */
+    struct qcow2_record *records[2]; /* of each half; one allocation */
+    uint64_t *used;                  /* host clusters that records name, sorted once all are read */
     uint64_t used_count;
     uint64_t counts[2];
     uint64_t pool[QCOW2_POOL_RUNS];
@@ -63,27 +64,17 @@ static int check_record(struct replay *r, const struct qcow2_record *rec)
     return check_cluster(r, host >> q->cluster_bits, false, &refs);
 }
 
-static int replay_half(struct replay *r, unsigned half)
+/* Every record of a half, fetched once and checked. */
+static int fetch_records(struct replay *r, unsigned half, struct qcow2_record *out)
 {
-    struct qcow2 *q = r->q;
     for (uint64_t i = 0; i < r->counts[half]; i++) {
-        struct qcow2_record rec = q->log.half[half].records[i]; /* fetched once */
+        out[i] = r->q->log.half[half].records[i];
         __asm__ volatile("" ::: "memory");
-        int ret = check_record(r, &rec);
+        int ret = check_record(r, &out[i]);
         if (ret < 0) return ret;
-        ret = qcow2_load_now(q, qcow2_slice_of(q, rec.index));
-        if (ret < 0) return errmsg_sys(r->e, -ret, "%s: reading L2 entries", q->layer.name);
-        uint64_t host = (rec.entry & QCOW2_OFFSET_MASK) >> q->cluster_bits;
+        uint64_t host = (out[i].entry & QCOW2_OFFSET_MASK) >> r->q->cluster_bits;
         if (host) r->used[r->used_count++] = host;
-        q->file_clusters = max_u64(q->file_clusters, host + 1);
-        pthread_mutex_lock(&q->lock);
-        uint64_t old = atomic_load_explicit(&q->shadow[rec.index], memory_order_relaxed);
-        qcow2_log_mark(q, half, rec.index);
-        qcow2_map_set(q, rec.index, rec.entry);
-        qcow2_log_note_replaced(q, half, old, rec.entry);
-        pthread_mutex_unlock(&q->lock);
     }
-    q->log.half[half].count = r->counts[half];
     return 0;
 }
 
@@ -96,6 +87,69 @@ static int compare_u64(const void *a, const void *b)
 static bool is_recorded(const struct replay *r, uint64_t cluster)
 {
     return r->used_count && bsearch(&cluster, r->used, r->used_count, sizeof cluster, compare_u64);
+}
+
+/*
+ * The entries as they are in the image, for the records to go on from. The last process may have been killed after it
+ * wrote them and before it dropped the records: then the image has what some record, often the last, made of an entry.
+ * The records tell again how it came to that, and what that replaced on the way; that they begin from what they end in is
+ * no replacement. So what a record names does not count as having been there before.
+ */
+static int load_entries(struct replay *r, unsigned half)
+{
+    struct qcow2 *q = r->q;
+    for (uint64_t i = 0; i < r->counts[half]; i++) {
+        uint64_t index = r->records[half][i].index;
+        int ret = qcow2_load_now(q, qcow2_slice_of(q, index));
+        if (ret < 0) return errmsg_sys(r->e, -ret, "%s: reading L2 entries", q->layer.name);
+        pthread_mutex_lock(&q->lock);
+        uint64_t entry = atomic_load_explicit(&q->shadow[index], memory_order_relaxed);
+        qcow2_log_mark(q, half, index);
+        if (!(entry & QCOW2_COMPRESSED) && is_recorded(r, (entry & QCOW2_OFFSET_MASK) >> q->cluster_bits))
+            qcow2_map_set(q, index, 0);
+        pthread_mutex_unlock(&q->lock);
+    }
+    return 0;
+}
+
+static void replay_half(struct replay *r, unsigned half)
+{
+    struct qcow2 *q = r->q;
+    pthread_mutex_lock(&q->lock);
+    for (uint64_t i = 0; i < r->counts[half]; i++) {
+        const struct qcow2_record *rec = &r->records[half][i];
+        uint64_t old = atomic_load_explicit(&q->shadow[rec->index], memory_order_relaxed);
+        q->file_clusters = max_u64(q->file_clusters, ((rec->entry & QCOW2_OFFSET_MASK) >> q->cluster_bits) + 1);
+        qcow2_map_set(q, rec->index, rec->entry);
+        qcow2_log_note_replaced(q, half, old, rec->entry);
+    }
+    q->log.half[half].count = r->counts[half];
+    pthread_mutex_unlock(&q->lock);
+}
+
+/* The older half first: what it says of an entry, the active one may say again. */
+static int replay_records(struct replay *r)
+{
+    struct qcow2 *q = r->q;
+    unsigned older = q->log.active ^ 1;
+    uint64_t count = r->counts[0] + r->counts[1];
+    r->used = calloc(count + 1, sizeof *r->used);
+    r->records[0] = calloc(count + 1, sizeof *r->records[0]);
+    if (!r->used || !r->records[0]) return errmsg_sys(r->e, ENOMEM, "%s: taking over the stash", q->layer.name);
+    r->records[1] = r->records[0] + r->counts[0];
+    for (unsigned half = 0; half < 2; half++) {
+        int ret = fetch_records(r, half, r->records[half]);
+        if (ret < 0) return ret;
+    }
+    qsort(r->used, r->used_count, sizeof *r->used, compare_u64);
+    q->log.sealed = r->counts[older] > 0;
+    for (unsigned half = 0; half < 2; half++) {
+        int ret = load_entries(r, half);
+        if (ret < 0) return ret;
+    }
+    replay_half(r, older);
+    replay_half(r, q->log.active);
+    return 0;
 }
 
 /* The clusters of a slot were taken from a run whose word may not have been lowered yet. */
@@ -203,15 +257,8 @@ static int replay_all(struct replay *r)
     struct qcow2 *q = r->q;
     int ret = fetch_head(r);
     if (ret < 0) return ret;
-    r->used = calloc(r->counts[0] + r->counts[1] + 1, sizeof *r->used);
-    if (!r->used) return errmsg_sys(r->e, ENOMEM, "%s: taking over the stash", q->layer.name);
-    unsigned older = q->log.active ^ 1;
-    q->log.sealed = r->counts[older] > 0;
-    ret = replay_half(r, older);
-    if (ret == 0) ret = replay_half(r, q->log.active);
-    if (ret < 0) return ret;
-    qsort(r->used, r->used_count, sizeof *r->used, compare_u64);
-    ret = replay_slots(r);
+    ret = replay_records(r);
+    if (ret == 0) ret = replay_slots(r);
     if (ret == 0) ret = replay_pool(r);
     if (ret < 0) return ret;
     /* The stash as it is to us now: runs without what others hold, slots in quarantine only. */
@@ -237,5 +284,6 @@ int qcow2_replay(struct qcow2 *q, struct errmsg *e)
     if (magic != QCOW2_STASH_MAGIC) return refuse(r, "unknown magic number", magic);
     int ret = replay_all(r);
     free(r->used);
+    free(r->records[0]);
     return ret;
 }

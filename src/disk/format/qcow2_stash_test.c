@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "disk/engine/fault.h"
 #include "disk/format/qcow2_stash.h"
 
 #define STASH_BYTES (64u << 10)
@@ -203,12 +204,102 @@ static void channel_closes_behind_the_answer(void **state)
     unlink(path);
 }
 
+/* ---- an entry that changes more than once between two commits ---- */
+
+static void fill_cluster(struct disk *d, uint64_t index, uint8_t with)
+{
+    uint8_t buf[CLUSTER];
+    memset(buf, with, sizeof buf);
+    disk_write(d, index * CLUSTER, sizeof buf, buf);
+}
+
+static void discard_cluster(struct disk *d, uint64_t index)
+{
+    assert_int_equal(disk_io(d, DISK_DISCARD, 0, index * CLUSTER, CLUSTER, NULL), 0);
+}
+
+#define CHANGED 8u /* clusters 0 to 7 */
+
+/* Write what is there already and once more, at new places: a discard lies between. Then a flush, in which it dies. */
+static void child_dies_in_flush(const char *path, char *stash, const char *point, uint8_t with)
+{
+    struct disk d;
+    struct disk_options o = with_stash(stash);
+    struct fault_plan *plan = fault_plan_new(1);
+    o.maker = fault_plan_maker(plan);
+    fault_plan_add(plan, &(struct fault_rule){.action = FAULT_KILL, .point = point});
+    if (disk_try_open(&d, path, &o) < 0) _exit(1);
+    for (unsigned round = 0; round < 3; round++) {
+        for (unsigned i = 0; i < CHANGED; i++) {
+            if (round) discard_cluster(&d, i);
+            fill_cluster(&d, i, (uint8_t)(with + round));
+        }
+    }
+    disk_io(&d, DISK_FLUSH, 0, 0, 0, NULL);
+    keeper_rests(&d); /* what the flush made free is freed after it */
+    _exit(0);         /* it did not come to that point */
+}
+
+static void run_child(const char *path, char *stash, const char *point, uint8_t with)
+{
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) child_dies_in_flush(path, stash, point, with);
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status));
+}
+
+static void dies_and_is_resumed(const char *first, const char *second)
+{
+    char path[64];
+    struct disk d;
+    char *stash = stash_new();
+    struct disk_options o = with_stash(stash);
+    image_make(path, &image);
+    run_child(path, stash, first, 10);
+    if (second) run_child(path, stash, second, 20);
+    uint8_t want[CLUSTER], got[CLUSTER];
+    memset(want, second ? 22 : 12, sizeof want);
+    disk_open(&d, path, &o);
+    for (unsigned again = 0; again < 3; again++) {
+        for (unsigned i = 0; i < CHANGED; i++) {
+            disk_read(&d, i * CLUSTER, CLUSTER, got);
+            assert_memory_equal(got, want, CLUSTER);
+        }
+        /* What was taken for free is written over now. */
+        disk_flush(&d);
+        for (unsigned i = 0; i < 64; i++)
+            fill_cluster(&d, CHANGED + again * 64 + i, 0xee);
+        disk_flush(&d);
+        keeper_rests(&d);
+    }
+    disk_close(&d, true);
+    image_is_sound(path, true);
+    unlink(path);
+    munmap(stash, STASH_BYTES);
+}
+
+/* Entries are in the image already, and their records, with all that was before, still in the stash. */
+static void killed_between_the_entries_and_their_records(void **state)
+{
+    (void)state;
+    static const char *const points[] = {"qcow2-commit-copied", "qcow2-commit-synced", "qcow2-commit-written",
+                                         "qcow2-reclaim-punched", "qcow2-reclaim-written"};
+    for (size_t i = 0; i < ARRAY_LEN(points); i++) {
+        dies_and_is_resumed(points[i], NULL);
+        for (size_t j = 0; j < ARRAY_LEN(points); j++)
+            dies_and_is_resumed(points[i], points[j]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(killed_while_taking_from_the_pool),
         cmocka_unit_test(quarantine_of_the_old_stash),
         cmocka_unit_test(channel_closes_behind_the_answer),
+        cmocka_unit_test(killed_between_the_entries_and_their_records),
     };
     main_thread = pthread_self();
     if (!getenv("VERBOSE")) log_setup("test", 0);
