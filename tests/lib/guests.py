@@ -21,6 +21,7 @@ from pathlib import Path
 
 from lib.images import DONE_MARK, READY_MARK, guest_archive, qemu_kernel, uml_kernel
 from lib.paths import built, system_program
+from lib.process import what_threads_do
 
 UML_BLOCK_DEVICE = 2  # the virtio device id, in virtio_uml.device=SOCKET:ID
 
@@ -132,7 +133,7 @@ class Guest:
             return self._text
 
     def fail(self, why):
-        raise GuestError(f"{self.name}: {why}; its console ends:\n{self.console()[-3000:]}")
+        raise GuestError(f"{self.name}: {why}; its console ends:\n{self.console()[-3000:]}\n{what_threads_do()}")
 
     def wait_for(self, pattern, timeout_s):
         """Until the console, from where the last wait ended, matches the regular expression; the match."""

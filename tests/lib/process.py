@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+import weakref
 from pathlib import Path
 
 POLL_S = 0.02
@@ -26,8 +27,29 @@ def wait_until(condition, timeout_s, what):
         time.sleep(POLL_S)
 
 
+def _first_line(path):
+    try:
+        return Path(path).read_text().strip().replace("\n", " < ")
+    except OSError as error:
+        return error.strerror
+
+
+def what_threads_do():
+    """A line for each thread of every program that tests have started and that runs: its state, and where in the kernel it
+    is. For messages about something that stands still, with how long the machine's storage makes its users wait."""
+    lines = [f"storage pressure: {_first_line('/proc/pressure/io')}"]
+    for process in Process.running_ones():
+        for task in sorted(Path(f"/proc/{process.pid}/task").glob("*")):
+            state = _first_line(task / "stat").rpartition(")")[2].split()[:1]
+            lines.append(f"{process.name} {task.name} {_first_line(task / 'comm')} {''.join(state)}: "
+                         f"{_first_line(task / 'syscall')}: {_first_line(task / 'stack')}")
+    return "\n".join(lines)
+
+
 class Process:
     """One program. stdout and stderr go to `log`; stdin is empty."""
+
+    all = weakref.WeakSet()
 
     def __init__(self, command, log, env=None, pass_fds=(), name=None):
         self.command = [str(word) for word in command]
@@ -37,6 +59,11 @@ class Process:
             self.popen = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, pass_fds=pass_fds,
                 env={**os.environ, **(env or {})}, start_new_session=True)
+        Process.all.add(self)
+
+    @classmethod
+    def running_ones(cls):
+        return [process for process in cls.all if process.running()]
 
     @property
     def pid(self):
