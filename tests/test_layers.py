@@ -33,6 +33,7 @@ DOORS = {
     ("guest", "ring"): {"ring/virtq.h"},
     ("ring", "guest"): {"guest/memory.h", "guest/lookup.h"},
     ("cache", "disk"): {"disk/disk.h", "disk/file.h", "disk/engine/engine.h"},
+    ("vif", "port"): {"port/port.h", "port/source.h"},
 }
 for _part in DATA_PLANE:
     FORBIDDEN[_part] = FORBIDDEN.get(_part, set()) | {"control", "openflow", "cmd"}

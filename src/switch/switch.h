@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The flow switch: bridges with ports, tables of flows, and the caches that make it fast.
+ *
+ *     runner thread --switch_input--> key -> exact-match cache -> megaflows -> translation (tables) -> actions -> port_send
+ *                                     extract.h    cache.h                     translate.h, table.h    execute.h
+ *
+ * One switch serves all bridges of a process. Tables have one writer, the control thread, and readers that take no lock:
+ * the runner threads, each with caches of its own. What the writer takes away is freed when every thread has
+ * passed a quiescent state. A change is *acknowledged* by switch_barrier(): when it returns no thread forwards any
+ * packet by the state before.
+ *
+ * Thread-safety: switch_* on the control thread, except switch_input() and the other sink functions (runner threads) and
+ * statistics (any).
+ */
+#ifndef SWITCH_SWITCH_H
+#define SWITCH_SWITCH_H
+
+#include "port/source.h"
+#include "switch/flow.h"
+
+#define SWITCH_BRIDGES_MAX 256u
+#define SWITCH_PORTS_MAX 8192u /* of all bridges */
+#define SWITCH_FLOWS_MAX_DEFAULT 1000000u
+
+struct net_switch;
+struct bridge;
+struct switch_port;
+
+enum switch_flows {
+    SWITCH_FLOWS_MEGA,  /* exact-match cache, megaflows, translation */
+    SWITCH_FLOWS_EXACT, /* the 6.2 design, for comparison: one bounded table with an entry per connection */
+};
+
+struct switch_config {
+    enum switch_flows flows;
+    unsigned exact_max;     /* entries of the bounded table of SWITCH_FLOWS_EXACT */
+    unsigned megaflows_max; /* of a thread */
+    unsigned masks_max;     /* of a port: further megaflows of it get its full mask */
+    unsigned emc_entries;   /* of a thread; a power of two; 0: none */
+};
+void switch_config_default(struct switch_config *c);
+
+int switch_new(struct net_switch **out, const struct switch_config *c);
+/* Runners must be gone. */
+void switch_free(struct net_switch *s);
+
+/* For runners: gives each its caches. */
+const struct runner_sink *switch_sink(struct net_switch *s);
+
+/* Return when nothing is forwarded by what was before. */
+void switch_barrier(struct net_switch *s);
+
+/* ---- bridges and ports ---- */
+
+enum bridge_fail { BRIDGE_STANDALONE, BRIDGE_SECURE }; /* a new bridge's table 0: one NORMAL flow, or none */
+
+/* -EEXIST, -ENOSPC, -ENOMEM. */
+int bridge_new(struct bridge **out, struct net_switch *s, const char *name, enum bridge_fail fail, struct errmsg *e);
+void bridge_free(struct bridge *b); /* its ports must have been removed */
+struct bridge *bridge_find(struct net_switch *s, const char *name);
+void bridge_set_mac_ageing(struct bridge *b, unsigned seconds, unsigned max_entries);
+
+enum vlan_mode { VLAN_TRUNK, VLAN_ACCESS, VLAN_NATIVE_TAGGED, VLAN_NATIVE_UNTAGGED };
+struct switch_port_config {
+    enum vlan_mode vlan_mode;
+    uint16_t tag;        /* of ACCESS and NATIVE_* */
+    uint64_t trunks[64]; /* a bit per VLAN; all zero: every VLAN */
+    bool no_flood, no_receive, no_forward;
+};
+
+/* number: OpenFlow port number, 0: the lowest that is free. Only then may its sources be added to a runner. */
+int bridge_add_port(struct bridge *b, struct port *p, uint32_t number, const struct switch_port_config *c,
+                    struct switch_port **out, struct errmsg *e);
+/* When it returns no thread sends to the port or holds it; its sources must have been removed from their runners. */
+void bridge_remove_port(struct switch_port *sp);
+void switch_port_set(struct switch_port *sp, const struct switch_port_config *c);
+uint32_t switch_port_number(const struct switch_port *sp);
+struct switch_port *bridge_port(struct bridge *b, uint32_t number);
+
+/* ---- flows ---- */
+
+/* All: 0 or -errno with the reason; nothing has changed then. What changed counts for packets from switch_barrier() on at
+ * the latest. The specification is copied. */
+int bridge_flow_add(struct bridge *b, const struct flow_spec *f,
+                    struct errmsg *e); /* replaces one of the same match and priority */
+/* Non-strict: every flow that f's match covers. *changed (may be NULL): how many. */
+int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed, struct errmsg *e);
+int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed, struct errmsg *e);
+
+enum flow_gone { FLOW_GONE_IDLE, FLOW_GONE_HARD, FLOW_GONE_DELETED };
+struct flow_stats {
+    uint64_t packets, bytes;
+    uint64_t duration_ns, idle_ns;
+};
+/* Every flow that is covered by the selection, by table, then falling priority, then age. */
+void bridge_flow_each(struct bridge *b, const struct flow_spec *selection,
+                      void (*visit)(void *arg, const struct flow_spec *f, const struct flow_stats *s), void *arg);
+/* Told of flows that go (for OpenFlow, and for who saves them). May be NULL. */
+void bridge_on_flow_gone(struct bridge *b,
+                         void (*gone)(void *arg, const struct flow_spec *f, const struct flow_stats *s,
+                                      enum flow_gone why),
+                         void *arg);
+/* Time-outs, MAC ageing: to be called about once a second. */
+void switch_tick(struct net_switch *s, uint64_t now_ns);
+
+/* A packet for the controller, on a runner thread; data is good during the call. May be NULL: such packets are dropped. */
+struct packet_in {
+    struct bridge *bridge;
+    uint8_t reason; /* OFPR_NO_MATCH 0, OFPR_ACTION 1, OFPR_INVALID_TTL 2 */
+    uint8_t table;
+    uint64_t cookie;
+    struct flow_key key;
+    struct packet *packet;
+    uint16_t max_len;
+};
+void switch_on_packet_in(struct net_switch *s, void (*received)(void *arg, const struct packet_in *in), void *arg);
+
+/* ---- looking inside ---- */
+
+/* Table by table: which flow matched and what it did, then the megaflow and the datapath actions. */
+void bridge_trace(struct bridge *b, const struct flow_key *k, const struct flow_names *names, FILE *out);
+
+struct megaflow_info {
+    struct flow_match match;
+    const char *thread;
+    uint64_t packets, bytes, idle_ns;
+    unsigned tables;     /* consulted */
+    const char *actions; /* text */
+};
+/* Asks each runner thread between two batches. */
+void switch_megaflow_each(struct net_switch *s, const struct flow_names *(*names)(void *arg, uint16_t bridge),
+                          void (*visit)(void *arg, const struct megaflow_info *m), void *arg);
+
+struct switch_stats {
+    uint64_t packets;
+    uint64_t emc_hits, megaflow_hits, translations, revalidated, dropped;
+    unsigned threads, megaflows, masks;
+    uint64_t expired, evicted;
+};
+void switch_stats_read(struct net_switch *s, struct switch_stats *out);
+
+struct mac_info {
+    uint8_t mac[6];
+    uint16_t vlan;
+    uint32_t port;
+    unsigned age_s;
+};
+void bridge_mac_each(struct bridge *b, void (*visit)(void *arg, const struct mac_info *m), void *arg);
+void bridge_mac_flush(struct bridge *b);
+
+#endif
