@@ -26,7 +26,7 @@ FORBIDDEN = {
     "switch": {"guest", "ring", "vif", "vbd", "disk", "cache"},
     "port": {"guest", "ring", "vif", "vbd", "disk", "cache"},
     "vbd": {"cache", "vif", "packet", "port", "switch"},
-    "vif": {"vbd", "disk", "cache", "port", "switch"},
+    "vif": {"vbd", "disk", "cache", "switch"},
 }
 # (part, part that it may include): by these headers only
 DOORS = {
