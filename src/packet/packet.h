@@ -27,9 +27,11 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define PACKET_BATCH 32u        /* packets handled together */
-#define PACKET_ROOM_BYTES 64u   /* before the head of a fresh packet: for tags that are pushed */
-#define PACKET_HEAD_BYTES 256u  /* of the head at most; a header that does not lie within is not looked at */
+#define PACKET_BATCH 32u       /* packets handled together */
+#define PACKET_ROOM_BYTES 64u  /* before the head of a fresh packet: for tags that are pushed */
+#define PACKET_HEAD_BYTES 256u /* of the head at most; a header that does not lie within is not looked at */
+/* A head's buffer has at least that many bytes from the beginning of its room on. */
+#define PACKET_BUFFER_BYTES (PACKET_ROOM_BYTES + PACKET_HEAD_BYTES)
 #define PACKET_MAX_BYTES 65550u /* a frame: 64 KiB of IP and an Ethernet header; tags pushed later come on top */
 #define PACKET_BODY_IOV_MAX 1024u
 
@@ -83,6 +85,9 @@ bool packet_pull(struct packet_pool *pool, struct packet *p, uint16_t n);
 bool packet_insert(struct packet *p, uint16_t at, uint16_t n);
 bool packet_remove(struct packet *p, uint16_t at, uint16_t n);
 
+#define PACKET_POOL_PACKETS 512u
+#define PACKET_POOL_IOVS 16384u
+
 /* Per thread: heads and iovs for clones, segments and merged packets. Everything taken is given back at once by
  * packet_pool_reset(), at the end of a batch. */
 struct packet_pool *packet_pool_new(void); /* NULL: no memory */
@@ -90,8 +95,17 @@ void packet_pool_free(struct packet_pool *pool);
 void packet_pool_reset(struct packet_pool *pool);
 /* NULL: the pool's bound is reached (count a drop). */
 struct packet *packet_clone(struct packet_pool *pool, const struct packet *p);
-/* A packet with an empty head of PACKET_ROOM_BYTES room and no body, and an iov of max entries for it. */
+/* A packet with an empty head of PACKET_ROOM_BYTES room and no body, and an iov of max entries (for it). NULL: as above. */
 struct packet *packet_pool_packet(struct packet_pool *pool);
 struct iovec *packet_pool_iov(struct packet_pool *pool, unsigned max);
+unsigned packet_pool_iov_left(const struct packet_pool *pool);
+
+/* Give back only what was taken since the mark: for segments, which are made, sent and done with a few at a time, however many
+ * there are of a packet. Nothing taken in between may be in use any more, the body of a packet that was pulled neither. */
+struct packet_pool_mark {
+    unsigned packets, iovs;
+};
+struct packet_pool_mark packet_pool_mark(const struct packet_pool *pool);
+void packet_pool_rewind(struct packet_pool *pool, struct packet_pool_mark mark);
 
 #endif
