@@ -9,6 +9,9 @@
  *
  *     receive -> [GRO] -> sink->input(thread, port, packets) -> release      ... -> quiescent -> asleep/awake
  *
+ * The runner counts what comes in (port->in.packets and bytes, before GRO) and mirrors it to the port's capture; a source counts
+ * in.dropped and in.errors only.
+ *
  * Thread-safety: runner_* on the control thread; source operations on the runner's thread only.
  */
 #ifndef PORT_SOURCE_H
@@ -46,8 +49,10 @@ struct port_source {
     /* The runner's own. */
     struct list node;
     struct runner *runner;
+    uint8_t state;
     bool broken;
-    uint32_t events;
+    uint32_t events; /* watched for; 0: not at all */
+    uint64_t idle_since_ns, window_ns;
 };
 
 /* Who gets the frames. All called on the runner's thread. */
