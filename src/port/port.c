@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The way out of the switch, the same for every kind of port.
+ *
+ * Most batches need nothing: the first loop sees that and hands the array on as it is. Otherwise frames are finished one
+ * by one, in order, and leave in batches again. A checksum is finished in the packet's head, which is right for every other port that
+ * gets the same packet. Segments are packets of the thread's pool.
+ *
+ * out.packets and out.bytes count what the port was given (segments one by one), what it then drops included.
+ */
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/endian.h"
+#include "packet/checksum.h"
+#include "packet/gso.h"
+#include "port/port.h"
+
+#define L2_BYTES 18u /* Ethernet and a tag: what may come on top of the MTU anyway */
+#define TAG_BYTES 4u
+#define TAGS_MAX 4u /* looked at */
+
+void port_init(struct port *p, const struct port_ops *ops, const char *name)
+{
+    memset(p, 0, sizeof *p);
+    p->ops = ops;
+    snprintf(p->name, sizeof p->name, "%s", name);
+    atomic_init(&p->mtu, 1500);
+}
+
+static void count(_Atomic uint64_t *counter, uint64_t n)
+{
+    atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+static const uint8_t gso_takes[] = {
+    [PACKET_GSO_NONE] = 0,
+    [PACKET_GSO_TCP4] = PORT_TAKES_TSO4,
+    [PACKET_GSO_TCP6] = PORT_TAKES_TSO6,
+    [PACKET_GSO_UDP4] = PORT_TAKES_USO4,
+    [PACKET_GSO_UDP6] = PORT_TAKES_USO6,
+};
+
+/* What a receiver must take to get the frame as it is. */
+static uint32_t needs(const struct packet *p)
+{
+    return gso_takes[p->offload.gso] | (p->offload.csum_partial ? PORT_TAKES_CSUM : 0);
+}
+
+/* Bytes of the tags between the addresses and the type, as far as they lie in the head. */
+static uint32_t tags_bytes(const struct packet *p)
+{
+    uint32_t at = 12;
+    for (unsigned i = 0; i < TAGS_MAX && at + 2 <= p->head_bytes; i++) {
+        struct be16 raw;
+        memcpy(&raw, p->head + at, sizeof raw);
+        uint16_t type = be16_get(raw);
+        if (type != 0x8100 && type != 0x88a8 && type != 0x9100) break;
+        at += TAG_BYTES;
+    }
+    return at - 12;
+}
+
+/* Longer than the receiver's wire carries? For a large segment its pieces count. */
+static bool too_long(const struct packet *p, uint32_t mtu)
+{
+    uint32_t bytes = p->length_bytes;
+    if (p->offload.gso != PACKET_GSO_NONE) {
+        uint32_t l4 = p->offload.csum_start;
+        bool tcp = p->offload.gso == PACKET_GSO_TCP4 || p->offload.gso == PACKET_GSO_TCP6;
+        bytes = l4 + (tcp && l4 + 20u <= p->head_bytes ? (p->head[l4 + 12] >> 4) * 4u : 8) + p->offload.gso_size;
+    }
+    if (bytes <= mtu + L2_BYTES) return false;
+    uint32_t tags = tags_bytes(p);
+    return bytes - mtu > L2_BYTES + (tags > TAG_BYTES ? tags - TAG_BYTES : 0);
+}
+
+/* Frames on their way to ops->send. */
+struct outlet {
+    struct port *port;
+    struct packet_pool *pool;
+    unsigned count;
+    uint64_t bytes;
+    struct packet *packets[PACKET_BATCH];
+};
+
+static void flush(struct outlet *o)
+{
+    if (o->count == 0) return;
+    count(&o->port->out.packets, o->count);
+    count(&o->port->out.bytes, o->bytes);
+    o->port->ops->send(o->port, o->packets, o->count, o->pool);
+    o->count = 0;
+    o->bytes = 0;
+}
+
+static void put(struct outlet *o, struct packet *p)
+{
+    o->packets[o->count++] = p;
+    o->bytes += p->length_bytes;
+    if (o->count == PACKET_BATCH) flush(o);
+}
+
+/* Segments leave before the next ones are made: there may be more than the pool has. */
+static void cut(struct outlet *o, struct packet *p, uint32_t takes)
+{
+    struct gso g;
+    if (gso_begin(&g, o->pool, p, takes & PORT_TAKES_CSUM) < 0) {
+        count(&o->port->out.errors, 1);
+        count(&o->port->out.dropped, 1);
+        return;
+    }
+    flush(o);
+    struct packet_pool_mark mark = packet_pool_mark(o->pool);
+    uint64_t segments = 0;
+    struct packet *s;
+    while ((s = gso_next(&g)) != NULL) {
+        segments++;
+        put(o, s);
+        if (o->count == 0) packet_pool_rewind(o->pool, mark);
+    }
+    flush(o);
+    packet_pool_rewind(o->pool, mark);
+    count(&o->port->segmented, segments);
+    if (gso_left(&g)) count(&o->port->out.dropped, 1);
+}
+
+static void finish(struct outlet *o, struct packet *p, uint32_t takes)
+{
+    uint32_t missing = needs(p) & ~takes;
+    if (too_long(p, atomic_load_explicit(&o->port->mtu, memory_order_relaxed))) {
+        count(&o->port->out.dropped, 1);
+        return;
+    }
+    if (p->offload.gso != PACKET_GSO_NONE && missing) {
+        cut(o, p, takes);
+        return;
+    }
+    if (missing) {
+        if (!packet_finish_csum(o->pool, p)) {
+            count(&o->port->out.errors, 1);
+            count(&o->port->out.dropped, 1);
+            return;
+        }
+        count(&o->port->checksummed, 1);
+    }
+    put(o, p);
+}
+
+void port_send(struct port *port, struct packet *const *packets, unsigned n, struct packet_pool *pool)
+{
+    uint32_t takes = atomic_load_explicit(&port->takes, memory_order_relaxed);
+    uint32_t short_bytes = atomic_load_explicit(&port->mtu, memory_order_relaxed) + L2_BYTES;
+    struct outlet o = {.port = port, .pool = pool};
+    while (n) {
+        unsigned batch = n < PACKET_BATCH ? n : PACKET_BATCH;
+        uint32_t special = 0;
+        uint64_t bytes = 0;
+        for (unsigned i = 0; i < batch; i++) {
+            special |= (needs(packets[i]) & ~takes) | (packets[i]->length_bytes > short_bytes);
+            bytes += packets[i]->length_bytes;
+        }
+        if (!special) {
+            count(&port->out.packets, batch);
+            count(&port->out.bytes, bytes);
+            port->ops->send(port, packets, batch, pool);
+        } else {
+            for (unsigned i = 0; i < batch; i++)
+                finish(&o, packets[i], takes);
+            flush(&o);
+        }
+        packets += batch;
+        n -= batch;
+    }
+}
+
+static uint64_t load(_Atomic uint64_t *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+void port_stats_read(struct port *p, struct port_stats *out)
+{
+    *out = (struct port_stats){
+        .in_packets = load(&p->in.packets),
+        .in_bytes = load(&p->in.bytes),
+        .in_dropped = load(&p->in.dropped),
+        .in_errors = load(&p->in.errors),
+        .out_packets = load(&p->out.packets),
+        .out_bytes = load(&p->out.bytes),
+        .out_dropped = load(&p->out.dropped),
+        .out_errors = load(&p->out.errors),
+        .out_copied_bytes = load(&p->copied_bytes),
+        .segmented = load(&p->segmented),
+        .checksummed = load(&p->checksummed),
+        .merged = load(&p->merged),
+    };
+    if (p->ops->stats) p->ops->stats(p, out);
+}
