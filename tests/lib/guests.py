@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real guests whose disks are vhost-user sockets: User-mode Linux, and QEMU without KVM.
+"""Real guests whose disks and network cards are vhost-user sockets: User-mode Linux, and QEMU without KVM.
 
-    with UmlGuest(run_dir, [socket]) as guest:
+    with UmlGuest(run_dir, [disk_socket], cards=[Card(card_socket)]) as guest:
         guest.wait_ready()
         guest.check("mount /dev/vda /mnt && ls /mnt")
+        guest.check("ip link set eth0 up")
         guest.power_off()
 
 A guest runs the initial RAM disk of lib/images.py. Its console is a shell: run() sends one line and
@@ -17,13 +18,26 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from lib.images import DONE_MARK, READY_MARK, guest_archive, qemu_kernel, uml_kernel
 from lib.paths import built, system_program
 from lib.process import what_threads_do
 
-UML_BLOCK_DEVICE = 2  # the virtio device id, in virtio_uml.device=SOCKET:ID
+UML_BLOCK_DEVICE = 2  # the virtio device ids, in virtio_uml.device=SOCKET:ID
+UML_NETWORK_DEVICE = 1
+
+
+@dataclass
+class Card:
+    """A network card: its vhost-user socket. The rest is QEMU's: a User-mode Linux guest takes what the socket's owner says."""
+    socket: Path
+    mac: str = None
+    queues: int = 1
+    packed: bool = False
+    mtu: int = None  # host_mtu: what the driver takes for its own
+    device_args: str = ""  # more properties of virtio-net-pci
 
 
 class GuestError(Exception):
@@ -35,11 +49,12 @@ class Guest:
 
     counter = 0
 
-    def __init__(self, run_dir, disks, script=None, files=None, mem_mib=256, name=None, kernel_args=""):
+    def __init__(self, run_dir, disks, script=None, files=None, mem_mib=256, name=None, kernel_args="", cards=()):
         Guest.counter += 1
         self.name = name or f"{type(self).__name__}-{Guest.counter}"
         self.run_dir = Path(run_dir)
         self.disks = [str(disk) for disk in disks]
+        self.cards = list(cards)
         self.mem_mib = mem_mib
         self.kernel_args = kernel_args
         self.initrd = self.run_dir / f"{self.name}.initrd"
@@ -69,7 +84,8 @@ class Guest:
     # -- life
 
     def start(self):
-        self.initrd.write_bytes(self.base_initrd().read_bytes() + guest_archive(self._files, self._script))
+        self.initrd.write_bytes(self.base_initrd().read_bytes() + guest_archive(
+            self._files, self._script, len(self.disks), len(self.cards)))
         self.started_at = time.monotonic()
         self.popen = subprocess.Popen(
             [str(word) for word in self.command()], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -203,7 +219,8 @@ class UmlGuest(Guest):
 
     def command(self):
         return [uml_kernel()[0], f"mem={self.mem_mib}M", f"initrd={self.initrd}", "quiet", "con=null", "con0=fd:0,fd:1",
-                *[f"virtio_uml.device={disk}:{UML_BLOCK_DEVICE}" for disk in self.disks], *self.kernel_args.split()]
+                *[f"virtio_uml.device={disk}:{UML_BLOCK_DEVICE}" for disk in self.disks],
+                *[f"virtio_uml.device={card.socket}:{UML_NETWORK_DEVICE}" for card in self.cards], *self.kernel_args.split()]
 
 
 class QemuGuest(Guest):
@@ -221,12 +238,25 @@ class QemuGuest(Guest):
     def base_initrd(self):
         return qemu_kernel()[1]
 
-    def command(self):
+    def _devices(self):
         reconnect = f",reconnect={self.reconnect_s}" if self.reconnect_s else ""
-        disks = []
+        words = []
         for index, disk in enumerate(self.disks):
-            disks += ["-chardev", f"socket,id=c{index},path={disk}{reconnect}",
+            words += ["-chardev", f"socket,id=c{index},path={disk}{reconnect}",
                       "-device", f"vhost-user-blk-pci,chardev=c{index},num-queues={self.queues}{self.device_args}"]
+        for index, card in enumerate(self.cards):
+            queues = f",queues={card.queues}" if card.queues > 1 else ""
+            # Without interrupt vectors (MSI-X): with them, QEMU 7.2 ends when a vhost-user back end comes back.
+            device = f"virtio-net-pci,netdev=n{index},vectors=0"
+            device += f",mac={card.mac}" if card.mac else ""
+            device += ",mq=on" if card.queues > 1 else ""
+            device += ",packed=on" if card.packed else ""
+            device += f",host_mtu={card.mtu}" if card.mtu else ""
+            words += ["-chardev", f"socket,id=k{index},path={card.socket}{reconnect}",
+                      "-netdev", f"vhost-user,chardev=k{index},id=n{index}{queues}", "-device", device + card.device_args]
+        return words
+
+    def command(self):
         return [system_program("qemu-system-x86_64", "qemu-system-x86"),
                 "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", self.cpus,
                 "-M", "q35,memory-backend=mem", "-m", self.mem_mib,
@@ -234,7 +264,7 @@ class QemuGuest(Guest):
                 "-kernel", qemu_kernel()[0], "-initrd", self.initrd,
                 "-append", f"console=ttyS0 quiet panic=-1 {self.kernel_args}",
                 "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot", "-nic", "none",
-                "-qmp", f"unix:{self.qmp_path},server=on,wait=off", *disks]
+                "-qmp", f"unix:{self.qmp_path},server=on,wait=off", *self._devices()]
 
 
 GUESTS = {"uml": UmlGuest, "qemu": QemuGuest}

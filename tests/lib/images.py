@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernels and initial RAM disks of the guests, from Debian packages, kept in .cache between runs.
 
-The initial RAM disk is one statically linked busybox, the modules that a virtio disk needs, and an /init
-that turns the console into a small remote shell (lib/guests.py speaks to it): each line is run, then
+The initial RAM disk is one statically linked busybox, the modules that a virtio disk and a virtio network card need, and an
+/init that turns the console into a small remote shell (lib/guests.py speaks to it): each line is run, then
 answered by a line with a mark and the exit status.
 """
 
@@ -35,7 +35,9 @@ for module in $(cat /modules/order); do
     insmod "/modules/$module" || echo "cannot load $module"
 done
 n=0
-while [ ! -b /dev/vda ] && [ $n -lt 100 ]; do usleep 50000; n=$((n + 1)); done
+while [ -f /has-disk ] && [ ! -b /dev/vda ] && [ $n -lt 100 ]; do usleep 50000; n=$((n + 1)); done
+while [ -f /has-card ] && [ ! -d /sys/class/net/eth0 ] && [ $n -lt 100 ]; do usleep 50000; n=$((n + 1)); done
+ip link set lo up
 [ -f /script ] && . /script
 echo "{READY_MARK}"
 while read -r line; do
@@ -113,7 +115,7 @@ def uml_kernel():
     """(kernel, initial RAM disk) of a User-mode Linux guest."""
     kernel = Path(system_program("linux.uml", "user-mode-linux"))
     versions = sorted(UML_MODULES.iterdir())
-    return kernel, initrd("uml", module_files(versions[-1], ["virtio_blk"]))
+    return kernel, initrd("uml", module_files(versions[-1], ["virtio_blk", "virtio_net", "ipv6"]))
 
 
 def _known_qemu_kernel():
@@ -175,12 +177,16 @@ def qemu_kernel():
             _fetch_qemu_kernel(directory)
     [modules] = (directory / "lib" / "modules").iterdir()
     [kernel] = (directory / "boot").glob("vmlinuz-*")
-    return kernel, initrd("qemu", module_files(modules, ["virtio_pci", "virtio_blk", "ext4"]))
+    return kernel, initrd("qemu", module_files(modules, ["virtio_pci", "virtio_blk", "virtio_net", "af_packet", "ipv6", "ext4"]))
 
 
-def guest_archive(files, script=None):
-    """What is added to the initial RAM disk for one guest: {name in the guest: bytes or path}."""
+def guest_archive(files, script=None, disks=1, cards=0):
+    """What is added to the initial RAM disk for one guest: {name in the guest: bytes or path}; what its /init waits for."""
     archive = Archive()
+    if disks:
+        archive.file("has-disk", b"")
+    if cards:
+        archive.file("has-card", b"")
     for name, content in files.items():
         data = content if isinstance(content, bytes) else Path(content).read_bytes()
         archive.file(name.lstrip("/"), data, executable=True)
