@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A vhost-user-blk front end: see frontend.h. Attaching, in the order that QEMU uses:
+ * A vhost-user front end: see frontend.h. Attaching, in the order that QEMU uses:
  *
  *     connect -> features, protocol features, queue number, configuration  (negotiate)
  *             -> in-flight memory, memory regions                          (share_memory)
@@ -77,6 +77,7 @@ static int args_default(struct frontend_args *a, struct errmsg *e)
     if (!a->regions) a->regions = 1;
     if (a->regions > FRONTEND_REGIONS_MAX)
         return errmsg_set(e, EINVAL, "%u memory regions: at most %u", a->regions, FRONTEND_REGIONS_MAX);
+    if (a->other_device) return 0;
     if (a->slot_bytes % 512 || a->segment_bytes % 512)
         return errmsg_set(e, EINVAL, "buffer and segment sizes must be multiples of 512");
     unsigned descs = 2 + (a->segment_bytes ? (a->slot_bytes + a->segment_bytes - 1) / a->segment_bytes : 1);
@@ -100,6 +101,14 @@ static int queues_init(struct frontend *f, struct errmsg *e)
     return 0;
 }
 
+static uint64_t memory_needed(const struct frontend_args *a)
+{
+    if (a->other_device) return a->other_bytes;
+    unsigned descs = 2 + (a->segment_bytes ? (a->slot_bytes + a->segment_bytes - 1) / a->segment_bytes : 1);
+    uint64_t queue_bytes = fe_queue_bytes(a->queue_size, a->depth, descs);
+    return a->queues * (queue_bytes + align_up((uint64_t)a->depth * a->slot_bytes, 4096));
+}
+
 int frontend_new(struct frontend **out, const struct frontend_args *args, struct errmsg *e)
 {
     struct frontend *f = calloc(1, sizeof *f);
@@ -108,13 +117,8 @@ int frontend_new(struct frontend **out, const struct frontend_args *args, struct
     f->sock = f->listen_fd = f->mem_fd = f->inflight_fd = f->backend_fd = -1;
     f->args.socket_path = strdup(args->socket_path ? args->socket_path : "");
     int ret = f->args.socket_path ? args_default(&f->args, e) : -ENOMEM;
-    if (ret == 0) {
-        const struct frontend_args *a = &f->args;
-        unsigned descs = 2 + (a->segment_bytes ? (a->slot_bytes + a->segment_bytes - 1) / a->segment_bytes : 1);
-        uint64_t queue_bytes = fe_queue_bytes(a->queue_size, a->depth, descs);
-        ret = memory_map(f, a->queues * (queue_bytes + align_up((uint64_t)a->depth * a->slot_bytes, 4096)), e);
-    }
-    if (ret == 0) ret = queues_init(f, e);
+    if (ret == 0) ret = memory_map(f, memory_needed(&f->args), e);
+    if (ret == 0 && !f->args.other_device) ret = queues_init(f, e);
     if (ret < 0) {
         frontend_free(f);
         return ret;
@@ -284,6 +288,7 @@ static int negotiate_backend_channel(struct frontend *f, struct errmsg *e)
 static int features_choose(struct frontend *f, struct errmsg *e)
 {
     uint64_t want = device_features;
+    if (f->args.other_device) want = f->args.other_features | BIT(VIRTIO_F_VERSION_1) | BIT(FE_FEATURE_PROTOCOL);
     if (f->args.packed) want |= BIT(VIRTIO_F_RING_PACKED);
     if (f->args.event_idx) want |= BIT(VIRTIO_RING_F_EVENT_IDX);
     if (f->args.indirect) want |= BIT(VIRTIO_RING_F_INDIRECT_DESC);
@@ -339,12 +344,13 @@ int frontend_negotiate(struct frontend *f, struct errmsg *e)
     if (ret == 0) ret = features_choose(f, e);
     if (ret == 0 && (f->features & BIT(FE_FEATURE_PROTOCOL))) ret = negotiate_protocol(f, e);
     if (ret == 0) ret = frontend_tell(f, FE_SET_OWNER, NULL, 0, NULL, 0, e);
-    if (ret == 0 && f->queues_max < f->args.queues)
-        ret = errmsg_set(e, ENOTSUP, "%s: %u queues asked for, the back end has %u", f->args.socket_path,
-                         f->args.queues, f->queues_max);
+    unsigned units = f->args.other_device ? f->args.other_units : f->args.queues;
+    if (ret == 0 && f->queues_max < units)
+        ret = errmsg_set(e, ENOTSUP, "%s: %u queues asked for, the back end has %u", f->args.socket_path, units,
+                         f->queues_max);
     if (ret == 0) ret = negotiate_backend_channel(f, e);
-    if (ret == 0 && agreed(f, FE_PROTO_CONFIG)) ret = frontend_read_config(f, e);
-    if (ret == 0) ret = features_apply(f, e);
+    if (ret == 0 && agreed(f, FE_PROTO_CONFIG) && !f->args.other_device) ret = frontend_read_config(f, e);
+    if (ret == 0 && !f->args.other_device) ret = features_apply(f, e);
     if (ret == 0) ret = tell_u64(f, FE_SET_FEATURES, f->features, e);
     return ret;
 }
@@ -431,22 +437,31 @@ struct msg_vring_addr {
     uint64_t desc_user, used_user, avail_user, log;
 };
 
-static int start_queue(struct frontend *f, struct fe_queue *q, struct errmsg *e)
+int frontend_start_ring(struct frontend *f, const struct frontend_ring *r, struct errmsg *e)
 {
-    uint64_t index = q->index;
-    struct msg_vring_state num = {q->index, q->size}, base = {q->index, fe_queue_base(q)}, on = {q->index, 1};
-    struct msg_vring_addr addr = {.index = q->index,
-                                  .desc_user = (uint64_t)(uintptr_t)q->ring_desc,
-                                  .used_user = (uint64_t)(uintptr_t)q->ring_device,
-                                  .avail_user = (uint64_t)(uintptr_t)q->ring_driver};
-    int ret = frontend_tell(f, FE_SET_VRING_CALL, &index, sizeof index, &q->call_fd, 1, e);
+    uint64_t index = r->index;
+    struct msg_vring_state num = {r->index, r->size}, base = {r->index, r->base}, on = {r->index, 1};
+    struct msg_vring_addr addr = {.index = r->index,
+                                  .desc_user = (uint64_t)(uintptr_t)r->desc,
+                                  .used_user = (uint64_t)(uintptr_t)r->device,
+                                  .avail_user = (uint64_t)(uintptr_t)r->driver};
+    int ret = frontend_tell(f, FE_SET_VRING_CALL, &index, sizeof index, &r->call_fd, 1, e);
     if (ret == 0) ret = frontend_tell(f, FE_SET_VRING_NUM, &num, sizeof num, NULL, 0, e);
     if (ret == 0) ret = frontend_tell(f, FE_SET_VRING_BASE, &base, sizeof base, NULL, 0, e);
     if (ret == 0) ret = frontend_tell(f, FE_SET_VRING_ADDR, &addr, sizeof addr, NULL, 0, e);
-    if (ret == 0) ret = frontend_tell(f, FE_SET_VRING_KICK, &index, sizeof index, &q->kick_fd, 1, e);
+    if (ret == 0) ret = frontend_tell(f, FE_SET_VRING_KICK, &index, sizeof index, &r->kick_fd, 1, e);
     if (ret == 0 && (f->features & BIT(FE_FEATURE_PROTOCOL)))
         ret = frontend_tell(f, FE_SET_VRING_ENABLE, &on, sizeof on, NULL, 0, e);
-    return errmsg_prefix(e, ret, "queue %u", q->index);
+    return errmsg_prefix(e, ret, "queue %u", r->index);
+}
+
+int frontend_driver_ok(struct frontend *f, struct errmsg *e)
+{
+    uint64_t status =
+        VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
+    int ret = agreed(f, FE_PROTO_STATUS) ? tell_u64(f, FE_SET_STATUS, status, e) : 0;
+    if (ret == 0) f->attached_before = true;
+    return ret;
 }
 
 int frontend_start_queues(struct frontend *f, struct errmsg *e)
@@ -455,15 +470,19 @@ int frontend_start_queues(struct frontend *f, struct errmsg *e)
         struct fe_queue *q = &f->queue[i];
         /* The back end cannot know what was in flight: all of it is submitted anew. */
         if (f->attached_before && f->inflight_fd < 0) fe_queue_restart(q);
-        int ret = start_queue(f, q, e);
+        struct frontend_ring r = {.index = q->index,
+                                  .size = q->size,
+                                  .desc = q->ring_desc,
+                                  .driver = q->ring_driver,
+                                  .device = q->ring_device,
+                                  .base = fe_queue_base(q),
+                                  .kick_fd = q->kick_fd,
+                                  .call_fd = q->call_fd};
+        int ret = frontend_start_ring(f, &r, e);
         if (ret < 0) return ret;
         fe_queue_kick(q); /* a ring starts with its first kick */
     }
-    uint64_t status =
-        VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
-    int ret = agreed(f, FE_PROTO_STATUS) ? tell_u64(f, FE_SET_STATUS, status, e) : 0;
-    if (ret == 0) f->attached_before = true;
-    return ret;
+    return frontend_driver_ok(f, e);
 }
 
 static int attach_once(struct frontend *f, struct errmsg *e)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A vhost-user-blk front end with no virtual machine: the guest's half of the conversation, for
- * benchmarks and tests. It drives any back end that speaks the protocol.
+ * A vhost-user front end with no virtual machine: the guest's half of the conversation, for benchmarks and
+ * tests. It drives any back end that speaks the protocol: disks from here, network cards through net_frontend.h.
  *
  *     program --> frontend (socket, features, memory) --> fe_queue (driver side of a virtqueue)
  *
@@ -118,6 +118,21 @@ struct frontend_args {
     bool no_inflight;         /* do not accept INFLIGHT_SHMFD */
     bool mem_slots;           /* use ADD_MEM_REG when the back end can */
     bool backend_channel;     /* accept BACKEND_REQ: hear of configuration changes */
+
+    /* Another kind of device: its rings and its configuration are the caller's (net_frontend.h). Then queues counts
+     * virtqueues, and what concerns request slots is not used. */
+    bool other_device;
+    uint64_t other_features; /* of the device, to accept when offered */
+    uint64_t other_bytes;    /* memory for the caller's rings and buffers */
+    unsigned other_units;    /* what GET_QUEUE_NUM counts: virtqueues or, for network cards, pairs of them */
+};
+
+/* A virtqueue as the back end is told of it. */
+struct frontend_ring {
+    unsigned index, size;
+    const void *desc, *driver, *device; /* in the guest's memory */
+    uint32_t base;                      /* SET_VRING_BASE */
+    int kick_fd, call_fd;
 };
 
 struct frontend {
@@ -165,6 +180,9 @@ int frontend_connect(struct frontend *f, struct errmsg *e);
 int frontend_negotiate(struct frontend *f, struct errmsg *e);
 int frontend_share_memory(struct frontend *f, struct errmsg *e);
 int frontend_start_queues(struct frontend *f, struct errmsg *e);
+/* Parts of the last step, for other devices: one ring, and that the driver is ready. */
+int frontend_start_ring(struct frontend *f, const struct frontend_ring *r, struct errmsg *e);
+int frontend_driver_ok(struct frontend *f, struct errmsg *e);
 
 /* Read the device's configuration space into f->config and f->capacity_bytes. */
 int frontend_read_config(struct frontend *f, struct errmsg *e);
