@@ -130,7 +130,9 @@ static void parse_ipv6(const struct packet *p, struct packet_layers *l, uint32_t
     l->l3_at = (uint16_t)at;
     l->proto = ip->next;
     at += IPV6_HEADER_BYTES;
-    set_end(p, l, at + be16_get(ip->payload_bytes), at);
+    /* Zero is said of what is longer than the field can say. */
+    uint32_t bytes = be16_get(ip->payload_bytes);
+    set_end(p, l, bytes ? at + bytes : 0, at);
     for (unsigned i = 0; is_ipv6_ext(l->proto); i++) {
         l->options = true;
         if (i == EXTENSIONS_MAX || !parse_ipv6_ext(p, l, &at)) return;
