@@ -55,10 +55,38 @@ int flow_parse_key(struct flow_key *out, const char *text, const struct flow_nam
 void flow_format_match(FILE *out, const struct flow_match *m, const struct flow_names *names);
 /* priority= and what follows, as ovs-ofctl dump-flows has it, without counters. */
 void flow_format(FILE *out, const struct flow_spec *f, const struct flow_names *names);
+/* With table=, cookie= and whatever else flow_parse() needs to make the same flow again: how flows are kept. */
+void flow_format_all(FILE *out, const struct flow_spec *f, const struct flow_names *names);
 void flow_format_actions(FILE *out, const struct instructions *i, const struct flow_names *names);
+
+/* What is wrong with a flow, by the error that OpenFlow 1.3 has for it. */
+enum flow_wrong {
+    FLOW_RIGHT,
+    FLOW_BAD_TABLE_ID,           /* OFPFMFC_BAD_TABLE_ID */
+    FLOW_BAD_FLAGS,              /* OFPFMFC_BAD_FLAGS */
+    FLOW_BAD_FIELD,              /* OFPBMC_BAD_FIELD: bits that are of no field */
+    FLOW_BAD_VALUE,              /* OFPBMC_BAD_VALUE */
+    FLOW_BAD_MASK,               /* OFPBMC_BAD_MASK */
+    FLOW_BAD_WILDCARDS,          /* OFPBMC_BAD_WILDCARDS: 1 bits outside the mask */
+    FLOW_BAD_PREREQ,             /* OFPBMC_BAD_PREREQ */
+    FLOW_BAD_GOTO,               /* OFPBIC_BAD_TABLE_ID */
+    FLOW_BAD_INSTRUCTION,        /* OFPBIC_UNSUP_INST */
+    FLOW_BAD_METADATA,           /* OFPBIC_UNSUP_METADATA_MASK */
+    FLOW_BAD_METER,              /* OFPMMFC_UNKNOWN_METER */
+    FLOW_BAD_OUT_PORT,           /* OFPBAC_BAD_OUT_PORT */
+    FLOW_BAD_OUT_GROUP,          /* OFPBAC_BAD_OUT_GROUP */
+    FLOW_BAD_ACTION,             /* OFPBAC_BAD_TYPE */
+    FLOW_BAD_ARGUMENT,           /* OFPBAC_BAD_ARGUMENT */
+    FLOW_BAD_SET_TYPE,           /* OFPBAC_BAD_SET_TYPE */
+    FLOW_BAD_SET_ARGUMENT,       /* OFPBAC_BAD_SET_ARGUMENT */
+    FLOW_BAD_MATCH_INCONSISTENT, /* OFPBAC_MATCH_INCONSISTENT */
+    FLOW_TOO_MANY,               /* OFPBAC_TOO_MANY */
+};
 
 /* Everything that can be wrong with a flow whatever the switch holds: prerequisites, values outside of masks, actions
  * that cannot follow one another, goto backwards. 0, or -EINVAL with the reason. */
 int flow_check(const struct flow_spec *f, struct errmsg *e);
+/* The same, and *why (may be NULL). */
+int flow_check_why(const struct flow_spec *f, enum flow_wrong *why, struct errmsg *e);
 
 #endif
