@@ -90,4 +90,16 @@ bool instructions_copy(struct instructions *out, const struct instructions *in);
 void instructions_clear(struct instructions *i);
 bool instructions_equal(const struct instructions *a, const struct instructions *b);
 
+/*
+ * Action sets (OpenFlow 1.3.5, 5.10) are lists in the order in which they are carried out: copy TTL inwards, pop, push
+ * MPLS, push PBB, push VLAN, copy TTL outwards, decrement TTL, set, queue, group, output. One of a kind; of set-field
+ * one per field and bits, of move one per destination. What is written later takes the place of what was there.
+ *
+ * action_set_merge_into(): the set's list has room for ACTIONS_MAX. False: more would be in it; then nothing has changed.
+ * action_set_merge(): the set's list is allocated as it grows. False: no memory, or more than ACTIONS_MAX; nothing has
+ * changed.
+ */
+bool action_set_merge_into(struct action_list *set, const struct action_list *more);
+bool action_set_merge(struct action_list *set, const struct action_list *more);
+
 #endif
