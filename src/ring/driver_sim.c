@@ -18,6 +18,7 @@ struct in_flight {
     uint64_t token;
     uint64_t room_bytes; /* what the device may write */
     uint16_t slots;      /* 0: not in flight */
+    uint16_t after;      /* in order: the id of the chain that was added after this */
     uint16_t last;       /* split: last descriptor of the chain */
 };
 
@@ -33,6 +34,10 @@ struct driver_sim {
     uint16_t free_id;         /* split: free descriptors, packed: free buffer ids */
     uint16_t *next;           /* their list; split: also the chains' */
     struct in_flight *flight; /* by head, or by buffer id */
+    uint16_t oldest, newest;  /* in order: ids of what is in flight */
+    bool skipping;            /* in order: chains up to `skip_to` are back, the oldest not yet handed out */
+    uint16_t skip_to;
+    uint32_t skip_written_bytes;
     const char *error;
 };
 
@@ -189,7 +194,9 @@ bool driver_sim_add(struct driver_sim *d, const struct driver_sim_buf *buf, unsi
     uint16_t id = d->free_id;
     d->flight[id] = (struct in_flight){.token = token, .room_bytes = room(buf, count), .slots = (uint16_t)slots};
     d->free_slots -= slots;
-    d->in_flight++;
+    if (d->in_flight++ == 0) d->oldest = id;
+    else d->flight[d->newest].after = id;
+    d->newest = id;
     struct driver_sim_buf table;
     if (indirect) {
         table = put_table(d, buf, count, id);
@@ -232,12 +239,28 @@ static bool fail(struct driver_sim *d, const char *why)
     return false;
 }
 
+static void advance_used(struct driver_sim *d, unsigned slots)
+{
+    if (!d->s.packed) {
+        d->used_next++;
+        return;
+    }
+    unsigned next = d->used_next + slots;
+    if (next >= d->s.size) {
+        next -= d->s.size;
+        d->used_wrap = !d->used_wrap;
+    }
+    d->used_next = (uint16_t)next;
+}
+
 /* The chain of this id is back. */
 static bool finish(struct driver_sim *d, uint32_t id, uint32_t written_bytes, uint64_t *token)
 {
     if (id >= d->s.size || d->flight[id].slots == 0) return fail(d, "the device returned an id that is not in flight");
     struct in_flight *f = &d->flight[id];
     if (written_bytes > f->room_bytes) return fail(d, "the device wrote more than there was room for");
+    if (d->s.in_order && id != d->oldest) return fail(d, "the device returned a chain out of order");
+    d->oldest = f->after;
     *token = f->token;
     d->next[d->s.packed ? id : f->last] = d->free_id;
     d->free_id = (uint16_t)id;
@@ -247,15 +270,41 @@ static bool finish(struct driver_sim *d, uint32_t id, uint32_t written_bytes, ui
     return true;
 }
 
+/* One of the chains that the device gave back at once; all but the last are as if nothing was written. */
+static bool take_skipped(struct driver_sim *d, uint64_t *token, uint32_t *written_bytes)
+{
+    uint16_t id = d->oldest;
+    unsigned slots = d->flight[id].slots;
+    d->skipping = id != d->skip_to;
+    *written_bytes = d->skipping ? 0 : d->skip_written_bytes;
+    if (!finish(d, id, *written_bytes, token)) return false;
+    advance_used(d, slots);
+    return true;
+}
+
+static bool take_used(struct driver_sim *d, uint32_t id, uint64_t *token, uint32_t *written_bytes)
+{
+    if (d->s.in_order) {
+        if (id >= d->s.size || d->flight[id].slots == 0)
+            return fail(d, "the device returned an id that is not in flight");
+        d->skip_to = (uint16_t)id;
+        d->skip_written_bytes = *written_bytes;
+        return take_skipped(d, token, written_bytes);
+    }
+    unsigned slots = id < d->s.size ? d->flight[id].slots : 0;
+    if (!finish(d, id, *written_bytes, token)) return false;
+    advance_used(d, slots);
+    return true;
+}
+
 static bool get_split(struct driver_sim *d, uint64_t *token, uint32_t *written_bytes)
 {
     uint16_t used = ring_load16_acquire(d->device + SPLIT_IDX);
     if (used == d->used_next) return false;
     if ((uint16_t)(used - d->used_next) > d->in_flight) return fail(d, "the used index jumped");
     const char *entry = d->device + SPLIT_RING + (d->used_next & (d->s.size - 1u)) * SPLIT_USED_ENTRY;
-    d->used_next++;
     *written_bytes = ring_load32(entry + 4);
-    return finish(d, ring_load32(entry), *written_bytes, token);
+    return take_used(d, ring_load32(entry), token, written_bytes);
 }
 
 static bool packed_is_used(const struct driver_sim *d)
@@ -270,20 +319,13 @@ static bool get_packed(struct driver_sim *d, uint64_t *token, uint32_t *written_
     const char *at = d->desc + (size_t)d->used_next * DESC_BYTES;
     uint16_t id = ring_load16(at + PACKED_ID);
     *written_bytes = ring_load16(at + PACKED_FLAGS) & DESC_F_WRITE ? ring_load32(at + PACKED_LENGTH) : 0;
-    unsigned slots = id < d->s.size ? d->flight[id].slots : 0;
-    if (!finish(d, id, *written_bytes, token)) return false;
-    unsigned next = d->used_next + slots;
-    if (next >= d->s.size) {
-        next -= d->s.size;
-        d->used_wrap = !d->used_wrap;
-    }
-    d->used_next = (uint16_t)next;
-    return true;
+    return take_used(d, id, token, written_bytes);
 }
 
 bool driver_sim_get(struct driver_sim *d, uint64_t *token, uint32_t *written_bytes)
 {
     if (d->error) return false;
+    if (d->skipping) return take_skipped(d, token, written_bytes);
     return d->s.packed ? get_packed(d, token, written_bytes) : get_split(d, token, written_bytes);
 }
 

@@ -20,6 +20,7 @@ struct driver_sim;
 struct driver_sim_setup {
     uint16_t size;
     bool packed, event_idx;
+    bool in_order;                /* the device may give back several chains at once */
     void *desc, *driver, *device; /* ring memory; sizes as virtq_desc_bytes() and its sisters say */
     uint32_t base;                /* where the queue starts, as virtq_setup.base */
     /* Room for `size` indirect tables of indirect_max descriptors (16 bytes) each, or NULL. */

@@ -50,6 +50,7 @@ static int check_setup(const struct virtq_setup *s, const struct guest_map *map,
     if (!ret) ret = check_pointer(s->driver, s->packed ? 4 : 2, "driver area", e);
     if (!ret) ret = check_pointer(s->device, 4, "device area", e);
     if (!ret && s->inflight) ret = check_pointer(s->inflight, 8, "in-flight region", e);
+    if (!ret && s->inflight && s->place) ret = errmsg_set(e, EINVAL, "virtqueue with an in-flight region and a place");
     return ret;
 }
 
@@ -75,6 +76,8 @@ int virtq_new(struct virtq **out, const struct virtq_setup *s, struct guest_map 
     struct virtq *q = aligned_alloc(64, align_up(sizeof *q, 64));
     if (!q) return errmsg_sys(e, ENOMEM, "virtqueue");
     *q = (struct virtq){.packed = s->packed, .event_idx = s->event_idx, .indirect = s->indirect, .size = s->size};
+    q->in_order = s->in_order && s->place;
+    q->place = s->place;
     q->map = guest_map_ref(map);
     q->batch = malloc(q->size * sizeof q->batch[0]);
     ret = q->batch ? 0 : errmsg_sys(e, ENOMEM, "virtqueue");
@@ -145,6 +148,24 @@ void virtq_push(struct virtq *q, uint16_t id, uint32_t written_bytes)
 {
     if (q->packed) packed_push(q, id, written_bytes);
     else split_push(q, id, written_bytes);
+}
+
+void virtq_push_frame(struct virtq *q, const uint16_t *ids, const uint32_t *written_bytes, unsigned count)
+{
+    assert(q->place);
+    if (q->packed) {
+        packed_push_frame(q, ids, written_bytes, count);
+        return;
+    }
+    for (unsigned i = 0; i < count; i++)
+        split_push(q, ids[i], written_bytes[i]);
+}
+
+void virtq_unpop(struct virtq *q, const struct virtq_chain *c)
+{
+    assert(q->place);
+    if (q->packed) packed_unpop(q, c);
+    else split_unpop(q, c);
 }
 
 bool virtq_publish(struct virtq *q)
@@ -220,6 +241,7 @@ const char *virtq_broken(const struct virtq *q)
 int virtq_walk_far(struct virtq *q, struct chain_walk *w, struct gpa addr, uint32_t length)
 {
     if (length == 0) return virtq_broke(q, "a descriptor of no length");
+    if (w->counting) return 0;
     if (w->count == w->iov_max) return -E2BIG;
     void *host = guest_lookup_at(&q->hot, q->map, addr, length);
     if (host) {

@@ -19,6 +19,10 @@
  * outlives this process: pop marks, push clears, in an order that leaves it right when
  * the process is killed between any two instructions. After a restart virtq_pop() first gives
  * back the chains that the last process had popped and not pushed, oldest first.
+ *
+ * A device that pushes its chains in the order in which it popped them needs no such table: one word,
+ * `place`, is all that must outlive it, whatever the instruction at which it is killed. Chains that it had popped and not
+ * pushed are then the next to be popped.
  */
 #ifndef RING_VIRTQ_H
 #define RING_VIRTQ_H
@@ -48,8 +52,12 @@ struct virtq_setup {
     uint32_t base;
     void *inflight; /* this queue's in-flight region, virtq_inflight_bytes() long, or NULL */
     /* The region holds what an earlier process left: base is taken from it (from here when that process never
-     * started the region). */
+     * started the region). With a place: base is what an earlier process left in that word. */
     bool resume;
+    bool in_order; /* VIRTIO_F_IN_ORDER accepted: chains without written bytes are given back many at once */
+    /* Chains are pushed in the order in which they were popped, and where the queue stands is written here with every
+     * publication, as base; or NULL. Then there is no in-flight region. */
+    uint32_t *place;
 };
 
 /* How much memory the three pointers must have behind them. */
@@ -97,7 +105,14 @@ int virtq_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigne
  * driver until virtq_publish(). */
 void virtq_push(struct virtq *q, uint16_t id, uint32_t written_bytes);
 
-/* Make pushes visible. True when the driver must be notified (the call descriptor). */
+/* Return the chains that one frame was written into: the driver sees all of them or none. For queues with a place, where every
+ * chain but the last is filled to its end (a successor takes that as given). */
+void virtq_push_frame(struct virtq *q, const uint16_t *ids, const uint32_t *written_bytes, unsigned count);
+
+/* Put back the chain that was popped last; it is the next to be popped. Only for queues with a place. */
+void virtq_unpop(struct virtq *q, const struct virtq_chain *c);
+
+/* Make pushes visible (with a place, in a packed ring, they may be so already). True when the driver must be notified (the call descriptor). */
 bool virtq_publish(struct virtq *q);
 
 /* Ask the driver not to notify (while polling), or to do so again. virtq_kick_enable() returns true when

@@ -35,6 +35,8 @@ struct split_queue {
     uint16_t used_next;  /* pushed up to here ... */
     uint16_t used_seen;  /* ... and published up to here */
     uint16_t last_batch_head;
+    uint16_t skip_id; /* in order: head of the last chain of those that are given back by one entry */
+    uint16_t skip_count;
     uint8_t heads_at, heads_count;
     uint16_t heads[SPLIT_HEADS];
 };
@@ -64,10 +66,12 @@ struct packed_queue {
     uint16_t first_at;    /* where the batch begins: the flags there are stored last, ... */
     uint16_t first_flags; /* ... and make all of it visible */
     uint16_t batch_slots;
+    uint16_t skip_id; /* in order: the driver's id of the last chain of those that are given back by one descriptor */
+    uint16_t skip_slots;
 };
 
 struct virtq {
-    bool packed, event_idx, indirect, kicks_off;
+    bool packed, event_idx, indirect, in_order, kicks_off;
     bool slow;        /* broken, or chains to resume: pop takes the long way */
     bool must_notify; /* the next publication, whatever the driver asked for: it may wait since another process's */
     uint16_t size;
@@ -75,6 +79,7 @@ struct virtq {
     uint64_t counter; /* of the next chain, in the in-flight table */
     struct guest_lookup hot;
     struct guest_map *map;
+    uint32_t *place; /* or NULL */
     uint16_t *batch; /* pushed and not published: heads (split), entries (packed) */
     unsigned batch_count;
     union {
@@ -91,7 +96,8 @@ struct chain_walk {
     struct iovec *iov;
     unsigned iov_max, count, out_count, split_count;
     uint64_t bytes, out_bytes;
-    bool writing; /* a device-writable buffer came: no readable one may follow */
+    bool writing;  /* a device-writable buffer came: no readable one may follow */
+    bool counting; /* no entries are made: only the bytes are wanted */
 };
 
 int virtq_walk_far(struct virtq *q, struct chain_walk *w, struct gpa addr, uint32_t length);
@@ -148,6 +154,7 @@ void split_free(struct virtq *q);
 int split_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigned iov_max);
 int split_resume(struct virtq *q, uint16_t head, struct virtq_chain *c, struct iovec *iov, unsigned iov_max);
 void split_push(struct virtq *q, uint16_t id, uint32_t written_bytes);
+void split_unpop(struct virtq *q, const struct virtq_chain *c);
 bool split_publish(struct virtq *q);
 void split_kick_disable(struct virtq *q);
 void split_kick_enable(struct virtq *q);
@@ -159,6 +166,8 @@ void packed_free(struct virtq *q);
 int packed_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigned iov_max);
 int packed_resume(struct virtq *q, uint16_t entry, struct virtq_chain *c, struct iovec *iov, unsigned iov_max);
 void packed_push(struct virtq *q, uint16_t id, uint32_t written_bytes);
+void packed_push_frame(struct virtq *q, const uint16_t *ids, const uint32_t *written_bytes, unsigned count);
+void packed_unpop(struct virtq *q, const struct virtq_chain *c);
 bool packed_publish(struct virtq *q);
 void packed_kick_disable(struct virtq *q);
 void packed_kick_enable(struct virtq *q);

@@ -19,6 +19,13 @@
  * Killed while a batch was being written: slots past the first may say "used", and the driver would believe them as soon as it
  * came to them, in whatever order the next process finishes the chains. So that process first makes all slots in
  * flight say "available" again (scrub()).
+ *
+ * Completing in order (a `place`): a chain is shown to the driver as it is pushed, by one store of length, id and flags, or, when a frame lies in several
+ * chains, by stores from the last to the first, which hides the others until it is there itself. The place word says in its upper half where
+ * the first of these descriptors goes and in its lower half where the next one will; both are the same between pushes.
+ * A successor finds them different when it was in between. Then the descriptor at the upper half decides: used, and the queue goes
+ * on at the lower half; still available, and for a single chain nothing has happened, while of a frame the chains
+ * that do not say "used" are given back as the others were, filled to their end (finish_frame()).
  */
 #include "ring/virtq_impl.h"
 
@@ -27,9 +34,16 @@
 #include <string.h>
 
 #include "base/bitmap.h"
+#include "base/checked.h"
 
 #define IDS 65536u
 #define EVENT_WRAP (1u << 15)
+
+/* A chain on its way from the ring into the table. */
+struct taking {
+    uint16_t entry, last, id;
+    unsigned slots;
+};
 
 static inline char *slot(const struct packed_queue *p, uint16_t at)
 {
@@ -121,6 +135,93 @@ static int resume(struct virtq *q, struct errmsg *e)
     return ret;
 }
 
+/* A position as a place has it. */
+static inline uint32_t position(uint16_t at, bool wrap)
+{
+    return at | (wrap ? EVENT_WRAP : 0);
+}
+
+static inline void store_place(const struct virtq *q, uint32_t from, uint32_t to)
+{
+    __atomic_store_n(q->place, to | from << 16, __ATOMIC_RELAXED);
+    KILL_POINT();
+}
+
+/* Length, id and flags at once, after everything that was written before. */
+static inline void store_used(struct packed_queue *p, uint16_t at, bool wrap, uint16_t id, uint32_t written_bytes)
+{
+    uint64_t flags = (wrap ? DESC_F_AVAIL | DESC_F_USED : 0) | (written_bytes ? DESC_F_WRITE : 0);
+    __atomic_store_n((uint64_t *)(void *)(slot(p, at) + PACKED_LENGTH),
+                     ENDIAN_LE(64, written_bytes | (uint64_t)id << 32 | flags << 48), __ATOMIC_RELEASE);
+}
+
+static int walk_ring(struct virtq *q, struct chain_walk *w, struct taking *t);
+
+/* One chain of a frame that a killed process was giving back. */
+struct left_chain {
+    uint16_t at, id;
+    bool wrap;
+    uint32_t room_bytes;
+};
+
+/* The chain at the position to be popped next, its room only: a walk without buffers counts them. */
+static int look_at(struct virtq *q, struct left_chain *out, unsigned *slots)
+{
+    struct packed_queue *p = &q->pack;
+    struct taking t = {.entry = p->free_head};
+    struct chain_walk w = {.counting = true};
+    struct virtq_chain c = {0};
+    int ret = walk_ring(q, &w, &t);
+    if (ret == 0) ret = virtq_walk_end(q, &w, &c);
+    if (ret) return ret;
+    *out = (struct left_chain){p->avail_next, t.id, p->avail_wrap, (uint32_t)min_u64(c.in_bytes, UINT32_MAX)};
+    *slots = t.slots;
+    return 0;
+}
+
+/* A process was killed between moving its place and showing what it had moved it for. Its frame's last chains may be given
+ * back already, in front of chains that are not: those are given back now. A frame of one chain has no such chains. 0 or -errno. */
+static int finish_frame(struct virtq *q, uint16_t to, bool to_wrap)
+{
+    struct packed_queue *p = &q->pack;
+    struct left_chain *left = malloc(q->size * sizeof *left);
+    unsigned count = 0, slots, passed = 0;
+    if (!left) return -ENOMEM;
+    while (passed < q->size && !(p->avail_next == to && p->avail_wrap == to_wrap) && packed_has_work(q) &&
+           look_at(q, &left[count], &slots) == 0) {
+        advance(q, &p->avail_next, &p->avail_wrap, slots);
+        passed += slots;
+        count++;
+    }
+    bool all_intact = p->avail_next == to && p->avail_wrap == to_wrap;
+    if (all_intact) { /* nothing was shown, or could be: as if it had not been popped */
+        p->avail_next = p->used_next;
+        p->avail_wrap = p->used_wrap;
+    } else {
+        while (count-- > 0)
+            store_used(p, left[count].at, left[count].wrap, left[count].id, left[count].room_bytes);
+        p->avail_next = p->used_next = to;
+        p->avail_wrap = p->used_wrap = to_wrap;
+    }
+    free(left);
+    return 0;
+}
+
+/* Go on where the place says. 0 or -errno. */
+static int resume_place(struct virtq *q)
+{
+    struct packed_queue *p = &q->pack;
+    uint16_t to = p->avail_next;
+    bool to_wrap = p->avail_wrap;
+    if (to == p->used_next && to_wrap == p->used_wrap) return 0;
+    p->avail_next = p->used_next;
+    p->avail_wrap = p->used_wrap;
+    if (packed_has_work(q)) return finish_frame(q, to, to_wrap);
+    p->avail_next = p->used_next = to;
+    p->avail_wrap = p->used_wrap = to_wrap;
+    return 0;
+}
+
 int packed_new(struct virtq *q, const struct virtq_setup *setup, struct errmsg *e)
 {
     struct packed_queue *p = &q->pack;
@@ -139,8 +240,10 @@ int packed_new(struct virtq *q, const struct virtq_setup *setup, struct errmsg *
     for (unsigned i = 0; i < q->size; i++)
         p->entry[i].next = (uint16_t)(i + 1);
     int ret = p->table && setup->resume ? resume(q, e) : -ENODATA;
+    if (q->place && setup->resume && resume_place(q)) return errmsg_sys(e, ENOMEM, "virtqueue");
     if (ret == -ENODATA) {
         ret = 0;
+        if (q->place) store_place(q, position(p->used_next, p->used_wrap), position(p->avail_next, p->avail_wrap));
         if (p->table) inflight_packed_init(p->table, q->size, p->used_next, p->used_wrap);
     }
     p->used_seen = p->used_next;
@@ -176,12 +279,6 @@ static inline int walk_one(struct virtq *q, struct chain_walk *w, const struct r
 {
     return unlikely(d->flags & DESC_F_INDIRECT) ? walk_indirect(q, w, d, alone) : virtq_walk_add(q, w, d);
 }
-
-/* A chain on its way from the ring into the table. */
-struct taking {
-    uint16_t entry, last, id;
-    unsigned slots;
-};
 
 /* The entry stays free until commit(). Without a table a chain takes one entry however long it is. */
 static inline void take_entry(struct packed_queue *p, struct taking *t, const struct ring_desc *d)
@@ -280,10 +377,114 @@ int packed_resume(struct virtq *q, uint16_t entry, struct virtq_chain *c, struct
     return 1;
 }
 
+static inline void forget_chain(struct packed_queue *p, uint16_t entry)
+{
+    struct packed_entry *e = &p->entry[entry];
+    bitmap_clear(p->ids, e->id);
+    e->slots = 0;
+    p->entry[e->last].next = p->free_head;
+    p->free_head = entry;
+}
+
+void packed_unpop(struct virtq *q, const struct virtq_chain *c)
+{
+    struct packed_queue *p = &q->pack;
+    struct packed_entry *e = &p->entry[c->id];
+    assert(e->slots == c->slots);
+    unsigned at = p->avail_next + (p->avail_next < e->slots ? q->size : 0u) - e->slots;
+    if (p->avail_next < e->slots) p->avail_wrap = !p->avail_wrap;
+    p->avail_next = (uint16_t)at;
+    p->slots_in_flight = (uint16_t)(p->slots_in_flight - e->slots);
+    forget_chain(p, c->id);
+    q->in_flight--;
+}
+
+/* The chain of this entry goes back; the driver may use its id and its slots again as soon as it sees that. */
+static unsigned give_back(struct virtq *q, uint16_t id)
+{
+    struct packed_queue *p = &q->pack;
+    assert(id < q->size && p->entry[id].slots > 0);
+    unsigned slots = p->entry[id].slots;
+    p->batch_slots = (uint16_t)(p->batch_slots + slots);
+    p->slots_in_flight = (uint16_t)(p->slots_in_flight - slots);
+    forget_chain(p, id);
+    q->batch_count++;
+    q->in_flight--;
+    return slots;
+}
+
+/* One descriptor for all chains that were pushed with nothing written: the last one's, in the first one's slot (2.8.14). */
+static void put_skipped(struct virtq *q)
+{
+    struct packed_queue *p = &q->pack;
+    if (p->skip_slots == 0) return;
+    uint16_t at = p->used_next;
+    bool wrap = p->used_wrap;
+    advance(q, &p->used_next, &p->used_wrap, p->skip_slots);
+    p->skip_slots = 0;
+    store_place(q, position(at, wrap), position(p->used_next, p->used_wrap));
+    store_used(p, at, wrap, p->skip_id, 0);
+    KILL_POINT();
+}
+
+static inline void push_in_order(struct virtq *q, uint16_t id, uint32_t written_bytes)
+{
+    struct packed_queue *p = &q->pack;
+    uint16_t at = p->used_next, name = p->entry[id].id;
+    bool wrap = p->used_wrap;
+    advance(q, &p->used_next, &p->used_wrap, give_back(q, id));
+    store_place(q, position(at, wrap), position(p->used_next, p->used_wrap));
+    store_used(p, at, wrap, name, written_bytes);
+    KILL_POINT();
+}
+
+void packed_push_frame(struct virtq *q, const uint16_t *ids, const uint32_t *written_bytes, unsigned count)
+{
+    struct packed_queue *p = &q->pack;
+    put_skipped(q);
+    if (count == 1) {
+        push_in_order(q, ids[0], written_bytes[0]);
+        return;
+    }
+    uint32_t from = position(p->used_next, p->used_wrap);
+    for (unsigned i = 0; i < count; i++)
+        advance(q, &p->used_next, &p->used_wrap, p->entry[ids[i]].slots);
+    store_place(q, from, position(p->used_next, p->used_wrap));
+    unsigned at = p->used_next;
+    bool wrap = p->used_wrap;
+    while (count-- > 0) {
+        uint16_t slots = p->entry[ids[count]].slots, name = p->entry[ids[count]].id;
+        if (at < slots) {
+            at += q->size;
+            wrap = !wrap;
+        }
+        at -= slots;
+        give_back(q, ids[count]);
+        store_used(p, (uint16_t)at, wrap, name, written_bytes[count]);
+        KILL_POINT();
+    }
+}
+
+static void push_with_place(struct virtq *q, uint16_t id, uint32_t written_bytes)
+{
+    struct packed_queue *p = &q->pack;
+    if (q->in_order && written_bytes == 0) {
+        p->skip_id = p->entry[id].id;
+        p->skip_slots = (uint16_t)(p->skip_slots + give_back(q, id));
+        return;
+    }
+    put_skipped(q);
+    push_in_order(q, id, written_bytes);
+}
+
 void packed_push(struct virtq *q, uint16_t id, uint32_t written_bytes)
 {
     struct packed_queue *p = &q->pack;
     assert(id < q->size && p->entry[id].slots > 0);
+    if (q->place) {
+        push_with_place(q, id, written_bytes);
+        return;
+    }
     struct packed_entry *e = &p->entry[id];
     uint16_t flags = (uint16_t)((p->used_wrap ? DESC_F_AVAIL | DESC_F_USED : 0) | (written_bytes ? DESC_F_WRITE : 0));
     char *at = slot(p, p->used_next);
@@ -328,8 +529,23 @@ static void free_entries(struct virtq *q)
     }
 }
 
+/* All is shown already. */
+static bool publish_place(struct virtq *q)
+{
+    struct packed_queue *p = &q->pack;
+    unsigned slots = p->batch_slots;
+    put_skipped(q);
+    uint32_t now = position(p->used_next, p->used_wrap);
+    store_place(q, now, now);
+    p->batch_slots = 0;
+    p->used_seen = p->used_next;
+    p->used_seen_wrap = p->used_wrap;
+    return driver_waits(q, slots);
+}
+
 bool packed_publish(struct virtq *q)
 {
+    if (q->place) return publish_place(q);
     struct packed_queue *p = &q->pack;
     struct inflight_packed *t = p->table;
     struct inflight_packed_used u = {p->used_next, p->used_seen, p->used_wrap, p->used_seen_wrap, {0}};

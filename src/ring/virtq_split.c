@@ -12,6 +12,9 @@
  * the other's index once more; each side that moves its index then looks at what the other waits for. Between the store and
  * the look stands a full fence, on both sides, or a wake-up would be lost.
  *
+ * Completing in order (a `place`): every chain adds one to both indices, so the used index, moved by one store, says which
+ * chain is the next, and a successor starts there.
+ *
  * Bounds: the index may be ahead by at most the queue's size; a head is below the size and not in
  * flight; a walk visits at most `size` descriptors of the table, or of an indirect table as many as it has.
  */
@@ -63,6 +66,10 @@ int split_new(struct virtq *q, const struct virtq_setup *setup, struct errmsg *e
     if (!s->state) return errmsg_sys(e, ENOMEM, "virtqueue");
     s->avail_next = s->avail_seen = (uint16_t)setup->base;
     s->used_next = s->used_seen = ring_load16(s->used + SPLIT_IDX);
+    if (q->place) {
+        if (setup->resume) s->avail_next = s->avail_seen = s->used_next;
+        __atomic_store_n(q->place, s->avail_next, __ATOMIC_RELAXED);
+    }
     int ret = s->table && setup->resume ? resume(q, e) : -ENODATA;
     if (ret != -ENODATA) return ret;
     if (s->table) inflight_split_init(s->table, q->size, s->used_next);
@@ -170,14 +177,43 @@ int split_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigne
     return 1;
 }
 
+void split_unpop(struct virtq *q, const struct virtq_chain *c)
+{
+    struct split_queue *s = &q->split;
+    assert(s->state[c->id] == SPLIT_POPPED);
+    s->state[c->id] = SPLIT_FREE;
+    /* Heads that were copied out are read anew with it. */
+    s->avail_next = (uint16_t)(s->avail_next - (s->heads_count - s->heads_at) - 1);
+    s->heads_at = s->heads_count = 0;
+    q->in_flight--;
+}
+
+static inline void put_used(struct split_queue *s, uint16_t at, uint16_t id, uint32_t written_bytes)
+{
+    char *entry = s->used + SPLIT_RING + (size_t)(at & s->mask) * SPLIT_USED_ENTRY;
+    ring_store32(entry, id);
+    ring_store32(entry + 4, written_bytes);
+}
+
+/* One entry for all chains that were pushed with nothing written: the last one's, in the first one's place (2.7.9). */
+static inline void put_skipped(struct split_queue *s)
+{
+    if (s->skip_count) put_used(s, (uint16_t)(s->used_next - s->skip_count), s->skip_id, 0);
+    s->skip_count = 0;
+}
+
 void split_push(struct virtq *q, uint16_t id, uint32_t written_bytes)
 {
     struct split_queue *s = &q->split;
     assert(id < q->size && s->state[id] == SPLIT_POPPED);
     s->state[id] = SPLIT_PUSHED;
-    char *entry = s->used + SPLIT_RING + (size_t)(s->used_next & s->mask) * SPLIT_USED_ENTRY;
-    ring_store32(entry, id);
-    ring_store32(entry + 4, written_bytes);
+    if (q->in_order && written_bytes == 0) {
+        s->skip_id = id;
+        s->skip_count++;
+    } else {
+        put_skipped(s);
+        put_used(s, s->used_next, id, written_bytes);
+    }
     s->used_next++;
     if (s->table) {
         inflight_split_batch(s->table, id, s->last_batch_head);
@@ -201,6 +237,7 @@ bool split_publish(struct virtq *q)
 {
     struct split_queue *s = &q->split;
     uint16_t from = s->used_seen;
+    put_skipped(s);
     ring_store16_release(s->used + SPLIT_IDX, s->used_next);
     s->used_seen = s->used_next;
     KILL_POINT(); /* before this the batch is still in flight, after it is the driver's */
@@ -208,6 +245,7 @@ bool split_publish(struct virtq *q)
         s->state[q->batch[i]] = SPLIT_FREE;
         if (s->table) inflight_store8(&s->table->desc[q->batch[i]].inflight, 0);
     }
+    if (q->place) __atomic_store_n(q->place, (uint16_t)(virtq_base(q) - q->in_flight), __ATOMIC_RELAXED);
     KILL_POINT(); /* the list of the batch is good until here, and not needed from here */
     if (s->table) inflight_store16(&s->table->used_idx, s->used_next);
     KILL_POINT();
