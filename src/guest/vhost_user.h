@@ -38,6 +38,7 @@
 #define VHOST_USER_F_PROTOCOL_FEATURES 30
 #define VIRTIO_F_VERSION_1 32
 #define VIRTIO_F_RING_PACKED 34
+#define VIRTIO_F_IN_ORDER 35
 
 /* A queue about to run. Descriptors stay the session's and are valid until queue_stop(). */
 struct guest_queue {
@@ -57,6 +58,9 @@ struct guest_device_ops {
     unsigned queues_max; /* at most VHOST_QUEUES_MAX */
     unsigned config_bytes;
     uint64_t features; /* device's own and ring features offered; the session adds its own */
+    /* Every queue completes in order: there are no in-flight tables; the session keeps each queue's place
+     * (virtq_setup.place), and a queue that ran when a process ended is started with `resume` at it. */
+    bool in_order;
 
     /* The driver accepted these. 0 or -errno (then the message fails). */
     int (*set_features)(void *device, uint64_t features);
@@ -73,6 +77,8 @@ struct guest_device_ops {
     /* Use another map from now on. When it returns nothing uses the old one, unless every
      * region of it is also in the new one (`grows`). Running queues go on afterwards. */
     void (*set_map)(void *device, struct guest_map *map, bool grows);
+    /* The guest has moved here: tell the network where this address is now. NULL: not a network card. */
+    void (*announce)(void *device, const uint8_t mac[6]);
     /* All queues are stopped already. */
     void (*reset)(void *device, enum guest_reset kind);
 };

@@ -53,7 +53,7 @@ int vhost_inflight_region(const struct vhost_session *s, unsigned index, uint16_
     bool packed = vhost_packed(s);
     *out = NULL;
     if (!in->present) {
-        if (!s->args.inflight) return 0;
+        if (!s->args.inflight || s->args.ops->in_order) return 0;
         if (virtq_inflight_bytes(size, packed) > own_stride(s))
             return errmsg_set(e, ENOSPC, "ring %u: %u entries are more than the in-flight memory has room for", index,
                               size);
@@ -82,7 +82,8 @@ void vhost_inflight_void(struct vhost_session *s, unsigned index)
     char *region = NULL;
     if (in->present && index < in->queues)
         region = s->inflight_map->region[0].host + index * virtq_inflight_bytes((uint16_t)in->queue_size, in->packed);
-    else if (!in->present && s->args.inflight) region = (char *)s->args.inflight + index * own_stride(s);
+    else if (!in->present && s->args.inflight && !s->args.ops->in_order)
+        region = (char *)s->args.inflight + index * own_stride(s);
     if (!region) return;
     struct region_head head;
     memcpy(&head, region, sizeof head);
@@ -93,7 +94,7 @@ void vhost_inflight_void(struct vhost_session *s, unsigned index)
 /* The largest ring that can be tracked, which is the largest that is taken. */
 uint16_t vhost_inflight_size_max(const struct vhost_session *s)
 {
-    if (s->state->inflight.present || !s->args.inflight) return VIRTQ_SIZE_MAX;
+    if (s->state->inflight.present || !s->args.inflight || s->args.ops->in_order) return VIRTQ_SIZE_MAX;
     uint16_t size = VIRTQ_SIZE_MAX;
     while (size > 0 && virtq_inflight_bytes(size, false) > own_stride(s))
         size /= 2;

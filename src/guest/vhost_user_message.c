@@ -27,8 +27,10 @@ uint64_t vhost_features_offered(const struct vhost_session *s)
 uint64_t vhost_protocol_features_offered(const struct vhost_session *s)
 {
     return BIT64(VU_PROTOCOL_F_MQ) | BIT64(VU_PROTOCOL_F_REPLY_ACK) | BIT64(VU_PROTOCOL_F_BACKEND_REQ) |
-           (s->args.ops->config_bytes ? BIT64(VU_PROTOCOL_F_CONFIG) : 0) | BIT64(VU_PROTOCOL_F_INFLIGHT_SHMFD) |
-           BIT64(VU_PROTOCOL_F_RESET_DEVICE) | BIT64(VU_PROTOCOL_F_CONFIGURE_MEM_SLOTS) | BIT64(VU_PROTOCOL_F_STATUS);
+           (s->args.ops->config_bytes ? BIT64(VU_PROTOCOL_F_CONFIG) : 0) |
+           (s->args.ops->in_order ? 0 : BIT64(VU_PROTOCOL_F_INFLIGHT_SHMFD)) |
+           (s->args.ops->announce ? BIT64(VU_PROTOCOL_F_RARP) : 0) | BIT64(VU_PROTOCOL_F_RESET_DEVICE) |
+           BIT64(VU_PROTOCOL_F_CONFIGURE_MEM_SLOTS) | BIT64(VU_PROTOCOL_F_STATUS);
 }
 
 /* ---- answers and descriptors ---- */
@@ -160,6 +162,14 @@ static int get_status(struct vhost_session *s, struct vhost_message *m, struct e
     return answer_u64(m, s->state->status);
 }
 
+/* The payload is a number in which the address is the first six bytes. */
+static int send_rarp(struct vhost_session *s, struct vhost_message *m, struct errmsg *e)
+{
+    if (!s->args.ops->announce) return errmsg_set(e, EOPNOTSUPP, "the device has no address to announce");
+    s->args.ops->announce(s->args.device, m->payload);
+    return 0;
+}
+
 /* ---- configuration space ---- */
 
 static int config_range(const struct vhost_message *m, struct vu_config_head *head, struct errmsg *e)
@@ -253,7 +263,7 @@ static const struct message_rule rules[VU_REQUEST_COUNT] = {
     /* May be asked as soon as MQ was seen among the features offered. */
     [VU_GET_QUEUE_NUM] = {"GET_QUEUE_NUM", get_queue_num, EXACTLY(0), FDS_NONE, FAIL_ENDS},
     [VU_SET_VRING_ENABLE] = {"SET_VRING_ENABLE", vhost_set_vring_enable, STATE, FDS_NONE, FAIL_ACK},
-    [VU_SEND_RARP] = {"SEND_RARP"},
+    [VU_SEND_RARP] = {"SEND_RARP", send_rarp, U64, FDS_NONE, FAIL_ACK, VU_PROTOCOL_F_RARP},
     [VU_NET_SET_MTU] = {"NET_SET_MTU"},
     [VU_SET_BACKEND_REQ_FD] = {"SET_BACKEND_REQ_FD", vhost_set_backend_req_fd, EXACTLY(0), FDS_ONE, FAIL_ACK,
                                VU_PROTOCOL_F_BACKEND_REQ},

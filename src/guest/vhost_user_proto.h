@@ -26,6 +26,7 @@
 
 enum vu_protocol_feature {
     VU_PROTOCOL_F_MQ = 0,
+    VU_PROTOCOL_F_RARP = 2,
     VU_PROTOCOL_F_REPLY_ACK = 3,
     VU_PROTOCOL_F_BACKEND_REQ = 5,
     VU_PROTOCOL_F_CONFIG = 9,

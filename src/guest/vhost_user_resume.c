@@ -109,7 +109,7 @@ static int start_ring(struct vhost_session *s, unsigned index, struct errmsg *e)
     void *region;
     int ret = vhost_inflight_region(s, index, (uint16_t)r->size, &region, e);
     if (ret < 0) return ret;
-    if (!region && !r->parked)
+    if (!region && !r->parked && !s->args.ops->in_order)
         return errmsg_set(e, ENODATA, "ring %u ran without in-flight memory: nobody knows where it stands", index);
     return vhost_ring_start(s, index, e);
 }

@@ -98,6 +98,7 @@ int vhost_ring_start(struct vhost_session *s, unsigned index, struct errmsg *e)
     struct vhost_ring_pointers p;
     void *inflight;
     if (!s->state->features_set) return errmsg_set(e, EINVAL, "ring %u: features were not agreed yet", index);
+    bool in_order = s->args.ops->in_order, ran = r->running && !r->parked;
     int ret = vhost_ring_resolve(s, index, s->map, &p, e);
     if (ret == 0) ret = vhost_inflight_region(s, index, (uint16_t)r->size, &inflight, e);
     if (ret < 0) return ret;
@@ -112,11 +113,14 @@ int vhost_ring_start(struct vhost_session *s, unsigned index, struct errmsg *e)
                   .device = p.used,
                   .base = vhost_packed(s) ? packed_base(r->base, p.descriptor, r->size) : r->base & 0xffff,
                   .inflight = inflight,
-                  .resume = inflight && vhost_inflight_used(inflight)},
+                  .resume = in_order ? ran : inflight && vhost_inflight_used(inflight),
+                  .in_order = s->state->features & BIT64(VIRTIO_F_IN_ORDER),
+                  .place = in_order ? &r->base : NULL},
         .kick_fd = s->ring[index].kick_fd,
         .call_fd = s->ring[index].call_fd,
     };
-    r->parked = 0;
+    if (in_order) r->base = q.setup.base; /* with what packed_base() made of it, before it counts as a place */
+    vhost_state_mark(&r->parked, 0);
     vhost_state_mark(&r->running, 1);
     ret = s->args.ops->queue_start(s->args.device, &q, s->map);
     if (ret == 0) return 0;
