@@ -15,8 +15,8 @@
  * thread that brings a frame copies it straight from where it lies into the guest's buffers: the one copy. A guest
  * without buffers loses frames (counted), it makes nobody wait.
  *
- * Surviving the process: everything is completed in order, so a queue's place in its ring says all; it is kept in
- * vif_kept and the successor goes on from there. Frames that were under way are lost or sent twice, as on any wire.
+ * Surviving the process: everything is completed in order, so a queue's place in its ring says all; the session keeps
+ * it (guest_device_ops.in_order) and the successor goes on from there. Frames that were under way are lost or sent twice, as on any wire.
  *
  * Sources: Virtual I/O Device specification 1.2, section 5.1 (network device); vhost-user.
  *
@@ -35,9 +35,7 @@
 
 /* What survives with the session's state (a fixed layout; zeroed when new). */
 struct vif_kept {
-    uint32_t place[VIF_QUEUE_PAIRS_MAX * 2]; /* of each queue, as virtq_setup.base, written with every publication */
-    uint8_t started[VIF_QUEUE_PAIRS_MAX * 2];
-    uint8_t announce; /* the driver is to announce itself, and has not done so yet */
+    uint8_t announce; /* the guest's place is to be announced, and has not been yet */
     uint8_t link_down;
     uint8_t unused[62];
 };
@@ -81,7 +79,8 @@ struct port *vif_port(struct vif *v);
 /* Changes: true when the guest must be told that its configuration changed. */
 bool vif_set_link(struct vif *v, bool up);
 bool vif_set_mtu(struct vif *v, uint16_t mtu);
-/* Ask the driver to announce the guest (GUEST_ANNOUNCE), after it moved or its switch was replaced. */
+/* Announce where the guest is, after it moved or its switch was replaced: its transmit queue gives a reverse ARP request of
+ * its address (what vhost-user front ends ask for with SEND_RARP). */
 bool vif_announce(struct vif *v);
 void vif_set_rate(struct vif *v, struct vif_rate from_guest, struct vif_rate to_guest);
 
