@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A rate limit in bits and in packets per second: the generic cell rate algorithm, once for each. What is left of a limit is the
+ * time at which it would be used up exactly; a frame moves that time on by what it costs at the rate. While the time is at
+ * most BUCKET_BURST_NS ahead of now, frames pass; so a burst is what the rate gives in that time and one
+ * frame more.
+ *
+ * Time is in 64ths of a nanosecond since the bucket was made: at 400 Gb/s the smallest frame costs 1.2 ns.
+ *
+ * Thread-safety: any number of threads; bucket_set() may be called at any time.
+ */
+#ifndef VIF_BUCKET_H
+#define VIF_BUCKET_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "loop/clock.h"
+
+#define BUCKET_BURST_NS (5 * NS_PER_MS)
+#define BUCKET_UNITS 64u /* per nanosecond */
+
+struct bucket {
+    _Atomic uint64_t bits_per_s, packets_per_s; /* 0: no limit */
+    _Atomic uint64_t bits_until, packets_until; /* units */
+    uint64_t start_ns;
+};
+
+static inline void bucket_set(struct bucket *b, uint64_t bits_per_s, uint64_t packets_per_s)
+{
+    atomic_store_explicit(&b->bits_per_s, bits_per_s, memory_order_relaxed);
+    atomic_store_explicit(&b->packets_per_s, packets_per_s, memory_order_relaxed);
+    /* A debt at the old rate is not owed at the new one. */
+    atomic_store_explicit(&b->bits_until, 0, memory_order_relaxed);
+    atomic_store_explicit(&b->packets_until, 0, memory_order_relaxed);
+}
+
+static inline bool bucket_limits(const struct bucket *b)
+{
+    return (atomic_load_explicit(&b->bits_per_s, memory_order_relaxed) |
+            atomic_load_explicit(&b->packets_per_s, memory_order_relaxed)) != 0;
+}
+
+static inline uint64_t bucket_now(const struct bucket *b)
+{
+    return (clock_now_ns() - b->start_ns) * BUCKET_UNITS;
+}
+
+/* 0: a frame may pass now; else when, in units. */
+static inline uint64_t bucket_waits_until(const struct bucket *b, uint64_t now)
+{
+    uint64_t bits = atomic_load_explicit(&b->bits_until, memory_order_relaxed);
+    uint64_t packets = atomic_load_explicit(&b->packets_until, memory_order_relaxed);
+    uint64_t until = bits > packets ? bits : packets;
+    return until > now + BUCKET_BURST_NS * BUCKET_UNITS ? until - BUCKET_BURST_NS * BUCKET_UNITS : 0;
+}
+
+static inline uint64_t bucket_ns(const struct bucket *b, uint64_t units)
+{
+    return b->start_ns + units / BUCKET_UNITS + 1;
+}
+
+static inline void bucket_move(_Atomic uint64_t *until, uint64_t now, uint64_t amount, uint64_t per_s)
+{
+    if (per_s == 0) return;
+    /* A frame has at most 2^20 bits: 2^20 * 10^9 * 64 fits. */
+    uint64_t cost = (amount * NS_PER_SECOND * BUCKET_UNITS + per_s - 1) / per_s;
+    uint64_t old = atomic_load_explicit(until, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(until, &old, (old > now ? old : now) + cost, memory_order_relaxed,
+                                                  memory_order_relaxed))
+        ;
+}
+
+static inline void bucket_charge(struct bucket *b, uint64_t now, uint32_t bytes)
+{
+    uint64_t bits = (bytes < (1u << 17) - 1 ? bytes : (1u << 17) - 1) * UINT64_C(8);
+    bucket_move(&b->bits_until, now, bits, atomic_load_explicit(&b->bits_per_s, memory_order_relaxed));
+    bucket_move(&b->packets_until, now, 1, atomic_load_explicit(&b->packets_per_s, memory_order_relaxed));
+}
+
+#endif

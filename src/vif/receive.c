@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Frames to the guest: the port's send, on the thread of whoever brings them.
+ *
+ * A receive queue is taken by its lock for one batch. Under it, for as many frames as there are buffers: chains are popped until the frame
+ * fits (one, when the driver did not agree to mergeable buffers) and the lines that will be written are asked for; then
+ * headers and frames are copied, from where they lie to where the guest wants them; then the chains are pushed, a frame's
+ * all at once, and the batch is published. A frame for which there are too few buffers leaves those that there are to the
+ * next one.
+ *
+ * Nobody waits for a guest: what finds no buffer is dropped and counted.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/log.h"
+#include "vif/vif_impl.h"
+
+/* ---- popping ---- */
+
+static void broke(struct vif_rx *r, const char *why)
+{
+    r->broken = true;
+    virtq_break(r->vq, why);
+    vif_break(r->vif, r->pair * 2, why);
+}
+
+/* Where the next chain and its entries go. */
+struct rx_space {
+    unsigned chains, iov;
+};
+
+enum pop {
+    POP_OK,
+    POP_NONE,  /* too few buffers */
+    POP_SMALL, /* the buffer is smaller than the frame, and only one may be used */
+    POP_FULL,  /* no space to note more */
+    POP_BROKEN,
+};
+
+static inline enum pop pop_one(struct vif_rx *r, struct rx_space *at)
+{
+    if (unlikely(at->chains == VIF_RX_CHAINS)) return POP_FULL;
+    struct virtq_chain *c = &r->chain[at->chains];
+    struct iovec *iov = r->iov + at->iov;
+    int ret = virtq_pop(r->vq, c, iov, r->iov_max - at->iov);
+    if (ret == 0) return POP_NONE;
+    if (ret == -E2BIG && at->chains > 0) return POP_FULL;
+    if (ret < 0) {
+        broke(r, ret == -E2BIG ? "a buffer in more pieces than the queue has descriptors" : virtq_broken(r->vq));
+        return POP_BROKEN;
+    }
+    if (unlikely(c->out_count)) memmove(iov, iov + c->out_count, c->in_count * sizeof *iov);
+    if (unlikely(c->in_count == 0)) {
+        broke(r, "a receive buffer that cannot be written");
+        return POP_BROKEN;
+    }
+    __builtin_prefetch(iov->iov_base, 1);
+    __builtin_prefetch((char *)iov->iov_base + 64, 1);
+    at->chains++;
+    at->iov += c->in_count;
+    return POP_OK;
+}
+
+static void unpop(struct vif_rx *r, struct rx_space *at, struct rx_space back_to)
+{
+    while (at->chains > back_to.chains)
+        virtq_unpop(r->vq, &r->chain[--at->chains]);
+    *at = back_to;
+}
+
+/* Pop what p needs. POP_OK: *f says where it goes; else nothing was taken. */
+static enum pop reserve_frame(struct vif_rx *r, struct packet *p, struct rx_space *at, struct vif_rx_frame *f)
+{
+    uint64_t needed = r->header_bytes + (uint64_t)p->length_bytes, room = 0;
+    struct rx_space start = *at;
+    do {
+        enum pop ret = pop_one(r, at);
+        if (unlikely(ret != POP_OK)) {
+            unpop(r, at, start);
+            return ret;
+        }
+        room += r->chain[at->chains - 1].in_bytes;
+    } while (room < needed && r->mergeable);
+    if (unlikely(room < needed)) {
+        unpop(r, at, start);
+        return POP_SMALL;
+    }
+    *f = (struct vif_rx_frame){p, start.chains, at->chains - start.chains, start.iov, at->iov - start.iov};
+    return POP_OK;
+}
+
+/* ---- copying ---- */
+
+/* A place in scattered buffers. */
+struct target {
+    const struct iovec *iov;
+    size_t offset;
+};
+
+static inline void put(struct target *t, const void *src, size_t n)
+{
+    const char *from = src;
+    while (n > 0) {
+        size_t part = t->iov->iov_len - t->offset;
+        if (part > n) part = n;
+        memcpy((char *)t->iov->iov_base + t->offset, from, part);
+        from += part;
+        n -= part;
+        t->offset += part;
+        if (t->offset == t->iov->iov_len) {
+            t->iov++;
+            t->offset = 0;
+        }
+    }
+}
+
+static void copy_scattered(const struct vif_rx *r, const struct vif_rx_frame *f, const struct virtio_net_hdr *h)
+{
+    struct target t = {r->iov + f->iov_at, 0};
+    const struct packet *p = f->packet;
+    put(&t, h, r->header_bytes);
+    put(&t, p->head, p->head_bytes);
+    for (unsigned i = 0; i < p->body_count; i++)
+        put(&t, p->body[i].iov_base, p->body[i].iov_len);
+}
+
+/* At most PACKET_ROOM_BYTES + PACKET_HEAD_BYTES. */
+static inline void copy_head(char *to, const uint8_t *from, unsigned bytes)
+{
+    if (bytes < 64) {
+        memcpy(to, from, bytes);
+        return;
+    }
+    for (unsigned at = 0; at + 64 < bytes; at += 64)
+        memcpy(to + at, from + at, 64);
+    memcpy(to + bytes - 64, from + bytes - 64, 64);
+}
+
+static inline void copy_frame(const struct vif_rx *r, const struct vif_rx_frame *f)
+{
+    const struct packet *p = f->packet;
+    struct virtio_net_hdr h;
+    vif_header_make(&h, r->features, p, f->chain_count);
+    const struct iovec *first = r->iov + f->iov_at;
+    if (unlikely(first->iov_len < r->header_bytes + (size_t)p->length_bytes)) {
+        copy_scattered(r, f, &h);
+        return;
+    }
+    char *to = first->iov_base;
+    memcpy(to, &h, VIRTIO_NET_HDR_LEGACY_BYTES);
+    if (likely(r->header_bytes == sizeof h)) memcpy(to + VIRTIO_NET_HDR_LEGACY_BYTES, &h.num_buffers, 2);
+    to += r->header_bytes;
+    copy_head(to, p->head, p->head_bytes);
+    to += p->head_bytes;
+    for (unsigned i = 0; i < p->body_count; i++) {
+        memcpy(to, p->body[i].iov_base, p->body[i].iov_len);
+        to += p->body[i].iov_len;
+    }
+}
+
+static void push_merged(struct vif_rx *r, const struct vif_rx_frame *f)
+{
+    uint16_t ids[VIF_RX_CHAINS];
+    uint32_t written[VIF_RX_CHAINS];
+    uint64_t left = r->header_bytes + (uint64_t)f->packet->length_bytes;
+    for (unsigned i = 0; i < f->chain_count; i++) {
+        const struct virtq_chain *c = &r->chain[f->chain_at + i];
+        ids[i] = c->id;
+        written[i] = (uint32_t)min_u64(c->in_bytes, left);
+        left -= written[i];
+    }
+    virtq_push_frame(r->vq, ids, written, f->chain_count);
+}
+
+static inline void push_frame(struct vif_rx *r, const struct vif_rx_frame *f)
+{
+    if (unlikely(f->chain_count > 1)) push_merged(r, f);
+    else virtq_push(r->vq, r->chain[f->chain_at].id, r->header_bytes + f->packet->length_bytes);
+}
+
+/* ---- a batch ---- */
+
+/* Reserve room for frames, as many as there is space to note it; *done: how many were looked at. Returns how many were not
+ * dropped; they are in r->frame. */
+static unsigned reserve(struct vif_rx *r, struct packet *const *packets, unsigned count, unsigned *done)
+{
+    struct rx_space at = {0, 0};
+    unsigned n = 0, i = 0;
+    uint32_t failed_bytes = UINT32_MAX; /* for a frame of this length there were too few buffers */
+    for (; i < count && !r->broken; i++) {
+        enum pop ret = POP_NONE;
+        if (packets[i]->length_bytes < failed_bytes) ret = reserve_frame(r, packets[i], &at, &r->frame[n]);
+        if (likely(ret == POP_OK)) {
+            n++;
+        } else if (ret == POP_NONE) {
+            failed_bytes = (uint32_t)min_u64(failed_bytes, packets[i]->length_bytes);
+            counter_add(&r->count.no_buffer, 1);
+        } else if (ret == POP_FULL && at.chains > 0) {
+            break; /* the others after these */
+        } else {
+            counter_add(&r->count.too_long, 1);
+        }
+    }
+    *done = i;
+    return n;
+}
+
+static bool conforms(struct vif_rx *r, const struct packet *p, uint64_t now)
+{
+    struct bucket *b = &r->vif->to_guest;
+    if (bucket_waits_until(b, now)) {
+        counter_add(&r->count.limited, 1);
+        return false;
+    }
+    bucket_charge(b, now, p->length_bytes);
+    return true;
+}
+
+/* Leaves in `within` those that are within the limit. */
+static unsigned police(struct vif_rx *r, struct packet *const *packets, unsigned count, struct packet **within)
+{
+    unsigned n = 0;
+    uint64_t now = bucket_now(&r->vif->to_guest);
+    for (unsigned i = 0; i < count; i++)
+        if (conforms(r, packets[i], now)) within[n++] = packets[i];
+    return n;
+}
+
+/* Copy and push what was reserved. */
+static void fill(struct vif_rx *r, unsigned count)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < count; i++) {
+        copy_frame(r, &r->frame[i]);
+        bytes += r->frame[i].packet->length_bytes;
+    }
+    for (unsigned i = 0; i < count; i++)
+        push_frame(r, &r->frame[i]);
+    counter_add(&r->count.packets, count);
+    counter_add(&r->count.bytes, bytes);
+    counter_add(&r->count.copied_bytes, bytes);
+}
+
+/* Returns how many were given to the guest. */
+static unsigned deliver_locked(struct vif_rx *r, struct packet *const *packets, unsigned count)
+{
+    struct packet *within[PACKET_BATCH];
+    unsigned given = 0;
+    if (unlikely(!r->vq || r->broken)) return 0;
+    if (unlikely(bucket_limits(&r->vif->to_guest))) {
+        count = police(r, packets, count, within);
+        packets = within;
+    }
+    while (count > 0 && !r->broken) {
+        unsigned done, n = reserve(r, packets, count, &done);
+        fill(r, n);
+        given += n;
+        packets += done;
+        count -= done;
+    }
+    if (given && virtq_publish(r->vq)) {
+        counter_add(&r->count.calls, 1);
+        vif_call_driver(&r->call);
+    }
+    if (unlikely(guest_map_truncated(r->map)) && !r->broken) broke(r, "the guest's memory was cut short");
+    return given;
+}
+
+static unsigned deliver(struct vif_rx *r, struct packet *const *packets, unsigned count)
+{
+    pthread_mutex_lock(&r->lock);
+    unsigned given = deliver_locked(r, packets, count);
+    pthread_mutex_unlock(&r->lock);
+    return given;
+}
+
+/* Several queues run: each frame to the one that its flow's hash says, in order within each. */
+static unsigned spread(struct vif *v, struct packet *const *packets, unsigned count, unsigned queues)
+{
+    uint64_t pairs = atomic_load_explicit(&v->steer_pairs, memory_order_relaxed);
+    uint8_t to[PACKET_BATCH];
+    unsigned given = 0;
+    uint32_t wanted = 0;
+    for (unsigned i = 0; i < count; i++) {
+        uint32_t hash = packets[i]->hash ? packets[i]->hash : vif_hash(packets[i]);
+        /* Symmetric or weak hashes of others are mixed once more: what counts here are the upper bits. */
+        unsigned at = (unsigned)(((uint64_t)(hash * UINT32_C(0x9e3779b1)) * queues) >> 32);
+        to[i] = (pairs >> (at * 4)) & 15;
+        wanted |= 1u << to[i];
+    }
+    for (; wanted; wanted &= wanted - 1) {
+        unsigned pair = (unsigned)__builtin_ctz(wanted), n = 0;
+        struct packet *mine[PACKET_BATCH];
+        for (unsigned i = 0; i < count; i++)
+            if (to[i] == pair) mine[n++] = packets[i];
+        if (pair < v->config.queue_pairs) given += deliver(&v->rx[pair], mine, n);
+    }
+    return given;
+}
+
+void vif_send(struct port *p, struct packet *const *packets, unsigned count, struct packet_pool *pool)
+{
+    struct vif *v = container_of(p, struct vif, port);
+    unsigned queues = atomic_load_explicit(&v->steer_count, memory_order_acquire), given = 0;
+    if (likely(queues && !atomic_load_explicit(&v->link_down, memory_order_relaxed))) {
+        if (queues == 1)
+            given = deliver(&v->rx[atomic_load_explicit(&v->steer_pairs, memory_order_relaxed) & 15], packets, count);
+        else given = spread(v, packets, count, queues);
+    }
+    if (unlikely(given < count)) atomic_fetch_add_explicit(&p->out.dropped, count - given, memory_order_relaxed);
+}
+
+/* ---- orders from the control thread ---- */
+
+void vif_rx_init(struct vif_rx *r, struct vif *v, unsigned pair)
+{
+    pthread_mutexattr_t attr;
+    *r = (struct vif_rx){.vif = v, .pair = pair, .call = {.fd = -1}};
+    pthread_mutexattr_init(&attr);
+    pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
+    pthread_mutex_init(&r->lock, &attr);
+    pthread_mutexattr_destroy(&attr);
+}
+
+int vif_rx_start(struct vif_rx *r, const struct guest_queue *q, struct guest_map *map)
+{
+    struct errmsg e;
+    struct virtq *vq;
+    unsigned iov_max = q->setup.size + VIF_IOV_SLACK;
+    int ret = virtq_new(&vq, &q->setup, map, &e);
+    if (ret < 0) {
+        log_limited(LOG_LEVEL_ERROR, "network card %s: queue %u refused: %s", r->vif->config.name, q->index, e.text);
+        return ret;
+    }
+    struct virtq_chain *chain = malloc(VIF_RX_CHAINS * sizeof *chain);
+    struct iovec *iov = malloc(iov_max * sizeof *iov);
+    if (!chain || !iov) {
+        free(chain);
+        free(iov);
+        virtq_free(vq);
+        return -ENOMEM;
+    }
+    virtq_kick_disable(vq); /* new buffers are found when they are needed */
+    pthread_mutex_lock(&r->lock);
+    r->features = r->vif->features;
+    r->header_bytes = vif_header_bytes(r->features);
+    r->mergeable = r->features & BIT64(VIRTIO_NET_F_MRG_RXBUF);
+    r->broken = false;
+    r->chain = chain;
+    r->iov = iov;
+    r->iov_max = iov_max;
+    r->map = guest_map_ref(map);
+    vif_call_set(&r->call, q->call_fd);
+    if (q->setup.resume) vif_call_driver(&r->call); /* was it told of the last publication? tell it again */
+    r->vq = vq;
+    pthread_mutex_unlock(&r->lock);
+    return 0;
+}
+
+uint32_t vif_rx_stop(struct vif_rx *r)
+{
+    pthread_mutex_lock(&r->lock);
+    uint32_t base = r->vq ? virtq_base(r->vq) : 0;
+    virtq_free(r->vq);
+    guest_map_unref(r->map);
+    free(r->chain);
+    free(r->iov);
+    r->vq = NULL;
+    r->map = NULL;
+    r->chain = NULL;
+    r->iov = NULL;
+    vif_call_set(&r->call, -1);
+    pthread_mutex_unlock(&r->lock);
+    return base;
+}
+
+void vif_rx_set_call(struct vif_rx *r, int call_fd)
+{
+    pthread_mutex_lock(&r->lock);
+    vif_call_set(&r->call, call_fd);
+    if (r->vq) vif_call_driver(&r->call); /* what was delivered while there was no descriptor would never be told */
+    pthread_mutex_unlock(&r->lock);
+}
+
+void vif_rx_set_map(struct vif_rx *r, struct guest_map *map)
+{
+    pthread_mutex_lock(&r->lock);
+    if (r->vq) {
+        virtq_set_map(r->vq, map);
+        guest_map_ref(map);
+        guest_map_unref(r->map);
+        r->map = map;
+    }
+    pthread_mutex_unlock(&r->lock);
+}
