@@ -13,14 +13,14 @@ DEPS        := tools/install-deps.sh
 
 .DEFAULT_GOAL := all
 .PHONY: all release debug demo check check-quick bench asan tsan ubsan fuzz fmt fmt-check tidy install clean distclean \
-        help deps-build deps-test deps-demo deps-dev
+        help deps-build deps-test deps-demo deps-bench deps-dev
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 all: release ## build the release programs (build/release)
 
-deps-build deps-test deps-demo deps-dev: deps-%:
+deps-build deps-test deps-demo deps-bench deps-dev: deps-%:
 	@$(DEPS) $*
 
 # $(call configure,KIND,OPTIONS): set build/KIND up once.
@@ -45,7 +45,7 @@ check: deps-build deps-test ## every test
 check-quick: deps-build deps-test ## the tests that take no guest and no sanitizer: under two minutes
 	@$(PYTHON) tools/run-tests.py --build $(BUILD) --quick
 
-bench: deps-build deps-dev deps-test release ## what it is worth on this machine
+bench: deps-build deps-bench deps-test release ## what it is worth on this machine
 	@$(PYTHON) bench/run.py $(BENCH_ARGS)
 
 asan: deps-build deps-test ## unit tests under the address and undefined-behaviour sanitizers

@@ -67,9 +67,9 @@ int net_frames_flows(struct net_frames *f, unsigned index, unsigned ports, uint3
     for (uint32_t i = 0; i < flows; i++) {
         uint8_t *frame = f->record + (size_t)i * NET_RECORD_BYTES;
         put_ethernet(frame, index, ports);
-        /* The addresses that testpmd's flowgen uses. */
-        put_ip(frame, 60, IPPROTO_UDP, 0xc6120001, 0xc6120000 + i);
-        struct udphdr udp = {.source = htons(9), .dest = htons(9), .len = htons(60 - L4_AT)};
+        /* The addresses that testpmd's flowgen uses: 10.254.0.0 to 10.253.0.0 and on. */
+        put_ip(frame, 60, IPPROTO_UDP, 0x0afe0000, 0x0afd0000 + i);
+        struct udphdr udp = {.source = htons(1000), .dest = htons(1001), .len = htons(60 - L4_AT)};
         memcpy(frame + L4_AT, &udp, sizeof udp);
     }
     return 0;

@@ -17,11 +17,12 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "bench"), str(TOP / "tests")]
 
-from suite import cached, density, host, leaf, report, storm  # noqa: E402
+from suite import cached, density, host, leaf, net_pps, report, storm  # noqa: E402
 from suite.bed import BenchError, Plan, ProcessError, open_bed  # noqa: E402
 from suite.measure import Section, progress_end  # noqa: E402
 
-PARTS = {"cached": cached.run, "leaf": leaf.run, "storm": storm.run, "density": density.run}
+PARTS = {"cached": cached.run, "leaf": leaf.run, "storm": storm.run, "density": density.run,
+         "net_pps": net_pps.run}
 
 
 def parse_arguments():
