@@ -66,25 +66,32 @@ static int write_json(const char *path, json_t *o, struct errmsg *e)
     return state_write_file(path, text, strlen(text), true, e);
 }
 
-/* The object under `key` of a versioned file, as a new reference. -EINVAL: not ours; -ENOTSUP: newer.
- * images (may be NULL) gets another, to what is under that name, if anything. */
-static int read_json(json_t **out, json_t **images, const char *path, const char *key, struct errmsg *e)
+int state_read_file(json_t **out, const char *path, size_t most_bytes, struct errmsg *e)
 {
+    *out = NULL;
     autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0) return errmsg_sys(e, errno, "%s", path);
     struct stat st;
     if (fstat(fd, &st) < 0) return errmsg_sys(e, errno, "%s", path);
-    if (!S_ISREG(st.st_mode) || st.st_size > STATE_FILE_MAX_BYTES)
-        return errmsg_set(e, EINVAL, "%s: not a regular file of at most %u bytes", path, STATE_FILE_MAX_BYTES);
+    if (!S_ISREG(st.st_mode) || st.st_size > (off_t)most_bytes)
+        return errmsg_set(e, EINVAL, "%s: not a regular file of at most %zu bytes", path, most_bytes);
     json_error_t why;
-    json_t *whole = json_loadfd(fd, JSON_REJECT_DUPLICATES, &why);
-    if (!whole) return errmsg_set(e, EINVAL, "%s: line %d: %s", path, why.line, why.text);
+    *out = json_loadfd(fd, JSON_REJECT_DUPLICATES, &why);
+    return *out ? 0 : errmsg_set(e, EINVAL, "%s: line %d: %s", path, why.line, why.text);
+}
 
+/* The object under `key` of a versioned file, as a new reference. -EINVAL: not ours; -ENOTSUP: newer.
+ * images (may be NULL) gets another, to what is under that name, if anything. */
+static int read_json(json_t **out, json_t **images, const char *path, const char *key, struct errmsg *e)
+{
+    json_t *whole;
+    int ret = state_read_file(&whole, path, STATE_FILE_MAX_BYTES, e);
+    if (ret < 0) return ret;
     struct field_error bad = {0};
     struct fields f = fields_begin(whole, "", &bad);
     uint64_t version = fields_uint_required(&f, "version", 1, INT64_MAX);
     *out = json_incref(fields_object(&f, key));
-    int ret = fields_end_lenient(&f);
+    ret = fields_end_lenient(&f);
     if (ret < 0) ret = errmsg_set(e, EINVAL, "%s: %s", path, bad.message);
     else if (version > STATE_VERSION)
         ret = errmsg_set(e, ENOTSUP, "%s: version %llu, this program knows %d", path, (unsigned long long)version,
@@ -99,7 +106,7 @@ static int read_json(json_t **out, json_t **images, const char *path, const char
     return ret;
 }
 
-static void set_aside(const char *path, const char *why)
+void state_set_aside(const char *path, const char *why)
 {
     for (int i = 1; i <= STATE_BAD_MAX; i++) {
         char bad[PATH_MAX];
@@ -121,14 +128,14 @@ static void set_aside(const char *path, const char *why)
 
 int state_prepare(const char *state_dir, struct errmsg *e)
 {
-    char disks[PATH_MAX];
-    if ((size_t)snprintf(disks, sizeof disks, "%s/disks", state_dir) >= sizeof disks)
-        return errmsg_set(e, ENAMETOOLONG, "%s: path is too long", state_dir);
-    const char *const dirs[] = {state_dir, disks};
-    for (int i = 0; i < 2; i++)
-        if (mkdir(dirs[i], 0700) < 0 && errno != EEXIST)
-            return errmsg_sys(e, errno, "%s: making the directory", dirs[i]);
-    if (access(disks, R_OK | W_OK | X_OK) < 0) return errmsg_sys(e, errno, "%s", disks);
+    static const char *const dirs[] = {"", "/disks", "/flows"};
+    for (int i = 0; i < 3; i++) {
+        char dir[PATH_MAX];
+        if ((size_t)snprintf(dir, sizeof dir, "%s%s", state_dir, dirs[i]) >= sizeof dir)
+            return errmsg_set(e, ENAMETOOLONG, "%s: path is too long", state_dir);
+        if (mkdir(dir, 0700) < 0 && errno != EEXIST) return errmsg_sys(e, errno, "%s: making the directory", dir);
+        if (i && access(dir, R_OK | W_OK | X_OK) < 0) return errmsg_sys(e, errno, "%s", dir);
+    }
     return 0;
 }
 
@@ -191,7 +198,7 @@ static int load_disk(const char *path, const char *file, struct disk_config *out
             disk_config_free(out);
         }
     }
-    if (ret == -EINVAL) set_aside(path, e.text);
+    if (ret == -EINVAL) state_set_aside(path, e.text);
     else if (ret < 0) log_error("%s; left where it is", e.text[0] ? e.text : strerror(-ret));
     return ret;
 }
@@ -278,7 +285,7 @@ int state_load_cache(const char *state_dir, struct cache_settings *s)
         json_decref(o);
     }
     if (ret == 0 || ret == -ENOENT) return ret;
-    if (ret == -EINVAL) set_aside(path, e.text);
+    if (ret == -EINVAL) state_set_aside(path, e.text);
     else log_error("%s; left where it is", e.text);
     return -ENOENT;
 }

@@ -3,6 +3,7 @@
  * What the daemon must still know after a power cut, as JSON files in its state directory:
  *
  *     STATEDIR/disks/NAME.json    {"version": 1, "disk": {parameters of disk.attach}, "images": {image_ids.h}}
+ *     STATEDIR/network.json, STATEDIR/flows/: network_state.c
  *     STATEDIR/cache.json         {"version": 1, "cache": {"enabled": true, "budget": "auto", "huge_pages": true}}
  *
  * A file is replaced whole: written under another name, synced, renamed over, and the directory synced; so
@@ -49,6 +50,11 @@ int state_load_cache(const char *state_dir, struct cache_settings *s);
 /* "auto" or a positive number of bytes, as the field `budget` of parameters and of the saved file. */
 uint64_t cache_budget_parse(struct fields *f, uint64_t fallback);
 json_t *cache_budget_json(uint64_t budget_bytes);
+
+/* The JSON text in a regular file. 0, -ENOENT, -EINVAL: not such a thing, another -errno; with the reason. */
+int state_read_file(json_t **out, const char *path, size_t most_bytes, struct errmsg *e);
+/* Rename a file that cannot be understood to NAME.bad-N, and report it. */
+void state_set_aside(const char *path, const char *why);
 
 /* Replace path atomically with this text. 0 or -errno. */
 int state_write_file(const char *path, const char *text, size_t len, bool durable, struct errmsg *e);
