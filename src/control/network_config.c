@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/network_config.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "control/disk_config.h"
+
+#define VLAN_MAX 4094u
+
+static const char *const kind_names[] = {"bridge", "port", "vif", NULL};
+static const char *const fail_modes[] = {"standalone", "secure", NULL};
+static const char *const port_types[] = {"tap", "af_packet", "af_xdp", NULL};
+static const char *const vlan_modes[] = {"trunk", "access", "native-tagged", "native-untagged", NULL};
+static const char *const link_states[] = {"up", "down", NULL};
+static const char *const flow_kinds[] = {"mega", "exact", NULL};
+static const char *const transmit_kinds[] = {"map", "copy", NULL};
+
+const char *network_kind_name(enum network_kind kind)
+{
+    return kind_names[kind];
+}
+
+bool network_name_valid(const char *name)
+{
+    return strlen(name) <= NETWORK_NAME_MAX && disk_name_valid(name);
+}
+
+const char *network_name_field(struct fields *f, const char *key)
+{
+    const char *name = fields_string(f, key, FIELD_REQUIRED, NETWORK_NAME_MAX);
+    if (!network_name_valid(name)) fields_refuse(f, key, NETWORK_NAME_RULE);
+    return name;
+}
+
+bool network_text_valid(const char *text)
+{
+    for (const char *p = text; *p; p++)
+        if (*p < ' ' || *p > '~') return false;
+    return true;
+}
+
+const char *network_text_field(struct fields *f, const char *key, const char *fallback, size_t max_bytes)
+{
+    const char *text = fields_string(f, key, fallback, max_bytes);
+    if (!network_text_valid(text)) fields_refuse(f, key, "printable ASCII characters");
+    return text;
+}
+
+/* ---- Addresses ---- */
+
+static bool mac_valid(const char *text)
+{
+    unsigned b[6];
+    int used = 0;
+    if (strspn(text, "0123456789abcdefABCDEF:") != strlen(text) || strlen(text) != 17) return false;
+    if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &used) != 6) return false;
+    bool nothing = !(b[0] | b[1] | b[2] | b[3] | b[4] | b[5]);
+    return used == 17 && !(b[0] & 1) && !nothing;
+}
+
+static bool number_valid(const char *text, unsigned long max)
+{
+    char *end;
+    return *text >= '0' && *text <= '9' && strlen(text) <= 3 && strtoul(text, &end, 10) <= max && !*end;
+}
+
+/* An IPv4 or IPv6 address, or a network of such. */
+static bool ip_valid(const char *text)
+{
+    char address[INET6_ADDRSTRLEN];
+    unsigned char raw[16];
+    const char *slash = strchr(text, '/');
+    size_t len = slash ? (size_t)(slash - text) : strlen(text);
+    if (len >= sizeof address) return false;
+    memcpy(address, text, len);
+    address[len] = 0;
+    if (inet_pton(AF_INET, address, raw) == 1) return !slash || number_valid(slash + 1, 32);
+    return inet_pton(AF_INET6, address, raw) == 1 && (!slash || number_valid(slash + 1, 128));
+}
+
+static void check_list(struct fields *f, const char *key, bool (*valid)(const char *), const char *expected)
+{
+    json_t *list = fields_array(f, key, 0, NETWORK_ALLOWED_MAX), *value;
+    size_t i;
+    json_array_foreach(list, i, value)
+    {
+        const char *text = json_string_value(value);
+        if (text && strlen(text) == json_string_length(value) && valid(text)) continue;
+        char got[80];
+        fields_describe(value, got, sizeof got);
+        fields_refuse(f, key, "a list of %s, entry %zu is %s", expected, i, got);
+    }
+}
+
+/* ---- What kinds have in common ---- */
+
+static void check_vlans(struct fields *f)
+{
+    int mode = fields_choice(f, "vlan_mode", 0, vlan_modes);
+    bool has_tag = fields_any(f, "tag") != NULL;
+    if (has_tag) fields_uint(f, "tag", 1, 1, VLAN_MAX);
+    else if (mode) fields_refuse(f, "tag", "a VLAN, 1 to %u: vlan_mode \"%s\" needs one", VLAN_MAX, vlan_modes[mode]);
+    json_t *list = fields_array(f, "trunks", 0, VLAN_MAX + 1), *value;
+    size_t i;
+    json_array_foreach(list, i, value)
+    {
+        json_int_t v = json_integer_value(value);
+        if (!json_is_integer(value) || v < 0 || v > VLAN_MAX)
+            fields_refuse(f, "trunks", "a list of VLANs, 0 to %u", VLAN_MAX);
+    }
+}
+
+static void check_mtu(struct fields *f)
+{
+    fields_uint(f, "mtu", NETWORK_MTU_MIN, NETWORK_MTU_MIN, NETWORK_MTU_MAX);
+}
+
+static void check_rate(struct fields *f, const char *key)
+{
+    json_t *o = fields_object(f, key);
+    if (!o) return;
+    struct fields r = fields_begin(o, key, f->error);
+    fields_uint(&r, "bits_per_s", 0, 0, INT64_MAX);
+    fields_uint(&r, "packets_per_s", 0, 0, INT64_MAX);
+    fields_end(&r);
+}
+
+static void check_bridge(struct fields *f)
+{
+    fields_choice(f, "fail_mode", 0, fail_modes);
+    fields_uint(f, "mac_ageing_s", 300, 1, 1000000);
+}
+
+/* A network interface's name, as the kernel has it. */
+static void check_device(struct fields *f, const char *fallback)
+{
+    const char *device = network_text_field(f, "device", fallback, 15);
+    if (strlen(device) > 15)
+        fields_refuse(f, "device", "the interface's name, at most 15 bytes (the port's own is longer)");
+    if (strpbrk(device, "/ ") || strcmp(device, ".") == 0 || strcmp(device, "..") == 0)
+        fields_refuse(f, "device", "the name of a network interface");
+}
+
+static void check_port(struct fields *f, const char *name)
+{
+    fields_choice(f, "type", -1, port_types);
+    check_device(f, name);
+    fields_uint(f, "number", 0, 0, NETWORK_PORT_NUMBER_MAX);
+    fields_uint(f, "queues", 1, 1, NETWORK_QUEUES_MAX);
+    fields_bool(f, "gro", true);
+    check_mtu(f);
+    check_vlans(f);
+}
+
+static void check_vif(struct fields *f)
+{
+    if (fields_any(f, "mac")) {
+        const char *mac = fields_string(f, "mac", FIELD_REQUIRED, 17);
+        if (!mac_valid(mac)) fields_refuse(f, "mac", "an address such as 02:00:00:00:00:01, not of a group");
+    }
+    fields_uint(f, "number", 0, 0, NETWORK_PORT_NUMBER_MAX);
+    fields_uint(f, "queues", 1, 1, NETWORK_QUEUES_MAX);
+    fields_bool(f, "packed", false);
+    fields_bool(f, "offloads", true);
+    fields_choice(f, "link", 0, link_states);
+    const char *path = fields_string(f, "socket", "/", PATH_MAX - 1);
+    if (*path != '/') fields_refuse(f, "socket", "an absolute path");
+    check_mtu(f);
+    check_vlans(f);
+    check_rate(f, "rate_in");
+    check_rate(f, "rate_out");
+    check_list(f, "allowed_macs", mac_valid, "MAC addresses");
+    check_list(f, "allowed_ips", ip_valid, "IP addresses or networks");
+}
+
+/* ---- The whole ---- */
+
+/* Without what is null, which counts as absent. */
+static json_t *copy_given(json_t *object)
+{
+    json_t *copy = json_object(), *value;
+    const char *key;
+    json_object_foreach(object, key, value)
+    {
+        if (!json_is_null(value)) json_object_set_new(copy, key, json_deep_copy(value));
+    }
+    return copy;
+}
+
+int network_config_parse(json_t **out, enum network_kind kind, json_t *object, const char *where,
+                         struct field_error *why)
+{
+    struct fields f = fields_begin(object, where, why);
+    const char *name = network_name_field(&f, "name");
+    if (kind != NETWORK_BRIDGE) network_name_field(&f, "bridge");
+    if (kind == NETWORK_BRIDGE) check_bridge(&f);
+    else if (kind == NETWORK_PORT) check_port(&f, name);
+    else check_vif(&f);
+    if (fields_end(&f) < 0) return -EINVAL;
+    *out = copy_given(object);
+    return *out ? 0 : -ENOMEM;
+}
+
+static const char *const port_changes[] = {"name", "bridge", "vlan_mode", "tag", "trunks", "mtu", "gro", NULL};
+static const char *const vif_changes[] = {"name", "link",   "mtu",          "rate_in",     "rate_out", "vlan_mode",
+                                          "tag",  "trunks", "allowed_macs", "allowed_ips", NULL};
+
+static bool is_one_of(const char *key, const char *const *list)
+{
+    for (; *list; list++)
+        if (strcmp(*list, key) == 0) return true;
+    return false;
+}
+
+int network_config_change(json_t **out, enum network_kind kind, json_t *config, json_t *changes, const char *where,
+                          struct field_error *why)
+{
+    const char *const *allowed = kind == NETWORK_PORT ? port_changes : vif_changes;
+    struct fields f = fields_begin(changes, where, why);
+    json_t *whole = json_deep_copy(config), *value;
+    const char *key;
+    json_object_foreach(changes, key, value)
+    {
+        if (json_is_null(value)) continue;
+        if (!is_one_of(key, allowed))
+            fields_refuse(&f, key, "nothing: it cannot be changed (remove it and add it anew)");
+        json_object_set(whole, key, value);
+    }
+    int ret = fields_end_lenient(&f);
+    if (ret == 0) ret = network_config_parse(out, kind, whole, where, why);
+    json_decref(whole);
+    return ret;
+}
+
+int network_options_parse(json_t **out, json_t *object, const char *where, struct field_error *why)
+{
+    struct fields f = fields_begin(object, where, why);
+    fields_choice(&f, "flows", 0, flow_kinds);
+    fields_choice(&f, "tx", 0, transmit_kinds);
+    fields_uint(&f, "exact_max", 1, 1, 1u << 24);
+    fields_uint(&f, "vif_threads", 0, 0, 1024);
+    fields_uint(&f, "poll_us", 0, 0, 1000000);
+    fields_bool(&f, "gro", true);
+    if (fields_end(&f) < 0) return -EINVAL;
+    *out = copy_given(object);
+    return *out ? 0 : -ENOMEM;
+}
