@@ -32,14 +32,15 @@ enum rpc_code {
     RPC_METHOD_NOT_FOUND = -32601,
     RPC_INVALID_PARAMS = -32602, /* data: {"field", "got", "expected"} */
     RPC_INTERNAL = -32603,
-    RPC_NOT_FOUND = -32001, /* no disk of that name */
-    RPC_EXISTS = -32002,    /* a disk of that name exists */
+    RPC_NOT_FOUND = -32001, /* nothing of that name */
+    RPC_EXISTS = -32002,    /* there is one of that name */
     RPC_BUSY = -32003,      /* not in this state; the message says what to do */
     RPC_IMAGE = -32004,     /* an image cannot be opened, locked or used as configured */
     RPC_WORKER = -32005,    /* a disk worker failed; data: {"errno"} */
     RPC_CACHE = -32006,     /* the cache service failed or is not running */
     RPC_STATE = -32007,     /* the state directory cannot be written */
     RPC_TIMEOUT = -32008,
+    RPC_SWITCH = -32009, /* the switch failed or is not running; data: {"errno"} */
 };
 
 struct rpc_server;
