@@ -26,6 +26,7 @@
 #include "control/cache_keeper.h"
 #include "control/daemon.h"
 #include "control/holder.h"
+#include "control/network.h"
 #include "control/size.h"
 #include "control/unix_socket.h"
 #include "control/vdisk.h"
@@ -68,11 +69,11 @@ static const struct option options[] = {
 
 static const char usage_text[] =
     "Usage: creedenced [OPTION]...\n"
-    "Keep this host's virtual disks served. Controlled by `creedence`; see creedenced(8).\n"
+    "Keep this host's virtual disks and networks served. Controlled by `creedence`; see creedenced(8).\n"
     "\n"
     "  --state-dir=DIR        what must survive a power cut (default /var/lib/creedence)\n"
     "  --run-dir=DIR          sockets (default /run/creedence)\n"
-    "  --bin-dir=DIR          where creedence-vbd and creedence-cache are (default: beside creedenced)\n"
+    "  --bin-dir=DIR          where the programs it starts are (default: beside creedenced)\n"
     "  --user=USER            whom workers become once their disks are open (default: creedence, if it exists)\n"
     "  --group=GROUP          who may use the control socket, besides its owner\n"
     "  --vm-group=GROUP       who may connect to disks: the group that virtual machines run as\n"
@@ -196,7 +197,7 @@ static int lock_dir(const char *dir, struct errmsg *e)
 
 static int prepare_dirs(struct host *h, const struct arguments *a, const char *argv0, struct errmsg *e)
 {
-    char disks[PATH_MAX];
+    static const char *const dirs[] = {"disks", "vifs"};
     h->state_dir = make_dir(a->state_dir, 0700, e);
     h->run_dir = h->state_dir ? make_dir(a->run_dir, 0755, e) : NULL;
     if (!h->run_dir) return -1;
@@ -204,10 +205,14 @@ static int prepare_dirs(struct host *h, const struct arguments *a, const char *a
     if (!h->bin_dir) return errmsg_sys(e, errno, "%s", a->bin_dir ? a->bin_dir : argv0);
     h->cgroup_dir = a->cgroup;
     if (lock_dir(h->state_dir, e) < 0 || lock_dir(h->run_dir, e) < 0) return -1;
-    if (!host_path(disks, h, "disks")) return errmsg_set(e, ENAMETOOLONG, "%s: path is too long", h->run_dir);
-    char *made = make_dir(disks, 0755, e);
-    free(made);
-    return made ? state_prepare(h->state_dir, e) : -1;
+    for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
+        char path[PATH_MAX];
+        if (!host_path(path, h, dirs[i])) return errmsg_set(e, ENAMETOOLONG, "%s: path is too long", h->run_dir);
+        char *made = make_dir(path, 0755, e);
+        free(made);
+        if (!made) return -1;
+    }
+    return state_prepare(h->state_dir, e);
 }
 
 /* -1 in *out when no name is given. */
@@ -315,9 +320,10 @@ static int run(struct life *l, struct errmsg *e)
     if (signal_fd < 0) return errmsg_sys(e, errno, "signalfd");
     int ret = loop_add(h->loop, &l->signals, signal_fd, EPOLLIN, signal_came);
     if (ret == 0) ret = cache_keeper_new(&h->cache, h, cache_up);
+    if (ret == 0) ret = network_new(&h->network, h);
+    if (ret == 0) h->holder = holder_new(h);
     if (ret < 0) return errmsg_sys(e, -ret, "starting");
     start_watchdog(l);
-    h->holder = holder_new(h);
     ret = daemon_restore(&l->daemon, settled, e);
     if (ret == 0 && !l->failed) ret = loop_run(h->loop);
     loop_remove(&l->signals);
@@ -332,6 +338,7 @@ static void clean_up(struct life *l)
     LIST_FOR_EACH_SAFE (node, &h->disks)
         vdisk_free(list_entry(node, struct vdisk, node));
     daemon_shutdown_cut_short(&l->daemon);
+    network_free(h->network);
     cache_keeper_free(h->cache);
     holder_free(h->holder);
     if (l->daemon.rpc) rpc_server_flush(l->daemon.rpc, LAST_ANSWERS_MS);

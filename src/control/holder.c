@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "control/network.h"
 #include "control/vdisk.h"
 #include "loop/clock.h"
 
@@ -141,6 +142,7 @@ static void fill(struct holder *k)
         for (unsigned i = 0; i < d->held.count; i++)
             holder_put(k, d->config.name, d->held.list[i].name, d->held.list[i].fd);
     }
+    network_fill_holder(k->host->network, k);
 }
 
 static void holder_start(struct holder *k)

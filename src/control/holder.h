@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The holder: a process that does nothing but keep duplicates of what the daemon holds for its disks (control/held.h).
+ * The holder: a process that does nothing but keep duplicates of what the daemon holds for its disks and network cards
+ * (control/held.h). Below, a disk is either.
  * A worker that dies while there is no daemon, or together with it, is then still replaced under its guest by the
  * next daemon. Nobody but the daemon talks to it.
  *
@@ -16,10 +17,15 @@
 #ifndef CONTROL_HOLDER_H
 #define CONTROL_HOLDER_H
 
+#include "control/disk_config.h"
 #include "control/held.h"
 #include "control/host.h"
 
 struct holder;
+
+/* Things are held for disks, under their names, and for network cards, under names that no disk can have. */
+#define HOLDER_VIF_PREFIX "vif/"
+#define HOLDER_NAME_MAX (DISK_NAME_MAX + 4)
 
 /* Find the holder of an earlier daemon, or start one. Without one (the reason goes to the log) the host works,
  * but for the case above. NULL: out of memory. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The holder's own side: a list of disks, each with what is held for it. */
+/* The holder's own side: a list of disks (and network cards), each with what is held for it. */
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -20,7 +20,7 @@
 
 struct disk {
     struct list node;
-    char name[DISK_NAME_MAX + 1];
+    char name[HOLDER_NAME_MAX + 1];
     struct held held;
 };
 
@@ -34,13 +34,19 @@ struct store {
     struct stat socket; /* what `path` was at the start */
 };
 
+static bool name_valid(const char *name)
+{
+    size_t prefix = sizeof HOLDER_VIF_PREFIX - 1;
+    return disk_name_valid(strncmp(name, HOLDER_VIF_PREFIX, prefix) == 0 ? name + prefix : name);
+}
+
 static struct disk *find_disk(struct store *s, const char *name, bool make)
 {
     LIST_FOR_EACH (node, &s->disks) {
         struct disk *d = list_entry(node, struct disk, node);
         if (strcmp(d->name, name) == 0) return d;
     }
-    struct disk *d = make && disk_name_valid(name) ? calloc(1, sizeof *d) : NULL;
+    struct disk *d = make && name_valid(name) ? calloc(1, sizeof *d) : NULL;
     if (!d) return NULL;
     snprintf(d->name, sizeof d->name, "%s", name);
     list_push_back(&s->disks, &d->node);

@@ -5,7 +5,8 @@
  *   rpc.c            an operator's requests --> methods.c
  *   vdisk*.c         one disk each: its images, sockets, held descriptors, and its worker
  *   cache_keeper.c   the cache service
- *   holder.c         a process that holds what disks hold, too
+ *   network*.c       bridges, ports and network cards, and the switch (switch_keeper.c)
+ *   holder.c         a process that holds what disks and cards hold, too
  *   process.c        programs that were started
  *   peer.c, link.c   talking to them
  *   state.c          what survives
@@ -22,11 +23,12 @@
 
 struct cache_keeper;
 struct holder;
+struct network;
 
 struct host {
     struct loop *loop;
     const char *state_dir, *run_dir; /* absolute */
-    const char *bin_dir;             /* where creedence-vbd and creedence-cache are; looked at each time */
+    const char *bin_dir;             /* where the programs are that are started; looked at each time */
     const char *cgroup_dir;          /* parent of each program's own cgroup; NULL: none */
     struct process_user user;
     mode_t socket_mode; /* of the sockets for front ends */
@@ -34,8 +36,9 @@ struct host {
     struct cache_settings cache_settings;
     struct cache_keeper *cache;
     struct holder *holder; /* NULL: none */
-    bool sandbox_warned;   /* that workers keep more rights than they need was said */
-    struct list disks;     /* struct vdisk, by name */
+    struct network *network;
+    bool sandbox_warned; /* that workers keep more rights than they need was said */
+    struct list disks;   /* struct vdisk, by name */
     unsigned disk_count;
 };
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "control/network.h"
 #include "control/version.h"
 #include "loop/clock.h"
 
@@ -66,17 +67,52 @@ static void method_status(void *arg, struct rpc_call *call, json_t *params)
     json_object_set_new(o, "user", json_string(d->host.user.drop ? d->host.user.name : ""));
     json_object_set_new(o, "disks", count_disks(&d->host));
     json_object_set_new(o, "cache", cache_keeper_json(d->host.cache));
+    json_object_set_new(o, "network", network_status_json(d->host.network));
     rpc_answer(call, o);
 }
 
 const struct rpc_method daemon_methods[] = {
-    {"version", method_version},         {"status", method_status},
-    {"disk.attach", method_disk_attach}, {"disk.detach", method_disk_detach},
-    {"disk.list", method_disk_list},     {"disk.show", method_disk_show},
-    {"disk.resize", method_disk_resize}, {"disk.stats", method_disk_stats},
-    {"cache.show", method_cache_show},   {"cache.set", method_cache_set},
-    {"cache.drop", method_cache_drop},   {"upgrade", method_upgrade},
-    {"shutdown", method_shutdown},       {NULL, NULL},
+    {"version", method_version},
+    {"status", method_status},
+    {"disk.attach", method_disk_attach},
+    {"disk.detach", method_disk_detach},
+    {"disk.list", method_disk_list},
+    {"disk.show", method_disk_show},
+    {"disk.resize", method_disk_resize},
+    {"disk.stats", method_disk_stats},
+    {"cache.show", method_cache_show},
+    {"cache.set", method_cache_set},
+    {"cache.drop", method_cache_drop},
+    {"upgrade", method_upgrade},
+    {"shutdown", method_shutdown},
+    {"bridge.add", method_bridge_add},
+    {"bridge.del", method_bridge_del},
+    {"bridge.list", method_bridge_list},
+    {"bridge.show", method_bridge_show},
+    {"port.add", method_port_add},
+    {"port.del", method_port_del},
+    {"port.set", method_port_set},
+    {"port.list", method_port_list},
+    {"port.stats", method_port_stats},
+    {"vif.attach", method_vif_attach},
+    {"vif.detach", method_vif_detach},
+    {"vif.set", method_vif_set},
+    {"vif.list", method_vif_list},
+    {"vif.stats", method_vif_stats},
+    {"net.stats", method_net_stats},
+    {"flow.add", method_flow_add},
+    {"flow.mod", method_flow_mod},
+    {"flow.del", method_flow_del},
+    {"flow.dump", method_flow_dump},
+    {"flow.trace", method_flow_trace},
+    {"megaflow.dump", method_megaflow_dump},
+    {"megaflow.stats", method_megaflow_stats},
+    {"mac.show", method_mac_show},
+    {"mac.flush", method_mac_flush},
+    {"capture.start", method_capture_start},
+    {"capture.stop", method_capture_stop},
+    {"switch.set", method_switch_set},
+    {NULL, NULL},
 };
 
 /* ---- Start ---- */
@@ -94,7 +130,7 @@ static void restore_one_less(struct restore *r)
     free(r);
 }
 
-static void disk_restored(void *arg, int code, const char *message)
+static void one_restored(void *arg, int code, const char *message)
 {
     restore_one_less(arg);
 }
@@ -114,10 +150,11 @@ int daemon_restore(struct daemon *d, void (*settled)(struct daemon *d), struct e
     int ret = state_load_disks(d->host.state_dir, disk_found, d, e);
     struct restore *r = ret < 0 ? NULL : calloc(1, sizeof *r);
     if (!r) return ret < 0 ? ret : -ENOMEM;
-    *r = (struct restore){.daemon = d, .settled = settled, .waiting = 1};
+    *r = (struct restore){.daemon = d, .settled = settled, .waiting = 2};
+    network_restore(d->host.network, one_restored, r);
     LIST_FOR_EACH_SAFE (node, &d->host.disks) {
         r->waiting++;
-        vdisk_restore(list_entry(node, struct vdisk, node), disk_restored, r);
+        vdisk_restore(list_entry(node, struct vdisk, node), one_restored, r);
     }
     restore_one_less(r);
     return 0;

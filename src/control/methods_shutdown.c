@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * shutdown: the daemon ends. With stop_workers every disk is first made durable and ended; each keeps its saved state.
+ * Then the switch ends, if all disks could: networks are there as long as a guest may be.
  *
  * A disk that cannot be ended keeps no other from being made durable: the host may be about to lose its power. Then the
  * daemon goes on with that one, and the answer is an error that says which they are and why. By force it is
@@ -12,6 +13,7 @@
 
 #include "base/log.h"
 #include "control/methods.h"
+#include "control/network.h"
 #include "loop/clock.h"
 
 #define LOOK_MS 100u
@@ -67,6 +69,7 @@ static void go_on(struct daemon *d)
         "and try again, or use force and lose what their guests wrote last",
         s->problems, s->stopped);
     loop_timer_cancel(&s->timer);
+    network_go_on(d->host.network);
     *s = (struct shutdown){0};
     d->shutting_down = false;
 }
@@ -163,14 +166,18 @@ static void look(struct daemon *d)
     /* Others may still be writing: they are waited for, as long as their own limits let them. */
     if (s->killed && s->killed == s->outstanding && clock_now_ns() - s->killed_ns > KILLED_MS * NS_PER_MS) {
         note_problem(s, "(killed)", "a worker does not end: its storage hangs");
+        network_stop(d->host.network);
+        switch_keeper_kill(d->host.network->keeper);
         end_now(d);
     } else if (wait || s->outstanding) {
         look_again(d, LOOK_MS);
-    } else if (list_empty(&d->host.disks)) {
+    } else if (!list_empty(&d->host.disks)) {
+        go_on(d);
+    } else if (!network_stop(d->host.network)) { /* it is asked to end, and killed when it does not */
+        look_again(d, LOOK_MS);
+    } else {
         cache_keeper_stop(d->host.cache);
         end_now(d);
-    } else {
-        go_on(d);
     }
 }
 

@@ -3,7 +3,7 @@
  * upgrade: workers are replaced by the program that is installed now, one after another, under their guests.
  * First the program is run once with --version: one that does not even load must not get a guest's disk. One that loads
  * but cannot serve gets one disk: what is left is then not touched. A disk that has no worker just now does not count:
- * it gets the new program when it gets its next one.
+ * it gets the new program when it gets its next one. The switch comes last, with a trial of its own.
  */
 #include <errno.h>
 #include <signal.h>
@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "control/methods.h"
+#include "control/network.h"
 #include "loop/clock.h"
 
 #define TRIAL_LIMIT_MS 5000u
@@ -23,7 +24,8 @@ struct upgrade {
     struct loop_timer limit;
     unsigned count, next;
     bool failed;
-    json_t *results;
+    bool with_switch, trying_switch;
+    json_t *results, *switch_result; /* the latter NULL: there is no switch, or it is not asked for */
     uint64_t began_ns;
     char from[32];
     char names[][DISK_NAME_MAX + 1];
@@ -33,9 +35,62 @@ static void upgrade_next(struct upgrade *u);
 
 static void upgrade_end(struct upgrade *u)
 {
-    rpc_answer(u->call, json_pack("{s:o}", "disks", u->results));
+    json_t *o = json_pack("{s:o}", "disks", u->results);
+    if (u->switch_result) json_object_set_new(o, "switch", u->switch_result);
+    rpc_answer(u->call, o);
     free(u);
 }
+
+/* ---- The switch ---- */
+
+static void switch_done(void *arg, int code, const char *message)
+{
+    struct upgrade *u = arg;
+    json_t *o =
+        json_pack("{s:s, s:i}", "from", u->from, "milliseconds", (int)((clock_now_ns() - u->began_ns) / NS_PER_MS));
+    json_t *now = switch_keeper_json(u->daemon->host.network->keeper);
+    if (code) json_object_set_new(o, "error", json_string(message));
+    else json_object_set(o, "pid", json_object_get(now, "pid"));
+    json_decref(now);
+    u->switch_result = o;
+    upgrade_end(u);
+}
+
+static int start_trial(struct upgrade *u, const char *program, struct errmsg *e);
+
+static void upgrade_switch(struct upgrade *u)
+{
+    struct network *n = u->daemon->host.network;
+    struct errmsg e = {""};
+    if (!u->with_switch || !n->count[NETWORK_BRIDGE]) {
+        upgrade_end(u);
+        return;
+    }
+    snprintf(u->from, sizeof u->from, "%s", switch_keeper_version(n->keeper));
+    u->began_ns = clock_now_ns();
+    if (u->failed) {
+        u->switch_result = json_pack("{s:s, s:b}", "from", u->from, "skipped", true);
+        upgrade_end(u);
+        return;
+    }
+    u->trying_switch = true;
+    if (start_trial(u, "creedence-switch", &e) < 0) switch_done(u, RPC_SWITCH, e.text);
+}
+
+static void switch_tried(struct upgrade *u, int status)
+{
+    char how[96], message[256];
+    if (status == 0) {
+        u->began_ns = clock_now_ns();
+        network_upgrade(u->daemon->host.network, switch_done, u);
+        return;
+    }
+    process_describe_status(status, how, sizeof how);
+    snprintf(message, sizeof message, "creedence-switch --version: %s; the switch is not touched", how);
+    switch_done(u, RPC_SWITCH, message);
+}
+
+/* ---- Disks ---- */
 
 static void one_done(void *arg, int code, const char *message)
 {
@@ -66,8 +121,10 @@ static void upgrade_next(struct upgrade *u)
         vdisk_upgrade(d, one_done, u);
         return;
     }
-    upgrade_end(u);
+    upgrade_switch(u);
 }
+
+/* ---- Trials ---- */
 
 static void trial_too_slow(struct loop_timer *t)
 {
@@ -78,6 +135,10 @@ static void trial_exited(struct process *p, int status)
 {
     struct upgrade *u = container_of(p, struct upgrade, trial);
     loop_timer_cancel(&u->limit);
+    if (u->trying_switch) {
+        switch_tried(u, status);
+        return;
+    }
     if (status == 0) {
         upgrade_next(u);
         return;
@@ -88,6 +149,16 @@ static void trial_exited(struct process *p, int status)
              u->daemon->host.bin_dir, how);
     json_decref(u->results);
     free(u);
+}
+
+static int start_trial(struct upgrade *u, const char *program, struct errmsg *e)
+{
+    struct host *h = &u->daemon->host;
+    const char *argv[] = {program, "--version", NULL};
+    struct process_args a = {.argv = argv, .quiet = true};
+    int ret = host_spawn(h, &u->trial, &a, "trial", trial_exited, e);
+    if (ret == 0) loop_timer_arm(h->loop, &u->limit, TRIAL_LIMIT_MS * NS_PER_MS, trial_too_slow);
+    return ret;
 }
 
 static struct upgrade *upgrade_new(struct daemon *d, struct rpc_call *call, struct vdisk *only)
@@ -110,10 +181,12 @@ void method_upgrade(void *arg, struct rpc_call *call, json_t *params)
     struct field_error why = {0};
     struct fields f = fields_begin(params, "params", &why);
     struct vdisk *only = NULL;
-    if (json_object_get(params, "name")) {
+    bool named = json_object_get(params, "name") != NULL, only_switch = !named && fields_bool(&f, "switch", false);
+    if (named) {
         only = method_find_disk(d, call, &f);
         if (!only) return;
-    } else if (!method_no_params(call, params)) {
+    } else if (fields_end(&f) < 0) {
+        rpc_fail_field(call, &why);
         return;
     }
     struct upgrade *u = upgrade_new(d, call, only);
@@ -121,14 +194,16 @@ void method_upgrade(void *arg, struct rpc_call *call, json_t *params)
         rpc_fail(call, RPC_INTERNAL, NULL, "out of memory");
         return;
     }
-    const char *argv[] = {"creedence-vbd", "--version", NULL};
-    struct process_args a = {.argv = argv, .quiet = true};
+    u->with_switch = !only;
+    if (only_switch) {
+        u->count = 0;
+        upgrade_switch(u);
+        return;
+    }
     struct errmsg e = {""};
-    if (host_spawn(&d->host, &u->trial, &a, "trial", trial_exited, &e) < 0) {
+    if (start_trial(u, "creedence-vbd", &e) < 0) {
         rpc_fail(call, RPC_WORKER, NULL, "%s; all disks keep the workers they have", e.text);
         json_decref(u->results);
         free(u);
-        return;
     }
-    loop_timer_arm(d->host.loop, &u->limit, TRIAL_LIMIT_MS * NS_PER_MS, trial_too_slow);
 }

@@ -13,6 +13,7 @@ from .paths import BUILD, TOP, program
 from .process import Process, is_listening, wait_until
 
 FAKE_WORKER = TOP / "tests" / "lib" / "fake_vbd.py"
+FAKE_SWITCH = TOP / "tests" / "lib" / "fake_switch.py"
 
 
 class RpcError(Exception):
@@ -66,7 +67,7 @@ class Rpc:
 
 
 class Daemon:
-    """creedenced. With `fake`, its workers are tests/lib/fake_vbd.py and there is no cache."""
+    """creedenced. With `fake`, its workers are tests/lib/fake_vbd.py and fake_switch.py, and there is no cache."""
 
     def __init__(self, directory, fake=False, options=()):
         self.dir = Path(directory)
@@ -79,8 +80,9 @@ class Daemon:
         self.started = 0
         if fake:
             self.fake_dir.mkdir()
-            shutil.copy(FAKE_WORKER, self.fake_dir / "creedence-vbd")
-            (self.fake_dir / "creedence-vbd").chmod(0o755)
+            for source, name in ((FAKE_WORKER, "creedence-vbd"), (FAKE_SWITCH, "creedence-switch")):
+                shutil.copy(source, self.fake_dir / name)
+                (self.fake_dir / name).chmod(0o755)
 
     # ---- life ----
 
@@ -116,7 +118,8 @@ class Daemon:
 
     def note_pids(self):
         """Whom to end if the daemon does not: from the records in the run directory."""
-        for record in [*self.run_dir.glob("disks/*.run"), *self.run_dir.glob("cache.run"), *self.run_dir.glob("holder.pid")]:
+        for record in [*self.run_dir.glob("disks/*.run"), *self.run_dir.glob("cache.run"),
+                       *self.run_dir.glob("switch.run"), *self.run_dir.glob("holder.pid")]:
             words = record.read_text().split()
             if words:
                 self.seen_pids.add((int(words[0]), words[1]))
@@ -175,12 +178,24 @@ class Daemon:
             raise AssertionError(f"creedence {' '.join(map(str, words))}: status {done.returncode}\n{done.stderr}")
         return done
 
-    # ---- the fake worker ----
+    # ---- the fake worker, the fake switch ----
 
-    def behave(self, **how):
+    def behave(self, file="behaviour.json", **how):
         new = self.fake_dir / "behaviour.new"
         new.write_text(json.dumps(how))
-        new.rename(self.fake_dir / "behaviour.json")
+        new.rename(self.fake_dir / file)
+
+    def behave_switch(self, **how):
+        self.behave(file="switch.json", **how)
+
+    def switch_log(self, method=None):
+        """What every fake switch was asked so far, in order; of one method only."""
+        path = self.fake_dir / "switch.jsonl"
+        entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [entry for entry in entries if method in (None, entry["method"])]
+
+    def switch_pid(self):
+        return self.call("status")["network"]["switch"].get("pid")
 
     def worker_log(self):
         path = self.fake_dir / "log.jsonl"

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The host's networks as the daemon knows them: bridges, their ports, and virtual network cards, as they are to be,
+ * whatever happens to the switch that makes them work.
+ *
+ *     methods_network.c, methods_flow.c --> network.c (the lists) --> network_sync.c (what the switch has) --> switch_keeper.c
+ *                                            |     |
+ *                                            |     network_held.c   what is held for cards
+ *                                            network_state.c        STATEDIR/network.json, STATEDIR/flows/
+ *
+ * An item is ABSENT (the switch has not got it), ASKED, or PRESENT. The switch is told of everything ABSENT, bridges
+ * first, whenever it can be asked: that is how a new item gets there, how a new switch gets everything, and how a port
+ * whose interface is not there yet is tried again. Then comes `settled`.
+ *
+ * Held for a card: its listening socket, and every descriptor that the switch asked to have kept (the latter also
+ * by the holder, under "vif/NAME"). All cards together may hold half of the descriptors that the daemon may have
+ * open: disks never go short.
+ *
+ * Thread-safety: the daemon has one thread.
+ */
+#ifndef CONTROL_NETWORK_H
+#define CONTROL_NETWORK_H
+
+#include "control/held.h"
+#include "control/host.h"
+#include "control/network_config.h"
+#include "control/peer.h"
+#include "control/rpc.h"
+#include "control/switch_keeper.h"
+
+#define NETWORK_BRIDGES_MAX 256u /* switch/switch.h */
+#define NETWORK_PORTS_MAX 8192u  /* ports and cards */
+#define NETWORK_ASKED_MAX 48u    /* requests to the switch at once: fewer than its link queues */
+#define NETWORK_ASK_MS 5000u
+#define NETWORK_FLOWS_MS 30000u /* what changes or lists flows */
+
+enum network_item_state { NETWORK_ABSENT, NETWORK_ASKED, NETWORK_PRESENT };
+
+struct network;
+
+struct network_item {
+    struct list node;
+    struct network *network;
+    enum network_kind kind;
+    enum network_item_state state;
+    char name[NETWORK_NAME_MAX + 1];
+    char bridge[NETWORK_NAME_MAX + 1]; /* a bridge's: its own name */
+    json_t *config;                    /* network_config.h */
+    unsigned children;                 /* a bridge's ports and cards */
+    bool failed;                       /* not tried again before the timer fires */
+    bool busy;                         /* an operation on it goes on */
+    bool fresh;                        /* it was never PRESENT */
+    unsigned deaths;                   /* of switches, while it was being added */
+    struct rpc_call *adding;           /* to be answered when it is PRESENT, or removed when it cannot be */
+    struct loop_timer limit;           /* of that */
+    char error[256];                   /* why it is not PRESENT */
+
+    /* A bridge's. */
+    int flows_fd;
+    bool compact_wanted, compacting;
+    /* A card's. */
+    int listen_fd;
+    struct held held;
+    char front_end[16]; /* "listening", "connected", "broken" */
+    char front_end_why[256];
+};
+
+/* The end of an upgrade: code 0, or an rpc_code with the reason. */
+typedef void (*network_done)(void *arg, int code, const char *message);
+
+struct network {
+    struct host *host;
+    struct switch_keeper *keeper;
+    json_t *options;                  /* of the switch */
+    struct list items[NETWORK_KINDS]; /* by name */
+    unsigned count[NETWORK_KINDS];
+    unsigned held_count, held_max; /* descriptors of all cards */
+    unsigned asked;                /* requests that the switch has not answered */
+    bool settle_asked, settled;    /* the switch was told of everything, and forwards */
+    bool adopted;                  /* it was found running: what is held and it does not confirm is dropped */
+    bool stopping;                 /* the host's shutdown: the switch ends, what is configured stays */
+    bool load_failed;              /* the saved state is there and could not be read: it is not overwritten */
+    struct loop_timer retry, compact, save, restore_limit;
+    struct list unsaved; /* struct network_unsaved */
+    network_done upgraded, restored;
+    void *upgraded_arg, *restored_arg;
+};
+
+/* ---- network.c ---- */
+
+int network_new(struct network **out, struct host *h);
+/* The switch runs on. Calls are answered. */
+void network_free(struct network *n);
+/* Load what was saved and go on with (or start) the switch. done: when it is settled, was found not to come up, or takes
+ * too long. */
+void network_restore(struct network *n, network_done done, void *arg);
+/* Replace the switch. Without one: done at once. */
+void network_upgrade(struct network *n, network_done done, void *arg);
+/* The host goes down: end the switch. True: it has ended. */
+bool network_stop(struct network *n);
+/* ... or it does not, after all. */
+void network_go_on(struct network *n);
+
+struct network_item *network_find(struct network *n, enum network_kind kind, const char *name);
+/* Takes config. NULL: out of memory. */
+struct network_item *network_item_new(struct network *n, enum network_kind kind, json_t *config);
+/* Forget it, with its files and what is held for it. */
+void network_item_remove(struct network_item *i);
+/* One that an operator asks for: added, or removed again; the call is answered then. */
+void network_add(struct network_item *i, struct rpc_call *call);
+/* Give up on one that is being added: answered and removed. */
+void network_add_failed(struct network_item *i, enum rpc_code code, const char *message);
+/* The switch runs when there are bridges. */
+void network_want(struct network *n);
+json_t *network_item_json(const struct network_item *i); /* its configuration, and how it is */
+json_t *network_status_json(struct network *n);
+const char *network_socket_path(const struct network_item *i, char buffer[PATH_MAX]);
+bool network_flows_path(char out[PATH_MAX], const struct network *n, const char *bridge, const char *ending);
+
+/* ---- network_sync.c ---- */
+
+extern const struct switch_keeper_ops network_switch_ops;
+/* Tell the switch what it has not got. */
+void network_sync(struct network *n);
+/* Ask the switch; counted. False when it cannot be asked now, and params were released. */
+bool network_ask(struct network *n, const char *method, json_t *params, unsigned limit_ms, peer_done done, void *arg);
+void network_answered(struct network *n); /* first thing in each done() */
+
+/* ---- network_held.c ---- */
+
+void network_hold(struct network *n, json_t *params, struct link_msg *msg);
+void network_unhold(struct network *n, json_t *params);
+void network_drop_held(struct network_item *i); /* all of it */
+void network_drop_stale(struct network *n);     /* what the switch that was adopted did not confirm */
+void network_load_held(struct network_item *i); /* from the holder */
+int network_listen(struct network_item *i, struct errmsg *e);
+void network_fill_holder(struct network *n, struct holder *to);
+/* Everything that is held for a card goes along with vif.attach (or ahead of it, in vif.held, if it is much). */
+void network_ask_attach(struct network_item *i, peer_done done);
+
+/* ---- network_state.c ---- */
+
+/* 0, -ENOENT: nothing was saved. Others: reported, and the file was set aside or (load_failed) left alone. */
+int network_load(struct network *n);
+/* Save soon, then answer the call (may be NULL) with result (stolen), or say that it could not be saved. */
+void network_save(struct network *n, struct rpc_call *call, json_t *result);
+/* Now; answers what waits. */
+void network_save_now(struct network *n);
+/* The bridge's flow file; begin: as an empty one. */
+int network_open_flows(struct network_item *bridge, bool begin, struct errmsg *e);
+/* Is there a file of flows that was not put in place? */
+bool network_flows_left(const struct network_item *bridge);
+/* The switch wants to write the flows of a bridge anew (params NULL: of those that are marked). */
+void network_compact(struct network *n, json_t *params);
+
+#endif
