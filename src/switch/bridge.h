@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The switch's inside: what switch.h's objects are made of, shared by the files of this folder only.
+ *
+ * Runner threads read, without locks, what is _Atomic here; the control thread writes. What it replaces is retired through the
+ * switch's epoch, and the change gets a number in its log.
+ */
+#ifndef SWITCH_BRIDGE_H
+#define SWITCH_BRIDGE_H
+
+#include "switch/change.h"
+#include "switch/mac.h"
+#include "switch/switch.h"
+#include "switch/table.h"
+
+struct port_settings {
+    struct epoch_node retired;
+    bool all_trunks;
+    struct switch_port_config c;
+};
+
+struct switch_port {
+    struct bridge *bridge;
+    struct port *port;
+    uint32_t number;
+    uint64_t word; /* in_port and bridge, as in a key */
+    _Atomic(struct port_settings *) settings;
+    struct epoch_node retired;
+};
+
+/* By number. */
+struct port_map {
+    struct epoch_node retired;
+    unsigned count;
+    struct switch_port *ports[];
+};
+
+struct bridge {
+    struct net_switch *sw;
+    char name[PORT_NAME_BYTES];
+    uint16_t index;
+    struct flow_table tables[SWITCH_TABLES];
+    _Atomic(struct port_map *) ports;
+    _Atomic(struct mac_table *) macs;
+    unsigned mac_ageing_s;
+    struct list timed; /* flows with time-outs */
+    uint64_t next_id;
+    unsigned flows;
+    void (*flow_gone)(void *arg, const struct flow_spec *f, const struct flow_stats *s, enum flow_gone why);
+    void *flow_gone_arg;
+};
+
+struct packet_in_handler {
+    struct epoch_node retired;
+    void (*received)(void *arg, const struct packet_in *in);
+    void *arg;
+};
+
+struct net_switch {
+    struct switch_config config;
+    struct runner_sink sink;
+    struct epoch epoch;
+    struct change_log log;
+    _Atomic(struct bridge *) bridges[SWITCH_BRIDGES_MAX];
+    unsigned port_count;
+    _Atomic(struct packet_in_handler *) packet_in;
+    pthread_mutex_t threads_lock;
+    struct list threads;       /* struct switch_thread */
+    struct switch_stats ended; /* of threads that are gone */
+};
+
+/* NULL: there is none. Any thread, within a batch. */
+struct switch_port *bridge_find_port(const struct bridge *b, uint32_t number);
+
+/* Word 0 of the keys of its packets. */
+static inline uint64_t switch_port_word(const struct switch_port *sp)
+{
+    return sp->word;
+}
+
+static inline const struct port_settings *port_settings(const struct switch_port *sp)
+{
+    return atomic_load_explicit(&sp->settings, memory_order_acquire);
+}
+
+void bridge_age_macs(struct bridge *b, uint64_t now_ns);
+
+/* Bring the counters of all threads into the flows that they count for. Control thread. */
+void switch_fold(struct net_switch *s);
+
+#endif

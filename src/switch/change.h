@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What has changed, lately: so that a thread can tell whether a megaflow that it made earlier is still true.
+ *
+ * Changes are numbered. A change is published (in a table, in a bridge's ports, in its addresses) before it gets its number. A megaflow
+ * has the number up to which it is known to be true; when that is behind, the changes in between are looked at one by one:
+ * does one touch a table it consulted, and a packet it could cover? If not, it lives on. What the log has already
+ * forgotten is taken for a hit.
+ *
+ * Thread-safety: any thread. An entry is read without a lock; its number before and after tells whether it was overwritten.
+ */
+#ifndef SWITCH_CHANGE_H
+#define SWITCH_CHANGE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "switch/key.h"
+
+#define CHANGE_LOG 1024u
+#define CHANGE_WALK_MAX 128u /* entries looked at for one megaflow: translating again is cheaper */
+
+enum change_kind {
+    CHANGE_BRIDGE, /* anything: its ports, their settings */
+    CHANGE_FLOW,   /* a flow of this match in this table */
+    CHANGE_MAC,    /* where this address is */
+};
+
+struct change {
+    _Atomic uint64_t number;
+    _Atomic uint64_t what; /* kind, bridge, table */
+    _Atomic uint64_t mac;
+    _Atomic uint64_t value[FLOW_KEY_PACKET_WORDS], mask[FLOW_KEY_PACKET_WORDS];
+};
+
+struct change_log {
+    _Alignas(64) _Atomic uint64_t last; /* number of the last change of any kind */
+    _Atomic uint64_t last_but_mac;      /* of the last that was no CHANGE_MAC */
+    _Alignas(64) pthread_mutex_t lock;
+    struct change changes[CHANGE_LOG];
+};
+
+/* What a megaflow depends on. */
+struct change_deps {
+    uint16_t bridge;
+    bool mac;      /* it consulted the addresses */
+    bool modified; /* tables may have seen another key than the packet's */
+    uint64_t tables[4];
+    uint64_t mac_src, mac_dst; /* mac_key() */
+};
+
+void change_init(struct change_log *l);
+void change_destroy(struct change_log *l);
+void change_bridge(struct change_log *l, uint16_t bridge);
+void change_flow(struct change_log *l, uint16_t bridge, uint8_t table, const struct flow_match *m);
+void change_mac(struct change_log *l, uint16_t bridge, uint64_t mac);
+
+/* Could one of the changes after `from`, up to `to`, concern a megaflow? */
+bool change_concerns(struct change_log *l, uint64_t from, uint64_t to, const struct change_deps *d,
+                     const struct flow_match *megaflow);
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is done with a packet in the end: the actions that translation leaves, without tables or conditions. A list has
+ * no more than the outputs and, between them, the changes that the next output needs.
+ *
+ * A list may outlive the ports in it: those that read it make sure that its megaflow is still true before they
+ * follow a pointer (change.h); for showing it there are the numbers.
+ */
+#ifndef SWITCH_DP_H
+#define SWITCH_DP_H
+
+#include "port/port.h"
+#include "switch/field.h"
+
+#define DP_ACTIONS_MAX 16384u
+
+enum dp_type {
+    DP_OUTPUT,
+    DP_CONTROLLER,
+    DP_SET, /* the bits of mask of a field */
+    DP_PUSH_VLAN,
+    DP_POP_VLAN,
+    DP_PUSH_MPLS,
+    DP_POP_MPLS,
+    DP_PUSH_PBB,
+    DP_POP_PBB,
+    DP_COPY_TTL_OUT,
+    DP_COPY_TTL_IN,
+};
+
+/* No padding: lists are compared as bytes. */
+struct dp_action {
+    uint8_t type;
+    uint8_t field;     /* SET */
+    uint16_t eth_type; /* PUSH_VLAN, PUSH_MPLS, POP_MPLS; CONTROLLER: bytes to send */
+    union {
+        uint32_t port;  /* OUTPUT */
+        uint32_t entry; /* PUSH_VLAN: tci; PUSH_MPLS: the label's entry; PUSH_PBB: tci */
+        struct {        /* CONTROLLER */
+            uint8_t reason, table;
+            uint16_t unused;
+        } in;
+    };
+    union {
+        struct port *to; /* OUTPUT */
+        struct {
+            struct field_value value, mask; /* SET */
+        } set;
+        struct {
+            uint64_t cookie, metadata; /* CONTROLLER */
+        } from;
+        uint8_t fill[2 * FIELD_VALUE_BYTES];
+    };
+};
+static_assert(sizeof(struct dp_action) == 40, "no padding");
+
+static inline bool dp_is_output(const struct dp_action *a)
+{
+    return a->type == DP_OUTPUT || a->type == DP_CONTROLLER;
+}
+
+#endif

@@ -1,0 +1,746 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "switch/table.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/checked.h"
+
+#define LEAF_FLOWS 8u /* more of them, and a flow goes to the group of its own mask */
+#define NO_PRIORITY (-1)
+#define CHAINS_MIN 16u
+
+/* A child: 0, a node, or a leaf with LEAF_TAG. */
+#define LEAF_TAG ((uintptr_t)1)
+
+struct trie_leaf {
+    struct epoch_node retired;
+    unsigned count;
+    struct flow *flows[]; /* best first */
+};
+
+struct trie_node {
+    uint16_t bit;             /* in the order of the key's bytes, most significant first; grows downwards */
+    _Atomic int max_priority; /* of all below; never too low */
+    _Atomic uintptr_t child[2];
+    struct epoch_node retired;
+};
+
+struct group {
+    _Atomic uintptr_t root;
+    _Atomic int max_priority;
+    unsigned count;
+    struct flow_key mask;
+    struct epoch_node retired;
+};
+
+struct group_array {
+    struct epoch_node retired;
+    unsigned count;
+    struct group *groups[]; /* about by falling priority */
+};
+
+static struct trie_leaf *leaf_of(uintptr_t child)
+{
+    return (struct trie_leaf *)(child & ~LEAF_TAG);
+}
+
+static struct trie_node *node_of(uintptr_t child)
+{
+    return (struct trie_node *)child;
+}
+
+static bool better(const struct flow *a, const struct flow *b)
+{
+    return a->priority != b->priority ? a->priority > b->priority : a->id < b->id;
+}
+
+static unsigned bit_of(const uint8_t *bytes, unsigned bit)
+{
+    return bytes[bit / 8] >> (7 - bit % 8) & 1;
+}
+
+/* ---- look-up ---- */
+
+/* The first of the bits as they lie in memory. */
+static uint64_t first_bit(uint64_t bits)
+{
+    uint64_t be = ENDIAN_BE(64, bits);
+    return ENDIAN_BE(64, UINT64_C(1) << (63 - __builtin_clzll(be)));
+}
+
+/* Does f match? If not, one bit that shows it is in mask, preferably one that was there. */
+static bool matches(const struct flow *f, const struct flow_key *k, struct flow_key *mask)
+{
+    unsigned differs_at = FLOW_KEY_WORDS;
+    uint64_t differs = 0;
+    for (unsigned i = 0; i < f->words; i++) {
+        unsigned w = f->index[i];
+        uint64_t d = (k->words[w] ^ f->word[i].value) & f->word[i].mask;
+        if (d == 0) continue;
+        if (d & mask->words[w]) return false;
+        if (differs) continue;
+        differs = d;
+        differs_at = w;
+    }
+    if (differs) {
+        mask->words[differs_at] |= first_bit(differs);
+        return false;
+    }
+    for (unsigned i = 0; i < f->words; i++)
+        mask->words[f->index[i]] |= f->word[i].mask;
+    return true;
+}
+
+static struct flow *group_lookup(struct group *g, const struct flow_key *k, struct flow_key *mask, struct flow *best)
+{
+    const uint8_t *bytes = (const uint8_t *)k;
+    uint8_t *looked_at = (uint8_t *)mask;
+    uintptr_t at = atomic_load_explicit(&g->root, memory_order_acquire);
+    while (at && !(at & LEAF_TAG)) {
+        struct trie_node *n = node_of(at);
+        if (best && atomic_load_explicit(&n->max_priority, memory_order_relaxed) < best->priority) return best;
+        unsigned bit = n->bit;
+        looked_at[bit / 8] |= (uint8_t)(0x80 >> bit % 8);
+        at = atomic_load_explicit(&n->child[bit_of(bytes, bit)], memory_order_acquire);
+    }
+    if (!at) return best;
+    const struct trie_leaf *leaf = leaf_of(at);
+    for (unsigned i = 0; i < leaf->count; i++) {
+        struct flow *f = leaf->flows[i];
+        if (best && !better(f, best)) break;
+        if (matches(f, k, mask)) return f;
+    }
+    return best;
+}
+
+struct flow *table_lookup(const struct flow_table *t, const struct flow_key *k, struct flow_key *mask)
+{
+    const struct group_array *a = atomic_load_explicit(&t->groups, memory_order_acquire);
+    struct flow *best = NULL;
+    for (unsigned i = 0; a && i < a->count; i++) {
+        struct group *g = a->groups[i];
+        if (best && atomic_load_explicit(&g->max_priority, memory_order_relaxed) < best->priority) continue;
+        best = group_lookup(g, k, mask, best);
+    }
+    return best;
+}
+
+/* ---- flows ---- */
+
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+    h = (h ^ v) * UINT64_C(0x9e3779b97f4a7c15);
+    return h ^ h >> 29;
+}
+
+static uint64_t hash_match(const struct flow_match *m, uint16_t priority)
+{
+    uint64_t h = priority + 1;
+    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
+        if (m->mask.words[i]) h = mix(mix(mix(h, i), m->key.words[i]), m->mask.words[i]);
+    return h;
+}
+
+static void code_free(struct flow_code *c)
+{
+    if (!c) return;
+    instructions_clear(&c->instructions);
+    free(c);
+}
+
+struct flow *flow_new(const struct flow_spec *s, uint64_t id, uint64_t now_ns)
+{
+    unsigned words = 0;
+    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
+        words += s->match.mask.words[i] != 0;
+    struct flow *f = calloc(1, sizeof *f + words * sizeof f->word[0]);
+    struct flow_code *code = calloc(1, sizeof *code);
+    if (!f || !code || !instructions_copy(&code->instructions, &s->instructions)) {
+        free(code);
+        free(f);
+        return NULL;
+    }
+    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++) {
+        if (!s->match.mask.words[i]) continue;
+        f->index[f->words] = (uint8_t)i;
+        f->word[f->words].value = s->match.key.words[i] & s->match.mask.words[i];
+        f->word[f->words++].mask = s->match.mask.words[i];
+    }
+    f->table = s->table;
+    f->priority = s->priority;
+    f->id = id;
+    f->idle_timeout_s = s->idle_timeout_s;
+    f->hard_timeout_s = s->hard_timeout_s;
+    f->flags = s->flags;
+    f->cookie = s->cookie;
+    f->created_ns = now_ns;
+    f->hash = hash_match(&s->match, s->priority);
+    atomic_init(&f->used_ns, now_ns);
+    atomic_init(&f->code, code);
+    atomic_init(&f->refs, 1);
+    list_init(&f->node);
+    list_init(&f->timed);
+    return f;
+}
+
+bool flow_ref(struct flow *f)
+{
+    unsigned refs = atomic_load_explicit(&f->refs, memory_order_relaxed);
+    while (refs && !atomic_compare_exchange_weak_explicit(&f->refs, &refs, refs + 1, memory_order_relaxed,
+                                                          memory_order_relaxed))
+        ;
+    return refs != 0;
+}
+
+void flow_unref(struct flow *f)
+{
+    if (!f || atomic_fetch_sub_explicit(&f->refs, 1, memory_order_acq_rel) != 1) return;
+    code_free(atomic_load_explicit(&f->code, memory_order_relaxed));
+    free(f);
+}
+
+void flow_to_match(const struct flow *f, struct flow_match *out)
+{
+    memset(out, 0, sizeof *out);
+    for (unsigned i = 0; i < f->words; i++) {
+        out->key.words[f->index[i]] = f->word[i].value;
+        out->mask.words[f->index[i]] = f->word[i].mask;
+    }
+}
+
+void flow_to_spec(const struct flow *f, struct flow_spec *out)
+{
+    *out = (struct flow_spec){.table = f->table,
+                              .priority = f->priority,
+                              .has_priority = true,
+                              .idle_timeout_s = f->idle_timeout_s,
+                              .hard_timeout_s = f->hard_timeout_s,
+                              .flags = f->flags,
+                              .cookie = f->cookie,
+                              .out_port = SWITCH_PORT_ANY,
+                              .out_group = SWITCH_PORT_ANY};
+    flow_to_match(f, &out->match);
+    out->instructions = atomic_load_explicit(&f->code, memory_order_acquire)->instructions;
+}
+
+bool flow_covered(const struct flow *f, const struct flow_match *m)
+{
+    struct flow_match own;
+    flow_to_match(f, &own);
+    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++) {
+        if (m->mask.words[i] & ~own.mask.words[i]) return false;
+        if ((m->key.words[i] ^ own.key.words[i]) & m->mask.words[i]) return false;
+    }
+    return true;
+}
+
+/* ---- the writer: index of all flows ---- */
+
+void table_init(struct flow_table *t)
+{
+    memset(t, 0, sizeof *t);
+    list_init(&t->flows);
+}
+
+static bool same_match(const struct flow *f, const struct flow_match *m)
+{
+    struct flow_match own;
+    flow_to_match(f, &own);
+    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
+        if (own.mask.words[i] != m->mask.words[i] || own.key.words[i] != (m->key.words[i] & m->mask.words[i]))
+            return false;
+    return true;
+}
+
+struct flow *table_find(const struct flow_table *t, const struct flow_match *m, uint16_t priority)
+{
+    if (!t->chains) return NULL;
+    struct flow_match clean = *m;
+    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
+        clean.key.words[i] &= clean.mask.words[i];
+    uint64_t hash = hash_match(&clean, priority);
+    for (struct flow *f = t->chains[hash & t->chain_mask]; f; f = f->by_hash)
+        if (f->hash == hash && f->priority == priority && same_match(f, &clean)) return f;
+    return NULL;
+}
+
+/* Room for one more. */
+static int index_grow(struct flow_table *t)
+{
+    size_t size = t->chains ? t->chain_mask + 1 : 0;
+    if (t->count < size) return 0;
+    size_t more = size ? size * 2 : CHAINS_MIN;
+    struct flow **chains = calloc(more, sizeof *chains);
+    if (!chains) return size ? 0 : -ENOMEM; /* longer chains will do */
+    for (size_t i = 0; i < size; i++) {
+        for (struct flow *f = t->chains[i], *next; f; f = next) {
+            next = f->by_hash;
+            f->by_hash = chains[f->hash & (more - 1)];
+            chains[f->hash & (more - 1)] = f;
+        }
+    }
+    free(t->chains);
+    t->chains = chains;
+    t->chain_mask = more - 1;
+    return 0;
+}
+
+static void index_add(struct flow_table *t, struct flow *f)
+{
+    f->by_hash = t->chains[f->hash & t->chain_mask];
+    t->chains[f->hash & t->chain_mask] = f;
+    list_push_back(&t->flows, &f->node);
+    t->count++;
+}
+
+static void index_remove(struct flow_table *t, struct flow *f)
+{
+    struct flow **at = &t->chains[f->hash & t->chain_mask];
+    while (*at != f)
+        at = &(*at)->by_hash;
+    *at = f->by_hash;
+    list_remove(&f->node);
+    t->count--;
+}
+
+/* ---- the writer: groups ---- */
+
+static uint32_t prefix_floor(uint32_t mask, const uint8_t *steps, unsigned count)
+{
+    unsigned length = mask == UINT32_MAX ? 32 : (unsigned)__builtin_clz(~mask);
+    if (length < 32 && mask << length) return 0; /* no prefix */
+    for (unsigned i = 0; i < count; i++)
+        if (length >= steps[i]) return (uint32_t)(UINT64_MAX << (32 - steps[i]));
+    return 0;
+}
+
+static void coarsen_ipv4(struct be32 *mask)
+{
+    static const uint8_t steps[] = {24, 16, 8};
+    *mask = be32_make(prefix_floor(be32_get(*mask), steps, ARRAY_LEN(steps)));
+}
+
+/* To a multiple of 32 bits, 64 at most. */
+static void coarsen_ipv6(uint8_t *mask)
+{
+    unsigned whole = 0;
+    while (whole < 8 && mask[whole] == 0xff)
+        whole++;
+    whole &= ~3u;
+    memset(mask + whole, 0, 16 - whole);
+}
+
+static void all_or_nothing(void *mask, size_t bytes)
+{
+    uint8_t *m = mask;
+    for (size_t i = 0; i < bytes; i++)
+        if (m[i] != 0xff) {
+            memset(m, 0, bytes);
+            return;
+        }
+}
+
+static void coarsen(struct flow_key *m)
+{
+    all_or_nothing(&m->in_port, sizeof m->in_port);
+    all_or_nothing(m->eth_dst, 6);
+    all_or_nothing(m->eth_src, 6);
+    all_or_nothing(&m->eth_type, 2);
+    memset(&m->mpls[1], 0, sizeof m->mpls - sizeof m->mpls[0]);
+    coarsen_ipv4(&m->ipv4_src);
+    coarsen_ipv4(&m->ipv4_dst);
+    all_or_nothing(&m->nw_proto, 1);
+    m->nw_tos = m->nw_ttl = m->nw_frag = 0;
+    memset(&m->ipv6_label, 0, sizeof m->ipv6_label);
+    all_or_nothing(&m->tp_src, 2);
+    all_or_nothing(&m->tp_dst, 2);
+    memset(&m->tcp_flags, 0, sizeof m->tcp_flags);
+    coarsen_ipv6(m->ipv6_src);
+    coarsen_ipv6(m->ipv6_dst);
+    m->words[13] = m->words[14] = m->words[15] = m->words[16] = 0;
+}
+
+static struct group *find_group(const struct flow_table *t, const struct flow_key *mask)
+{
+    const struct group_array *a = atomic_load_explicit(&t->groups, memory_order_relaxed);
+    for (unsigned i = 0; a && i < a->count; i++)
+        if (memcmp(&a->groups[i]->mask, mask, sizeof *mask) == 0) return a->groups[i];
+    return NULL;
+}
+
+static int by_priority(const void *a, const void *b)
+{
+    const struct group *const *x = a, *const *y = b;
+    return atomic_load_explicit(&(*y)->max_priority, memory_order_relaxed) -
+           atomic_load_explicit(&(*x)->max_priority, memory_order_relaxed);
+}
+
+static void array_free(struct epoch_node *n)
+{
+    free(container_of(n, struct group_array, retired));
+}
+
+static void group_free(struct epoch_node *n)
+{
+    free(container_of(n, struct group, retired));
+}
+
+/* Publish the array with one group more or less (either may be NULL), in order. False: no memory. */
+static bool regroup(struct flow_table *t, struct epoch *e, struct group *more, const struct group *less)
+{
+    struct group_array *old = atomic_load_explicit(&t->groups, memory_order_relaxed);
+    unsigned count = old ? old->count : 0;
+    struct group_array *a = malloc(sizeof *a + (count + 1) * sizeof a->groups[0]);
+    if (!a) return false;
+    a->count = 0;
+    for (unsigned i = 0; i < count; i++)
+        if (old->groups[i] != less) a->groups[a->count++] = old->groups[i];
+    if (more) a->groups[a->count++] = more;
+    qsort(a->groups, a->count, sizeof a->groups[0], by_priority);
+    atomic_store_explicit(&t->groups, a, memory_order_release);
+    if (old) epoch_retire(e, &old->retired, array_free);
+    return true;
+}
+
+/* Out of order the look-up is right, but slower; so no memory does no harm. */
+static void reorder(struct flow_table *t, struct epoch *e)
+{
+    const struct group_array *a = atomic_load_explicit(&t->groups, memory_order_relaxed);
+    for (unsigned i = 0; i + 1 < a->count; i++)
+        if (by_priority(&a->groups[i], &a->groups[i + 1]) > 0) {
+            (void)regroup(t, e, NULL, NULL);
+            return;
+        }
+}
+
+/* ---- the writer: a group's trie ---- */
+
+static void key_of(const struct flow *f, const struct flow_key *mask, struct flow_key *out)
+{
+    memset(out, 0, sizeof *out);
+    for (unsigned i = 0; i < f->words; i++)
+        out->words[f->index[i]] = f->word[i].value & mask->words[f->index[i]];
+}
+
+/* Where the leaf of a key hangs, if it has one: the last slot on its way. *node (may be NULL): whose slot. */
+static _Atomic uintptr_t *walk(struct group *g, const struct flow_key *k, unsigned until_bit)
+{
+    _Atomic uintptr_t *slot = &g->root;
+    for (uintptr_t at; (at = atomic_load_explicit(slot, memory_order_relaxed)) && !(at & LEAF_TAG);) {
+        struct trie_node *n = node_of(at);
+        if (n->bit >= until_bit) break;
+        slot = &n->child[bit_of((const uint8_t *)k, n->bit)];
+    }
+    return slot;
+}
+
+static void raise(_Atomic int *max, int priority)
+{
+    if (atomic_load_explicit(max, memory_order_relaxed) < priority)
+        atomic_store_explicit(max, priority, memory_order_relaxed);
+}
+
+/* Before it is published: what is above it must not hide it. */
+static void raise_above(struct group *g, const struct flow_key *k, unsigned until_bit, int priority)
+{
+    raise(&g->max_priority, priority);
+    uintptr_t at = atomic_load_explicit(&g->root, memory_order_relaxed);
+    while (at && !(at & LEAF_TAG) && node_of(at)->bit < until_bit) {
+        raise(&node_of(at)->max_priority, priority);
+        at = atomic_load_explicit(&node_of(at)->child[bit_of((const uint8_t *)k, node_of(at)->bit)],
+                                  memory_order_relaxed);
+    }
+}
+
+static int max_of(uintptr_t child)
+{
+    if (!child) return NO_PRIORITY;
+    if (!(child & LEAF_TAG)) return atomic_load_explicit(&node_of(child)->max_priority, memory_order_relaxed);
+    return leaf_of(child)->count ? leaf_of(child)->flows[0]->priority : NO_PRIORITY;
+}
+
+/* After a removal: from the leaf up. */
+static int lower(uintptr_t at, const struct flow_key *k)
+{
+    if (!at || (at & LEAF_TAG)) return max_of(at);
+    struct trie_node *n = node_of(at);
+    unsigned side = bit_of((const uint8_t *)k, n->bit);
+    int here = lower(atomic_load_explicit(&n->child[side], memory_order_relaxed), k);
+    int other = max_of(atomic_load_explicit(&n->child[!side], memory_order_relaxed));
+    if (other > here) here = other;
+    atomic_store_explicit(&n->max_priority, here, memory_order_relaxed);
+    return here;
+}
+
+static void leaf_free(struct epoch_node *n)
+{
+    free(container_of(n, struct trie_leaf, retired));
+}
+
+static void node_free(struct epoch_node *n)
+{
+    free(container_of(n, struct trie_node, retired));
+}
+
+/* The leaf with f in its place and without `gone`; either may be NULL. */
+static struct trie_leaf *leaf_with(const struct trie_leaf *old, struct flow *f, const struct flow *gone)
+{
+    unsigned count = old ? old->count : 0;
+    struct trie_leaf *l = malloc(sizeof *l + (count + 1) * sizeof l->flows[0]);
+    if (!l) return NULL;
+    l->count = 0;
+    for (unsigned i = 0; i < count; i++) {
+        if (old->flows[i] == gone) continue;
+        if (f && better(f, old->flows[i])) {
+            l->flows[l->count++] = f;
+            f = NULL;
+        }
+        l->flows[l->count++] = old->flows[i];
+    }
+    if (f) l->flows[l->count++] = f;
+    return l;
+}
+
+static void leaf_publish(struct epoch *e, _Atomic uintptr_t *slot, struct trie_leaf *old, struct trie_leaf *l)
+{
+    atomic_store_explicit(slot, (uintptr_t)l | LEAF_TAG, memory_order_release);
+    if (old) epoch_retire(e, &old->retired, leaf_free);
+}
+
+/* The first bit in which the key differs from that of the leaf, or FLOW_KEY_WORDS * 64. */
+static unsigned first_difference(const struct flow_key *a, const struct flow_key *b)
+{
+    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++) {
+        uint64_t d = a->words[i] ^ b->words[i];
+        if (d) return i * 64 + (unsigned)__builtin_clzll(ENDIAN_BE(64, d));
+    }
+    return FLOW_KEY_WORDS * 64;
+}
+
+#define NO_BIT (FLOW_KEY_WORDS * 64)
+
+/* The leaf at which a walk by k ends, and the first bit in which its flows differ from k (NO_BIT: in none). */
+static struct trie_leaf *nearest(struct group *g, const struct flow_key *k, unsigned *bit)
+{
+    uintptr_t at = atomic_load_explicit(walk(g, k, NO_BIT), memory_order_relaxed);
+    struct flow_key other;
+    *bit = NO_BIT;
+    if (!at) return NULL;
+    key_of(leaf_of(at)->flows[0], &g->mask, &other);
+    *bit = first_difference(k, &other);
+    return leaf_of(at);
+}
+
+static int trie_add(struct group *g, struct epoch *e, struct flow *f)
+{
+    struct flow_key k;
+    unsigned bit;
+    key_of(f, &g->mask, &k);
+    struct trie_leaf *old = nearest(g, &k, &bit);
+    bool joins = old && bit == NO_BIT;
+    struct trie_leaf *l = leaf_with(joins ? old : NULL, f, NULL);
+    struct trie_node *n = old && !joins ? malloc(sizeof *n) : NULL;
+    if (!l || (old && !joins && !n)) {
+        free(l);
+        free(n);
+        return -ENOMEM;
+    }
+    raise_above(g, &k, bit, f->priority);
+    _Atomic uintptr_t *slot = walk(g, &k, bit);
+    g->count++;
+    if (!n) {
+        leaf_publish(e, slot, joins ? old : NULL, l);
+        return 0;
+    }
+    uintptr_t below = atomic_load_explicit(slot, memory_order_relaxed);
+    unsigned side = bit_of((const uint8_t *)&k, bit);
+    n->bit = (uint16_t)bit;
+    atomic_init(&n->max_priority, max_of(below) > f->priority ? max_of(below) : f->priority);
+    atomic_init(&n->child[side], (uintptr_t)l | LEAF_TAG);
+    atomic_init(&n->child[!side], below);
+    atomic_store_explicit(slot, (uintptr_t)n, memory_order_release);
+    return 0;
+}
+
+/* The leaf is empty now: its sibling takes its parent's place. */
+static void cut(struct group *g, struct epoch *e, const struct flow_key *k)
+{
+    _Atomic uintptr_t *above = NULL, *slot = &g->root;
+    for (uintptr_t at; !((at = atomic_load_explicit(slot, memory_order_relaxed)) & LEAF_TAG);) {
+        above = slot;
+        slot = &node_of(at)->child[bit_of((const uint8_t *)k, node_of(at)->bit)];
+    }
+    struct trie_leaf *leaf = leaf_of(atomic_load_explicit(slot, memory_order_relaxed));
+    if (!above) {
+        atomic_store_explicit(&g->root, 0, memory_order_release);
+    } else {
+        struct trie_node *n = node_of(atomic_load_explicit(above, memory_order_relaxed));
+        unsigned side = bit_of((const uint8_t *)k, n->bit);
+        atomic_store_explicit(above, atomic_load_explicit(&n->child[!side], memory_order_relaxed),
+                              memory_order_release);
+        epoch_retire(e, &n->retired, node_free);
+    }
+    epoch_retire(e, &leaf->retired, leaf_free);
+}
+
+/* ---- the writer: whole flows ---- */
+
+/* The group that has f, and the leaf; NULL: none has. */
+static struct group *home_in(struct group *g, const struct flow *f, struct trie_leaf **leaf)
+{
+    struct flow_key k;
+    unsigned bit;
+    if (!g) return NULL;
+    key_of(f, &g->mask, &k);
+    *leaf = nearest(g, &k, &bit);
+    if (!*leaf || bit != NO_BIT) return NULL;
+    for (unsigned i = 0; i < (*leaf)->count; i++)
+        if ((*leaf)->flows[i] == f) return g;
+    return NULL;
+}
+
+static void own_mask(const struct flow *f, struct flow_key *mask)
+{
+    memset(mask, 0, sizeof *mask);
+    for (unsigned i = 0; i < f->words; i++)
+        mask->words[f->index[i]] = f->word[i].mask;
+}
+
+static struct group *home_of(const struct flow_table *t, const struct flow *f, struct trie_leaf **leaf)
+{
+    struct flow_key mask, coarse;
+    own_mask(f, &mask);
+    coarse = mask;
+    coarsen(&coarse);
+    struct group *g = home_in(find_group(t, &coarse), f, leaf);
+    return g ? g : home_in(find_group(t, &mask), f, leaf);
+}
+
+static bool has_room(struct group *g, const struct flow *f)
+{
+    struct flow_key k;
+    unsigned bit;
+    key_of(f, &g->mask, &k);
+    const struct trie_leaf *leaf = nearest(g, &k, &bit);
+    return !leaf || bit != NO_BIT || leaf->count < LEAF_FLOWS;
+}
+
+/* The group for a new flow; a fresh one is not published yet. */
+static struct group *group_for(struct flow_table *t, const struct flow *f, bool *fresh)
+{
+    struct flow_key mask, coarse;
+    own_mask(f, &mask);
+    coarse = mask;
+    coarsen(&coarse);
+    *fresh = false;
+    struct group *g = find_group(t, &coarse);
+    if (g && has_room(g, f)) return g;
+    if (g) {
+        coarse = mask;
+        g = find_group(t, &mask);
+        if (g) return g;
+    }
+    g = calloc(1, sizeof *g);
+    if (!g) return NULL;
+    g->mask = coarse;
+    atomic_init(&g->max_priority, NO_PRIORITY);
+    *fresh = true;
+    return g;
+}
+
+static int add(struct flow_table *t, struct epoch *e, struct flow *f)
+{
+    bool fresh;
+    struct group *g = group_for(t, f, &fresh);
+    if (!g) return -ENOMEM;
+    if (index_grow(t) || trie_add(g, e, f)) {
+        if (fresh) free(g);
+        return -ENOMEM;
+    }
+    if (!fresh) {
+        reorder(t, e);
+    } else if (!regroup(t, e, g, NULL)) {
+        free(leaf_of(atomic_load_explicit(&g->root, memory_order_relaxed)));
+        free(g);
+        return -ENOMEM;
+    }
+    index_add(t, f);
+    return 0;
+}
+
+static void drop_ref(struct epoch_node *n)
+{
+    flow_unref(container_of(n, struct flow, retired));
+}
+
+int table_insert(struct flow_table *t, struct epoch *e, struct flow *f, struct flow *replaced)
+{
+    if (!replaced) return add(t, e, f);
+    struct trie_leaf *old;
+    struct group *g = home_of(t, replaced, &old);
+    struct trie_leaf *l = leaf_with(old, f, replaced);
+    if (!l) return -ENOMEM;
+    struct flow_key k;
+    key_of(f, &g->mask, &k);
+    leaf_publish(e, walk(g, &k, NO_BIT), old, l);
+    index_remove(t, replaced);
+    index_add(t, f);
+    epoch_retire(e, &replaced->retired, drop_ref);
+    return 0;
+}
+
+static void group_forget(struct flow_table *t, struct epoch *e, struct group *g)
+{
+    if (regroup(t, e, NULL, g)) epoch_retire(e, &g->retired, group_free);
+}
+
+void table_remove(struct flow_table *t, struct epoch *e, struct flow *f)
+{
+    struct trie_leaf *old;
+    struct group *g = home_of(t, f, &old);
+    struct flow_key k;
+    key_of(f, &g->mask, &k);
+    g->count--;
+    if (old->count == 1) {
+        cut(g, e, &k);
+    } else {
+        struct trie_leaf *l = leaf_with(old, NULL, f);
+        while (!l) { /* a flow that must go cannot stay: make room by giving back what waits */
+            epoch_wait(e);
+            l = leaf_with(old, NULL, f);
+        }
+        leaf_publish(e, walk(g, &k, NO_BIT), old, l);
+    }
+    int max = lower(atomic_load_explicit(&g->root, memory_order_relaxed), &k);
+    atomic_store_explicit(&g->max_priority, max, memory_order_relaxed);
+    if (g->count == 0) group_forget(t, e, g);
+    index_remove(t, f);
+    epoch_retire(e, &f->retired, drop_ref);
+}
+
+static void trie_destroy(uintptr_t at)
+{
+    if (!at) return;
+    if (at & LEAF_TAG) {
+        free(leaf_of(at));
+        return;
+    }
+    for (unsigned i = 0; i < 2; i++)
+        trie_destroy(atomic_load_explicit(&node_of(at)->child[i], memory_order_relaxed));
+    free(node_of(at));
+}
+
+void table_destroy(struct flow_table *t)
+{
+    struct group_array *a = atomic_load_explicit(&t->groups, memory_order_relaxed);
+    for (unsigned i = 0; a && i < a->count; i++) {
+        trie_destroy(atomic_load_explicit(&a->groups[i]->root, memory_order_relaxed));
+        free(a->groups[i]);
+    }
+    free(a);
+    LIST_FOR_EACH_SAFE (node, &t->flows)
+        flow_unref(list_entry(node, struct flow, node));
+    free(t->chains);
+    table_init(t);
+}
