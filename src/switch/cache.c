@@ -1,0 +1,625 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Megaflows: making, keeping and dropping them. Looking them up is cache_lookup.c's. */
+#include "switch/cache_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+
+#include "base/checked.h"
+#include "loop/clock.h"
+
+#define IDLE_NS (10 * NS_PER_SECOND)
+#define IDLE_LEAST_NS (NS_PER_SECOND / 10)
+#define SWEEP_EVERY_NS NS_PER_SECOND
+#define BUCKETS_MIN 4u
+#define LISTS_MIN 64u
+#define GENERATION_MAX 0x7fffffffu
+
+/* Not in huge pages: a quiet port's cache is to take no more than it uses. */
+static void *map(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    (void)madvise(p, bytes, MADV_NOHUGEPAGE);
+    return p;
+}
+
+static void unmap(void *p, size_t bytes)
+{
+    if (p) munmap(p, bytes);
+}
+
+static size_t exact_bytes(const struct cache *c)
+{
+    return c->config.emc_entries * sizeof *c->exact;
+}
+
+int cache_init(struct cache *c, const struct switch_config_cache *config)
+{
+    memset(c, 0, sizeof *c);
+    c->config = *config;
+    if (getrandom(c->seed, sizeof c->seed, GRND_NONBLOCK) != sizeof c->seed) c->seed[0] = (uintptr_t)c;
+    for (unsigned i = 0; i < ARRAY_LEN(c->seed); i++)
+        c->seed[i] |= 1; /* never 0 */
+    c->lines_max = (uint32_t)(config->megaflows_max * MEGAFLOW_LINES_MAX + 1);
+    c->lines_used = 1; /* 0 is none */
+    c->lines = map((size_t)c->lines_max * 64);
+    c->cold = map(c->lines_max * sizeof *c->cold);
+    c->exact = config->emc_entries ? map(exact_bytes(c)) : NULL;
+    c->lists = calloc(LISTS_MIN, sizeof(struct dp_list *));
+    c->list_mask = LISTS_MIN - 1;
+    if (c->lines && c->cold && c->lists && (c->exact || !config->emc_entries)) return 0;
+    cache_destroy(c);
+    return -ENOMEM;
+}
+
+static void table_free(struct subtable *t)
+{
+    if (!t) return;
+    free(t->buckets);
+    free(t);
+}
+
+void cache_destroy(struct cache *c)
+{
+    for (uint32_t i = 1; c->cold && i < c->lines_used; i++)
+        if (c->cold[i].table) cache_remove(c, i);
+    for (struct cache_port *p = c->ports, *next; p; p = next) {
+        next = p->next;
+        free(p);
+    }
+    unmap(c->lines, (size_t)c->lines_max * 64);
+    unmap(c->cold, c->lines_max * sizeof *c->cold);
+    unmap(c->exact, exact_bytes(c));
+    free(c->lists);
+    memset(c, 0, sizeof *c);
+}
+
+struct cache_port *cache_port_get(struct cache *c, uint64_t word0)
+{
+    struct cache_port **at = &c->ports;
+    for (; *at; at = &(*at)->next) {
+        struct cache_port *p = *at;
+        if (p->word0 != word0) continue;
+        *at = p->next; /* to the front */
+        p->next = c->ports;
+        return c->ports = p;
+    }
+    struct cache_port *p = calloc(1, sizeof *p);
+    if (!p) return NULL;
+    p->word0 = word0;
+    p->next = c->ports;
+    return c->ports = p;
+}
+
+void cache_forget_port(struct cache *c, uint64_t word0)
+{
+    for (uint32_t i = 1; i < c->lines_used; i++)
+        if (c->cold[i].table && c->cold[i].table->port->word0 == word0) cache_remove(c, i);
+    for (struct cache_port **at = &c->ports; *at; at = &(*at)->next) {
+        struct cache_port *p = *at;
+        if (p->word0 != word0) continue;
+        *at = p->next;
+        free(p);
+        return;
+    }
+}
+
+/* ---- lists of actions ---- */
+
+static uint64_t hash_actions(const struct dp_action *a, unsigned count)
+{
+    const uint8_t *bytes = (const uint8_t *)a;
+    uint64_t h = count;
+    for (size_t i = 0; i < count * sizeof *a; i += 8) {
+        uint64_t w;
+        memcpy(&w, bytes + i, 8);
+        h = (h ^ w) * UINT64_C(0x9e3779b97f4a7c15);
+        h ^= h >> 32;
+    }
+    return h;
+}
+
+static void lists_grow(struct cache *c)
+{
+    unsigned size = (c->list_mask + 1) * 2;
+    struct dp_list **lists = calloc(size, sizeof *lists);
+    if (!lists) return; /* longer chains */
+    for (unsigned i = 0; i <= c->list_mask; i++) {
+        for (struct dp_list *l = c->lists[i], *next; l; l = next) {
+            next = l->next;
+            l->next = lists[l->hash & (size - 1)];
+            lists[l->hash & (size - 1)] = l;
+        }
+    }
+    free(c->lists);
+    c->lists = lists;
+    c->list_mask = size - 1;
+}
+
+static bool same_actions(const struct dp_list *l, const struct dp_action *a, unsigned count)
+{
+    return l->count == count && memcmp(l->actions, a, count * sizeof *a) == 0;
+}
+
+static struct dp_list *list_get(struct cache *c, const struct dp_action *a, unsigned count)
+{
+    uint64_t hash = hash_actions(a, count);
+    for (struct dp_list *l = c->lists[hash & c->list_mask]; l; l = l->next)
+        if (l->hash == hash && same_actions(l, a, count)) {
+            l->refs++;
+            return l;
+        }
+    struct dp_list *l = malloc(sizeof *l + count * sizeof *a);
+    if (!l) return NULL;
+    if (c->list_count++ > c->list_mask) lists_grow(c);
+    *l = (struct dp_list){.next = c->lists[hash & c->list_mask], .hash = hash, .refs = 1, .count = count};
+    memcpy(l->actions, a, count * sizeof *a);
+    l->single = count == 1 && a->type == DP_OUTPUT ? a->to : NULL;
+    c->lists[hash & c->list_mask] = l;
+    return l;
+}
+
+static void list_put(struct cache *c, struct dp_list *l)
+{
+    if (--l->refs) return;
+    struct dp_list **at = &c->lists[l->hash & c->list_mask];
+    while (*at != l)
+        at = &(*at)->next;
+    *at = l->next;
+    c->list_count--;
+    free(l);
+}
+
+/* ---- subtables ---- */
+
+static struct subtable *table_new(struct cache *c, struct cache_port *p, const struct flow_key *mask)
+{
+    struct subtable *t = calloc(1, sizeof *t);
+    if (!t) return NULL;
+    for (unsigned i = 1; i < FLOW_KEY_PACKET_WORDS; i++) {
+        if (!mask->words[i]) continue;
+        t->index[t->words] = (uint8_t)i;
+        t->mask[t->words++] = mask->words[i];
+    }
+    t->port = p;
+    t->whole = *mask;
+    t->bucket_mask = BUCKETS_MIN - 1;
+    t->buckets = aligned_alloc(64, BUCKETS_MIN * sizeof *t->buckets);
+    if (!t->buckets) {
+        free(t);
+        return NULL;
+    }
+    memset(t->buckets, 0, BUCKETS_MIN * sizeof *t->buckets);
+    struct subtable **at = &p->tables; /* last: it has no hits yet */
+    while (*at)
+        at = &(*at)->next;
+    *at = t;
+    p->masks++;
+    c->stats.masks++;
+    return t;
+}
+
+static void table_drop(struct cache *c, struct subtable *t)
+{
+    struct subtable **at = &t->port->tables;
+    while (*at != t)
+        at = &(*at)->next;
+    *at = t->next;
+    if (t->port->full == t) t->port->full = NULL;
+    t->port->masks--;
+    c->stats.masks--;
+    table_free(t);
+}
+
+/* All bits that a packet can have. */
+static void mask_full(struct flow_key *m)
+{
+    memset(m, 0, sizeof *m);
+    for (unsigned i = 0; i < FLOW_KEY_PACKET_WORDS; i++)
+        m->words[i] = UINT64_MAX;
+}
+
+static struct subtable *table_for(struct cache *c, struct cache_port *p, const struct flow_key *mask)
+{
+    struct flow_key full;
+    for (struct subtable *t = p->tables; t; t = t->next)
+        if (memcmp(&t->whole, mask, sizeof *mask) == 0) return t;
+    if (p->masks < c->config.masks_max) return table_new(c, p, mask);
+    if (p->full) return p->full;
+    mask_full(&full);
+    return p->full = table_new(c, p, &full);
+}
+
+static void bucket_put(struct bucket *b, unsigned i, uint64_t hash, uint32_t line)
+{
+    b->sig[i] = cache_signature(hash);
+    b->line[i] = line;
+}
+
+static unsigned bucket_room(const struct bucket *b)
+{
+    unsigned i = 0;
+    while (i < BUCKET_SLOTS && b->sig[i])
+        i++;
+    return i;
+}
+
+/* In its bucket, or the one beside it. */
+static bool table_put(struct bucket *buckets, uint64_t mask, uint64_t hash, uint32_t line)
+{
+    for (unsigned side = 0; side < 2; side++) {
+        struct bucket *b = &buckets[(hash & mask) ^ side];
+        unsigned i = bucket_room(b);
+        if (i == BUCKET_SLOTS) continue;
+        bucket_put(b, i, hash, line);
+        return true;
+    }
+    return false;
+}
+
+static bool rehash(const struct cache *c, const struct subtable *t, struct bucket *buckets, uint64_t mask)
+{
+    for (uint64_t i = 0; i <= t->bucket_mask; i++)
+        for (unsigned j = 0; j < BUCKET_SLOTS; j++)
+            if (t->buckets[i].sig[j] &&
+                !table_put(buckets, mask, c->cold[t->buckets[i].line[j]].hash, t->buckets[i].line[j]))
+                return false;
+    return true;
+}
+
+/* Twice as large, or more where that still does not do. False: no memory, or too many collisions. */
+static bool table_grow(const struct cache *c, struct subtable *t)
+{
+    for (uint64_t size = (t->bucket_mask + 1) * 2; size <= (t->count + 16) * UINT64_C(4); size *= 2) {
+        struct bucket *buckets = aligned_alloc(64, size * sizeof *buckets);
+        if (!buckets) return false;
+        memset(buckets, 0, size * sizeof *buckets);
+        if (rehash(c, t, buckets, size - 1)) {
+            free(t->buckets);
+            t->buckets = buckets;
+            t->bucket_mask = size - 1;
+            return true;
+        }
+        free(buckets);
+    }
+    return false;
+}
+
+static bool table_insert_line(const struct cache *c, struct subtable *t, uint64_t hash, uint32_t line)
+{
+    if (t->count > (t->bucket_mask + 1) * BUCKET_SLOTS / 2) (void)table_grow(c, t);
+    while (!table_put(t->buckets, t->bucket_mask, hash, line))
+        if (!table_grow(c, t)) return false;
+    t->count++;
+    return true;
+}
+
+/* The hole is filled from behind, because a bucket that is not full says that nothing went beside it. */
+static void table_take(const struct cache *c, struct subtable *t, uint64_t hash, uint32_t line)
+{
+    uint64_t home = hash & t->bucket_mask;
+    struct bucket *b = &t->buckets[home], *beside = &t->buckets[home ^ 1];
+    unsigned i = 0;
+    while (i < BUCKET_SLOTS && !(b->sig[i] && b->line[i] == line))
+        i++;
+    if (i == BUCKET_SLOTS) {
+        struct bucket *other = b;
+        b = beside;
+        beside = other;
+        home ^= 1;
+        for (i = 0; !(b->sig[i] && b->line[i] == line);)
+            i++;
+    }
+    unsigned last = bucket_room(b) - 1;
+    b->sig[i] = b->sig[last];
+    b->line[i] = b->line[last];
+    b->sig[last] = 0;
+    for (unsigned j = bucket_room(beside); last == BUCKET_SLOTS - 1 && j > 0; j--) {
+        uint32_t guest = beside->line[j - 1];
+        if ((c->cold[guest].hash & t->bucket_mask) != home) continue;
+        bucket_put(b, last, c->cold[guest].hash, guest);
+        unsigned end = bucket_room(beside) - 1;
+        beside->sig[j - 1] = beside->sig[end];
+        beside->line[j - 1] = beside->line[end];
+        beside->sig[end] = 0;
+        break;
+    }
+    t->count--;
+}
+
+/* ---- lines ---- */
+
+static unsigned lines_of(const struct subtable *t)
+{
+    return (unsigned)((sizeof(struct megaflow) + t->words * 8u + 63) / 64);
+}
+
+static uint32_t line_get(struct cache *c, unsigned lines)
+{
+    uint32_t line = c->free[lines];
+    if (line) {
+        c->free[lines] = (uint32_t)cache_megaflow(c, line)->valid_at;
+        return line;
+    }
+    if (c->lines_used + lines > c->lines_max) return 0;
+    line = c->lines_used;
+    c->lines_used += lines;
+    return line;
+}
+
+/* Whoever still has its number sees another generation. */
+static void line_put(struct cache *c, uint32_t line, unsigned lines)
+{
+    struct megaflow *m = cache_megaflow(c, line);
+    if (m->generation == GENERATION_MAX) {
+        if (c->exact) memset(c->exact, 0, exact_bytes(c));
+        m->generation = 0;
+    } else {
+        m->generation++;
+    }
+    m->valid_at = c->free[lines];
+    c->free[lines] = line;
+}
+
+/* ---- megaflows ---- */
+
+static bool is_simple(const struct flow_key *mask)
+{
+    struct flow_key rest = *mask;
+    rest.words[0] = 0;
+    memset(&rest.eth_type, 0, sizeof rest.eth_type);
+    rest.nw_proto = rest.nw_frag = 0;
+    uint64_t any = 0;
+    for (unsigned i = 0; i < FLOW_KEY_PACKET_WORDS; i++)
+        any |= rest.words[i];
+    return any == 0;
+}
+
+static void simple_forget(struct cache_port *p, uint32_t line)
+{
+    for (unsigned i = 0; i < p->simple_count; i++)
+        if (p->simple[i].line == line) {
+            p->simple[i] = p->simple[--p->simple_count];
+            return;
+        }
+}
+
+/* Holds references of the flows that it counts for. */
+static bool set_flows(struct megaflow_cold *cold, const struct cache_add *a)
+{
+    struct flow **flows = cold->flows;
+    cold->flow_count = 0;
+    cold->more = NULL;
+    if (a->flow_count > MEGAFLOW_FLOWS) {
+        cold->more = malloc(a->flow_count * sizeof *cold->more);
+        if (!cold->more) return false;
+        flows = cold->more;
+    }
+    for (unsigned i = 0; i < a->flow_count; i++)
+        if (flow_ref(a->flows[i])) flows[cold->flow_count++] = a->flows[i];
+    return true;
+}
+
+static struct flow **flows_of(struct megaflow_cold *cold)
+{
+    return cold->more ? cold->more : cold->flows;
+}
+
+static void drop_flows(struct megaflow_cold *cold)
+{
+    for (unsigned i = 0; i < cold->flow_count; i++)
+        flow_unref(flows_of(cold)[i]);
+    free(cold->more);
+    cold->more = NULL;
+    cold->flow_count = 0;
+}
+
+static void make_room(struct cache *c)
+{
+    if (c->stats.megaflows < c->config.megaflows_max || !c->config.evict) return;
+    for (uint32_t i = 0; i < c->lines_used; i++) {
+        if (++c->victim >= c->lines_used) c->victim = 1;
+        if (!c->cold[c->victim].table) continue;
+        cache_remove(c, c->victim);
+        c->stats.evicted++;
+        return;
+    }
+}
+
+static uint32_t fill(struct cache *c, struct subtable *t, const struct cache_add *a, uint64_t hash)
+{
+    uint32_t line = line_get(c, lines_of(t));
+    if (!line) return 0;
+    struct megaflow *m = cache_megaflow(c, line);
+    struct megaflow_cold *cold = &c->cold[line];
+    m->list = list_get(c, a->actions, a->action_count);
+    cold->hash = hash;
+    if (!m->list || !set_flows(cold, a) || !table_insert_line(c, t, hash, line)) {
+        if (m->list) list_put(c, m->list);
+        drop_flows(cold);
+        line_put(c, line, lines_of(t));
+        return 0;
+    }
+    m->valid_at = a->valid_at;
+    m->bytes = m->packets = 0;
+    m->watches_mac = a->deps->mac;
+    for (unsigned i = 0; i < t->words; i++)
+        m->key[i] = a->key->words[t->index[i]] & t->mask[i];
+    cold->table = t;
+    cold->deps = *a->deps;
+    cold->refresh = a->refresh;
+    cold->tables = (uint16_t)a->tables;
+    cold->used_ns = a->now_ns;
+    cold->packets = cold->bytes = 0;
+    return line;
+}
+
+uint32_t cache_add(struct cache *c, struct cache_port *p, const struct cache_add *a)
+{
+    make_room(c);
+    if (c->stats.megaflows >= c->config.megaflows_max) return 0;
+    struct subtable *t = table_for(c, p, a->mask);
+    if (!t) return 0;
+    uint64_t hash = cache_hash(c, t, a->key);
+    uint32_t old = cache_table_find(c, t, hash, a->key);
+    if (old) { /* of an earlier state; the table may go with it */
+        cache_remove(c, old);
+        t = table_for(c, p, a->mask);
+        if (!t) return 0;
+    }
+    uint32_t line = fill(c, t, a, hash);
+    if (!line) {
+        if (t->count == 0) table_drop(c, t);
+        return 0;
+    }
+    c->stats.megaflows++;
+    if (p->simple_count < CACHE_SIMPLE && is_simple(&t->whole)) {
+        p->simple[p->simple_count].word = cache_simple_word(a->key);
+        p->simple[p->simple_count++].line = line;
+    }
+    return line;
+}
+
+void cache_remove(struct cache *c, uint32_t line)
+{
+    struct megaflow *m = cache_megaflow(c, line);
+    struct megaflow_cold *cold = &c->cold[line];
+    struct subtable *t = cold->table;
+    cache_fold(c, line, cold->used_ns);
+    simple_forget(t->port, line);
+    table_take(c, t, cold->hash, line);
+    list_put(c, m->list);
+    drop_flows(cold);
+    cold->table = NULL;
+    line_put(c, line, lines_of(t));
+    c->stats.megaflows--;
+    if (t->count == 0) table_drop(c, t);
+}
+
+void cache_match(const struct cache *c, uint32_t line, struct flow_match *out)
+{
+    const struct megaflow *m = cache_megaflow(c, line);
+    const struct subtable *t = c->cold[line].table;
+    memset(&out->key, 0, sizeof out->key);
+    out->mask = t->whole;
+    out->key.words[0] = t->port->word0;
+    for (unsigned i = 0; i < t->words; i++)
+        out->key.words[t->index[i]] = m->key[i];
+}
+
+bool cache_revalidate(struct cache *c, uint32_t line, struct change_log *log, uint64_t to)
+{
+    struct megaflow *m = cache_megaflow(c, line);
+    struct flow_match match;
+    cache_match(c, line, &match);
+    if (change_concerns(log, m->valid_at, to, &c->cold[line].deps, &match)) return false;
+    m->valid_at = to;
+    return true;
+}
+
+bool cache_same(struct cache *c, uint32_t line, const struct cache_add *a)
+{
+    struct megaflow *m = cache_megaflow(c, line);
+    struct megaflow_cold *cold = &c->cold[line];
+    if (memcmp(&cold->table->whole, a->mask, sizeof *a->mask) != 0 || cold->refresh != a->refresh ||
+        !same_actions(m->list, a->actions, a->action_count))
+        return false;
+    cache_fold(c, line, a->now_ns);
+    struct megaflow_cold old = *cold;
+    if (!set_flows(cold, a)) {
+        *cold = old;
+        return false;
+    }
+    drop_flows(&old);
+    cold->deps = *a->deps;
+    cold->tables = (uint16_t)a->tables;
+    m->watches_mac = a->deps->mac;
+    m->valid_at = a->valid_at;
+    return true;
+}
+
+/* ---- counters and ageing ---- */
+
+void cache_fold(struct cache *c, uint32_t line, uint64_t now_ns)
+{
+    struct megaflow *m = cache_megaflow(c, line);
+    struct megaflow_cold *cold = &c->cold[line];
+    if (m->packets == 0) return;
+    for (unsigned i = 0; i < cold->flow_count; i++) {
+        struct flow *f = flows_of(cold)[i];
+        atomic_fetch_add_explicit(&f->packets, m->packets, memory_order_relaxed);
+        atomic_fetch_add_explicit(&f->bytes, m->bytes, memory_order_relaxed);
+        if (atomic_load_explicit(&f->used_ns, memory_order_relaxed) < now_ns)
+            atomic_store_explicit(&f->used_ns, now_ns, memory_order_relaxed);
+    }
+    cold->packets += m->packets;
+    cold->bytes += m->bytes;
+    cold->used_ns = now_ns;
+    m->packets = 0;
+    m->bytes = 0;
+}
+
+/* The fuller, the sooner what is not used goes. */
+static uint64_t idle_limit(const struct cache *c)
+{
+    uint64_t max = c->config.megaflows_max, half = max / 2, count = c->stats.megaflows;
+    if (count <= half || half == 0) return IDLE_NS;
+    uint64_t limit = count >= max ? 0 : IDLE_NS / half * (max - count);
+    return limit > IDLE_LEAST_NS ? limit : IDLE_LEAST_NS;
+}
+
+static void sweep_one(struct cache *c, uint32_t line, uint64_t now_ns,
+                      void (*refreshed)(void *arg, const struct change_deps *d, uint32_t in_port), void *arg)
+{
+    struct megaflow *m = cache_megaflow(c, line);
+    struct megaflow_cold *cold = &c->cold[line];
+    if (m->packets) {
+        if (cold->refresh && refreshed) refreshed(arg, &cold->deps, be32_get(cold->table->port->in_port));
+        cache_fold(c, line, now_ns);
+    } else if (now_ns > cold->used_ns && now_ns - cold->used_ns >= idle_limit(c)) {
+        cache_remove(c, line);
+        c->stats.expired++;
+    }
+}
+
+static struct subtable *most_hit(struct subtable *list)
+{
+    struct subtable *best = list;
+    for (; list; list = list->next)
+        if (list->hits > best->hits) best = list;
+    return best;
+}
+
+/* By hits since the last time, which are halved. */
+static void rank(struct cache_port *p)
+{
+    struct subtable *rest = p->tables, **end = &p->tables;
+    while (rest) {
+        struct subtable *best = most_hit(rest), **at = &rest;
+        while (*at != best)
+            at = &(*at)->next;
+        *at = best->next;
+        *end = best;
+        end = &best->next;
+        best->hits /= 2;
+    }
+    *end = NULL;
+}
+
+void cache_sweep(struct cache *c, uint64_t now_ns, uint32_t max,
+                 void (*refreshed)(void *arg, const struct change_deps *d, uint32_t in_port), void *arg)
+{
+    if (!c->sweep_at) {
+        if (now_ns - c->sweep_ns < SWEEP_EVERY_NS) return;
+        c->sweep_ns = now_ns;
+        c->sweep_at = 1;
+        for (struct cache_port *p = c->ports; p; p = p->next)
+            if (p->masks > 1) rank(p);
+    }
+    for (; max > 0 && c->sweep_at < c->lines_used; max--, c->sweep_at++)
+        if (c->cold[c->sweep_at].table) sweep_one(c, c->sweep_at, now_ns, refreshed, arg);
+    if (c->sweep_at >= c->lines_used) c->sweep_at = 0;
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Between cache.c and cache_lookup.c. */
+#ifndef SWITCH_CACHE_INTERNAL_H
+#define SWITCH_CACHE_INTERNAL_H
+
+#include "switch/cache.h"
+
+#define BUCKET_SLOTS 8u
+
+/* Filled from the front; when it is full, the one beside it (number ^ 1) may have more. */
+struct bucket {
+    _Alignas(64) uint32_t sig[BUCKET_SLOTS]; /* 0: empty */
+    uint32_t line[BUCKET_SLOTS];
+};
+
+static inline uint32_t cache_signature(uint64_t hash)
+{
+    return (uint32_t)(hash >> 32) | 1;
+}
+
+/* Multiply to 128 bits and fold: every bit of both has a part in every bit of the result. */
+static inline uint64_t cache_mix(uint64_t a, uint64_t b)
+{
+    unsigned __int128 p = (unsigned __int128)a * b;
+    return (uint64_t)p ^ (uint64_t)(p >> 64);
+}
+
+static inline uint64_t cache_hash(const struct cache *c, const struct subtable *t, const struct flow_key *k)
+{
+    uint64_t h = c->seed[6];
+    unsigned i = 0;
+    for (; i + 1 < t->words; i += 2) {
+        uint64_t a = k->words[t->index[i]] & t->mask[i], b = k->words[t->index[i + 1]] & t->mask[i + 1];
+        h = (h << 9 | h >> 55) ^ cache_mix(a ^ c->seed[0], b ^ c->seed[1]);
+    }
+    if (i < t->words) h = (h << 9 | h >> 55) ^ cache_mix((k->words[t->index[i]] & t->mask[i]) ^ c->seed[2], c->seed[3]);
+    return h ^ h >> 32;
+}
+
+static inline bool cache_is_key(const struct subtable *t, const struct megaflow *m, const struct flow_key *k)
+{
+    uint64_t differ = 0;
+    for (unsigned i = 0; i < t->words; i++)
+        differ |= (k->words[t->index[i]] & t->mask[i]) ^ m->key[i];
+    return differ == 0;
+}
+
+/* The line of a key in a subtable, or 0. */
+uint32_t cache_table_find(const struct cache *c, const struct subtable *t, uint64_t hash, const struct flow_key *k);
+
+#endif

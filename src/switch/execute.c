@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "switch/execute.h"
+
+#include "packet/edit.h"
+#include "switch/extract.h"
+
+/* ---- one field ---- */
+
+static uint8_t merge8(uint8_t old, uint8_t value, uint8_t mask)
+{
+    return (uint8_t)((old & ~mask) | (value & mask));
+}
+
+/* What the field is to be, right-aligned as in set.value: the packet's own where the mask is not set. */
+static void merge(const struct dp_action *a, const uint8_t *old, uint8_t *out, unsigned bytes)
+{
+    const uint8_t *v = a->set.value.raw + FIELD_VALUE_BYTES - bytes;
+    const uint8_t *m = a->set.mask.raw + FIELD_VALUE_BYTES - bytes;
+    for (unsigned i = 0; i < bytes; i++)
+        out[i] = merge8(old[i], v[i], m[i]);
+}
+
+/* Bytes of a layer, if they lie in the head. */
+static const uint8_t *at(const struct packet *p, uint16_t layer, unsigned offset, unsigned bytes)
+{
+    if (layer == PACKET_NO_LAYER || layer > p->head_bytes || (unsigned)(p->head_bytes - layer) < offset + bytes)
+        return NULL;
+    return p->head + layer + offset;
+}
+
+static bool is_v6(const struct packet *p)
+{
+    const uint8_t *ip = at(p, p->l3_at, 0, 1);
+    return ip && *ip >> 4 == 6;
+}
+
+static bool set_mac(struct packet *p, const struct dp_action *a, const uint8_t *old,
+                    bool (*set)(struct packet *, const uint8_t[6]))
+{
+    uint8_t mac[6];
+    if (!old) return false;
+    merge(a, old, mac, 6);
+    return set(p, mac);
+}
+
+static bool set_be32(struct packet *p, const struct dp_action *a, const uint8_t *old,
+                     bool (*set)(struct packet *, struct be32))
+{
+    struct be32 v;
+    if (!old) return false;
+    merge(a, old, v.raw, 4);
+    return set(p, v);
+}
+
+static bool set_be16(struct packet *p, const struct dp_action *a, const uint8_t *old,
+                     bool (*set)(struct packet *, struct be16))
+{
+    struct be16 v;
+    if (!old) return false;
+    merge(a, old, v.raw, 2);
+    return set(p, v);
+}
+
+static bool set_in6(struct packet *p, const struct dp_action *a, const uint8_t *old,
+                    bool (*set)(struct packet *, const uint8_t[16]))
+{
+    uint8_t v[16];
+    if (!old) return false;
+    merge(a, old, v, 16);
+    return set(p, v);
+}
+
+static uint64_t value_of(const struct dp_action *a)
+{
+    return field_value_u64(a->set.value);
+}
+
+static uint64_t mask_of(const struct dp_action *a)
+{
+    return field_value_u64(a->set.mask);
+}
+
+static bool set_vlan(struct packet *p, const struct dp_action *a, unsigned shift)
+{
+    const uint8_t *tci = at(p, 12, 2, 2);
+    if (!tci) return false;
+    uint64_t mask = mask_of(a) << shift & ~(uint64_t)FLOW_VLAN_PRESENT, value = value_of(a) << shift & mask;
+    unsigned old = (unsigned)(tci[0] << 8 | tci[1]);
+    return packet_set_vlan_tci(p, be16_make((uint16_t)((old & ~mask) | value)));
+}
+
+static uint8_t tos_of(const struct packet *p, bool *found)
+{
+    const uint8_t *ip = at(p, p->l3_at, 0, 2);
+    *found = ip != NULL;
+    if (!ip) return 0;
+    return ip[0] >> 4 == 6 ? (uint8_t)(ip[0] << 4 | ip[1] >> 4) : ip[1];
+}
+
+static bool set_tos(struct packet *p, const struct dp_action *a, unsigned shift)
+{
+    bool found;
+    uint8_t tos = merge8(tos_of(p, &found), (uint8_t)(value_of(a) << shift), (uint8_t)(mask_of(a) << shift));
+    if (!found) return false;
+    return is_v6(p) ? packet_set_ipv6_class(p, tos) : packet_set_ipv4_tos(p, tos);
+}
+
+static bool set_ttl(struct packet *p, const struct dp_action *a)
+{
+    uint8_t ttl = (uint8_t)value_of(a);
+    return is_v6(p) ? packet_set_ipv6_hop_limit(p, ttl) : packet_set_ipv4_ttl(p, ttl);
+}
+
+static bool set_label(struct packet *p, const struct dp_action *a)
+{
+    const uint8_t *ip = at(p, p->l3_at, 0, 4);
+    if (!ip) return false;
+    uint64_t old = (uint64_t)(ip[1] & 15) << 16 | (uint64_t)ip[2] << 8 | ip[3];
+    return packet_set_ipv6_label(p, (uint32_t)((old & ~mask_of(a)) | (value_of(a) & mask_of(a))) & 0xfffff);
+}
+
+/* Where a label entry, or an I-tag, stands: behind VLAN tags and a type. */
+static uint16_t behind_vlans(const struct packet *p)
+{
+    uint16_t type_at = 12;
+    for (const uint8_t *t; (t = at(p, type_at, 0, 2));) {
+        unsigned type = (unsigned)(t[0] << 8 | t[1]);
+        if (type != 0x8100 && type != 0x88a8 && type != 0x9100) break;
+        type_at = (uint16_t)(type_at + 4);
+    }
+    return (uint16_t)(type_at + 2);
+}
+
+static bool set_outer_word(struct packet *p, const struct dp_action *a, unsigned shift,
+                           bool (*set)(struct packet *, struct be32))
+{
+    const uint8_t *e = at(p, behind_vlans(p), 0, 4);
+    if (!e) return false;
+    struct be32 raw;
+    memcpy(&raw, e, sizeof raw);
+    uint32_t mask = (uint32_t)(mask_of(a) << shift), value = (uint32_t)(value_of(a) << shift) & mask;
+    return set(p, be32_make((be32_get(raw) & ~mask) | value));
+}
+
+static const uint8_t *nd_option(const struct packet *p)
+{
+    static const uint8_t nothing[6]; /* set-field on these has no mask */
+    (void)p;
+    return nothing;
+}
+
+static bool set_field(struct packet *p, const struct dp_action *a)
+{
+    const uint16_t l3 = p->l3_at, l4 = p->l4_at;
+    switch ((enum field_id)a->field) {
+    case FIELD_ETH_DST: return set_mac(p, a, at(p, 0, 0, 6), packet_set_eth_dst);
+    case FIELD_ETH_SRC: return set_mac(p, a, at(p, 0, 6, 6), packet_set_eth_src);
+    case FIELD_VLAN_VID:
+    case FIELD_VLAN_TCI: return set_vlan(p, a, 0);
+    case FIELD_VLAN_PCP: return set_vlan(p, a, 13);
+    case FIELD_IP_DSCP: return set_tos(p, a, 2);
+    case FIELD_IP_ECN: return set_tos(p, a, 0);
+    case FIELD_IP_TTL: return set_ttl(p, a);
+    case FIELD_IPV4_SRC: return set_be32(p, a, at(p, l3, 12, 4), packet_set_ipv4_src);
+    case FIELD_IPV4_DST: return set_be32(p, a, at(p, l3, 16, 4), packet_set_ipv4_dst);
+    case FIELD_IPV6_SRC: return set_in6(p, a, at(p, l3, 8, 16), packet_set_ipv6_src);
+    case FIELD_IPV6_DST: return set_in6(p, a, at(p, l3, 24, 16), packet_set_ipv6_dst);
+    case FIELD_IPV6_FLABEL: return set_label(p, a);
+    case FIELD_TCP_SRC:
+    case FIELD_UDP_SRC:
+    case FIELD_SCTP_SRC: return set_be16(p, a, at(p, l4, 0, 2), packet_set_port_src);
+    case FIELD_TCP_DST:
+    case FIELD_UDP_DST:
+    case FIELD_SCTP_DST: return set_be16(p, a, at(p, l4, 2, 2), packet_set_port_dst);
+    case FIELD_ICMPV4_TYPE:
+    case FIELD_ICMPV6_TYPE: return packet_set_icmp_type(p, (uint8_t)value_of(a));
+    case FIELD_ICMPV4_CODE:
+    case FIELD_ICMPV6_CODE: return packet_set_icmp_code(p, (uint8_t)value_of(a));
+    case FIELD_ARP_OP: return set_be16(p, a, at(p, l3, 6, 2), packet_set_arp_op);
+    case FIELD_ARP_SHA: return set_mac(p, a, at(p, l3, 8, 6), packet_set_arp_sha);
+    case FIELD_ARP_SPA: return set_be32(p, a, at(p, l3, 14, 4), packet_set_arp_spa);
+    case FIELD_ARP_THA: return set_mac(p, a, at(p, l3, 18, 6), packet_set_arp_tha);
+    case FIELD_ARP_TPA: return set_be32(p, a, at(p, l3, 24, 4), packet_set_arp_tpa);
+    case FIELD_ND_TARGET: return set_in6(p, a, at(p, l4, 8, 16), packet_set_nd_target);
+    case FIELD_ND_SLL: return set_mac(p, a, nd_option(p), packet_set_nd_sll);
+    case FIELD_ND_TLL: return set_mac(p, a, nd_option(p), packet_set_nd_tll);
+    case FIELD_MPLS_LABEL: return set_outer_word(p, a, 12, packet_set_mpls_entry);
+    case FIELD_MPLS_TC: return set_outer_word(p, a, 9, packet_set_mpls_entry);
+    case FIELD_MPLS_BOS: return set_outer_word(p, a, 8, packet_set_mpls_entry);
+    case FIELD_MPLS_TTL: return set_outer_word(p, a, 0, packet_set_mpls_entry);
+    case FIELD_PBB_ISID: return set_outer_word(p, a, 0, packet_set_pbb_tci);
+    default: return true; /* not in the packet */
+    }
+}
+
+/* ---- one action ---- */
+
+/* Layers anew, after what was inside has come out. */
+static bool relayer(struct packet *p)
+{
+    struct flow_key k;
+    return extract_key(p, &k) != EXTRACT_INVALID;
+}
+
+bool execute_change(struct packet *p, const struct dp_action *a)
+{
+    switch ((enum dp_type)a->type) {
+    case DP_SET: return set_field(p, a);
+    case DP_PUSH_VLAN:
+        return packet_push_vlan(p, be16_make(a->eth_type), be16_make((uint16_t)(a->entry & ~FLOW_VLAN_PRESENT)));
+    case DP_POP_VLAN: return packet_pop_vlan(p);
+    case DP_PUSH_MPLS: return packet_push_mpls(p, be16_make(a->eth_type), be32_make(a->entry));
+    case DP_POP_MPLS: return packet_pop_mpls(p, be16_make(a->eth_type)) && relayer(p);
+    case DP_PUSH_PBB: return packet_push_pbb(p, be32_make(a->entry));
+    case DP_POP_PBB: return packet_pop_pbb(p) && relayer(p);
+    case DP_COPY_TTL_OUT: return packet_copy_ttl_out(p);
+    case DP_COPY_TTL_IN: return packet_copy_ttl_in(p);
+    case DP_OUTPUT:
+    case DP_CONTROLLER: break;
+    }
+    return false;
+}
+
+static void to_controller(const struct execute_context *c, struct packet *p, const struct dp_action *a)
+{
+    if (!c->received) return;
+    struct packet_in in = {.bridge = c->bridge,
+                           .reason = a->in.reason,
+                           .table = a->in.table,
+                           .cookie = a->from.cookie,
+                           .packet = p,
+                           .max_len = a->eth_type};
+    if (extract_key(p, &in.key) == EXTRACT_INVALID) return;
+    in.key.words[0] = 0;
+    in.key.in_port = be32_make(c->in_port);
+    memcpy(&in.key.metadata, &a->from.metadata, sizeof in.key.metadata);
+    c->received(c->arg, &in);
+}
+
+bool execute(const struct execute_context *c, struct packet *p, const struct dp_action *a, unsigned count)
+{
+    bool given = false; /* a port has it: it may not be changed */
+    for (unsigned i = 0; i < count; i++) {
+        if (a[i].type == DP_OUTPUT) {
+            outbox_put(c->outbox, a[i].to, p);
+            given = true;
+        } else if (a[i].type == DP_CONTROLLER) {
+            to_controller(c, p, &a[i]);
+        } else {
+            if (given) p = packet_clone(c->outbox->pool, p);
+            given = false;
+            if (!p || !execute_change(p, &a[i])) return false;
+        }
+    }
+    return true;
+}

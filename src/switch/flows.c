@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Adding, changing, removing and counting flows; time-outs. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/checked.h"
+#include "loop/clock.h"
+#include "switch/thread.h"
+
+static int no_memory(struct errmsg *e)
+{
+    return errmsg_set(e, ENOMEM, "no memory for a flow");
+}
+
+static void note(struct bridge *b, const struct flow *f)
+{
+    struct flow_match m;
+    flow_to_match(f, &m);
+    change_flow(&b->sw->log, b->index, f->table, &m);
+}
+
+static bool overlaps_another(const struct bridge *b, const struct flow_spec *f)
+{
+    LIST_FOR_EACH (node, &b->tables[f->table].flows) {
+        const struct flow *other = list_entry(node, struct flow, node);
+        struct flow_match m;
+        if (other->priority != f->priority) continue;
+        flow_to_match(other, &m);
+        if (flow_match_overlaps(&m, &f->match)) return true;
+    }
+    return false;
+}
+
+static void add_counts(struct flow *to, const struct flow *from)
+{
+    atomic_init(&to->packets, atomic_load_explicit(&from->packets, memory_order_relaxed));
+    atomic_init(&to->bytes, atomic_load_explicit(&from->bytes, memory_order_relaxed));
+}
+
+int bridge_flow_add(struct bridge *b, const struct flow_spec *f, struct errmsg *e)
+{
+    int ret = flow_check(f, e);
+    if (ret) return ret;
+    if (f->table >= SWITCH_TABLES) return errmsg_set(e, EINVAL, "there is no table %u", f->table);
+    struct flow_table *t = &b->tables[f->table];
+    struct flow *old = table_find(t, &f->match, f->priority);
+    if ((f->flags & FLOW_CHECK_OVERLAP) && overlaps_another(b, f))
+        return errmsg_set(e, EEXIST, "a flow of the same priority overlaps");
+    if (!old && b->flows >= SWITCH_FLOWS_MAX_DEFAULT)
+        return errmsg_set(e, ENOSPC, "there are %u flows", SWITCH_FLOWS_MAX_DEFAULT);
+    struct flow *new = flow_new(f, b->next_id++, clock_now_ns());
+    if (!new) return no_memory(e);
+    if (old && !(f->flags & FLOW_RESET_COUNTS)) {
+        switch_fold(b->sw);
+        add_counts(new, old);
+    }
+    if (old) list_remove(&old->timed);
+    if (table_insert(t, &b->sw->epoch, new, old)) {
+        if (old && (old->idle_timeout_s || old->hard_timeout_s)) list_push_back(&b->timed, &old->timed);
+        flow_unref(new);
+        return no_memory(e);
+    }
+    if (!old) b->flows++;
+    if (new->idle_timeout_s || new->hard_timeout_s) list_push_back(&b->timed, &new->timed);
+    note(b, new);
+    epoch_poll(&b->sw->epoch);
+    return 0;
+}
+
+/* ---- selecting ---- */
+
+static bool outputs_to(const struct action_list *l, uint32_t port)
+{
+    for (unsigned i = 0; i < l->count; i++)
+        if (l->list[i].type == ACTION_OUTPUT && l->list[i].output.port == port) return true;
+    return false;
+}
+
+static bool selected(const struct flow *f, const struct flow_spec *s)
+{
+    if ((f->cookie ^ s->cookie) & s->cookie_mask) return false;
+    if (s->out_group != SWITCH_PORT_ANY) return false; /* no flow has one */
+    if (s->out_port != SWITCH_PORT_ANY) {
+        const struct instructions *i = &atomic_load_explicit(&f->code, memory_order_relaxed)->instructions;
+        if (!outputs_to(&i->apply, s->out_port) && !outputs_to(&i->write, s->out_port)) return false;
+    }
+    return flow_covered(f, &s->match);
+}
+
+/* The flows that f means, in no order; the caller frees the array. -1: no memory. */
+static long select_flows(struct bridge *b, const struct flow_spec *f, bool strict, struct flow ***out)
+{
+    unsigned first = f->table == SWITCH_TABLE_ALL ? 0 : f->table;
+    unsigned end = f->table == SWITCH_TABLE_ALL ? SWITCH_TABLES : first + 1u;
+    size_t count = 0;
+    for (unsigned t = first; t < end && t < SWITCH_TABLES; t++)
+        count += b->tables[t].count;
+    struct flow **list = malloc((count + 1) * sizeof *list);
+    if (!list) return -1;
+    long n = 0;
+    for (unsigned t = first; t < end && t < SWITCH_TABLES; t++) {
+        struct flow *one = strict ? table_find(&b->tables[t], &f->match, f->priority) : NULL;
+        if (one && selected(one, f)) list[n++] = one;
+        if (strict) continue;
+        LIST_FOR_EACH (node, &b->tables[t].flows) {
+            struct flow *other = list_entry(node, struct flow, node);
+            if (selected(other, f)) list[n++] = other;
+        }
+    }
+    *out = list;
+    return n;
+}
+
+/* ---- changing ---- */
+
+static void code_free(struct epoch_node *n)
+{
+    struct flow_code *c = container_of(n, struct flow_code, retired);
+    instructions_clear(&c->instructions);
+    free(c);
+}
+
+/* All new instructions before the first is put to use: all or nothing. */
+static struct flow_code **codes_new(const struct instructions *i, long count)
+{
+    struct flow_code **codes = calloc((size_t)count + 1, sizeof(struct flow_code *));
+    long made = 0;
+    for (; codes && made < count; made++) {
+        codes[made] = calloc(1, sizeof *codes[made]);
+        if (!codes[made] || !instructions_copy(&codes[made]->instructions, i)) break;
+    }
+    if (codes && made == count) return codes;
+    if (codes) free(codes[made]);
+    while (made > 0)
+        code_free(&codes[--made]->retired);
+    free(codes);
+    return NULL;
+}
+
+int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed, struct errmsg *e)
+{
+    struct flow **list;
+    int ret = flow_check(f, e);
+    if (ret) return ret;
+    long count = select_flows(b, f, strict, &list);
+    if (count < 0) return no_memory(e);
+    struct flow_code **codes = codes_new(&f->instructions, count);
+    if (!codes) {
+        free(list);
+        return no_memory(e);
+    }
+    for (long i = 0; i < count; i++) {
+        struct flow_code *old = atomic_exchange_explicit(&list[i]->code, codes[i], memory_order_acq_rel);
+        epoch_retire(&b->sw->epoch, &old->retired, code_free);
+        note(b, list[i]);
+    }
+    free(codes);
+    free(list);
+    epoch_poll(&b->sw->epoch);
+    if (changed) *changed = (unsigned)count;
+    return 0;
+}
+
+static void stats_of(const struct flow *f, struct flow_stats *s)
+{
+    uint64_t now = clock_now_ns(), used = atomic_load_explicit(&f->used_ns, memory_order_relaxed);
+    s->packets = atomic_load_explicit(&f->packets, memory_order_relaxed);
+    s->bytes = atomic_load_explicit(&f->bytes, memory_order_relaxed);
+    s->duration_ns = now - f->created_ns;
+    s->idle_ns = now > used ? now - used : 0;
+}
+
+static void tell(struct bridge *b, const struct flow *f, enum flow_gone why)
+{
+    struct flow_spec spec;
+    struct flow_stats stats;
+    if (!b->flow_gone) return;
+    flow_to_spec(f, &spec);
+    stats_of(f, &stats);
+    b->flow_gone(b->flow_gone_arg, &spec, &stats, why);
+}
+
+static void remove_flow(struct bridge *b, struct flow *f, enum flow_gone why)
+{
+    tell(b, f, why);
+    list_remove(&f->timed);
+    struct flow_match m;
+    uint8_t table = f->table;
+    flow_to_match(f, &m);
+    table_remove(&b->tables[table], &b->sw->epoch, f);
+    b->flows--;
+    change_flow(&b->sw->log, b->index, table, &m);
+}
+
+int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed, struct errmsg *e)
+{
+    struct flow **list;
+    long count = select_flows(b, f, strict, &list);
+    if (count < 0) return no_memory(e);
+    if (count && b->flow_gone) switch_fold(b->sw);
+    for (long i = 0; i < count; i++)
+        remove_flow(b, list[i], FLOW_GONE_DELETED);
+    free(list);
+    epoch_poll(&b->sw->epoch);
+    if (changed) *changed = (unsigned)count;
+    return 0;
+}
+
+void bridge_on_flow_gone(struct bridge *b,
+                         void (*gone)(void *arg, const struct flow_spec *f, const struct flow_stats *s,
+                                      enum flow_gone why),
+                         void *arg)
+{
+    b->flow_gone = gone;
+    b->flow_gone_arg = arg;
+}
+
+/* ---- showing ---- */
+
+static int by_table(const void *a, const void *b)
+{
+    const struct flow *x = *(struct flow *const *)a, *y = *(struct flow *const *)b;
+    if (x->table != y->table) return x->table < y->table ? -1 : 1;
+    if (x->priority != y->priority) return x->priority > y->priority ? -1 : 1;
+    return x->id < y->id ? -1 : 1;
+}
+
+void bridge_flow_each(struct bridge *b, const struct flow_spec *selection,
+                      void (*visit)(void *arg, const struct flow_spec *f, const struct flow_stats *s), void *arg)
+{
+    struct flow **list;
+    long count = select_flows(b, selection, false, &list);
+    if (count <= 0) {
+        if (count == 0) free(list);
+        return;
+    }
+    switch_fold(b->sw);
+    qsort(list, (size_t)count, sizeof(struct flow *), by_table);
+    for (long i = 0; i < count; i++) {
+        struct flow_spec spec;
+        struct flow_stats stats;
+        flow_to_spec(list[i], &spec);
+        stats_of(list[i], &stats);
+        visit(arg, &spec, &stats);
+    }
+    free(list);
+}
+
+static void fold(void *arg, struct switch_thread *t)
+{
+    (void)arg;
+    for (uint32_t i = 1; i < t->cache.lines_used; i++)
+        if (t->cache.cold[i].table) cache_fold(&t->cache, i, t->now_ns);
+}
+
+void switch_fold(struct net_switch *s)
+{
+    thread_each(s, fold, NULL);
+}
+
+/* ---- time ---- */
+
+static bool is_over(const struct flow *f, uint64_t now_ns, enum flow_gone *why)
+{
+    uint64_t used = atomic_load_explicit(&f->used_ns, memory_order_relaxed);
+    if (f->hard_timeout_s && now_ns >= f->created_ns + f->hard_timeout_s * NS_PER_SECOND) {
+        *why = FLOW_GONE_HARD;
+        return true;
+    }
+    *why = FLOW_GONE_IDLE;
+    return f->idle_timeout_s && now_ns >= used + f->idle_timeout_s * NS_PER_SECOND;
+}
+
+static void time_out(struct bridge *b, uint64_t now_ns)
+{
+    if (list_empty(&b->timed)) return;
+    switch_fold(b->sw);
+    LIST_FOR_EACH_SAFE (node, &b->timed) {
+        enum flow_gone why;
+        struct flow *f = list_entry(node, struct flow, timed);
+        if (is_over(f, now_ns, &why)) remove_flow(b, f, why);
+    }
+}
+
+void switch_tick(struct net_switch *s, uint64_t now_ns)
+{
+    for (unsigned i = 0; i < SWITCH_BRIDGES_MAX; i++) {
+        struct bridge *b = atomic_load(&s->bridges[i]);
+        if (!b) continue;
+        time_out(b, now_ns);
+        bridge_age_macs(b, now_ns);
+    }
+    thread_sweep_asleep(s, now_ns);
+    epoch_poll(&s->epoch);
+}
+
+void switch_stats_read(struct net_switch *s, struct switch_stats *out)
+{
+    pthread_mutex_lock(&s->threads_lock);
+    *out = s->ended;
+    LIST_FOR_EACH (node, &s->threads)
+        thread_counters_add(list_entry(node, struct switch_thread, node), out);
+    pthread_mutex_unlock(&s->threads_lock);
+}

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The switch as its users see it: frames in, frames out, what can be asked. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "loop/clock.h"
+#include "switch/test_rig.h"
+
+#define A "02:00:00:00:00:0a"
+#define B "02:00:00:00:00:0b"
+#define ALL "ff:ff:ff:ff:ff:ff"
+
+static unsigned bit(unsigned port)
+{
+    return 1u << port;
+}
+
+static void send_udp(struct rig *r, unsigned port, const char *dst, const char *src, unsigned copies)
+{
+    uint8_t f[128];
+    unsigned n = frame_udp(f, dst, src, "10.0.0.1", "10.0.0.2", 1000, 2000);
+    rig_send(r, port, f, n, copies);
+}
+
+static struct switch_stats stats(struct rig *r)
+{
+    struct switch_stats s;
+    switch_stats_read(r->sw, &s);
+    return s;
+}
+
+static void learns_and_floods(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_STANDALONE, 4);
+    send_udp(&r, 1, B, A, 5);
+    assert_int_equal(rig_got(&r), bit(2) | bit(3) | bit(4));
+    send_udp(&r, 2, A, B, 5);
+    assert_int_equal(rig_got(&r), bit(1));
+    send_udp(&r, 1, B, A, 5); /* the megaflow that flooded knows better now */
+    assert_int_equal(rig_got(&r), bit(2));
+    send_udp(&r, 3, B, A, 1); /* moved */
+    assert_int_equal(rig_got(&r), bit(2));
+    send_udp(&r, 2, A, B, 1);
+    assert_int_equal(rig_got(&r), bit(3));
+    send_udp(&r, 1, ALL, A, 1);
+    assert_int_equal(rig_got(&r), bit(2) | bit(3) | bit(4));
+    bridge_mac_flush(r.bridge);
+    send_udp(&r, 4, B, A, 1);
+    assert_int_equal(rig_got(&r), bit(1) | bit(2) | bit(3));
+    rig_close(&r);
+}
+
+static void removed_port_is_gone(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_STANDALONE, 3);
+    send_udp(&r, 2, A, B, 1);
+    send_udp(&r, 1, B, A, 1);
+    rig_got(&r);
+    rig_port_remove(&r, 2);
+    send_udp(&r, 1, B, A, 1);
+    assert_int_equal(rig_got(&r), bit(3));
+    rig_close(&r);
+}
+
+static void vlans(void **state)
+{
+    struct rig r;
+    uint8_t f[128];
+    struct switch_port_config access = {.vlan_mode = VLAN_ACCESS, .tag = 5}, trunk = {.vlan_mode = VLAN_TRUNK};
+    struct switch_port_config other = {.vlan_mode = VLAN_ACCESS, .tag = 6};
+    struct switch_port_config native = {.vlan_mode = VLAN_NATIVE_UNTAGGED, .tag = 5};
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_STANDALONE, 0);
+    rig_port_add(&r, 1, &access);
+    rig_port_add(&r, 2, &access);
+    rig_port_add(&r, 3, &trunk);
+    rig_port_add(&r, 4, &other);
+    rig_port_add(&r, 5, &native);
+    unsigned n = frame_udp(f, ALL, A, "10.0.0.1", "10.0.0.2", 1, 2);
+    rig_send(&r, 1, f, n, 2);
+    assert_int_equal(rig_got(&r), bit(2) | bit(3) | bit(5));
+    assert_int_equal(r.ports[2]->last[0].length, n);
+    assert_int_equal(r.ports[5]->last[0].length, n);
+    assert_int_equal(r.ports[3]->last[0].length, n + 4);
+    assert_memory_equal(r.ports[3]->last[0].bytes + 12, "\x81\x00\x00\x05\x08\x00", 6);
+    assert_memory_equal(r.ports[2]->last[0].bytes, f, n);
+    n = frame_tag(f, n, 0x8100, 0xa000 | 6);
+    rig_send(&r, 3, f, n, 2);
+    assert_int_equal(rig_got(&r), bit(4) | bit(5)); /* native ports are trunks of all VLANs, too */
+    assert_int_equal(r.ports[5]->last[0].length, n);
+    assert_int_equal(r.ports[4]->last[0].length, n - 4);
+    rig_send(&r, 1, f, n, 1); /* tagged into an access port */
+    assert_int_equal(rig_got(&r), 0);
+    rig_close(&r);
+}
+
+static void flows_are_obeyed_and_counted(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 4);
+    send_udp(&r, 1, B, A, 3);
+    assert_int_equal(rig_got(&r), 0);
+    rig_flow(&r, "priority=1,in_port=1,actions=output:2");
+    send_udp(&r, 1, B, A, 3);
+    send_udp(&r, 1, B, A, 3);
+    assert_int_equal(r.ports[2]->got, 6);
+    assert_int_equal(rig_got(&r), bit(2));
+    assert_true(stats(&r).translations <= 3);
+    rig_flow(&r, "priority=9,in_port=1,udp,tp_dst=2000,actions=output:3,set_field:02:00:00:00:00:cc->eth_dst,output:4");
+    send_udp(&r, 1, B, A, 3);
+    assert_int_equal(rig_got(&r), bit(3) | bit(4));
+    assert_memory_equal(r.ports[4]->last[0].bytes, "\x02\0\0\0\0\xcc", 6);
+    assert_memory_equal(r.ports[3]->last[0].bytes, "\x02\0\0\0\0\x0b", 6);
+    rig_flow_delete(&r, "udp,tp_dst=2000", 1);
+    send_udp(&r, 1, B, A, 1);
+    assert_int_equal(rig_got(&r), bit(2));
+    rig_close(&r);
+}
+
+struct seen {
+    unsigned count;
+    uint64_t packets, bytes;
+};
+
+static void see(void *arg, const struct flow_spec *f, const struct flow_stats *s)
+{
+    struct seen *x = arg;
+    (void)f;
+    x->count++;
+    x->packets += s->packets;
+    x->bytes += s->bytes;
+}
+
+static void see_gone(void *arg, const struct flow_spec *f, const struct flow_stats *s, enum flow_gone why)
+{
+    struct seen *x = arg;
+    (void)f;
+    assert_int_equal(why, FLOW_GONE_IDLE);
+    x->count++;
+    x->packets += s->packets;
+}
+
+static void counters_and_timeouts(void **state)
+{
+    struct rig r;
+    struct seen all = {0}, gone = {0};
+    struct flow_spec select = {.table = SWITCH_TABLE_ALL, .out_port = SWITCH_PORT_ANY, .out_group = SWITCH_PORT_ANY};
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 2);
+    bridge_on_flow_gone(r.bridge, see_gone, &gone);
+    rig_flow(&r, "table=0,priority=5,idle_timeout=10,in_port=1,actions=goto_table:3");
+    rig_flow(&r, "table=3,priority=5,actions=output:2");
+    for (unsigned i = 0; i < 10; i++)
+        send_udp(&r, 1, B, A, 10);
+    bridge_flow_each(r.bridge, &select, see, &all);
+    assert_int_equal(all.count, 2);
+    assert_int_equal(all.packets, 200);
+    assert_int_equal(all.bytes, 200 * 60);
+    switch_tick(r.sw, clock_now_ns() + 5 * NS_PER_SECOND);
+    assert_int_equal(gone.count, 0);
+    switch_tick(r.sw, clock_now_ns() + 15 * NS_PER_SECOND);
+    assert_int_equal(gone.count, 1);
+    assert_int_equal(gone.packets, 100);
+    rig_got(&r);
+    send_udp(&r, 1, B, A, 1);
+    assert_int_equal(rig_got(&r), 0);
+    rig_close(&r);
+}
+
+static void actions_of_a_pipeline(void **state)
+{
+    struct rig r;
+    uint8_t f[128];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 4);
+    rig_flow(&r,
+             "table=0,priority=5,ip,actions=push_vlan:0x8100,set_field:4105->vlan_vid,write_metadata:7,goto_table:1");
+    rig_flow(
+        &r, "table=1,priority=5,metadata=7,ip,dl_vlan=9,actions=output:2,pop_vlan,dec_ttl,resubmit(,2),output:in_port");
+    rig_flow(&r, "table=2,priority=5,ip,nw_ttl=63,actions=output:3");
+    unsigned n = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1, 2);
+    rig_send(&r, 1, f, n, 4);
+    rig_send(&r, 1, f, n, 4);
+    assert_int_equal(r.ports[2]->got, 8);
+    assert_int_equal(rig_got(&r), bit(1) | bit(2) | bit(3));
+    assert_memory_equal(r.ports[2]->last[0].bytes + 12, "\x81\x00\x00\x09\x08\x00", 6);
+    assert_int_equal(r.ports[3]->last[0].bytes[22], 63);
+    assert_int_equal(r.ports[3]->last[0].length, n);
+    rig_close(&r);
+}
+
+static void resubmit_without_end(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 2);
+    rig_flow(&r, "table=0,actions=output:2,resubmit(,0)");
+    send_udp(&r, 1, B, A, 4);
+    assert_int_equal(rig_got(&r), 0);
+    assert_int_equal(stats(&r).dropped, 4);
+    rig_close(&r);
+}
+
+static void trace_explains(void **state)
+{
+    struct rig r;
+    struct flow_key k;
+    struct errmsg e;
+    char text[4096] = {0};
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 3);
+    rig_flow(&r, "table=0,priority=7,udp,tp_dst=53,actions=goto_table:1");
+    rig_flow(&r, "table=1,priority=1,actions=set_field:02:00:00:00:00:cc->eth_src,output:3");
+    assert_int_equal(flow_parse_key(&k, "in_port=1,udp,nw_src=1.2.3.4,nw_dst=5.6.7.8,tp_src=9,tp_dst=53", NULL, &e), 0);
+    FILE *out = fmemopen(text, sizeof text, "w");
+    bridge_trace(r.bridge, &k, NULL, out);
+    fclose(out);
+    assert_non_null(strstr(text, "goto_table:1"));
+    assert_non_null(strstr(text, "set(0x20000000000cc->dl_src),output:3") ? text : strstr(text, "output:3"));
+    assert_non_null(strstr(text, "megaflow: "));
+    assert_null(strstr(text, "1.2.3.4,") && strstr(strstr(text, "megaflow"), "nw_src") ? text : NULL);
+    rig_close(&r);
+}
+
+struct megaflows {
+    unsigned count;
+    uint64_t packets;
+};
+
+static void see_megaflow(void *arg, const struct megaflow_info *m)
+{
+    struct megaflows *x = arg;
+    x->count++;
+    x->packets += m->packets;
+    assert_non_null(m->actions);
+}
+
+static void exact_mode(void **state)
+{
+    struct rig r;
+    struct switch_config c;
+    uint8_t f[128];
+    struct megaflows m = {0};
+    (void)state;
+    switch_config_default(&c);
+    c.flows = SWITCH_FLOWS_EXACT;
+    c.exact_max = 16;
+    rig_open(&r, &c, BRIDGE_SECURE, 2);
+    rig_flow(&r, "in_port=1,actions=output:2");
+    for (unsigned i = 0; i < 100; i++) {
+        unsigned n = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", i, 2);
+        rig_send(&r, 1, f, n, 1);
+    }
+    assert_int_equal(r.ports[2]->got, 100);
+    assert_int_equal(stats(&r).megaflows, 16);
+    assert_int_equal(stats(&r).translations, 100);
+    switch_megaflow_each(r.sw, NULL, see_megaflow, &m);
+    assert_int_equal(m.count, 16);
+    assert_int_equal(m.packets, 16);
+    rig_close(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(learns_and_floods),
+        cmocka_unit_test(removed_port_is_gone),
+        cmocka_unit_test(vlans),
+        cmocka_unit_test(flows_are_obeyed_and_counted),
+        cmocka_unit_test(counters_and_timeouts),
+        cmocka_unit_test(actions_of_a_pipeline),
+        cmocka_unit_test(resubmit_without_end),
+        cmocka_unit_test(trace_explains),
+        cmocka_unit_test(exact_mode),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * For tests: a switch with ports that keep what is sent to them, and its thread's part played by the test itself. Between
+ * two bursts it sleeps, so that the test may be the control thread as well.
+ */
+#ifndef SWITCH_TEST_RIG_H
+#define SWITCH_TEST_RIG_H
+
+#include "switch/switch.h"
+
+#define RIG_PORTS 16u
+#define RIG_KEPT 4096u
+
+struct rig_port {
+    struct port port; /* first */
+    struct switch_port *sp;
+    unsigned got;
+    struct {
+        uint32_t length;
+        uint8_t bytes[128];
+    } last[8]; /* the latest, by got % 8 */
+};
+
+struct rig {
+    struct net_switch *sw;
+    struct bridge *bridge;
+    const struct runner_sink *sink;
+    void *thread;
+    struct packet_pool *pool;
+    struct rig_port *ports[RIG_PORTS + 1]; /* by number, from 1 */
+    unsigned count;
+};
+
+/* c: NULL for the defaults. Ports 1 to count. */
+void rig_open(struct rig *r, const struct switch_config *c, enum bridge_fail fail, unsigned count);
+void rig_close(struct rig *r);
+struct rig_port *rig_port_add(struct rig *r, uint32_t number, const struct switch_port_config *c);
+void rig_port_remove(struct rig *r, uint32_t number);
+/* A flow in ovs-ofctl's syntax. */
+void rig_flow(struct rig *r, const char *text);
+void rig_flow_delete(struct rig *r, const char *text, unsigned expected);
+/* Frames of at most 1514 bytes into a port, as one burst. */
+void rig_send(struct rig *r, uint32_t port, const void *frame, unsigned bytes, unsigned copies);
+void rig_burst(struct rig *r, uint32_t port, struct packet *const *packets, unsigned count);
+/* Which ports got something since the last time: a bit per number. */
+uint32_t rig_got(struct rig *r);
+
+/* Frames; return their length. */
+unsigned frame_udp(uint8_t *f, const char *dst, const char *src, const char *ip_src, const char *ip_dst, unsigned sport,
+                   unsigned dport);
+unsigned frame_tag(uint8_t *f, unsigned bytes, unsigned tpid, unsigned tci); /* puts a tag before what there is */
+
+#endif

@@ -1,0 +1,453 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "switch/thread.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+#include "base/checked.h"
+#include "loop/clock.h"
+#include "switch/extract.h"
+
+#define SWEEP_LINES 64u /* looked at between two batches */
+
+/* ---- the burst ---- */
+
+struct burst {
+    struct switch_thread *t;
+    struct switch_port *in;
+    struct cache_port *port;
+    struct execute_context run;
+    unsigned count;
+    struct packet *packets[PACKET_BATCH];
+    const struct flow_key *keys[PACKET_BATCH];
+    uint32_t lines[PACKET_BATCH];
+    /* Megaflows that were made, or found to be still true, in this burst. */
+    unsigned fresh_count;
+    uint32_t fresh[PACKET_BATCH], fresh_generation[PACKET_BATCH];
+};
+
+static bool is_valid(const struct switch_thread *t, const struct megaflow *m)
+{
+    return m->valid_at >= t->seen[m->watches_mac];
+}
+
+static void obey(struct burst *b, struct megaflow *m, struct packet *p)
+{
+    const struct dp_list *l = m->list;
+    m->packets++;
+    m->bytes += p->length_bytes;
+    if (l->single) outbox_put(&b->t->outbox, l->single, p);
+    else if (l->count == 0 || !execute(&b->run, p, l->actions, l->count)) b->t->dropped++;
+}
+
+static void count_directly(const struct translation *tr, const struct packet *p, uint64_t now_ns)
+{
+    for (unsigned i = 0; i < tr->flow_count; i++) {
+        struct flow *f = tr->flows[i];
+        atomic_fetch_add_explicit(&f->packets, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&f->bytes, p->length_bytes, memory_order_relaxed);
+        atomic_store_explicit(&f->used_ns, now_ns, memory_order_relaxed);
+    }
+}
+
+static void fresh_note(struct burst *b, uint32_t line)
+{
+    if (b->fresh_count == PACKET_BATCH) return;
+    b->fresh[b->fresh_count] = line;
+    b->fresh_generation[b->fresh_count++] = cache_megaflow(&b->t->cache, line)->generation;
+}
+
+static uint32_t fresh_find(const struct burst *b, const struct flow_key *k)
+{
+    for (unsigned i = 0; i < b->fresh_count; i++)
+        if (cache_holds(&b->t->cache, b->fresh[i], b->fresh_generation[i], k)) return b->fresh[i];
+    return 0;
+}
+
+/* The megaflow that stands for this translation: the old one, if it says the same, or a new one. 0: none. */
+static uint32_t keep(struct burst *b, uint32_t old, const struct flow_key *k)
+{
+    struct switch_thread *t = b->t;
+    struct translation *tr = t->translation;
+    struct cache_add a = {.key = k,
+                          .mask = &tr->mask,
+                          .actions = tr->actions,
+                          .action_count = tr->count,
+                          .flows = tr->flows,
+                          .flow_count = tr->flow_count,
+                          .tables = tr->tables,
+                          .deps = &tr->deps,
+                          .refresh = tr->refresh,
+                          .valid_at = t->seen[1],
+                          .now_ns = t->now_ns};
+    bool once = tr->once || tr->failed;
+    if (old && !once && cache_same(&t->cache, old, &a)) {
+        t->revalidated++;
+        return old;
+    }
+    if (old) cache_remove(&t->cache, old);
+    return once ? 0 : cache_add(&t->cache, b->port, &a);
+}
+
+static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_generation)
+{
+    struct switch_thread *t = b->t;
+    struct packet *p = b->packets[i];
+    uint32_t line = fresh_find(b, b->keys[i]);
+    if (line) {
+        obey(b, cache_megaflow(&t->cache, line), p);
+        return;
+    }
+    struct translation_request r = {.bridge = b->in->bridge,
+                                    .key = b->keys[i],
+                                    .packet = p,
+                                    .pool = t->pool,
+                                    .learn = true,
+                                    .now_s = (uint32_t)(t->now_ns / NS_PER_SECOND)};
+    translate(&r, t->translation);
+    t->translations++;
+    if (stale && !cache_holds(&t->cache, stale, stale_generation, b->keys[i])) stale = 0;
+    line = keep(b, stale, b->keys[i]);
+    if (line) {
+        fresh_note(b, line);
+        obey(b, cache_megaflow(&t->cache, line), p);
+        return;
+    }
+    const struct translation *tr = t->translation;
+    count_directly(tr, p, t->now_ns);
+    if (tr->count == 0 || !execute(&b->run, p, tr->actions, tr->count)) t->dropped++;
+}
+
+/* Hits first; what is no longer true, and what was not found, afterwards and in order. */
+static void obey_all(struct burst *b)
+{
+    struct switch_thread *t = b->t;
+    uint32_t stale_generation[PACKET_BATCH];
+    uint8_t missed[PACKET_BATCH];
+    unsigned misses = 0;
+    for (unsigned i = 0; i < b->count; i++) {
+        uint32_t line = b->lines[i];
+        struct megaflow *m = cache_megaflow(&t->cache, line);
+        if (line && (is_valid(t, m) || cache_revalidate(&t->cache, line, &t->sw->log, t->seen[1]))) {
+            obey(b, m, b->packets[i]);
+            continue;
+        }
+        stale_generation[misses] = line ? m->generation : 0;
+        missed[misses++] = (uint8_t)i;
+    }
+    for (unsigned i = 0; i < misses; i++)
+        miss(b, missed[i], b->lines[missed[i]], stale_generation[i]);
+}
+
+static void add_packet(struct burst *b, struct packet *p, uint32_t *is_short)
+{
+    struct switch_thread *t = b->t;
+    struct flow_key *k = &t->keys[b->count];
+    enum extract e = extract_key(p, k);
+    if (e == EXTRACT_INVALID) {
+        t->dropped++;
+        return;
+    }
+    k->words[0] = b->port->word0;
+    b->keys[b->count] = k;
+    if (e == EXTRACT_SHORT) *is_short |= UINT32_C(1) << b->count;
+    b->packets[b->count++] = p;
+}
+
+static void look_up(struct burst *b, uint32_t is_short)
+{
+    struct cache *c = &b->t->cache;
+    if (b->count == 0) return;
+    cache_lookup(c, b->port, b->keys, b->count, is_short, b->lines);
+    obey_all(b);
+}
+
+/* ---- port to port ---- */
+
+/* All of a burst by one megaflow with one output: nothing is touched packet by packet. */
+static bool straight(struct switch_thread *t, uint32_t line, struct packet *const *packets, unsigned count)
+{
+    struct megaflow *m = cache_megaflow(&t->cache, line);
+    if (!is_valid(t, m) || !m->list->single) return false;
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < count; i++)
+        bytes += packets[i]->length_bytes;
+    m->packets += count;
+    m->bytes += bytes;
+    t->simple_hits += count;
+    port_send(m->list->single, packets, count, t->pool);
+    return true;
+}
+
+/* The packets at the front that have the word of the first. */
+static unsigned alike(struct packet *const *packets, unsigned count, uint32_t *word)
+{
+    *word = extract_simple_word(packets[0]);
+    unsigned n = 1;
+    while (*word && n < count && extract_simple_word(packets[n]) == *word)
+        n++;
+    return *word ? n : 0;
+}
+
+static bool all_straight(struct switch_thread *t, const struct cache_port *p, struct packet *const *packets,
+                         unsigned count)
+{
+    uint32_t word;
+    if (p->simple_count == 0 || alike(packets, count, &word) != count) return false;
+    uint32_t line = cache_simple_find(p, word);
+    return line && straight(t, line, packets, count);
+}
+
+/* Megaflows that need no key: for single packets of a mixed burst. */
+static bool simple(struct burst *b, struct packet *p)
+{
+    if (b->port->simple_count == 0) return false;
+    uint32_t word = extract_simple_word(p);
+    uint32_t line = word ? cache_simple_find(b->port, word) : 0;
+    struct megaflow *m = cache_megaflow(&b->t->cache, line);
+    if (!line || !is_valid(b->t, m)) return false;
+    b->t->simple_hits++;
+    obey(b, m, p);
+    return true;
+}
+
+/* ---- the sink ---- */
+
+static void see_changes(struct switch_thread *t)
+{
+    const struct change_log *l = &t->sw->log;
+    t->seen[0] = atomic_load_explicit(&l->last_but_mac, memory_order_acquire);
+    t->seen[1] = atomic_load_explicit(&l->last, memory_order_acquire);
+}
+
+static void burst_begin(struct burst *b, struct switch_thread *t, struct switch_port *in, struct cache_port *p)
+{
+    const struct packet_in_handler *h = atomic_load_explicit(&t->sw->packet_in, memory_order_acquire);
+    b->t = t;
+    b->in = in;
+    b->port = p;
+    b->count = b->fresh_count = 0;
+    b->run = (struct execute_context){.outbox = &t->outbox,
+                                      .bridge = in->bridge,
+                                      .received = h ? h->received : NULL,
+                                      .arg = h ? h->arg : NULL,
+                                      .in_port = in->number};
+}
+
+static void input(void *thread, struct port *in, struct packet *const *packets, unsigned count)
+{
+    struct switch_thread *t = thread;
+    struct switch_port *sp = atomic_load_explicit(&in->switch_port, memory_order_acquire);
+    t->packets += count;
+    struct cache_port *p = sp ? cache_port_get(&t->cache, switch_port_word(sp)) : NULL;
+    if (!p) {
+        t->dropped += count;
+        return;
+    }
+    see_changes(t);
+    if (all_straight(t, p, packets, count)) return;
+    struct burst b;
+    uint32_t is_short = 0;
+    burst_begin(&b, t, sp, p);
+    for (unsigned i = 0; i < count; i++)
+        if (!simple(&b, packets[i])) add_packet(&b, packets[i], &is_short);
+    look_up(&b, is_short);
+    outbox_flush(&t->outbox);
+}
+
+static uint64_t coarse_now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+    return (uint64_t)ts.tv_sec * NS_PER_SECOND + (uint64_t)ts.tv_nsec;
+}
+
+static void publish_one(_Atomic uint64_t *to, uint64_t v)
+{
+    atomic_store_explicit(to, v, memory_order_relaxed);
+}
+
+static void publish(struct switch_thread *t)
+{
+    const struct cache_stats *c = &t->cache.stats;
+    publish_one(&t->counters.packets, t->packets);
+    publish_one(&t->counters.emc_hits, c->emc_hits);
+    publish_one(&t->counters.megaflow_hits, c->megaflow_hits + t->simple_hits);
+    publish_one(&t->counters.translations, t->translations);
+    publish_one(&t->counters.revalidated, t->revalidated);
+    publish_one(&t->counters.dropped, t->dropped);
+    publish_one(&t->counters.expired, c->expired);
+    publish_one(&t->counters.evicted, c->evicted);
+    atomic_store_explicit(&t->counters.megaflows, c->megaflows, memory_order_relaxed);
+    atomic_store_explicit(&t->counters.masks, c->masks, memory_order_relaxed);
+}
+
+static void refreshed(void *arg, const struct change_deps *d, uint32_t in_port)
+{
+    struct switch_thread *t = arg;
+    struct bridge *b = atomic_load_explicit(&t->sw->bridges[d->bridge], memory_order_acquire);
+    if (!b) return;
+    struct mac_table *macs = atomic_load_explicit(&b->macs, memory_order_acquire);
+    mac_refresh(macs, d->mac_src, in_port, (uint32_t)(t->now_ns / NS_PER_SECOND));
+}
+
+/* Somebody wants what is ours: let him, holding nothing. */
+static void step_aside(struct switch_thread *t)
+{
+    epoch_asleep(&t->reader);
+    pthread_mutex_unlock(&t->own);
+    while (atomic_load(&t->wanted))
+        sched_yield();
+    pthread_mutex_lock(&t->own);
+    epoch_awake(&t->sw->epoch, &t->reader);
+}
+
+static void quiescent(void *thread)
+{
+    struct switch_thread *t = thread;
+    t->now_ns = coarse_now_ns();
+    cache_sweep(&t->cache, t->now_ns, SWEEP_LINES, refreshed, t);
+    publish(t);
+    epoch_quiescent(&t->sw->epoch, &t->reader);
+    if (atomic_load_explicit(&t->wanted, memory_order_relaxed)) step_aside(t);
+}
+
+static void asleep(void *thread)
+{
+    struct switch_thread *t = thread;
+    if (!t->is_awake) return;
+    publish(t);
+    t->is_awake = false;
+    epoch_asleep(&t->reader);
+    pthread_mutex_unlock(&t->own);
+}
+
+static void awake(void *thread)
+{
+    struct switch_thread *t = thread;
+    if (t->is_awake) return;
+    pthread_mutex_lock(&t->own);
+    epoch_awake(&t->sw->epoch, &t->reader);
+    t->is_awake = true;
+    t->now_ns = coarse_now_ns();
+}
+
+static int init(struct switch_thread *t, struct net_switch *s)
+{
+    const struct switch_config *c = &s->config;
+    struct switch_config_cache cc = {c->megaflows_max, c->masks_max, c->emc_entries, false};
+    if (c->flows == SWITCH_FLOWS_EXACT) cc = (struct switch_config_cache){c->exact_max, 0, 0, true};
+    t->translation = calloc(1, sizeof *t->translation);
+    if (!t->translation) return -ENOMEM;
+    return cache_init(&t->cache, &cc);
+}
+
+static void *thread_new(void *arg, struct packet_pool *pool)
+{
+    struct net_switch *s = arg;
+    struct switch_thread *t = aligned_alloc(64, (sizeof *t + 63) / 64 * 64);
+    if (!t) return NULL;
+    memset(t, 0, sizeof *t);
+    if (init(t, s)) {
+        free(t->translation);
+        free(t);
+        return NULL;
+    }
+    t->sw = s;
+    t->pool = t->outbox.pool = pool;
+    prctl(PR_GET_NAME, t->name);
+    pthread_mutex_init(&t->own, NULL);
+    epoch_join(&s->epoch, &t->reader);
+    pthread_mutex_lock(&s->threads_lock);
+    list_push_back(&s->threads, &t->node);
+    pthread_mutex_unlock(&s->threads_lock);
+    awake(t);
+    return t;
+}
+
+static void thread_free(void *thread)
+{
+    struct switch_thread *t = thread;
+    if (!t) return;
+    asleep(t);
+    pthread_mutex_lock(&t->sw->threads_lock);
+    list_remove(&t->node);
+    thread_counters_add(t, &t->sw->ended);
+    t->sw->ended.threads = t->sw->ended.megaflows = t->sw->ended.masks = 0;
+    pthread_mutex_unlock(&t->sw->threads_lock);
+    epoch_leave(&t->sw->epoch, &t->reader);
+    cache_destroy(&t->cache);
+    pthread_mutex_destroy(&t->own);
+    free(t->translation);
+    free(t);
+}
+
+void thread_sink_init(struct net_switch *s)
+{
+    s->sink = (struct runner_sink){.thread_new = thread_new,
+                                   .thread_free = thread_free,
+                                   .input = input,
+                                   .quiescent = quiescent,
+                                   .asleep = asleep,
+                                   .awake = awake,
+                                   .arg = s};
+}
+
+/* ---- for the control thread ---- */
+
+void thread_hold(struct switch_thread *t)
+{
+    atomic_fetch_add(&t->wanted, 1);
+    pthread_mutex_lock(&t->own);
+}
+
+void thread_release(struct switch_thread *t)
+{
+    atomic_fetch_sub(&t->wanted, 1);
+    pthread_mutex_unlock(&t->own);
+}
+
+void thread_each(struct net_switch *s, void (*visit)(void *arg, struct switch_thread *t), void *arg)
+{
+    pthread_mutex_lock(&s->threads_lock);
+    LIST_FOR_EACH (node, &s->threads) {
+        struct switch_thread *t = list_entry(node, struct switch_thread, node);
+        thread_hold(t);
+        visit(arg, t);
+        thread_release(t);
+    }
+    pthread_mutex_unlock(&s->threads_lock);
+}
+
+void thread_sweep_asleep(struct net_switch *s, uint64_t now_ns)
+{
+    pthread_mutex_lock(&s->threads_lock);
+    LIST_FOR_EACH (node, &s->threads) {
+        struct switch_thread *t = list_entry(node, struct switch_thread, node);
+        if (pthread_mutex_trylock(&t->own)) continue;
+        t->now_ns = now_ns;
+        cache_sweep(&t->cache, now_ns, UINT32_MAX, refreshed, t);
+        publish(t);
+        pthread_mutex_unlock(&t->own);
+    }
+    pthread_mutex_unlock(&s->threads_lock);
+}
+
+void thread_counters_add(struct switch_thread *t, struct switch_stats *out)
+{
+    const struct thread_counters *c = &t->counters;
+    out->packets += atomic_load_explicit(&c->packets, memory_order_relaxed);
+    out->emc_hits += atomic_load_explicit(&c->emc_hits, memory_order_relaxed);
+    out->megaflow_hits += atomic_load_explicit(&c->megaflow_hits, memory_order_relaxed);
+    out->translations += atomic_load_explicit(&c->translations, memory_order_relaxed);
+    out->revalidated += atomic_load_explicit(&c->revalidated, memory_order_relaxed);
+    out->dropped += atomic_load_explicit(&c->dropped, memory_order_relaxed);
+    out->expired += atomic_load_explicit(&c->expired, memory_order_relaxed);
+    out->evicted += atomic_load_explicit(&c->evicted, memory_order_relaxed);
+    out->megaflows += atomic_load_explicit(&c->megaflows, memory_order_relaxed);
+    out->masks += atomic_load_explicit(&c->masks, memory_order_relaxed);
+    out->threads++;
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdarg.h>
+
+#include "base/bitmap.h"
+#include "base/checked.h"
+#include "switch/extract.h"
+#include "switch/translate_internal.h"
+
+void walk_trace(struct walk *w, const char *format, ...)
+{
+    if (!w->r->trace) return;
+    va_list args;
+    va_start(args, format);
+    fprintf(w->r->trace, "%*s", (int)(4 + 2 * w->depth), "");
+    vfprintf(w->r->trace, format, args);
+    fputc('\n', w->r->trace);
+    va_end(args);
+}
+
+struct dp_action *walk_emit(struct walk *w, enum dp_type type)
+{
+    if (w->out->count == DP_ACTIONS_MAX) {
+        w->out->failed = w->stop = true;
+        return NULL;
+    }
+    struct dp_action *a = &w->out->actions[w->out->count++];
+    memset(a, 0, sizeof *a);
+    a->type = (uint8_t)type;
+    return a;
+}
+
+void walk_output(struct walk *w, struct switch_port *sp)
+{
+    if (port_settings(sp)->c.no_forward) return;
+    struct dp_action *a = walk_emit(w, DP_OUTPUT);
+    if (!a) return;
+    a->port = sp->number;
+    a->to = sp->port;
+}
+
+struct switch_port *bridge_find_port(const struct bridge *b, uint32_t number)
+{
+    const struct port_map *m = atomic_load_explicit(&b->ports, memory_order_acquire);
+    unsigned low = 0, high = m ? m->count : 0;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if (m->ports[middle]->number < number) low = middle + 1;
+        else high = middle;
+    }
+    return m && low < m->count && m->ports[low]->number == number ? m->ports[low] : NULL;
+}
+
+/* ---- one flow ---- */
+
+static void remember_flow(struct walk *w, struct flow *f)
+{
+    struct translation *t = w->out;
+    for (unsigned i = 0; i < t->flow_count; i++)
+        if (t->flows[i] == f) return;
+    if (t->flow_count < TRANSLATION_FLOWS) t->flows[t->flow_count++] = f;
+}
+
+static void write_set(struct walk *w, const struct action_list *l)
+{
+    if (!action_set_merge_into(&w->set, l)) w->out->failed = w->stop = true;
+}
+
+static void write_metadata(struct walk *w, const struct instructions *i)
+{
+    uint64_t m = be64_get(w->key.metadata);
+    w->key.metadata = be64_make((m & ~i->metadata_mask) | (i->metadata & i->metadata_mask));
+}
+
+static void trace_flow(struct walk *w, const struct flow *f)
+{
+    if (!w->r->trace) return;
+    struct flow_spec spec;
+    flow_to_spec(f, &spec);
+    fprintf(w->r->trace, "%*s%u. ", (int)(2 + 2 * w->depth), "", f->table);
+    flow_format(w->r->trace, &spec, w->r->names);
+    fputc('\n', w->r->trace);
+}
+
+/* True: goes on in *table. */
+static bool carry_out(struct walk *w, struct flow *f, uint8_t *table)
+{
+    const struct instructions *i = &atomic_load_explicit(&f->code, memory_order_acquire)->instructions;
+    const struct flow *outer_flow = w->flow;
+    uint8_t outer_table = w->table;
+    trace_flow(w, f);
+    remember_flow(w, f);
+    w->flow = f;
+    w->table = f->table;
+    if (i->has_apply) walk_actions(w, &i->apply);
+    if (i->clear) w->set.count = 0;
+    if (i->has_write) write_set(w, &i->write);
+    if (i->has_metadata) write_metadata(w, i);
+    w->flow = outer_flow;
+    w->table = outer_table;
+    if (w->stop || !i->has_goto || i->goto_table <= f->table || i->goto_table >= SWITCH_TABLES) return false;
+    *table = i->goto_table;
+    return true;
+}
+
+bool walk_table(struct walk *w, uint8_t table)
+{
+    for (bool first = true;; first = false) {
+        bitmap_set(w->out->deps.tables, table);
+        w->out->tables++;
+        struct flow *f = table_lookup(&w->r->bridge->tables[table], &w->key, seen(w));
+        if (!f) {
+            walk_trace(w, "%u. no match: drop", table);
+            return !first;
+        }
+        if (!carry_out(w, f, &table)) return true;
+    }
+}
+
+/* ---- all of it ---- */
+
+/* in_port, bridge, type, protocol and fragment bits decide which fields there are at all. */
+static void mask_always(struct walk *w)
+{
+    struct flow_key *m = seen(w);
+    m->words[0] = UINT64_MAX;
+    memset(&m->eth_type, 0xff, sizeof m->eth_type);
+    uint16_t type = be16_get(w->original.eth_type);
+    if (type == 0x0800 || type == 0x86dd) m->nw_proto = m->nw_frag = 0xff;
+}
+
+static void finish(struct walk *w)
+{
+    struct translation *t = w->out;
+    if (t->failed) t->count = 0;
+    while (t->count && !dp_is_output(&t->actions[t->count - 1]))
+        t->count--;
+    mask_always(w);
+    extract_trim_mask(&w->original, &t->mask);
+    for (unsigned i = 1; i < FLOW_KEY_PACKET_WORDS && !t->deps.modified; i++)
+        t->deps.modified = w->key.words[i] != w->original.words[i];
+}
+
+static void start(struct walk *w, const struct translation_request *r, struct translation *out)
+{
+    memset(out, 0, offsetof(struct translation, actions));
+    out->deps.bridge = r->bridge->index;
+    w->r = r;
+    w->out = out;
+    w->key = w->original = *r->key;
+    w->flow = NULL;
+    w->table = 0;
+    w->stop = false;
+    w->depth = w->resubmits = 0;
+    w->set = (struct action_list){.list = w->set_actions};
+}
+
+void translate(const struct translation_request *r, struct translation *out)
+{
+    struct walk w;
+    start(&w, r, out);
+    const struct switch_port *in = bridge_find_port(r->bridge, be32_get(r->key->in_port));
+    if (in && port_settings(in)->c.no_receive) {
+        walk_trace(&w, "the port does not receive: drop");
+    } else {
+        walk_table(&w, 0);
+        w.flow = NULL;
+        if (!w.stop) walk_actions(&w, &w.set);
+    }
+    finish(&w);
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Translation: a packet's way through the tables, written down as datapath actions and the bits that were looked at.
+ *
+ * Every bit of the packet's key that had an influence on the outcome is in the mask: what the tables' classifiers tested,
+ * prerequisites of actions, what a set-field writes or a move reads, what NORMAL decides by. Reading a field that an
+ * action has changed before marks the same bits of the packet: it is one bit too many at worst, because whatever
+ * is written into a key is constant or made of marked bits. Tags that are pushed or popped move fields; then all tags are marked.
+ *
+ * What a pop brings to light is not in the packet's key. Then the outcome is good for this packet only (once).
+ *
+ * Bounds: RESUBMITS_MAX in all, RESUBMIT_DEPTH nested, DP_ACTIONS_MAX; over these the packet is dropped.
+ *
+ * Thread-safety: a runner thread within a batch, or the control thread.
+ */
+#ifndef SWITCH_TRANSLATE_H
+#define SWITCH_TRANSLATE_H
+
+#include "switch/bridge.h"
+#include "switch/dp.h"
+
+#define RESUBMITS_MAX 4096u
+#define RESUBMIT_DEPTH 64u
+#define TRANSLATION_FLOWS 16u /* matched on the way, that count packets; further ones do not */
+
+struct translation {
+    struct flow_key mask; /* trimmed: no metadata, nothing that such a packet lacks; all of in_port and bridge */
+    struct flow *flows[TRANSLATION_FLOWS];
+    unsigned flow_count, tables;
+    struct change_deps deps;
+    bool once;    /* not to be kept */
+    bool refresh; /* the packet's source address is in use (deps.mac_src) */
+    bool failed;  /* a bound was reached */
+    unsigned count;
+    struct dp_action actions[DP_ACTIONS_MAX];
+};
+
+struct translation_request {
+    struct bridge *bridge;
+    const struct flow_key *key;
+    struct packet *packet;    /* NULL: there is none, only its key */
+    struct packet_pool *pool; /* with a packet */
+    bool learn;               /* source addresses */
+    uint32_t now_s;
+    FILE *trace; /* NULL: no explanation */
+    const struct flow_names *names;
+};
+
+void translate(const struct translation_request *r, struct translation *out);
+
+#endif

@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "packet/packet.h"
+#include "switch/execute.h"
+#include "switch/extract.h"
+#include "switch/translate_internal.h"
+
+#define TYPE_VLAN 0x8100u
+#define TYPE_MPLS 0x8847u
+
+enum { REASON_ACTION = 1, REASON_INVALID_TTL = 2, REASON_NO_MATCH = 0 };
+
+/* Was it looked at, or is it about to move: all of a tag or label stack. */
+static void see_tags(struct walk *w)
+{
+    w->out->deps.modified = true;
+    memset(seen(w)->vlan, 0xff, sizeof seen(w)->vlan);
+}
+
+static void see_labels(struct walk *w)
+{
+    w->out->deps.modified = true;
+    memset(seen(w)->mpls, 0xff, sizeof seen(w)->mpls);
+}
+
+static bool is_mpls(const struct flow_key *k)
+{
+    uint16_t type = be16_get(k->eth_type);
+    return type == TYPE_MPLS || type == 0x8848;
+}
+
+/* ---- output ---- */
+
+static void to_controller(struct walk *w, uint8_t reason, uint16_t max_len)
+{
+    struct dp_action *a = walk_emit(w, DP_CONTROLLER);
+    if (!a) return;
+    a->eth_type = max_len;
+    /* A table-miss flow: no match (OpenFlow 1.3.5, section 5.4). */
+    bool miss = reason == REASON_ACTION && w->flow && w->flow->priority == 0 && w->flow->words == 0;
+    a->in.reason = miss ? REASON_NO_MATCH : reason;
+    a->in.table = w->table;
+    a->from.cookie = w->flow ? w->flow->cookie : UINT64_MAX;
+    memcpy(&a->from.metadata, &w->key.metadata, sizeof a->from.metadata);
+}
+
+static void to_all(struct walk *w, bool flood)
+{
+    const struct port_map *m = atomic_load_explicit(&w->r->bridge->ports, memory_order_acquire);
+    uint32_t in_port = be32_get(w->key.in_port);
+    for (unsigned i = 0; m && i < m->count && !w->stop; i++) {
+        struct switch_port *sp = m->ports[i];
+        if (sp->number != in_port && !(flood && port_settings(sp)->c.no_flood)) walk_output(w, sp);
+    }
+}
+
+static void to_number(struct walk *w, uint32_t number)
+{
+    struct switch_port *sp = bridge_find_port(w->r->bridge, number);
+    if (sp) walk_output(w, sp);
+    else walk_trace(w, "there is no port %u", number);
+}
+
+static void output(struct walk *w, const struct action *a)
+{
+    switch (a->output.port) {
+    case SWITCH_PORT_IN_PORT: to_number(w, be32_get(w->key.in_port)); break;
+    case SWITCH_PORT_NORMAL: walk_normal(w); break;
+    case SWITCH_PORT_FLOOD: to_all(w, true); break;
+    case SWITCH_PORT_ALL: to_all(w, false); break;
+    case SWITCH_PORT_CONTROLLER: to_controller(w, REASON_ACTION, a->output.max_len); break;
+    case SWITCH_PORT_TABLE:
+    case SWITCH_PORT_ANY: break;
+    default:
+        if (a->output.port == be32_get(w->key.in_port)) walk_trace(w, "not back to where it came from");
+        else to_number(w, a->output.port);
+    }
+}
+
+/* ---- fields ---- */
+
+/* Written whole, as the bits of mask say. */
+static void set_bits(struct walk *w, enum field_id id, struct field_value value, struct field_value mask)
+{
+    field_set_masked(seen(w), id, mask, mask);
+    field_set_masked(&w->key, id, value, mask);
+    if (fields[id].bit_at >= FLOW_KEY_PACKET_WORDS * 64) return; /* not in the packet */
+    w->out->deps.modified = true;
+    struct dp_action *a = walk_emit(w, DP_SET);
+    if (!a) return;
+    a->field = (uint8_t)id;
+    a->set.value = value;
+    a->set.mask = mask;
+}
+
+static void set_u64(struct walk *w, enum field_id id, uint64_t value)
+{
+    set_bits(w, id, field_value_of(value), field_all_ones(id));
+}
+
+static void set_field(struct walk *w, const struct action *a)
+{
+    enum field_id id = a->set.field;
+    if (!field_exists(id, &w->key, seen(w))) {
+        walk_trace(w, "%s: the packet has none", fields[id].name);
+        return;
+    }
+    struct field_value mask = a->set.mask, value = a->set.value;
+    if (id == FIELD_VLAN_VID || id == FIELD_VLAN_TCI) { /* the tag's presence is no bit of it */
+        if (!field_exists(FIELD_VLAN_PCP, &w->key, seen(w))) return;
+        mask.raw[FIELD_VALUE_BYTES - 2] &= (uint8_t) ~(FLOW_VLAN_PRESENT >> 8);
+    }
+    for (unsigned i = 0; i < FIELD_VALUE_BYTES; i++)
+        value.raw[i] &= mask.raw[i];
+    set_bits(w, id, value, mask);
+}
+
+static unsigned bit_get(const struct field_value *v, unsigned bit)
+{
+    return v->raw[FIELD_VALUE_BYTES - 1 - bit / 8] >> bit % 8 & 1u;
+}
+
+static void bit_set(struct field_value *v, unsigned bit)
+{
+    v->raw[FIELD_VALUE_BYTES - 1 - bit / 8] |= (uint8_t)(1u << bit % 8);
+}
+
+/* The source's bits were looked at, so that what they are is known: a set-field. */
+static void move(struct walk *w, const struct action *a)
+{
+    enum field_id from = a->move.from, to = a->move.to;
+    if (!field_exists(from, &w->key, seen(w)) || !field_exists(to, &w->key, seen(w))) return;
+    struct field_value source = field_get(&w->key, from), looked_at = {{0}}, value = {{0}}, mask = {{0}};
+    for (unsigned i = 0; i < a->move.bits; i++) {
+        bit_set(&looked_at, a->move.from_bit + i);
+        bit_set(&mask, a->move.to_bit + i);
+        if (bit_get(&source, a->move.from_bit + i)) bit_set(&value, a->move.to_bit + i);
+    }
+    field_set_masked(seen(w), from, looked_at, looked_at);
+    set_bits(w, to, value, mask);
+}
+
+/* ---- what comes to light ---- */
+
+/* The packet as it is by now, parsed anew. */
+static void look_inside(struct walk *w)
+{
+    struct flow_key k = w->key;
+    w->out->once = true;
+    if (!w->r->packet) {
+        walk_trace(w, "what is inside is not known without a packet");
+        return;
+    }
+    struct packet *p = packet_clone(w->r->pool, w->r->packet);
+    for (unsigned i = 0; p && i < w->out->count; i++)
+        if (!dp_is_output(&w->out->actions[i]) && !execute_change(p, &w->out->actions[i])) p = NULL;
+    if (!p || extract_key(p, &k) == EXTRACT_INVALID) {
+        w->out->failed = w->stop = true;
+        return;
+    }
+    memcpy(w->key.words + 1, k.words + 1, (FLOW_KEY_PACKET_WORDS - 1) * sizeof k.words[0]);
+}
+
+/* ---- tags ---- */
+
+static void push_vlan(struct walk *w, uint16_t type)
+{
+    see_tags(w);
+    struct dp_action *a = walk_emit(w, DP_PUSH_VLAN);
+    if (!a) return;
+    uint16_t tci = be16_get(w->key.vlan[0].tci) | FLOW_VLAN_PRESENT;
+    a->eth_type = type;
+    a->entry = tci;
+    w->key.vlan[1] = w->key.vlan[0];
+    w->key.vlan[0] = (struct flow_vlan){be16_make(type), be16_make(tci)};
+}
+
+static void pop_vlan(struct walk *w)
+{
+    see_tags(w);
+    if (!(be16_get(w->key.vlan[0].tci) & FLOW_VLAN_PRESENT) || !walk_emit(w, DP_POP_VLAN)) return;
+    if (be16_get(w->key.vlan[1].tci) & FLOW_VLAN_PRESENT) { /* a third tag may come up */
+        uint16_t type = be16_get(w->key.eth_type);
+        if (type == TYPE_VLAN || type == 0x88a8) {
+            look_inside(w);
+            return;
+        }
+    }
+    w->key.vlan[0] = w->key.vlan[1];
+    memset(&w->key.vlan[1], 0, sizeof w->key.vlan[1]);
+}
+
+static void push_mpls(struct walk *w, uint16_t type)
+{
+    bool labelled = is_mpls(&w->key);
+    see_labels(w);
+    uint32_t entry;
+    if (labelled) {
+        entry = be32_get(w->key.mpls[0]) & ~UINT32_C(0x100);
+    } else {
+        uint8_t ttl = 64;
+        if (field_exists(FIELD_IP_TTL, &w->key, seen(w))) {
+            seen(w)->nw_ttl = 0xff;
+            ttl = w->key.nw_ttl;
+        }
+        entry = 0x100u | ttl;
+    }
+    struct dp_action *a = walk_emit(w, DP_PUSH_MPLS);
+    if (!a) return;
+    a->eth_type = type;
+    a->entry = entry;
+    if (labelled) {
+        w->key.mpls[2] = w->key.mpls[1];
+        w->key.mpls[1] = w->key.mpls[0];
+    }
+    w->key.mpls[0] = be32_make(entry);
+    w->key.eth_type = be16_make(type);
+}
+
+static void pop_mpls(struct walk *w, uint16_t type)
+{
+    if (!field_exists(FIELD_MPLS_LABEL, &w->key, seen(w))) return;
+    see_labels(w);
+    struct dp_action *a = walk_emit(w, DP_POP_MPLS);
+    if (!a) return;
+    a->eth_type = type;
+    look_inside(w);
+}
+
+static void push_pbb(struct walk *w, uint16_t type)
+{
+    see_tags(w);
+    memset(&seen(w)->pbb_isid, 0xff, sizeof seen(w)->pbb_isid);
+    struct dp_action *a = walk_emit(w, DP_PUSH_PBB);
+    if (!a) return;
+    uint32_t tci = be32_get(w->key.pbb_isid) & 0xffffff;
+    tci |= (uint32_t)(be16_get(w->key.vlan[0].tci) & 0xe000) << 16; /* priority, of the tag it goes before */
+    a->entry = tci;
+    look_inside(w);
+    (void)type; /* there is but one */
+}
+
+static void pop_pbb(struct walk *w)
+{
+    if (!field_exists(FIELD_PBB_ISID, &w->key, seen(w)) || !walk_emit(w, DP_POP_PBB)) return;
+    look_inside(w);
+}
+
+/* ---- TTL ---- */
+
+static void invalid_ttl(struct walk *w)
+{
+    walk_trace(w, "its TTL has run out");
+    to_controller(w, REASON_INVALID_TTL, 128);
+    w->stop = true;
+}
+
+static void dec_ttl(struct walk *w, enum field_id id)
+{
+    if (!field_exists(id, &w->key, seen(w))) return;
+    uint64_t ttl = field_value_u64(field_get(&w->key, id));
+    field_set(seen(w), id, field_all_ones(id));
+    if (ttl <= 1) invalid_ttl(w);
+    else set_u64(w, id, ttl - 1);
+}
+
+static void set_ttl(struct walk *w, enum field_id id, uint8_t ttl)
+{
+    if (field_exists(id, &w->key, seen(w))) set_u64(w, id, ttl);
+}
+
+static void copy_ttl(struct walk *w, enum dp_type type)
+{
+    if (!field_exists(FIELD_MPLS_TTL, &w->key, seen(w)) || !walk_emit(w, type)) return;
+    see_labels(w);
+    look_inside(w);
+}
+
+/* ---- one action ---- */
+
+static void resubmit(struct walk *w, const struct action *a)
+{
+    if (w->depth == RESUBMIT_DEPTH || w->resubmits == RESUBMITS_MAX) {
+        walk_trace(w, "resubmitted too often: drop");
+        w->out->failed = w->stop = true;
+        return;
+    }
+    struct be32 in_port = w->key.in_port;
+    if (a->resubmit.port != SWITCH_PORT_IN_PORT) w->key.in_port = be32_make(a->resubmit.port);
+    if (memcmp(&w->key.in_port, &w->original.in_port, sizeof in_port) != 0) w->out->deps.modified = true;
+    w->depth++;
+    w->resubmits++;
+    walk_table(w, a->resubmit.table == SWITCH_TABLE_ALL ? w->table : a->resubmit.table);
+    w->depth--;
+    w->key.in_port = in_port;
+}
+
+void walk_action(struct walk *w, const struct action *a)
+{
+    switch ((enum action_type)a->type) {
+    case ACTION_OUTPUT: output(w, a); break;
+    case ACTION_SET_FIELD: set_field(w, a); break;
+    case ACTION_MOVE: move(w, a); break;
+    case ACTION_PUSH_VLAN: push_vlan(w, a->eth_type); break;
+    case ACTION_POP_VLAN: pop_vlan(w); break;
+    case ACTION_PUSH_MPLS: push_mpls(w, a->eth_type); break;
+    case ACTION_POP_MPLS: pop_mpls(w, a->eth_type); break;
+    case ACTION_PUSH_PBB: push_pbb(w, a->eth_type); break;
+    case ACTION_POP_PBB: pop_pbb(w); break;
+    case ACTION_DEC_NW_TTL: dec_ttl(w, FIELD_IP_TTL); break;
+    case ACTION_SET_NW_TTL: set_ttl(w, FIELD_IP_TTL, a->ttl); break;
+    case ACTION_DEC_MPLS_TTL: dec_ttl(w, FIELD_MPLS_TTL); break;
+    case ACTION_SET_MPLS_TTL: set_ttl(w, FIELD_MPLS_TTL, a->ttl); break;
+    case ACTION_COPY_TTL_OUT: copy_ttl(w, DP_COPY_TTL_OUT); break;
+    case ACTION_COPY_TTL_IN: copy_ttl(w, DP_COPY_TTL_IN); break;
+    case ACTION_RESUBMIT: resubmit(w, a); break;
+    case ACTION_SET_QUEUE: /* kept, without effect */
+    case ACTION_GROUP:     /* refused when the flow was made */
+    case ACTION_TYPES: break;
+    }
+}
+
+void walk_actions(struct walk *w, const struct action_list *l)
+{
+    for (unsigned i = 0; i < l->count && !w->stop; i++)
+        walk_action(w, &l->list[i]);
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Translation's parts: translate.c (tables), translate_action.c (actions), translate_normal.c (NORMAL). */
+#ifndef SWITCH_TRANSLATE_INTERNAL_H
+#define SWITCH_TRANSLATE_INTERNAL_H
+
+#include "switch/translate.h"
+
+struct walk {
+    const struct translation_request *r;
+    struct translation *out;
+    struct flow_key key; /* as the packet is by now */
+    struct flow_key original;
+    struct action_list set; /* the action set, in its order */
+    struct action set_actions[ACTIONS_MAX];
+    const struct flow *flow; /* whose actions these are; NULL: the action set */
+    uint8_t table;
+    bool stop; /* the packet is dropped from here on */
+    unsigned depth, resubmits;
+};
+
+/* What was looked at. */
+static inline struct flow_key *seen(struct walk *w)
+{
+    return &w->out->mask;
+}
+
+/* NULL: no room; translation has failed. The action is zeroed. */
+struct dp_action *walk_emit(struct walk *w, enum dp_type type);
+void walk_output(struct walk *w, struct switch_port *sp);
+void walk_normal(struct walk *w);
+/* Look up and carry out from this table on, along gotos. False: no flow in the first one. */
+bool walk_table(struct walk *w, uint8_t table);
+void walk_actions(struct walk *w, const struct action_list *l);
+void walk_action(struct walk *w, const struct action *a);
+void walk_trace(struct walk *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#endif
