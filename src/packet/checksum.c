@@ -1,31 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Sums over memory. Large ones are memory-bound or nearly so: 32-bit words are added into 64-bit lanes of vectors, which
- * needs no carries; the compiler makes SSE2, AVX2 or NEON of it.
+ * needs no carries.
  */
 #include "packet/checksum.h"
 
 #include <assert.h>
 #include <string.h>
 
-#define LANES 4u
-/* gcc's and clang's vectors: one AVX2 register, or two of SSE2. */
-typedef uint64_t vector __attribute__((vector_size(LANES * 8), aligned(8)));
-
-static uint64_t add_carry(uint64_t a, uint64_t b)
-{
-    uint64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? sum + 1 : sum;
-}
+#define BLOCK_BYTES 64u
+/* gcc's and clang's vectors: one AVX2 register, or two of SSE2 or NEON. */
+typedef uint64_t vector __attribute__((vector_size(BLOCK_BYTES / 2)));
 
 /* Whole blocks of 64 bytes; lanes cannot overflow below 2^32 blocks. */
 static inline __attribute__((always_inline)) uint64_t sum_blocks(const uint8_t *at, size_t blocks)
 {
     vector low0 = {0}, low1 = {0}, high0 = {0}, high1 = {0};
-    for (; blocks > 0; blocks--, at += 64) {
+    for (; blocks > 0; blocks--, at += BLOCK_BYTES) {
         vector a, b;
         memcpy(&a, at, sizeof a);
-        memcpy(&b, at + 32, sizeof b);
+        memcpy(&b, at + sizeof a, sizeof b);
         low0 += a & 0xffffffff;
         high0 += a >> 32;
         low1 += b & 0xffffffff;
@@ -35,29 +29,50 @@ static inline __attribute__((always_inline)) uint64_t sum_blocks(const uint8_t *
     return all[0] + all[1] + all[2] + all[3];
 }
 
-static uint64_t sum_tail(uint64_t sum, const uint8_t *at, size_t n)
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) static uint64_t sum_blocks_avx2(const uint8_t *at, size_t blocks)
 {
-    for (; n >= 8; n -= 8, at += 8) {
-        uint64_t word;
-        memcpy(&word, at, 8);
-        sum = add_carry(sum, word);
+    return sum_blocks(at, blocks);
+}
+#endif
+
+static uint64_t sum_large(const uint8_t *at, size_t blocks)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) return sum_blocks_avx2(at, blocks);
+#endif
+    return sum_blocks(at, blocks);
+}
+
+/* Headers, and what is left of a payload. No more than 2^31 words: no carries. */
+static inline uint64_t sum_small(const uint8_t *at, size_t n)
+{
+    uint64_t sum = 0;
+    uint32_t words;
+    uint16_t word;
+    for (; n >= 4; n -= 4, at += 4) {
+        memcpy(&words, at, 4);
+        sum += words;
     }
-    if (n == 0) return sum;
-    uint64_t last = 0;
-    memcpy(&last, at, n);
-    return add_carry(sum, last);
+    if (n & 2) {
+        memcpy(&word, at, 2);
+        sum += word;
+        at += 2;
+    }
+    if (n & 1) {
+        word = 0;
+        memcpy(&word, at, 1);
+        sum += word;
+    }
+    return sum;
 }
 
 uint64_t csum_memory(const void *data, size_t n)
 {
     const uint8_t *at = data;
-    uint64_t sum = 0;
-    if (n >= 128) {
-        sum = sum_blocks(at, n / 64);
-        at += n / 64 * 64;
-        n %= 64;
-    }
-    sum = sum_tail(sum, at, n);
+    if (n < 2 * BLOCK_BYTES) return sum_small(at, n);
+    size_t blocks = n / BLOCK_BYTES;
+    uint64_t sum = sum_large(at, blocks) + sum_small(at + blocks * BLOCK_BYTES, n % BLOCK_BYTES);
     return (sum & 0xffffffff) + (sum >> 32);
 }
 
