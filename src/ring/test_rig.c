@@ -66,7 +66,10 @@ void rig_open(struct rig *r, const struct rig_options *o)
     r->setup.device = guest_map_at(r->map, (struct gpa){RIG_BASE + l.device}, 1);
     r->setup.base = o->base;
     r->setup.inflight = o->tracked ? r->mem + l.inflight : NULL;
+    r->setup.place = o->placed ? (uint32_t *)(void *)(r->mem + l.inflight) : NULL;
+    r->setup.in_order = o->in_order;
     struct driver_sim_setup d = {.size = o->size, .packed = o->packed, .event_idx = o->event_idx};
+    d.in_order = o->in_order;
     d.desc = r->mem, d.driver = r->mem + l.driver, d.device = r->mem + l.device, d.base = o->base;
     d.indirect = r->indirect, d.indirect_addr.v = r->indirect_gpa, d.indirect_max = RIG_INDIRECT_MAX;
     must(driver_sim_new(&r->driver, &d) == 0, "driver");

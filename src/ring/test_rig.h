@@ -16,6 +16,7 @@
 struct rig_options {
     uint16_t size;
     bool packed, event_idx, tracked; /* tracked: with an in-flight table */
+    bool placed, in_order;           /* placed: completing in order, with a place where the table would be */
     uint32_t base;
 };
 

@@ -12,7 +12,7 @@
 #define CARD_BASE UINT64_C(0x100000000)
 #define CARD_MEMORY_BYTES (64u << 20)
 #define CARD_QUEUES 8u                /* four pairs */
-#define CARD_QUEUE_BYTES (6u << 20)   /* of each queue: rings, tables, buffers */
+#define CARD_QUEUE_BYTES (7u << 20)   /* of each queue: rings, tables, buffers */
 #define CARD_RING_BYTES (64u << 10)   /* descriptors, driver area, device area: from the start, 64 KiB apart */
 #define CARD_INDIRECT_AT (192u << 10) /* within a queue's part */
 #define CARD_BUFFERS_AT (2u << 20)
