@@ -116,7 +116,7 @@ static void driver_new(struct card *c, unsigned index, uint32_t base)
                                  .base = base,
                                  .indirect = q->memory + CARD_INDIRECT_AT,
                                  .indirect_addr = {q->gpa + CARD_INDIRECT_AT},
-                                 .indirect_max = CARD_INDIRECT_MAX};
+                                 .indirect_max = c->o.indirect_max};
     must(driver_sim_new(&q->driver, &s) == 0, "driver");
 }
 
@@ -156,6 +156,7 @@ void card_open(struct card *c, const struct card_options *o)
     *c = (struct card){.o = *o};
     if (c->o.size == 0) c->o.size = 64;
     if (c->o.pairs == 0) c->o.pairs = 1;
+    if (c->o.indirect_max == 0) c->o.indirect_max = 128; /* who wants more uses few of them */
     must(c->o.pairs * 2 <= CARD_QUEUES, "pairs");
     c->memory_fd = memfd_create("test-guest", MFD_CLOEXEC);
     must(c->memory_fd >= 0 && ftruncate(c->memory_fd, CARD_MEMORY_BYTES) == 0, "memory");

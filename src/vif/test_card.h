@@ -16,12 +16,12 @@
 #define CARD_RING_BYTES (64u << 10)   /* descriptors, driver area, device area: from the start, 64 KiB apart */
 #define CARD_INDIRECT_AT (192u << 10) /* within a queue's part */
 #define CARD_BUFFERS_AT (2u << 20)
-#define CARD_INDIRECT_MAX 128u
 
 struct card_options {
-    uint16_t size;    /* 0: 64 */
-    unsigned pairs;   /* 0: 1 */
-    uint64_t without; /* features that the driver does not accept */
+    uint16_t size;         /* 0: 64 */
+    unsigned pairs;        /* 0: 1 */
+    unsigned indirect_max; /* 0: 128; descriptors of a table */
+    uint64_t without;      /* features that the driver does not accept */
     bool packed, no_event_idx, in_order, transmit_copy, no_offloads;
     struct vif_rate from_guest, to_guest;
 };
