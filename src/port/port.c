@@ -15,6 +15,7 @@
 #include "base/endian.h"
 #include "packet/checksum.h"
 #include "packet/gso.h"
+#include "port/capture.h"
 #include "port/port.h"
 
 #define L2_BYTES 18u /* Ethernet and a tag: what may come on top of the MTU anyway */
@@ -76,6 +77,15 @@ static bool too_long(const struct packet *p, uint32_t mtu)
     return bytes - mtu > L2_BYTES + (tags > TAG_BYTES ? tags - TAG_BYTES : 0);
 }
 
+static void give(struct port *p, struct packet *const *packets, unsigned n, uint64_t bytes, struct packet_pool *pool)
+{
+    count(&p->out.packets, n);
+    count(&p->out.bytes, bytes);
+    struct port_capture *capture = atomic_load_explicit(&p->capture, memory_order_acquire);
+    if (capture) port_capture_frames(capture, packets, n, PORT_CAPTURE_OUT);
+    p->ops->send(p, packets, n, pool);
+}
+
 /* Frames on their way to ops->send. */
 struct outlet {
     struct port *port;
@@ -88,9 +98,7 @@ struct outlet {
 static void flush(struct outlet *o)
 {
     if (o->count == 0) return;
-    count(&o->port->out.packets, o->count);
-    count(&o->port->out.bytes, o->bytes);
-    o->port->ops->send(o->port, o->packets, o->count, o->pool);
+    give(o->port, o->packets, o->count, o->bytes, o->pool);
     o->count = 0;
     o->bytes = 0;
 }
@@ -162,9 +170,7 @@ void port_send(struct port *port, struct packet *const *packets, unsigned n, str
             bytes += packets[i]->length_bytes;
         }
         if (!special) {
-            count(&port->out.packets, batch);
-            count(&port->out.bytes, bytes);
-            port->ops->send(port, packets, batch, pool);
+            give(port, packets, batch, bytes, pool);
         } else {
             for (unsigned i = 0; i < batch; i++)
                 finish(&o, packets[i], takes);

@@ -29,6 +29,7 @@
 #include "loop/clock.h"
 #include "loop/thread.h"
 #include "packet/gro.h"
+#include "port/capture.h"
 #include "port/source.h"
 
 #define WINDOW_MIN_NS UINT64_C(4000)
@@ -139,6 +140,8 @@ static void count_in(struct port_source *s, struct packet *const *packets, unsig
     atomic_fetch_add_explicit(&s->port->in.packets, n, memory_order_relaxed);
     atomic_fetch_add_explicit(&s->port->in.bytes, bytes, memory_order_relaxed);
     count(&s->runner->packets, n);
+    struct port_capture *capture = atomic_load_explicit(&s->port->capture, memory_order_acquire);
+    if (capture) port_capture_frames(capture, packets, n, PORT_CAPTURE_IN);
 }
 
 static unsigned merge(struct runner *r, struct port_source *s, struct packet **packets, unsigned n)
