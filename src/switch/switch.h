@@ -59,6 +59,7 @@ enum bridge_fail { BRIDGE_STANDALONE, BRIDGE_SECURE }; /* a new bridge's table 0
 int bridge_new(struct bridge **out, struct net_switch *s, const char *name, enum bridge_fail fail, struct errmsg *e);
 void bridge_free(struct bridge *b); /* its ports must have been removed */
 struct bridge *bridge_find(struct net_switch *s, const char *name);
+uint16_t bridge_number(const struct bridge *b); /* what flow_key.bridge has */
 void bridge_set_mac_ageing(struct bridge *b, unsigned seconds, unsigned max_entries);
 
 enum vlan_mode { VLAN_TRUNK, VLAN_ACCESS, VLAN_NATIVE_TAGGED, VLAN_NATIVE_UNTAGGED };

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The whole of a network process: its options, its bridges, and which function answers which request.
+ *
+ * Before it is settled (everything that a predecessor had was asked for again) bridges fill up with ports and flows, but no
+ * source is on a runner and no front end is served: no packet sees half of the flows.
+ */
+#include "cmd/switch_net.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "loop/clock.h"
+
+#define MAC_AGEING_S_DEFAULT 300u
+#define MAC_ENTRIES_MAX 65536u
+#define POLL_US_MAX 1000000u
+
+static const char *const flows_names[] = {"mega", "exact", NULL};
+static const char *const transmit_names[] = {"map", "copy", NULL};
+static const char *const fail_names[] = {"standalone", "secure", NULL};
+static_assert(SWITCH_FLOWS_MEGA == 0 && BRIDGE_STANDALONE == 0, "the lists of names above have them in this order");
+
+/* ---- options ---- */
+
+void net_options_init(struct net_options *o)
+{
+    *o = (struct net_options){.gro = true, .poll_ns = RUNNER_POLL_NS_DEFAULT};
+    switch_config_default(&o->flows);
+}
+
+/* "always", or microseconds. */
+static void read_poll(struct net_options *o, struct fields *f)
+{
+    const json_t *v = json_object_get(f->object, "poll_us");
+    if (json_is_string(v) && strcmp(json_string_value(v), "always") == 0) {
+        fields_any(f, "poll_us");
+        o->poll_ns = UINT64_MAX;
+    } else if (fields_has(f, "poll_us")) {
+        o->poll_ns = fields_uint(f, "poll_us", 0, 0, POLL_US_MAX) * NS_PER_US;
+    }
+}
+
+int net_options_read(struct net_options *o, json_t *params, struct errmsg *e)
+{
+    struct field_error why = {0};
+    struct fields f = fields_begin(params, "", &why);
+    struct switch_config *c = &o->flows;
+    c->flows = (enum switch_flows)fields_choice(&f, "flows", (int)c->flows, flows_names);
+    c->exact_max = (unsigned)fields_uint(&f, "exact_max", c->exact_max, 1, 1u << 24);
+    c->megaflows_max = (unsigned)fields_uint(&f, "megaflows_max", c->megaflows_max, 1, 1u << 24);
+    c->masks_max = (unsigned)fields_uint(&f, "masks_max", c->masks_max, 1, 1u << 16);
+    c->emc_entries = (unsigned)fields_uint(&f, "emc", c->emc_entries, 0, 1u << 24);
+    if (c->emc_entries & (c->emc_entries - 1)) fields_refuse(&f, "emc", "a power of two, or 0");
+    o->vif_threads = (unsigned)fields_uint(&f, "vif_threads", o->vif_threads, 0, NET_VIF_THREADS_MAX);
+    o->gro = fields_bool(&f, "gro", o->gro);
+    o->transmit_copy = fields_choice(&f, "tx", o->transmit_copy, transmit_names) == 1;
+    read_poll(o, &f);
+    return fields_done(&f, e);
+}
+
+json_t *net_options_json(const struct net_options *o)
+{
+    json_t *j =
+        json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:s}", "flows", flows_names[o->flows.flows], "exact_max",
+                  (json_int_t)o->flows.exact_max, "megaflows_max", (json_int_t)o->flows.megaflows_max, "masks_max",
+                  (json_int_t)o->flows.masks_max, "emc", (json_int_t)o->flows.emc_entries, "vif_threads",
+                  (json_int_t)o->vif_threads, "gro", o->gro, "tx", transmit_names[o->transmit_copy]);
+    json_object_set_new(j, "poll_us",
+                        o->poll_ns == UINT64_MAX ? json_string("always")
+                                                 : json_integer((json_int_t)(o->poll_ns / NS_PER_US)));
+    return j;
+}
+
+/* ---- bridges ---- */
+
+struct net_bridge *net_bridge_find(struct net *n, const char *name)
+{
+    LIST_FOR_EACH (node, &n->bridges) {
+        struct net_bridge *b = list_entry(node, struct net_bridge, node);
+        if (strcmp(b->name, name) == 0) return b;
+    }
+    return NULL;
+}
+
+struct net_bridge *request_bridge(struct net *n, struct fields *f, struct errmsg *e, int *ret)
+{
+    const char *name = fields_string(f, "bridge", FIELD_REQUIRED, PORT_NAME_BYTES - 1);
+    if (f->error->failed) {
+        *ret = errmsg_set(e, EINVAL, "%s", f->error->message);
+        return NULL;
+    }
+    struct net_bridge *b = net_bridge_find(n, name);
+    *ret = b ? 0 : errmsg_set(e, ENOENT, "bridge %s: there is no such bridge", name);
+    return b;
+}
+
+static bool port_number_of(void *arg, const char *name, size_t length, uint32_t *number)
+{
+    struct net_bridge *b = arg;
+    LIST_FOR_EACH (node, &b->net->attachments) {
+        struct attachment *a = list_entry(node, struct attachment, node);
+        if (a->bridge != b || !a->sp || strlen(a->name) != length || memcmp(a->name, name, length) != 0) continue;
+        *number = switch_port_number(a->sp);
+        return true;
+    }
+    return false;
+}
+
+static const char *port_name_of(void *arg, uint32_t number)
+{
+    struct net_bridge *b = arg;
+    LIST_FOR_EACH (node, &b->net->attachments) {
+        struct attachment *a = list_entry(node, struct attachment, node);
+        if (a->bridge == b && a->sp && switch_port_number(a->sp) == number) return a->name;
+    }
+    return NULL;
+}
+
+static void bridge_drop(struct net_bridge *b)
+{
+    list_remove(&b->node);
+    if (b->bridge) bridge_free(b->bridge);
+    net_flows_close(b);
+    free(b);
+}
+
+static int request_bridge_add(struct net *n, struct net_request *r)
+{
+    struct field_error why = {0};
+    struct fields f = fields_begin(r->params, "", &why);
+    const char *name = fields_name(&f, "name");
+    int fail = fields_choice(&f, "fail_mode", BRIDGE_STANDALONE, fail_names);
+    unsigned ageing_s = (unsigned)fields_uint(&f, "mac_ageing_s", MAC_AGEING_S_DEFAULT, 1, 86400);
+    int ret = fields_done(&f, r->e);
+    if (ret < 0) return ret;
+    if (net_bridge_find(n, name)) return errmsg_set(r->e, EEXIST, "bridge %s: it exists already", name);
+    struct net_bridge *b = calloc(1, sizeof *b);
+    if (!b) return errmsg_set(r->e, ENOMEM, "out of memory");
+    *b = (struct net_bridge){.net = n, .fail = (enum bridge_fail)fail, .mac_ageing_s = ageing_s, .file_fd = -1};
+    b->names = (struct flow_names){.port_number = port_number_of, .port_name = port_name_of, .arg = b};
+    snprintf(b->name, sizeof b->name, "%s", name);
+    list_push_back(&n->bridges, &b->node);
+    ret = bridge_new(&b->bridge, n->sw, b->name, b->fail, r->e);
+    if (ret == 0) {
+        bridge_set_mac_ageing(b->bridge, ageing_s, MAC_ENTRIES_MAX);
+        ret = net_flows_open(b, request_take_fd(r, "flows"), r->e);
+    }
+    if (ret == 0) switch_barrier(n->sw);
+    else bridge_drop(b);
+    return ret;
+}
+
+static int request_bridge_del(struct net *n, struct net_request *r)
+{
+    struct field_error why = {0};
+    struct fields f = fields_begin(r->params, "", &why);
+    const char *name = fields_string(&f, "name", FIELD_REQUIRED, PORT_NAME_BYTES - 1);
+    int ret = fields_done(&f, r->e);
+    if (ret < 0) return ret;
+    struct net_bridge *b = net_bridge_find(n, name);
+    if (!b) return errmsg_set(r->e, ENOENT, "bridge %s: there is no such bridge", name);
+    LIST_FOR_EACH (node, &n->attachments) {
+        struct attachment *a = list_entry(node, struct attachment, node);
+        if (a->bridge == b)
+            return errmsg_set(r->e, EBUSY, "bridge %s: %s %s is attached to it", name, a->is_vif ? "VIF" : "port",
+                              a->name);
+    }
+    bridge_drop(b);
+    return 0;
+}
+
+static int request_mac_flush(struct net *n, struct net_request *r)
+{
+    struct field_error why = {0};
+    struct fields f = fields_begin(r->params, "", &why);
+    int ret;
+    struct net_bridge *b = request_bridge(n, &f, r->e, &ret);
+    if (ret == 0) ret = fields_done(&f, r->e);
+    if (ret < 0) return ret;
+    bridge_mac_flush(b->bridge);
+    switch_barrier(n->sw);
+    return 0;
+}
+
+/* ---- requests ---- */
+
+static int request_settled(struct net *n, struct net_request *r)
+{
+    (void)r;
+    net_settle(n);
+    return 0;
+}
+
+static const struct {
+    const char *method;
+    int (*answer)(struct net *n, struct net_request *r);
+} requests[] = {
+    {"bridge.add", request_bridge_add},
+    {"bridge.del", request_bridge_del},
+    {"bridge.list", request_bridge_list},
+    {"bridge.show", request_bridge_show},
+    {"capture.start", request_capture_start},
+    {"capture.stop", request_capture_stop},
+    {"flow.add", request_flow_add},
+    {"flow.del", request_flow_del},
+    {"flow.dump", request_flow_dump},
+    {"flow.mod", request_flow_mod},
+    {"flow.trace", request_flow_trace},
+    {"flows.file", request_flows_file},
+    {"mac.flush", request_mac_flush},
+    {"mac.show", request_mac_show},
+    {"megaflow.dump", request_megaflow_dump},
+    {"megaflow.stats", request_megaflow_stats},
+    {"net.stats", request_net_stats},
+    {"port.add", request_port_add},
+    {"port.del", request_port_del},
+    {"port.list", request_port_list},
+    {"port.set", request_port_set},
+    {"port.stats", request_port_stats},
+    {"runner.stats", request_runner_stats},
+    {"settled", request_settled},
+    {"vif.attach", request_vif_attach},
+    {"vif.detach", request_vif_detach},
+    {"vif.held", request_vif_held},
+    {"vif.list", request_vif_list},
+    {"vif.set", request_vif_set},
+    {"vif.stats", request_vif_stats},
+};
+
+int net_request(struct net *n, const char *method, struct net_request *r)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(requests); i++)
+        if (strcmp(requests[i].method, method) == 0) return requests[i].answer(n, r);
+    return errmsg_set(r->e, EOPNOTSUPP, "%.64s: no such method", method);
+}
+
+int request_take_fd(struct net_request *r, const char *name)
+{
+    return r->msg ? link_msg_take_fd(r->msg, name) : -1;
+}
+
+/* ---- life ---- */
+
+static void tick(struct loop_timer *t)
+{
+    struct net *n = container_of(t, struct net, tick);
+    switch_tick(n->sw, clock_now_ns());
+    loop_timer_arm(n->loop, t, NS_PER_SECOND, tick);
+}
+
+int net_new(struct net **out, const struct net_args *args, struct errmsg *e)
+{
+    struct net *n = calloc(1, sizeof *n);
+    if (!n) return errmsg_set(e, ENOMEM, "out of memory");
+    *n = (struct net){.loop = args->loop, .options = args->options, .keeper = args->keeper, .survives = args->survives};
+    list_init(&n->bridges);
+    list_init(&n->attachments);
+    list_init(&n->waiting);
+    int ret = switch_new(&n->sw, &args->options.flows);
+    if (ret == 0) ret = net_runners_new(&n->runners, n);
+    if (ret < 0) {
+        if (n->sw) switch_free(n->sw);
+        free(n);
+        return errmsg_sys(e, -ret, "making the switch");
+    }
+    loop_timer_arm(n->loop, &n->tick, NS_PER_SECOND, tick);
+    *out = n;
+    return 0;
+}
+
+void net_settle(struct net *n)
+{
+    if (n->settled) return;
+    n->settled = true;
+    switch_barrier(n->sw);
+    LIST_FOR_EACH (node, &n->attachments) {
+        struct attachment *a = list_entry(node, struct attachment, node);
+        if (!a->is_vif) net_port_settle(a);
+    }
+    LIST_FOR_EACH (node, &n->attachments) {
+        struct attachment *a = list_entry(node, struct attachment, node);
+        if (a->is_vif) net_vif_serve(net_vif_of(a));
+    }
+}
+
+static void waiting_free(struct net *n)
+{
+    while (!list_empty(&n->waiting)) {
+        struct vif_waiting *w = list_entry(list_pop_front(&n->waiting), struct vif_waiting, node);
+        for (unsigned i = 0; i < w->held_count; i++)
+            close(w->held[i].fd);
+        free(w->held);
+        free(w);
+    }
+}
+
+static void net_end(struct net *n, bool leave)
+{
+    loop_timer_cancel(&n->tick);
+    n->leaving = true;
+    while (!list_empty(&n->attachments)) {
+        struct attachment *a = list_entry(n->attachments.next, struct attachment, node);
+        if (a->is_vif) net_vif_free(net_vif_of(a), leave);
+        else net_port_free(a);
+    }
+    waiting_free(n);
+    while (!list_empty(&n->bridges))
+        bridge_drop(list_entry(n->bridges.next, struct net_bridge, node));
+    net_runners_free(n->runners);
+    switch_free(n->sw);
+    free(n);
+}
+
+void net_quit(struct net *n)
+{
+    net_end(n, false);
+}
+
+void net_leave(struct net *n)
+{
+    net_end(n, true);
+}

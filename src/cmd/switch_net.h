@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The network process: where guest/, vif/, port/ and switch/ meet. All bridges, ports and VIFs of a host (or of a tenant).
+ *
+ *   creedence-switch.c   arguments; a switch without a daemon is set up by the same requests, made from its options
+ *   switch_options.c     options -> requests
+ *   switch_net.c         the whole, bridges, and the table of requests
+ *   switch_fields.c      reading the parameters that several requests share
+ *   switch_port.c        what ports and VIFs have in common; tap, af_packet and af_xdp ports
+ *   switch_vif.c         VIFs and their front ends
+ *   switch_held.c        what survives: a VIF's state memory and the descriptors held for the next process
+ *   switch_runners.c     threads
+ *   switch_flows.c       flows and the bridges' flow files
+ *   switch_guard.c       which addresses a VIF may use, compiled to flows
+ *   switch_show.c        answers with numbers
+ *   switch_capture.c     captures
+ *   switch_link.c        requests over a link: the daemon's, or a test's
+ *
+ * Thread-safety: everything here runs on the control thread.
+ */
+#ifndef CMD_SWITCH_NET_H
+#define CMD_SWITCH_NET_H
+
+#include <jansson.h>
+#include <netinet/in.h>
+
+#include "cmd/sandbox.h"
+#include "control/fields.h"
+#include "control/link.h"
+#include "loop/loop.h"
+#include "switch/switch.h"
+#include "vif/vif.h"
+
+#define NET_PORT_QUEUES_MAX 16u
+#define NET_VIF_THREADS_MAX 256u
+#define NET_ALLOWED_MAX 64u /* MAC addresses, and IP ranges, of a VIF */
+
+struct net_options {
+    struct switch_config flows;
+    unsigned vif_threads; /* 0: a thread per queue pair */
+    bool gro;             /* of ports that do not say */
+    bool transmit_copy;
+    uint64_t poll_ns;
+};
+void net_options_init(struct net_options *o);
+/* From the parameters of `configure`. 0 or -EINVAL. */
+int net_options_read(struct net_options *o, json_t *params, struct errmsg *e);
+json_t *net_options_json(const struct net_options *o);
+
+/* Who is told, and who keeps what must survive; NULL members: nobody. */
+struct net_keeper {
+    void (*hold)(void *arg, const char *vif, const char *name, int fd);
+    void (*unhold)(void *arg, const char *vif, const char *name);
+    void (*vif)(void *arg, const char *vif, const char *front_end, const char *why);
+    void (*flows_grown)(void *arg, const char *bridge);
+    void *arg;
+};
+
+struct net_args {
+    struct loop *loop;
+    struct net_options options;
+    struct net_keeper keeper;
+    bool survives; /* keep the VIFs' state in memfds and hold descriptors */
+};
+
+struct net_runners;
+
+struct net {
+    struct loop *loop;
+    struct net_options options;
+    struct net_keeper keeper;
+    bool survives, settled, leaving;
+    struct net_switch *sw;
+    struct net_runners *runners;
+    struct list bridges;     /* struct net_bridge */
+    struct list attachments; /* struct attachment, in the order in which they came */
+    struct list waiting;     /* struct vif_waiting: held descriptors that came ahead of their VIF */
+    struct loop_timer tick;
+};
+
+int net_new(struct net **out, const struct net_args *args, struct errmsg *e);
+/* Ends every session; guests see their front end's connection close. */
+void net_quit(struct net *n);
+/* Makes way for a successor: what is held stays as it is. */
+void net_leave(struct net *n);
+/* From now on packets are forwarded. */
+void net_settle(struct net *n);
+
+/* A request and what becomes of it. */
+struct net_request {
+    json_t *params;       /* an object */
+    struct link_msg *msg; /* to take descriptors from; NULL: there are none */
+    json_t *result;       /* to be set; NULL: an empty object */
+    struct errmsg *e;
+};
+/* 0 or -errno with the reason; -EOPNOTSUPP: there is no such request. */
+int net_request(struct net *n, const char *method, struct net_request *r);
+int request_take_fd(struct net_request *r, const char *name); /* -1: none */
+
+/* ---- reading parameters (switch_fields.c) ---- */
+
+/* fields_end(), with the text of what is wrong. */
+int fields_done(struct fields *f, struct errmsg *e);
+/* A name for a bridge, port or VIF: letters, digits, '.', '_', '-'; not a number or a word of the flow syntax. */
+const char *fields_name(struct fields *f, const char *key);
+struct ip_range {
+    bool v6;
+    uint8_t prefix;   /* bits */
+    uint8_t addr[16]; /* IPv4: the first 4; zero behind the prefix */
+};
+void fields_macs(struct fields *f, const char *key, uint8_t (*out)[6], unsigned *count);
+void fields_ips(struct fields *f, const char *key, struct ip_range *out, unsigned *count);
+void fields_mac(struct fields *f, const char *key, uint8_t *out); /* absent: untouched */
+void fields_rate(struct fields *f, const char *key, struct vif_rate *out);
+void fields_vlan(struct fields *f, struct switch_port_config *out); /* vlan_mode, tag, trunks */
+bool fields_has(const struct fields *f, const char *key);
+void mac_format(char out[18], const uint8_t *mac);
+void ip_range_format(char out[64], const struct ip_range *ip);
+const char *vlan_mode_name(enum vlan_mode mode);
+
+/* ---- bridges (switch_net.c) ---- */
+
+struct net_bridge {
+    struct list node;
+    struct net *net;
+    char name[PORT_NAME_BYTES];
+    struct bridge *bridge;
+    enum bridge_fail fail;
+    unsigned mac_ageing_s;
+    struct flow_names names;
+    unsigned guards; /* VIFs whose addresses are checked */
+    /* The flow file (switch_flows.c). */
+    int file_fd; /* -1: flows are kept nowhere */
+    uint64_t file_lines, file_check_at;
+    bool file_asked; /* for a new one */
+};
+struct net_bridge *net_bridge_find(struct net *n, const char *name);
+/* The bridge that `bridge` names; NULL with *ret set. */
+struct net_bridge *request_bridge(struct net *n, struct fields *f, struct errmsg *e, int *ret);
+
+/* ---- ports and VIFs (switch_port.c) ---- */
+
+struct attachment {
+    struct list node;
+    struct net_bridge *bridge;
+    char name[PORT_NAME_BYTES];
+    struct port *port;
+    struct switch_port *sp; /* NULL until it is on its bridge */
+    struct switch_port_config vlan;
+    struct net_capture *capture;
+    bool is_vif;
+};
+
+struct attachment *net_attachment_find(struct net *n, const char *name);
+/* Is the name free? 0 or -EEXIST. */
+int attachment_check_name(struct net *n, const char *name, struct errmsg *e);
+int attachment_join(struct attachment *a, struct net_bridge *b, uint32_t number, struct errmsg *e);
+/* Off its bridge, its capture ended. Its sources must be off their runners. Harmless when it is not on one. */
+void attachment_leave(struct attachment *a);
+json_t *vlan_json(const struct switch_port_config *c, json_t *into);
+
+struct net_port;
+int request_port_add(struct net *n, struct net_request *r);
+int request_port_del(struct net *n, struct net_request *r);
+int request_port_set(struct net *n, struct net_request *r);
+json_t *net_port_json(struct attachment *a);
+void net_port_settle(struct attachment *a);
+void net_port_free(struct attachment *a);
+
+/* ---- VIFs (switch_vif.c) ---- */
+
+struct held {
+    char name[32];
+    int fd;
+};
+
+/* Held descriptors that do not fit into one message come ahead of `vif.attach`. */
+struct vif_waiting {
+    struct list node;
+    char vif[PORT_NAME_BYTES];
+    struct held *held;
+    unsigned held_count;
+};
+
+struct vif_settings {
+    uint8_t mac[6];
+    uint16_t mtu;
+    unsigned queues;
+    bool packed, in_order, offloads, link_down;
+    struct vif_rate from_guest, to_guest;
+    unsigned mac_count, ip_count; /* 0 and 0: nothing is checked */
+    uint8_t allowed_mac[NET_ALLOWED_MAX][6];
+    struct ip_range allowed_ip[NET_ALLOWED_MAX];
+};
+
+struct net_vif {
+    struct attachment a;
+    struct net *net;
+    struct vif_settings s;
+    struct vif *vif;
+    bool guarded; /* flows check its addresses */
+
+    int listen_fd, connected_fd; /* -1: none */
+    char *connect_path, *socket_path;
+    struct loop_watch listen_watch, broken_watch;
+    struct loop_timer connect_timer;
+    struct vhost_session *session;
+    bool serving, ending, told_broken;
+
+    /* What survives (switch_held.c). */
+    int state_fd;
+    char *state;
+    size_t state_bytes;
+    struct held *held;
+    unsigned held_count, held_room;
+};
+
+int request_vif_attach(struct net *n, struct net_request *r);
+int request_vif_detach(struct net *n, struct net_request *r);
+int request_vif_set(struct net *n, struct net_request *r);
+int request_vif_held(struct net *n, struct net_request *r);
+json_t *net_vif_json(struct net_vif *v);
+/* "waiting" (for the rest to be settled), "listening", "connected" or "broken". */
+const char *net_vif_state(struct net_vif *v);
+/* Go on with the front end that is held, or wait for one. */
+void net_vif_serve(struct net_vif *v);
+void net_vif_free(struct net_vif *v, bool leave);
+static inline struct net_vif *net_vif_of(struct attachment *a)
+{
+    return container_of(a, struct net_vif, a);
+}
+
+/* ---- what survives (switch_held.c) ---- */
+
+/* Takes what a request and those ahead of it brought; fds become the VIF's. */
+int vif_held_take(struct net_vif *v, struct net_request *r);
+/* Map the state of a predecessor, or make a new one. 0 or -errno. */
+int vif_state_open(struct net_vif *v, struct errmsg *e);
+struct vif_kept *vif_state_kept(struct net_vif *v);
+struct vhost_state *vif_state_session(struct net_vif *v);
+void vif_state_forget_session(struct net_vif *v);
+struct guest_hold vif_hold(struct net_vif *v);
+const struct held *vif_held_find(const struct net_vif *v, const char *name);
+/* Duplicates of all that belongs to the session. How many. */
+unsigned vif_held_copies(struct net_vif *v, const char **names, int *fds, unsigned max);
+/* Tell the keeper everything once more. */
+void vif_held_again(struct net_vif *v);
+/* drop: nobody shall find anything any more; else a successor goes on with it. */
+void vif_held_end(struct net_vif *v, bool drop);
+
+/* ---- pages of answers (switch_show.c) ---- */
+
+/* An answer has a limit: entries from index `from` on as long as they fit; who asks goes on at "next". */
+struct page {
+    json_t *list;
+    uint64_t from, max, index;
+    size_t bytes;
+    bool full;
+};
+void page_read(struct page *p, struct fields *f);
+bool page_wants(struct page *p); /* the next entry? Counts it. */
+void page_add(struct page *p, json_t *entry);
+json_t *page_json(struct page *p, const char *key); /* {key: [...], "next"?: N} */
+void page_drop(struct page *p);
+
+/* ---- threads (switch_runners.c) ---- */
+
+int net_runners_new(struct net_runners **out, struct net *n);
+void net_runners_free(struct net_runners *r);
+/* For vif_new(): a runner of its own per queue pair, or a shared one. */
+struct vif_runners net_runners_of_vif(struct net_vif *v);
+/* A runner of its own for queue `index` of a port. */
+int net_runner_new(struct net *n, const char *name, unsigned index, unsigned count, struct runner **out);
+void net_runner_free(struct net *n, struct runner *runner);
+void net_runners_json(struct net *n, struct page *p);
+
+/* ---- flows (switch_flows.c, switch_guard.c) ---- */
+
+int request_flow_add(struct net *n, struct net_request *r);
+int request_flow_mod(struct net *n, struct net_request *r);
+int request_flow_del(struct net *n, struct net_request *r);
+int request_flow_dump(struct net *n, struct net_request *r);
+int request_flow_trace(struct net *n, struct net_request *r);
+int request_flows_file(struct net *n, struct net_request *r);
+/* Load the file (taken over) into a new bridge, or begin it. */
+int net_flows_open(struct net_bridge *b, int fd, struct errmsg *e);
+void net_flows_close(struct net_bridge *b);
+unsigned net_flows_count(struct net_bridge *b);
+
+/* Flows of table 0 above this priority are the guards' on a bridge that has any. */
+#define GUARD_PRIORITY 65531u
+bool guard_is(const struct flow_spec *f);
+/* Instead of the guards there are. 0 or -errno: then nothing passes that VIF. */
+int guard_set(struct net_vif *v, struct errmsg *e);
+void guard_remove(struct net_vif *v);
+
+/* ---- answers with numbers (switch_show.c) ---- */
+
+int request_bridge_show(struct net *n, struct net_request *r);
+int request_bridge_list(struct net *n, struct net_request *r);
+int request_port_list(struct net *n, struct net_request *r);
+int request_port_stats(struct net *n, struct net_request *r);
+int request_vif_list(struct net *n, struct net_request *r);
+int request_vif_stats(struct net *n, struct net_request *r);
+int request_megaflow_dump(struct net *n, struct net_request *r);
+int request_megaflow_stats(struct net *n, struct net_request *r);
+int request_mac_show(struct net *n, struct net_request *r);
+int request_runner_stats(struct net *n, struct net_request *r);
+int request_net_stats(struct net *n, struct net_request *r);
+
+/* ---- captures (switch_capture.c) ---- */
+
+int request_capture_start(struct net *n, struct net_request *r);
+int request_capture_stop(struct net *n, struct net_request *r);
+void net_capture_end(struct attachment *a);
+
+/* ---- link (switch_link.c) ---- */
+
+struct link_server;
+/* Serve this listening socket (taken over). net: what is there already, or NULL: `configure` makes it. */
+int link_server_new(struct link_server **out, struct loop *loop, int listen_fd, struct net *net,
+                    const struct sandbox_args *sandbox, struct errmsg *e);
+/* Ends the network that `configure` made. */
+void link_server_free(struct link_server *s);
+
+#endif

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Ports: what they have in common with VIFs (a name, a place on a bridge), and those that are the host's: tap, af_packet,
+ * af_xdp. Every receive queue of such a port is a source with a runner of its own.
+ */
+#include "cmd/switch_net.h"
+
+#include <errno.h>
+#include <linux/if_tun.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "port/tap.h"
+
+#define MTU_MIN 68u
+#define MTU_MAX 65535u
+
+/* ---- what all have in common ---- */
+
+struct attachment *net_attachment_find(struct net *n, const char *name)
+{
+    LIST_FOR_EACH (node, &n->attachments) {
+        struct attachment *a = list_entry(node, struct attachment, node);
+        if (strcmp(a->name, name) == 0) return a;
+    }
+    return NULL;
+}
+
+int attachment_check_name(struct net *n, const char *name, struct errmsg *e)
+{
+    const struct attachment *a = net_attachment_find(n, name);
+    if (!a) return 0;
+    return errmsg_set(e, EEXIST, "%s: there is a %s of that name on bridge %s", name, a->is_vif ? "VIF" : "port",
+                      a->bridge->name);
+}
+
+int attachment_join(struct attachment *a, struct net_bridge *b, uint32_t number, struct errmsg *e)
+{
+    a->bridge = b;
+    return bridge_add_port(b->bridge, a->port, number, &a->vlan, &a->sp, e);
+}
+
+void attachment_leave(struct attachment *a)
+{
+    if (a->sp) bridge_remove_port(a->sp);
+    a->sp = NULL;
+    net_capture_end(a);
+}
+
+/* ---- opening one ---- */
+
+enum port_type { TYPE_TAP, TYPE_AF_PACKET, TYPE_AF_XDP };
+static const char *const type_names[] = {"tap", "af_packet", "af_xdp", NULL};
+
+struct net_port {
+    struct attachment a;
+    struct net *net;
+    enum port_type type;
+    char device[16];
+    unsigned queues;
+    bool gro, running;
+    uint32_t mtu; /* 0: as the device has it */
+    struct port_source *source[NET_PORT_QUEUES_MAX];
+    struct runner *runner[NET_PORT_QUEUES_MAX];
+};
+
+static struct net_port *port_of(struct attachment *a)
+{
+    return container_of(a, struct net_port, a);
+}
+
+/* Under a daemon an interface stays when we end: its addresses and routes are the host's, and the next process takes it
+ * up again. */
+static int open_tap(struct net_port *p, struct errmsg *e)
+{
+    struct tap *t;
+    struct tap_config c = {
+        .name = p->a.name, .device = p->device, .queues = p->queues, .mtu = p->mtu, .persist = p->net->survives};
+    int ret = tap_open(&t, &c, e);
+    if (ret < 0) return ret;
+    p->a.port = tap_port(t);
+    for (unsigned i = 0; i < p->queues; i++)
+        p->source[i] = tap_source(t, i);
+    snprintf(p->device, sizeof p->device, "%s", tap_device(t));
+    return 0;
+}
+
+static int open_port(struct net_port *p, struct errmsg *e)
+{
+    switch (p->type) {
+    case TYPE_TAP: return open_tap(p, e);
+    case TYPE_AF_PACKET:
+    case TYPE_AF_XDP: break;
+    }
+    return errmsg_set(e, EOPNOTSUPP, "port %s: this build has no ports of type %s", p->a.name, type_names[p->type]);
+}
+
+/* ---- its threads ---- */
+
+static void stop(struct net_port *p)
+{
+    for (unsigned i = 0; i < p->queues; i++) {
+        if (p->source[i]) runner_remove(p->source[i]);
+        if (p->runner[i]) net_runner_free(p->net, p->runner[i]);
+        p->runner[i] = NULL;
+    }
+    p->running = false;
+}
+
+static int start(struct net_port *p)
+{
+    int ret = 0;
+    for (unsigned i = 0; ret == 0 && i < p->queues; i++) {
+        if (!p->source[i]) continue;
+        p->source[i]->gro = p->gro;
+        ret = net_runner_new(p->net, p->a.name, i, p->queues, &p->runner[i]);
+        if (ret == 0) ret = runner_add(p->runner[i], p->source[i]);
+    }
+    p->running = ret == 0;
+    if (ret < 0) stop(p);
+    return ret;
+}
+
+void net_port_settle(struct attachment *a)
+{
+    struct net_port *p = port_of(a);
+    int ret = p->running ? 0 : start(p);
+    if (ret < 0) log_error("port %s: its threads cannot be started: %s", a->name, strerror(-ret));
+}
+
+void net_port_free(struct attachment *a)
+{
+    struct net_port *p = port_of(a);
+    stop(p);
+    attachment_leave(a);
+    list_remove(&a->node);
+    if (a->port) a->port->ops->free(a->port);
+    free(p);
+}
+
+/* ---- requests ---- */
+
+static int read_port(struct net_port *p, struct fields *f, uint32_t *number)
+{
+    p->type = (enum port_type)fields_choice(f, "type", TYPE_TAP, type_names);
+    const char *device = fields_string(f, "device", p->a.name, sizeof p->device - 1);
+    if (!f->error->failed && strlen(device) >= sizeof p->device)
+        fields_refuse(f, "device", "the name of a network interface, at most %zu bytes", sizeof p->device - 1);
+    snprintf(p->device, sizeof p->device, "%s", device);
+    p->queues = (unsigned)fields_uint(f, "queues", 1, 1, NET_PORT_QUEUES_MAX);
+    p->gro = fields_bool(f, "gro", p->net->options.gro);
+    p->mtu = fields_has(f, "mtu") ? (uint32_t)fields_uint(f, "mtu", 0, MTU_MIN, MTU_MAX) : 0;
+    *number = (uint32_t)fields_uint(f, "number", 0, 0, SWITCH_PORT_MAX - 1);
+    fields_vlan(f, &p->a.vlan);
+    return f->error->failed ? -EINVAL : 0;
+}
+
+int request_port_add(struct net *n, struct net_request *r)
+{
+    struct field_error why = {0};
+    struct fields f = fields_begin(r->params, "", &why);
+    const char *name = fields_name(&f, "name");
+    uint32_t number;
+    int ret;
+    struct net_bridge *b = request_bridge(n, &f, r->e, &ret);
+    if (ret == 0) ret = attachment_check_name(n, name, r->e);
+    if (ret < 0) return ret;
+    struct net_port *p = calloc(1, sizeof *p);
+    if (!p) return errmsg_set(r->e, ENOMEM, "out of memory");
+    p->net = n;
+    snprintf(p->a.name, sizeof p->a.name, "%s", name);
+    list_push_back(&n->attachments, &p->a.node);
+    read_port(p, &f, &number);
+    ret = fields_done(&f, r->e);
+    if (ret == 0) ret = open_port(p, r->e);
+    if (ret == 0) ret = attachment_join(&p->a, b, number, r->e);
+    if (ret == 0) switch_barrier(n->sw);
+    if (ret == 0 && n->settled && (ret = start(p)) < 0) errmsg_sys(r->e, -ret, "port %s: starting its threads", name);
+    if (ret < 0) {
+        net_port_free(&p->a);
+        return ret;
+    }
+    r->result = net_port_json(&p->a);
+    return 0;
+}
+
+static struct net_port *request_port(struct net *n, struct fields *f, struct errmsg *e, int *ret)
+{
+    const char *name = fields_string(f, "name", FIELD_REQUIRED, PORT_NAME_BYTES - 1);
+    const char *bridge = fields_string(f, "bridge", "", PORT_NAME_BYTES - 1);
+    struct attachment *a = f->error->failed ? NULL : net_attachment_find(n, name);
+    if (a && !a->is_vif && (!*bridge || strcmp(a->bridge->name, bridge) == 0)) {
+        *ret = 0;
+        return port_of(a);
+    }
+    *ret = f->error->failed ? errmsg_set(e, EINVAL, "%s", f->error->message)
+           : a ? errmsg_set(e, ENOENT, "port %s: it is %s %s", name, a->is_vif ? "a VIF of bridge" : "on bridge",
+                            a->bridge->name)
+               : errmsg_set(e, ENOENT, "port %s: there is no such port", name);
+    return NULL;
+}
+
+int request_port_del(struct net *n, struct net_request *r)
+{
+    struct field_error why = {0};
+    struct fields f = fields_begin(r->params, "", &why);
+    int ret;
+    struct net_port *p = request_port(n, &f, r->e, &ret);
+    if (ret == 0) ret = fields_done(&f, r->e);
+    if (ret < 0) return ret;
+    if (p->type == TYPE_TAP && n->survives && p->source[0]) ioctl(p->source[0]->fd, TUNSETPERSIST, 0);
+    net_port_free(&p->a);
+    return 0;
+}
+
+int request_port_set(struct net *n, struct net_request *r)
+{
+    struct field_error why = {0};
+    struct fields f = fields_begin(r->params, "", &why);
+    int ret;
+    struct net_port *p = request_port(n, &f, r->e, &ret);
+    if (ret < 0) return ret;
+    struct switch_port_config vlan = p->a.vlan;
+    uint32_t mtu = fields_has(&f, "mtu") ? (uint32_t)fields_uint(&f, "mtu", 0, MTU_MIN, MTU_MAX) : p->mtu;
+    bool gro = fields_bool(&f, "gro", p->gro);
+    fields_any(&f, "mtu");
+    fields_vlan(&f, &vlan);
+    ret = fields_done(&f, r->e);
+    if (ret < 0) return ret;
+    p->a.vlan = vlan;
+    switch_port_set(p->a.sp, &p->a.vlan);
+    if (mtu != p->mtu) atomic_store(&p->a.port->mtu, mtu);
+    p->mtu = mtu;
+    if (gro != p->gro) {
+        p->gro = gro;
+        if (p->running) {
+            stop(p);
+            ret = start(p);
+        }
+    }
+    switch_barrier(n->sw);
+    if (ret < 0) return errmsg_sys(r->e, -ret, "port %s: starting its threads", p->a.name);
+    r->result = net_port_json(&p->a);
+    return 0;
+}
+
+json_t *net_port_json(struct attachment *a)
+{
+    struct net_port *p = port_of(a);
+    bool link = !a->port->ops->link_up || a->port->ops->link_up(a->port);
+    json_t *j = json_pack("{s:s, s:s, s:s, s:I, s:s, s:i, s:I, s:b, s:s}", "name", a->name, "bridge", a->bridge->name,
+                          "type", type_names[p->type], "number", (json_int_t)switch_port_number(a->sp), "device",
+                          p->device, "queues", (int)p->queues, "mtu", (json_int_t)atomic_load(&a->port->mtu), "gro",
+                          p->gro, "link", link ? "up" : "down");
+    return vlan_json(&a->vlan, j);
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which thread serves what. By default every transmit queue of a VIF and every receive queue of a port has a runner of its
+ * own, named after it and free to run on any CPU. With --vif-threads=N the queues of VIFs are hashed onto N threads that
+ * all VIFs share: the design of before, to compare with.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cmd/switch_net.h"
+
+struct own_runner {
+    struct list node;
+    struct runner *runner;
+    char name[PORT_NAME_BYTES + 8];
+};
+
+struct net_runners {
+    struct net *net;
+    struct list own; /* struct own_runner: one queue each */
+    unsigned shared_count;
+    struct runner *shared[NET_VIF_THREADS_MAX]; /* NULL until the first queue falls on it */
+};
+
+int net_runners_new(struct net_runners **out, struct net *n)
+{
+    struct net_runners *r = calloc(1, sizeof *r);
+    if (!r) return -ENOMEM;
+    r->net = n;
+    r->shared_count = n->options.vif_threads;
+    list_init(&r->own);
+    *out = r;
+    return 0;
+}
+
+void net_runners_free(struct net_runners *r)
+{
+    assert(list_empty(&r->own));
+    for (unsigned i = 0; i < r->shared_count; i++)
+        if (r->shared[i]) runner_free(r->shared[i]);
+    free(r);
+}
+
+static int start(struct net *n, struct runner **out, const char *name)
+{
+    return runner_new(out, name, switch_sink(n->sw), n->options.poll_ns);
+}
+
+/* A thread's name has 15 bytes: of a long one of several the end is kept, where they differ. */
+static void name_queue(char *out, size_t room, const char *name, unsigned index, unsigned count)
+{
+    if (count == 1) snprintf(out, room, "%.15s", name);
+    else snprintf(out, room, "%.12s.%u", name, index);
+}
+
+static int own_new(struct net_runners *r, const char *name, unsigned index, unsigned count, struct runner **out)
+{
+    struct own_runner *o = calloc(1, sizeof *o);
+    if (!o) return -ENOMEM;
+    name_queue(o->name, sizeof o->name, name, index, count);
+    int ret = start(r->net, &o->runner, o->name);
+    if (ret < 0) {
+        free(o);
+        return ret;
+    }
+    list_push_back(&r->own, &o->node);
+    *out = o->runner;
+    return 0;
+}
+
+static void own_free(struct net_runners *r, struct runner *runner)
+{
+    LIST_FOR_EACH_SAFE (node, &r->own) {
+        struct own_runner *o = list_entry(node, struct own_runner, node);
+        if (o->runner != runner) continue;
+        list_remove(&o->node);
+        runner_free(runner);
+        free(o);
+        return;
+    }
+}
+
+/* FNV-1a of the name and the queue. */
+static unsigned hash_queue(const char *name, unsigned pair)
+{
+    uint32_t h = 2166136261u;
+    for (; *name; name++)
+        h = (h ^ (uint8_t)*name) * 16777619u;
+    h = (h ^ pair) * 16777619u;
+    return h ^ h >> 16;
+}
+
+static int shared_get(struct net_runners *r, unsigned i, struct runner **out)
+{
+    char name[16];
+    snprintf(name, sizeof name, "vifs.%u", i % NET_VIF_THREADS_MAX);
+    int ret = r->shared[i] ? 0 : start(r->net, &r->shared[i], name);
+    *out = r->shared[i];
+    return ret;
+}
+
+static int vif_get(void *arg, unsigned pair, struct runner **out)
+{
+    struct net_vif *v = arg;
+    struct net_runners *r = v->net->runners;
+    if (r->shared_count) return shared_get(r, hash_queue(v->a.name, pair) % r->shared_count, out);
+    return own_new(r, v->a.name, pair, v->s.queues, out);
+}
+
+static void vif_put(void *arg, unsigned pair, struct runner *runner)
+{
+    struct net_vif *v = arg;
+    (void)pair;
+    own_free(v->net->runners, runner); /* a shared one is not among them, and stays */
+}
+
+struct vif_runners net_runners_of_vif(struct net_vif *v)
+{
+    return (struct vif_runners){.get = vif_get, .put = vif_put, .arg = v};
+}
+
+int net_runner_new(struct net *n, const char *name, unsigned index, unsigned count, struct runner **out)
+{
+    return own_new(n->runners, name, index, count, out);
+}
+
+void net_runner_free(struct net *n, struct runner *runner)
+{
+    own_free(n->runners, runner);
+}
+
+static json_t *runner_json(struct runner *r, const char *name)
+{
+    struct runner_stats s;
+    runner_stats_read(r, &s);
+    return json_pack("{s:s, s:I, s:I, s:I, s:I}", "name", name, "rounds", (json_int_t)s.rounds, "sleeps",
+                     (json_int_t)s.sleeps, "packets", (json_int_t)s.packets, "polled_ns", (json_int_t)s.polled_ns);
+}
+
+void net_runners_json(struct net *n, struct page *p)
+{
+    char name[16];
+    for (unsigned i = 0; i < n->runners->shared_count; i++) {
+        if (!n->runners->shared[i] || !page_wants(p)) continue;
+        snprintf(name, sizeof name, "vifs.%u", i % NET_VIF_THREADS_MAX);
+        page_add(p, runner_json(n->runners->shared[i], name));
+    }
+    LIST_FOR_EACH (node, &n->runners->own) {
+        struct own_runner *o = list_entry(node, struct own_runner, node);
+        if (page_wants(p)) page_add(p, runner_json(o->runner, o->name));
+    }
+}
