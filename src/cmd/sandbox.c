@@ -9,11 +9,14 @@
 #include <pwd.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "base/checked.h"
@@ -102,6 +105,21 @@ static const int allowed_calls[] = {
     SCMP_SYS(tgkill),
 };
 
+/* What opening a port of the host takes, and a front end's socket. */
+static const int network_calls[] = {
+    SCMP_SYS(socket),      SCMP_SYS(bind),     SCMP_SYS(connect),  SCMP_SYS(listen),       SCMP_SYS(getsockname),
+    SCMP_SYS(getpeername), SCMP_SYS(sendmmsg), SCMP_SYS(recvmmsg), SCMP_SYS(bpf),          SCMP_SYS(unlink),
+    SCMP_SYS(access),      SCMP_SYS(readlink), SCMP_SYS(fchmodat), SCMP_SYS(fdatasync),    SCMP_SYS(setrlimit),
+    SCMP_SYS(prlimit64),   SCMP_SYS(uname),    SCMP_SYS(umask),    SCMP_SYS(readlinkat),   SCMP_SYS(getdents64),
+    SCMP_SYS(openat),      SCMP_SYS(open),     SCMP_SYS(geteuid),  SCMP_SYS(faccessat2),   SCMP_SYS(mincore),
+    SCMP_SYS(flock),       SCMP_SYS(mkdir),    SCMP_SYS(statfs),   SCMP_SYS(clock_getres), SCMP_SYS(faccessat),
+};
+#define TUN_WRITES 0x40045400u /* TUNSETIFF and its like */
+#define TUN_READS 0x80045400u
+#define SOCKET_IOCTLS 0x8900u
+#define TUN_MAJOR 10
+#define TUN_MINOR 200
+
 static int part_failed(const struct sandbox_args *a, const char *what, int code, struct errmsg *e)
 {
     if (a->required) return errmsg_sys(e, code, "sandbox: %s", what);
@@ -157,6 +175,108 @@ int sandbox_leave_host(const struct sandbox_args *args, struct errmsg *e)
     return ret < 0 ? ret : leave_user(args, pw, e);
 }
 
+/* ---- the network process ---- */
+
+/* The little of the file system that opening ports takes, at the same names under the new root. */
+static const char *const kept_directories[] = {"/sys", "/usr/lib", "/lib", "/lib64"};
+
+static int make_directories(char *path, char *from)
+{
+    for (char *slash = strchr(from, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        int ret = mkdir(path, 0755);
+        *slash = '/';
+        if (ret < 0 && errno != EEXIST) return -errno;
+    }
+    return 0;
+}
+
+static int keep_directory(const char *root, const char *path)
+{
+    char at[128];
+    int n = snprintf(at, sizeof at, "%s%s/", root, path);
+    if (access(path, F_OK) < 0) return 0; /* this host has none */
+    int ret = make_directories(at, at + strlen(root) + 1);
+    if (ret < 0) return ret;
+    at[n - 1] = 0;
+    if (mount(path, at, NULL, MS_BIND | MS_REC, NULL) < 0) return -errno;
+    mount(NULL, at, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID, NULL);
+    return 0;
+}
+
+/* A device of our own: the host's may be root's alone, and we another user then. */
+static int make_tun(const char *root)
+{
+    char at[128];
+    snprintf(at, sizeof at, "%s/dev/net/tun", root);
+    int ret = make_directories(at, at + strlen(root) + 1);
+    if (ret < 0) return ret;
+    if (mknod(at, S_IFCHR | 0666, makedev(TUN_MAJOR, TUN_MINOR)) < 0 || chmod(at, 0666) < 0) return -errno;
+    return 0;
+}
+
+static int leave_files(const struct sandbox_args *a, struct errmsg *e)
+{
+    const char *root = "/proc"; /* as in leave_file_system() */
+    if (unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS) < 0) return part_failed(a, "namespaces", errno, e);
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("none", root, "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k,mode=755") < 0)
+        return part_failed(a, "an empty root directory", errno, e);
+    int ret = make_tun(root);
+    for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(kept_directories); i++)
+        ret = keep_directory(root, kept_directories[i]);
+    if (ret < 0) return part_failed(a, "what opening ports takes", -ret, e);
+    if (chdir(root) == 0 && syscall(SYS_pivot_root, ".", ".") == 0 && umount2(".", MNT_DETACH) == 0 &&
+        chdir("/") == 0 && mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL) == 0)
+        return 0;
+    return part_failed(a, "changing the root directory", errno, e);
+}
+
+static int leave_other_rights(const struct sandbox_args *a, const struct passwd *pw, struct errmsg *e)
+{
+    static const int kept[] = {CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_IPC_LOCK};
+    bool had[ARRAY_LEN(kept)];
+    int ret = 0;
+    capng_get_caps_process();
+    for (unsigned i = 0; i < ARRAY_LEN(kept); i++)
+        had[i] = capng_have_capability(CAPNG_PERMITTED, (unsigned)kept[i]);
+    capng_clear(CAPNG_SELECT_BOTH);
+    for (unsigned i = 0; i < ARRAY_LEN(kept); i++)
+        if (had[i]) capng_update(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED, (unsigned)kept[i]);
+    if (pw) {
+        ret = capng_change_id((int)pw->pw_uid, (int)pw->pw_gid, CAPNG_DROP_SUPP_GRP | CAPNG_CLEAR_BOUNDING);
+        if (ret < 0) return errmsg_set(e, EPERM, "sandbox: becoming user %s", a->user);
+        ret = 0;
+    } else if (capng_apply(CAPNG_SELECT_BOTH) < 0) {
+        ret = part_failed(a, "dropping capabilities", EPERM, e);
+    }
+    if (ret == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) ret = part_failed(a, "no_new_privs", errno, e);
+    return ret;
+}
+
+int sandbox_leave_host_but_network(const struct sandbox_args *args, bool files, struct errmsg *e)
+{
+    const struct passwd *pw = NULL;
+    if (args->user && !(pw = getpwnam(args->user)))
+        return errmsg_set(e, EINVAL, "sandbox: no such user: %s", args->user);
+    int ret = files ? leave_files(args, e) : 0;
+    return ret < 0 ? ret : leave_other_rights(args, pw, e);
+}
+
+static int allow_network(scmp_filter_ctx ctx)
+{
+    int ret = 0;
+    for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(network_calls); i++)
+        ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, network_calls[i], 0);
+    const unsigned groups[] = {TUN_WRITES, TUN_READS, SOCKET_IOCTLS};
+    for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(groups); i++)
+        ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                               SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffff00u, groups[i]));
+    return ret;
+}
+
+/* ---- system calls ---- */
+
 int sandbox_filter(const struct sandbox_args *args, enum sandbox_extra extra, struct errmsg *e)
 {
     /* What is not listed fails and is not carried out. It does not kill: a libc that learns a new call falls back on
@@ -171,8 +291,9 @@ int sandbox_filter(const struct sandbox_args *args, enum sandbox_extra extra, st
     if (ret == 0) ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, SIOCINQ));
     if (ret == 0) ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, SIOCOUTQ));
     if (ret == 0) ret = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOTTY), SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, TCGETS));
+    if (ret == 0 && (extra & SANDBOX_NETWORK)) ret = allow_network(ctx);
     /* By path from the root: nothing is there any more. */
-    if (ret == 0)
+    if (ret == 0 && !(extra & SANDBOX_NETWORK))
         ret = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOENT), SCMP_SYS(openat), 1, SCMP_A0_32(SCMP_CMP_EQ, AT_FDCWD));
     if (ret == 0 && (extra & SANDBOX_REOPEN))
         ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 2, SCMP_A0(SCMP_CMP_LT, 1u << 20),
