@@ -53,17 +53,17 @@ class FrontEnd:
         self.send(request, payload, *fds, flags=1 | 8)
         assert self.receive() == 0, f"request {request} failed"
 
-    def start_ring(self):
-        """Ring 0, empty, at its beginning."""
+    def start_ring(self, index=0):
+        """A ring, empty, at its beginning."""
         self.memory[:USED + 4096] = bytes(USED + 4096)
         self.order(SET_FEATURES, struct.pack("<Q", VERSION_1 | PROTOCOL_FEATURES))
-        self.order(SET_VRING_NUM, struct.pack("<II", 0, RING_SIZE))
-        self.order(SET_VRING_BASE, struct.pack("<II", 0, 0))
-        self.order(SET_VRING_ADDR, struct.pack("<II4Q", 0, 0, USER_BASE, USER_BASE + USED, USER_BASE + AVAILABLE, 0))
-        self.order(SET_VRING_ERR, struct.pack("<Q", 0), self.err)
-        self.order(SET_VRING_CALL, struct.pack("<Q", 0), self.call)
-        self.order(SET_VRING_KICK, struct.pack("<Q", 0), self.kick)
-        self.order(SET_VRING_ENABLE, struct.pack("<II", 0, 1))
+        self.order(SET_VRING_NUM, struct.pack("<II", index, RING_SIZE))
+        self.order(SET_VRING_BASE, struct.pack("<II", index, 0))
+        self.order(SET_VRING_ADDR, struct.pack("<II4Q", index, 0, USER_BASE, USER_BASE + USED, USER_BASE + AVAILABLE, 0))
+        self.order(SET_VRING_ERR, struct.pack("<Q", index), self.err)
+        self.order(SET_VRING_CALL, struct.pack("<Q", index), self.call)
+        self.order(SET_VRING_KICK, struct.pack("<Q", index), self.kick)
+        self.order(SET_VRING_ENABLE, struct.pack("<II", index, 1))
 
     def jump_available_index(self, to):
         struct.pack_into("<H", self.memory, AVAILABLE + 2, to)

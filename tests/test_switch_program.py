@@ -1,0 +1,484 @@
+# SPDX-License-Identifier: Apache-2.0
+"""creedence-switch as a program: its command line, requests over its link, taps in namespaces, flow files, and its
+death under a daemon that holds what must survive."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from lib.front_end import FrontEnd
+from lib.paths import program
+from lib.process import Process, is_listening, wait_until
+from lib.switch import HeldSwitch, LinkError, Namespace, ip, start_switch
+
+
+def switch_fails(*words, status=2):
+    done = subprocess.run([program("creedence-switch"), *map(str, words)], capture_output=True, text=True, timeout=30)
+    assert done.returncode == status, f"status {done.returncode}: {done.stderr}"
+    return done.stderr
+
+
+def switch_says(*words):
+    return subprocess.run([program("creedence-switch"), *words], capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+# ---- the command line ----
+
+
+def test_help_version_and_capabilities():
+    assert "--socket-path" in switch_says("--help")
+    assert "debug=" in switch_says("--version")
+    assert json.loads(switch_says("--print-capabilities")) == {"type": "net", "features": []}
+
+
+@pytest.mark.parametrize("words, expected", [
+    ([], "nothing to do"),
+    (["--bridge=br0", "stray"], "stray: unexpected argument"),
+    (["--vif=a,socket"], "--vif: socket: it needs a value"),
+    (["--vif=a,speed=9"], "--vif: speed: there is no such key"),
+    (["--vif=a,mtu=many"], "--vif: mtu=many: expected a number"),
+    (["--vif=a,packed=maybe"], "--vif: packed=maybe: expected on or off"),
+    (["--flow=br0"], "expected a bridge, a comma and more"),
+    (["--gro=maybe"], "--gro=maybe: expected on or off"),
+    (["--poll-us=soon"], "--poll-us=soon: expected a number"),
+    (["--sandbox=none"], "--sandbox=none: expected try, on or off"),
+    (["--socket-path=s", "--fd=3"], "expected one of --socket-path and --fd"),
+])
+def test_wrong_usage(words, expected):
+    assert expected in switch_fails(*words)
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["--bridge=12"], "name: got string \"12\""),
+    (["--bridge=br0", "--bridge=br0"], "it exists already"),
+    (["--bridge=br0,fail-mode=open"], "fail_mode"),
+    (["--bridge=br0", "--vif=a,bridge=br1,socket=/dev/null"], "bridge br1: there is no such bridge"),
+    (["--bridge=br0", "--vif=a,bridge=br0,mac=01:00:00:00:00:00"], "a unicast MAC address"),
+    (["--bridge=br0", "--vif=a,bridge=br0,queues=17"], "queues: got integer 17"),
+    (["--bridge=br0", "--vif=a,bridge=br0,allowed-ip=10.0.0.0/33"], "allowed_ips"),
+    (["--bridge=br0", "--vif=a,bridge=br0", "--port=a,bridge=br0,type=tap"], "a: there is a"),
+    (["--bridge=br0", "--vif=a,bridge=br0,trunks=9+4096"], "trunks"),
+    (["--bridge=br0", "--flow=br0,actions=jump"], "--flow=br0,actions=jump: line 1: column"),
+    (["--bridge=br0", "--flow-file=br0,/nowhere"], "/nowhere: No such file"),
+    (["--bridge=br0", "--flows=some"], "flows: got string \"some\""),
+    (["--bridge=br0", "--emc=1000"], "a power of two"),
+])
+def test_what_cannot_be(words, expected):
+    assert expected in switch_fails("--sandbox=off", *words, status=1)
+
+
+# ---- requests ----
+
+
+@pytest.fixture
+def alone(processes, run_dir):
+    def start(*words, **options):
+        return start_switch(processes, run_dir, *words, **options)
+    return start
+
+
+def test_bridges_vifs_and_flows_by_request(alone, run_dir):
+    process, link = alone()
+    link.ask("bridge.add", name="br0", fail_mode="secure")
+    socket_path = run_dir / "a.sock"
+    a = link.ask("vif.attach", bridge="br0", name="a", socket=str(socket_path))
+    assert a["number"] == 1 and a["state"] == "listening" and int(a["mac"][:2], 16) & 3 == 2
+    assert is_listening(socket_path)
+    assert link.ask("vif.attach", bridge="br0", name="b", mac="", number=7, tag=5)["vlan_mode"] == "access"
+    with pytest.raises(LinkError, match="b: there is a VIF of that name on bridge br0"):
+        link.ask("vif.attach", bridge="br0", name="b")
+    with pytest.raises(LinkError, match="unknown|no such field|nobody|not known|speed"):
+        link.ask("vif.attach", bridge="br0", name="c", speed=10)
+    with pytest.raises(LinkError, match="bridge br0: VIF a is attached to it"):
+        link.ask("bridge.del", name="br0")
+
+    assert link.ask("flow.add", bridge="br0", flows=["in_port=a,actions=output:b", "priority=5,actions=drop"]) == {"changed": 2}
+    flows = link.ask("flow.dump", bridge="br0")["flows"]
+    assert any("in_port=a" in f["text"] and "b" in f["actions"] for f in flows), flows
+    with pytest.raises(LinkError, match="line 2: column"):
+        link.ask("flow.add", bridge="br0", flows=["priority=9,actions=drop", "in_port=nobody,actions=drop"])
+    assert len(link.ask("flow.dump", bridge="br0")["flows"]) == 2, "the first of a wrong batch was not added"
+    assert link.ask("flow.del", bridge="br0", flows=["in_port=a"]) == {"changed": 1}
+    assert "text" in link.ask("flow.trace", bridge="br0", packet="in_port=a")
+
+    assert link.ask("vif.set", name="a", link="down", mtu=9000)["link"] == "down"
+    assert link.ask("vif.set", name="a", rate_in={"bits_per_s": 1000000})["rate_in"]["bits_per_s"] == 1000000
+    assert link.ask("vif.set", name="a", trunks=[1, "5-7"])["trunks"] == [1, "5-7"]
+    assert [v["name"] for v in link.ask("vif.list")["vifs"]] == ["a", "b"]
+    assert link.ask("vif.stats", name="a")["vifs"][0]["in_packets"] == 0
+    assert link.ask("bridge.show", name="br0")["vif_count"] == 2
+    for method in ("bridge.list", "port.list", "port.stats", "megaflow.dump", "megaflow.stats", "runner.stats", "net.stats"):
+        link.ask(method)
+    assert link.ask("mac.show", bridge="br0") == {"macs": []}
+    with pytest.raises(LinkError, match="no such method"):
+        link.ask("nonsense")
+
+    link.ask("vif.detach", name="a")
+    assert not socket_path.exists()
+    link.ask("vif.detach", name="b")
+    link.ask("bridge.del", name="br0")
+    assert process.terminate() == 0
+
+
+def test_pages(alone):
+    """Long lists come in pages, and every entry comes once."""
+    _, link = alone("--bridge=br0,fail-mode=secure")
+    for base in range(0, 6000, 1000):
+        link.ask("flow.add", bridge="br0", flows=[f"priority={1 + i},tcp,tp_dst={i},nw_src=10.0.0.1,actions=drop" for i in range(base, base + 1000)])
+    flows = link.ask_all("flow.dump", "flows", bridge="br0")
+    assert sorted(f["priority"] for f in flows) == list(range(1, 6001))
+    assert len(link.ask("flow.dump", bridge="br0", max=10)["flows"]) == 10
+
+
+def test_a_front_end_that_leaves_changes_nothing(alone, run_dir):
+    _, link = alone("--bridge=br0", f"--vif=a,bridge=br0,socket={run_dir}/a.sock,link=down")
+    for _ in range(3):
+        front_end = FrontEnd(run_dir / "a.sock")
+        wait_until(lambda: link.ask("vif.list")["vifs"][0]["state"] == "connected", 5, "a front end")
+        front_end.sock.close()
+        wait_until(lambda: link.ask("vif.list")["vifs"][0]["state"] == "listening", 5, "its end")
+    assert link.ask("vif.list")["vifs"][0]["link"] == "down"
+
+
+def test_connecting_to_a_front_end_that_comes_later(alone, run_dir):
+    _, link = alone("--bridge=br0", f"--vif=a,bridge=br0,connect={run_dir}/a.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(run_dir / "a.sock"))
+        listener.listen(1)
+        listener.settimeout(5)
+        connection, _ = listener.accept()
+        wait_until(lambda: link.ask("vif.list")["vifs"][0]["state"] == "connected", 5, "the connection")
+        connection.close()
+        again, _ = listener.accept()
+        again.close()
+
+
+@pytest.mark.parametrize("listening", [True, False])
+def test_inherited_socket(processes, run_dir, listening):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    if listening:
+        theirs = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        theirs.bind(str(run_dir / "fd.sock"))
+        theirs.listen(1)
+        ours = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.connect(str(run_dir / "fd.sock"))
+    processes.start([program("creedence-switch"), f"--fd={theirs.fileno()}"], pass_fds=(theirs.fileno(),))
+    theirs.close()
+    ours.settimeout(10)
+    ours.sendall(bytes([1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]))  # GET_FEATURES
+    assert len(ours.recv(20, socket.MSG_WAITALL)) == 20
+
+
+def test_a_hostile_ring_breaks_its_card_only(processes, run_dir):
+    _, link = start_switch(processes, run_dir, "--bridge=br0", f"--vif=a,bridge=br0,socket={run_dir}/a.sock",
+                           f"--vif=b,bridge=br0,socket={run_dir}/b.sock")
+    front_ends = {name: FrontEnd(run_dir / f"{name}.sock") for name in "ab"}
+    for front_end in front_ends.values():
+        front_end.start_ring(1)  # what the guest sends
+    front_ends["a"].jump_available_index(1000)
+    wait_until(lambda: link.ask("vif.list", name="a")["vifs"][0]["state"] == "broken", 5, "the card being broken")
+    assert link.ask("vif.list", name="a")["vifs"][0]["why"]
+    assert link.ask("vif.list", name="b")["vifs"][0]["state"] == "connected"
+    front_ends["a"].sock.close()
+    wait_until(lambda: link.ask("vif.list", name="a")["vifs"][0]["state"] == "listening", 5, "its end")
+    FrontEnd(run_dir / "a.sock").start_ring()
+    assert link.ask("vif.list", name="a")["vifs"][0]["state"] == "connected"
+
+
+# ---- packets, between namespaces ----
+
+
+@pytest.fixture
+def two_namespaces(processes, run_dir):
+    """(a, b, link): two namespaces with taps on one bridge, 10.9.0.1 and 10.9.0.2."""
+    names = [f"crt{i}{os.getpid() % 100000}" for i in range(2)]
+    with Namespace("a") as a, Namespace("b") as b:
+        process, link = start_switch(processes, run_dir, "--bridge=br0",
+                                     *(f"--port={'ab'[i]},type=tap,bridge=br0,device={names[i]}" for i in range(2)))
+        a.take(names[0], "10.9.0.1/24", "fd00::1/64")
+        b.take(names[1], "10.9.0.2/24", "fd00::2/64")
+        yield a, b, link
+        assert process.terminate() == 0
+        assert names[0] not in ip("-n", a.name, "link"), "the tap is gone with its switch"
+
+
+def test_namespaces_reach_each_other(two_namespaces):
+    a, b, link = two_namespaces
+    assert a.reaches("10.9.0.2")
+    assert b.reaches("fd00::1")
+    ports = {p["name"]: p for p in link.ask("port.stats")["ports"]}
+    assert ports["a"]["in_packets"] > 0 and ports["b"]["out_packets"] > 0
+    macs = {m["port"]: m["mac"] for m in link.ask("mac.show", bridge="br0")["macs"]}
+    assert set(macs) == {"a", "b"}
+    link.ask("mac.flush", bridge="br0")
+    assert link.ask("mac.show", bridge="br0") == {"macs": []}
+    assert a.reaches("10.9.0.2")
+
+
+def test_a_change_of_flows_counts_when_it_is_answered(two_namespaces):
+    a, _, link = two_namespaces
+    assert a.reaches("10.9.0.2")
+    link.ask("flow.add", bridge="br0", flows=["priority=50000,udp,nw_dst=10.9.0.2,actions=drop"])
+    assert not a.reaches("10.9.0.2", tries=2, timeout_s=0.3)
+    dropped = [f for f in link.ask("flow.dump", bridge="br0")["flows"] if f["priority"] == 50000]
+    assert dropped[0]["packets"] >= 2
+    link.ask("flow.del", bridge="br0", flows=["udp,nw_dst=10.9.0.2"])
+    assert a.reaches("10.9.0.2")
+
+
+def test_vlans_of_ports(two_namespaces):
+    a, _, link = two_namespaces
+    link.ask("port.set", name="a", tag=5)
+    assert not a.reaches("10.9.0.2", tries=2, timeout_s=0.3)
+    link.ask("port.set", name="b", tag=5)
+    assert a.reaches("10.9.0.2")
+
+
+def test_much_data_between_namespaces(two_namespaces):
+    """A stream with checksums and segments unfinished on both sides arrives whole."""
+    a, b, link = two_namespaces
+    server = subprocess.Popen(b.command("iperf3", "-s", "-1", "-J"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: b.python("import socket; s=socket.socket(); print(s.connect_ex(('127.0.0.1', 5201)))") and True, 5, "iperf3")
+        server.wait(5)  # the probe was its one client
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        server.kill()
+        server.wait()
+    server = subprocess.Popen(b.command("iperf3", "-s", "-1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        done = wait_until(lambda: (d := subprocess.run(a.command("iperf3", "-c", "10.9.0.2", "-t", "1", "-J"),
+                                                       capture_output=True, text=True)).returncode == 0 and d, 10, "a run of iperf3")
+    finally:
+        server.kill()
+        server.wait()
+    assert json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"] > 1e8
+    ports = {p["name"]: p for p in link.ask("port.stats")["ports"]}
+    assert ports["a"]["in_bytes"] / ports["a"]["in_packets"] > 3000, "large segments stay large"
+
+
+def test_idle_costs_nothing(two_namespaces, processes):
+    a, _, link = two_namespaces
+    assert a.reaches("10.9.0.2")
+    switch = next(p for p in processes.processes if p.name == "creedence-switch")
+    before = switch.cpu_seconds()
+    with pytest.raises(subprocess.TimeoutExpired):
+        switch.popen.wait(2)
+    assert switch.cpu_seconds() - before <= 0.03
+
+
+# ---- under a daemon ----
+
+
+@pytest.fixture
+def held(processes, run_dir):
+    switch = HeldSwitch(processes, run_dir)
+    yield switch.start()
+    if switch.process.running():
+        switch.link.ask("quit")
+        assert switch.process.wait(10) == 0
+
+
+def listener_at(path):
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    listener.listen(4)
+    return listener
+
+
+def test_nothing_before_configure(processes, run_dir):
+    switch = HeldSwitch(processes, run_dir).start()
+    assert switch.said["version"] and "sandbox" in switch.said
+    with pytest.raises(LinkError, match="configured already"):
+        switch.link.ask("configure")
+    switch.link.ask("quit")
+    assert switch.process.wait(10) == 0
+
+
+def test_killed_and_back_under_its_front_end(held, run_dir):
+    with listener_at(run_dir / "a.sock") as listener:
+        flows_fd = os.open(run_dir / "br0.flows", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        held.want("bridge.add", name="br0", fds={"flows": flows_fd})
+        held.want("vif.attach", bridge="br0", name="a", queues=2, fds={"listen": listener.fileno()})
+        front_end = FrontEnd(run_dir / "a.sock")
+        front_end.start_ring()
+        held.link.ask("flow.add", bridge="br0", flows=["priority=9,tcp,actions=drop"])
+        wait_until(lambda: held.link.ask("vif.list")["vifs"][0]["queues_running"] == 1, 5, "the ring")
+        for _ in range(3):
+            held.kill()
+            held.start()
+            vif = held.link.ask("vif.list")["vifs"][0]
+            assert vif["state"] == "connected" and vif["queues_running"] == 1
+            flows = [f["text"] for f in held.link.ask("flow.dump", bridge="br0")["flows"]]
+            assert len(flows) == 2 and any("tcp" in f for f in flows)
+            front_end.order(18, b"\0\0\0\0\1\0\0\0")  # the conversation goes on: SET_VRING_ENABLE
+        front_end.sock.close()
+        wait_until(lambda: held.link.ask("vif.list")["vifs"][0]["state"] == "listening", 5, "the front end's end")
+        assert set(held.held["a"]) == {"state"}
+        held.link.ask("vif.detach", name="a")
+        held.link.drain()
+        assert not held.held["a"]
+
+
+def test_leave_lets_the_next_one_go_on(held, run_dir):
+    with listener_at(run_dir / "a.sock") as listener:
+        held.want("bridge.add", name="br0")
+        held.want("vif.attach", bridge="br0", name="a", fds={"listen": listener.fileno()})
+        front_end = FrontEnd(run_dir / "a.sock")
+        front_end.start_ring()
+        held.link.ask("leave")
+        held.link.drain()
+        assert held.process.wait(10) == 0
+        assert "conn" in held.held["a"]
+        held.start()
+        assert held.link.ask("vif.list")["vifs"][0]["queues_running"] == 1
+        front_end.order(18, b"\0\0\0\0\1\0\0\0")
+
+
+def test_a_new_daemon_is_told_everything(held, run_dir):
+    with listener_at(run_dir / "a.sock") as listener:
+        held.want("bridge.add", name="br0")
+        held.want("vif.attach", bridge="br0", name="a", fds={"listen": listener.fileno()})
+        FrontEnd(run_dir / "a.sock").start_ring()
+        held.link.ask("vif.list")
+        names = set(held.held["a"])
+        for fd in held.held.pop("a").values():
+            os.close(fd)
+        held.link.close()
+        from lib.switch import SwitchLink
+        held.link = SwitchLink(run_dir / "switch-link.sock", held.notified)
+        said = held.link.ask("adopt")
+        assert said["bridges"] == ["br0"] and said["vifs"] == ["a"] and said["ports"] == [] and said["settled"]
+        held.link.ask("vif.list")
+        assert set(held.held["a"]) == names
+
+
+def test_a_state_of_another_kind_costs_the_connection_only(held, run_dir):
+    with listener_at(run_dir / "a.sock") as listener:
+        held.want("bridge.add", name="br0")
+        held.want("vif.attach", bridge="br0", name="a", fds={"listen": listener.fileno()})
+        front_end = FrontEnd(run_dir / "a.sock")
+        front_end.start_ring()
+        held.kill()
+        os.pwrite(held.held["a"]["state"], b"\xff" * 8, 0)
+        held.start()
+        assert held.link.ask("vif.list")["vifs"][0]["state"] == "listening"
+        with pytest.raises((ConnectionError, IndexError, AssertionError, Exception)):
+            front_end.ask(1)
+        FrontEnd(run_dir / "a.sock").start_ring()
+
+
+# ---- flow files ----
+
+
+def open_flows(path):
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def texts(switch):
+    return sorted(f["text"] for f in switch.link.ask_all("flow.dump", "flows", bridge="br0"))
+
+
+def test_flow_file_is_a_log_that_is_replayed(held, run_dir):
+    held.want("bridge.add", name="br0", fail_mode="secure", fds={"flows": open_flows(run_dir / "f")})
+    assert texts(held) == []
+    held.link.ask("flow.add", bridge="br0", flows=["table=3,priority=7,cookie=0x5,idle_timeout=600,ip,actions=drop", "actions=NORMAL"])
+    held.link.ask("flow.mod", bridge="br0", flows=["table=3,ip,actions=output:9"])
+    held.link.ask("flow.add", bridge="br0", flows=["priority=2,actions=drop"])
+    held.link.ask("flow.del", bridge="br0", strict=True, flows=["priority=2"])
+    before = held.link.ask("flow.dump", bridge="br0")["flows"]
+    assert len(before) == 2
+    held.kill()
+    held.start()
+    after = held.link.ask("flow.dump", bridge="br0")["flows"]
+    same = ("text", "table", "priority", "cookie", "idle_timeout", "actions")
+    assert [[f[k] for k in same] for f in before] == [[f[k] for k in same] for f in after]
+
+
+def test_all_flows_deleted_stay_deleted(held, run_dir):
+    held.want("bridge.add", name="br0", fds={"flows": open_flows(run_dir / "f")})
+    assert len(texts(held)) == 1
+    held.link.ask("flow.del", bridge="br0", flows=[""])
+    held.kill()
+    held.start()
+    assert texts(held) == []
+
+
+def test_torn_end_of_a_flow_file(held, run_dir):
+    held.want("bridge.add", name="br0", fail_mode="secure", fds={"flows": open_flows(run_dir / "f")})
+    held.link.ask("flow.add", bridge="br0", flows=["priority=1,actions=drop"])
+    held.kill()
+    whole = (run_dir / "f").read_bytes()
+    (run_dir / "f").write_bytes(whole + b"add priority=2,act")
+    held.start()
+    assert len(texts(held)) == 1
+    assert (run_dir / "f").read_bytes() == whole
+
+
+def test_wrong_line_in_a_flow_file(held, run_dir):
+    (run_dir / "f").write_text("add priority=1,actions=drop\nadd priority=one,actions=drop\n")
+    fd = open_flows(run_dir / "f")
+    with pytest.raises(LinkError, match="bridge br0: line 2 of its flow file: column"):
+        held.link.ask("bridge.add", name="br0", fds={"flows": fd})
+    assert held.link.ask("bridge.list") == {"bridges": []}
+
+
+def test_a_flow_file_that_grows_is_written_anew(held, run_dir):
+    held.want("bridge.add", name="br0", fail_mode="secure", fds={"flows": open_flows(run_dir / "f")})
+    for _ in range(6):
+        held.link.ask("flow.add", bridge="br0", flows=[f"priority={i},actions=drop" for i in range(1, 101)])
+    held.link.wait_notification(lambda m, p: m == "flows" and p == {"bridge": "br0", "compact": True})
+    new = os.open(run_dir / "f.new", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    assert held.link.ask("flows.file", bridge="br0", fds={"flows": new}) == {"flows": 100}
+    os.rename(run_dir / "f.new", run_dir / "f")
+    held.requests[0] = (*held.requests[0][:2], {"flows": new})
+    held.link.ask("flow.add", bridge="br0", flows=["priority=500,actions=drop"])
+    assert len((run_dir / "f").read_text().splitlines()) == 102
+    held.kill()
+    held.start()
+    assert len(texts(held)) == 101
+
+
+# ---- addresses ----
+
+
+def test_guards_are_neither_shown_nor_touched(held):
+    held.want("bridge.add", name="br0")
+    held.want("vif.attach", bridge="br0", name="a", mac="52:54:00:00:00:01", allowed_macs=["52:54:00:00:00:01"],
+              allowed_ips=["10.0.0.1", "fd00::/64"])
+    assert len(texts(held)) == 1
+    guards = len(held.link.ask("flow.dump", bridge="br0", guards=True)["flows"])
+    assert guards > 10
+    assert held.link.ask("flow.del", bridge="br0", flows=[""]) == {"changed": 1}
+    assert held.link.ask("flow.add", bridge="br0", flows=["actions=NORMAL"]) == {"changed": 1}
+    assert held.link.ask("flow.mod", bridge="br0", flows=["actions=drop"]) == {"changed": 1}
+    assert len(held.link.ask("flow.dump", bridge="br0", guards=True)["flows"]) == guards
+    with pytest.raises(LinkError, match="belong to the checks"):
+        held.link.ask("flow.add", bridge="br0", flows=["priority=65535,actions=NORMAL"])
+    assert held.link.ask("vif.set", name="a", allowed_macs=[], allowed_ips=[])["allowed_macs"] == []
+    assert len(held.link.ask("flow.dump", bridge="br0", guards=True)["flows"]) == 1
+    held.link.ask("flow.add", bridge="br0", flows=["priority=65535,actions=NORMAL"])
+    with pytest.raises(LinkError, match="priority 65531 or more"):
+        held.link.ask("vif.set", name="a", allowed_macs=["52:54:00:00:00:02"])
+
+
+# ---- many ----
+
+
+@pytest.mark.slow
+def test_many_vifs(alone, run_dir):
+    _, link = alone("--bridge=br0")
+    for i in range(300):
+        link.ask("vif.attach", bridge="br0", name=f"v{i}", socket=str(run_dir / f"v{i}.sock"))
+    front_ends = [FrontEnd(run_dir / f"v{i}.sock") for i in range(300)]
+    for front_end in front_ends:
+        front_end.start_ring()
+    vifs = link.ask_all("vif.stats", "vifs")
+    assert len(vifs) == 300 and len({v["name"] for v in vifs}) == 300
+    for front_end in front_ends:
+        front_end.sock.close()
