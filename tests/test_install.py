@@ -12,7 +12,7 @@ import pytest
 from lib.paths import BUILD, SYSTEM_PATH, TOP, system_program
 
 PREFIX = Path("/usr/local")
-PROGRAMS = ["creedence", "creedence-cache", "creedence-vbd", "creedenced"]
+PROGRAMS = ["creedence", "creedence-cache", "creedence-switch", "creedence-vbd", "creedenced"]
 BUILDS = BUILD.parent / "install"  # kept from run to run: `make install` sets a build up for its prefix
 OTHERS = """
     lib/creedence/uml-xstate.so
@@ -23,8 +23,10 @@ OTHERS = """
     share/bash-completion/completions/creedence
     share/man/man1/creedence.1
     share/man/man8/creedence-cache.8
+    share/man/man8/creedence-switch.8
     share/man/man8/creedence-vbd.8
     share/man/man8/creedenced.8
+    share/qemu/vhost-user/50-creedence-switch.json
     share/qemu/vhost-user/50-creedence-vbd.json
 """.split()
 pytestmark = [pytest.mark.slow, pytest.mark.timeout_s(600)]

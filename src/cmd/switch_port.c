@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "port/af_packet.h"
 #include "port/tap.h"
 
 #define MTU_MIN 68u
@@ -89,11 +90,24 @@ static int open_tap(struct net_port *p, struct errmsg *e)
     return 0;
 }
 
+static int open_af_packet(struct net_port *p, struct errmsg *e)
+{
+    struct af_packet *a;
+    struct af_packet_config c = {.name = p->a.name, .device = p->device, .queues = p->queues};
+    int ret = af_packet_open(&a, &c, e);
+    if (ret < 0) return ret;
+    p->a.port = af_packet_port(a);
+    for (unsigned i = 0; i < p->queues; i++)
+        p->source[i] = af_packet_source(a, i);
+    if (p->mtu) atomic_store(&p->a.port->mtu, p->mtu);
+    return 0;
+}
+
 static int open_port(struct net_port *p, struct errmsg *e)
 {
     switch (p->type) {
     case TYPE_TAP: return open_tap(p, e);
-    case TYPE_AF_PACKET:
+    case TYPE_AF_PACKET: return open_af_packet(p, e);
     case TYPE_AF_XDP: break;
     }
     return errmsg_set(e, EOPNOTSUPP, "port %s: this build has no ports of type %s", p->a.name, type_names[p->type]);
