@@ -4,16 +4,15 @@ death under a daemon that holds what must survive."""
 
 import json
 import os
-import signal
 import socket
 import subprocess
 
 import pytest
 
 from lib.front_end import FrontEnd
-from lib.paths import program
-from lib.process import Process, is_listening, wait_until
-from lib.switch import HeldSwitch, LinkError, Namespace, ip, start_switch
+from lib.paths import program, system_program
+from lib.process import is_listening, wait_until
+from lib.switch import HeldSwitch, LinkError, Namespace, SwitchLink, ip, start_switch
 
 
 def switch_fails(*words, status=2):
@@ -185,7 +184,8 @@ def test_a_hostile_ring_breaks_its_card_only(processes, run_dir):
     assert link.ask("vif.list", name="b")["vifs"][0]["state"] == "connected"
     front_ends["a"].sock.close()
     wait_until(lambda: link.ask("vif.list", name="a")["vifs"][0]["state"] == "listening", 5, "its end")
-    FrontEnd(run_dir / "a.sock").start_ring()
+    again = FrontEnd(run_dir / "a.sock")
+    again.start_ring()
     assert link.ask("vif.list", name="a")["vifs"][0]["state"] == "connected"
 
 
@@ -238,28 +238,37 @@ def test_vlans_of_ports(two_namespaces):
     assert a.reaches("10.9.0.2")
 
 
-def test_much_data_between_namespaces(two_namespaces):
+def test_much_data_between_namespaces(two_namespaces, processes):
     """A stream with checksums and segments unfinished on both sides arrives whole."""
     a, b, link = two_namespaces
-    server = subprocess.Popen(b.command("iperf3", "-s", "-1", "-J"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: b.python("import socket; s=socket.socket(); print(s.connect_ex(('127.0.0.1', 5201)))") and True, 5, "iperf3")
-        server.wait(5)  # the probe was its one client
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        server.kill()
-        server.wait()
-    server = subprocess.Popen(b.command("iperf3", "-s", "-1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        done = wait_until(lambda: (d := subprocess.run(a.command("iperf3", "-c", "10.9.0.2", "-t", "1", "-J"),
-                                                       capture_output=True, text=True)).returncode == 0 and d, 10, "a run of iperf3")
-    finally:
-        server.kill()
-        server.wait()
-    assert json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"] > 1e8
+    iperf3 = system_program("iperf3", "iperf3")
+    processes.start(b.command(iperf3, "-s"), name="iperf3")
+
+    def stream():
+        done = subprocess.run(a.command(iperf3, "-c", "10.9.0.2", "-t", "1", "-J"), capture_output=True, text=True)
+        return json.loads(done.stdout)["end"].get("sum_received")
+
+    assert wait_until(stream, 10, "a run of iperf3")["bits_per_second"] > 1e8
     ports = {p["name"]: p for p in link.ask("port.stats")["ports"]}
     assert ports["a"]["in_bytes"] / ports["a"]["in_packets"] > 3000, "large segments stay large"
+
+
+def test_capture_while_it_runs(two_namespaces, run_dir):
+    a, _, link = two_namespaces
+    with open(run_dir / "a.pcapng", "wb") as file:
+        link.ask("capture.start", port="a", snaplen=128, fds={"file": file.fileno()})
+        with pytest.raises(LinkError):
+            link.ask("capture.start", port="a", fds={"file": file.fileno()})
+    assert a.reaches("10.9.0.2")
+    said = link.ask("capture.stop", port="a")
+    data = (run_dir / "a.pcapng").read_bytes()
+    assert said["packets"] >= 2 and said["dropped"] == 0 and said["bytes"] == len(data)
+    assert data.startswith(b"\x0a\x0d\x0d\x0a") and bytes([10, 9, 0, 2]) in data
+    with pytest.raises(LinkError, match="not being captured"):
+        link.ask("capture.stop", port="a")
+    with open(run_dir / "b.pcapng", "wb") as file:
+        link.ask("capture.start", port="b", fds={"file": file.fileno()})
+    link.ask("port.del", name="b")  # which ends it
 
 
 def test_idle_costs_nothing(two_namespaces, processes):
@@ -350,7 +359,6 @@ def test_a_new_daemon_is_told_everything(held, run_dir):
         for fd in held.held.pop("a").values():
             os.close(fd)
         held.link.close()
-        from lib.switch import SwitchLink
         held.link = SwitchLink(run_dir / "switch-link.sock", held.notified)
         said = held.link.ask("adopt")
         assert said["bridges"] == ["br0"] and said["vifs"] == ["a"] and said["ports"] == [] and said["settled"]

@@ -75,6 +75,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(epoll_ctl),
     SCMP_SYS(epoll_wait),
     SCMP_SYS(epoll_pwait),
+    SCMP_SYS(epoll_pwait2),
     SCMP_SYS(poll),
     SCMP_SYS(ppoll),
     /* threads and time; qsort() asks how much memory there is */

@@ -147,7 +147,7 @@ struct attachment {
     struct port *port;
     struct switch_port *sp; /* NULL until it is on its bridge */
     struct switch_port_config vlan;
-    struct net_capture *capture;
+    struct port_capture *capture; /* or NULL */
     bool is_vif;
 };
 

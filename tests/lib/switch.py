@@ -88,7 +88,7 @@ class SwitchLink:
         try:
             while True:
                 self.receive()
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionError):
             pass
         self.sock.settimeout(ANSWER_S)
 
