@@ -48,7 +48,7 @@ struct net_options {
 int net_load(const struct net_options *o);
 int net_attach_many(const struct net_options *o);
 
-/* net_frames.c */
+/* net_content.c */
 /* Records from a file, or UDP flows of port `index` of `ports` (which sends to the next one). 0 or -errno. */
 int net_frames_read(struct net_frames *f, const char *path, struct errmsg *e);
 int net_frames_flows(struct net_frames *f, unsigned index, unsigned ports, uint32_t flows);
