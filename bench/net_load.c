@@ -4,6 +4,7 @@
  * counts and checks what comes in. One thread, so that one core drives all ports and none starves another.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,14 @@
 #include "net_bench.h"
 
 enum { BURST = 64, ALIVE_PASSES = 65536 };
+
+static volatile sig_atomic_t asked_to_end;
+
+static void ask_to_end(int signal)
+{
+    (void)signal;
+    asked_to_end = 1;
+}
 
 struct counts {
     uint64_t tx_packets, tx_bytes, rx_packets, rx_bytes, rx_buffers, wrong;
@@ -191,7 +200,7 @@ static int run_until(struct load *l, double end_s, struct errmsg *e)
             int ret = lost(l, e);
             if (ret < 0) return ret;
         }
-        if (pass % 16 == 0 && now_s() >= end_s) return 0;
+        if (pass % 16 == 0 && (asked_to_end || now_s() >= end_s)) return 0;
     }
 }
 
@@ -246,10 +255,13 @@ static int run(struct load *l, struct errmsg *e)
     uint64_t cpu_ns = bench_cpu_ns();
     ret = run_until(l, start_s + l->o->runtime_s, e);
     double seconds = now_s() - start_s;
-    if (ret == 0) report(l, seconds, (double)(bench_cpu_ns() - cpu_ns) / 1e9);
-    fflush(stdout);
+    uint64_t used_ns = bench_cpu_ns() - cpu_ns;
     l->stopping = true;
-    return ret < 0 ? ret : run_until(l, now_s() + 0.02, e); /* what is on its way */
+    asked_to_end = 0;
+    if (l->o->drain && ret == 0) ret = run_until(l, now_s() + 0.2, e); /* what is on its way, counted */
+    if (ret == 0) report(l, seconds, (double)used_ns / 1e9);
+    fflush(stdout);
+    return ret;
 }
 
 static int port_open(struct load *l, struct port *p, struct errmsg *e)
@@ -289,6 +301,7 @@ static int load_go(struct load *l, struct errmsg *e)
 
 int net_load(const struct net_options *o)
 {
+    signal(SIGTERM, ask_to_end);
     struct errmsg e = {""};
     struct load l = {.o = o};
     l.port = calloc(o->ports, sizeof *l.port);

@@ -6,6 +6,7 @@
  *     guest-net stream ADDRESS PORT up|down|both BYTES            one connection; BYTES each way
  *     guest-net steady ADDRESS PORT SECONDS                       small messages, echoed; how long the longest stood still
  *     guest-net frame INTERFACE HEX [COUNT]                       send this Ethernet frame, whatever it says
+ *     guest-net offloads INTERFACE on|off                         checksums, segmentation and merging left to the card, or not
  *
  * A connection begins with a request (struct request). From then on either direction carries the content that its seed
  * gives: byte n is a function of the seed and n, so a byte that is lost, doubled, changed or somebody else's is
@@ -22,7 +23,9 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <linux/ethtool.h>
 #include <linux/if_packet.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -31,6 +34,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -313,6 +317,34 @@ static int frame(const char *interface, const char *hex, const char *count)
     return 0;
 }
 
+/* ---- Offloads ---- */
+
+static int offloads(const char *interface, const char *wish)
+{
+    static const struct {
+        uint32_t command;
+        const char *name;
+    } each[] = {{ETHTOOL_STXCSUM, "tx"},
+                {ETHTOOL_SSG, "sg"},
+                {ETHTOOL_STSO, "tso"},
+                {ETHTOOL_SGSO, "gso"},
+                {ETHTOOL_SGRO, "gro"}};
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    unsigned count = sizeof each / sizeof each[0];
+    for (unsigned i = 0; i < count; i++) {
+        bool on = strcmp(wish, "on") == 0;
+        unsigned at =
+            on ? i : count - 1 - i; /* segmentation needs checksums and scattered frames: on after, off before them */
+        struct ethtool_value value = {.cmd = each[at].command, .data = on};
+        struct ifreq request = {.ifr_data = (void *)&value};
+        snprintf(request.ifr_name, sizeof request.ifr_name, "%s", interface);
+        if (ioctl(fd, SIOCETHTOOL, &request) < 0) printf("%s stays as it is: %s\n", each[at].name, strerror(errno));
+    }
+    puts("net: ok");
+    close(fd);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
@@ -320,8 +352,9 @@ int main(int argc, char **argv)
     if (argc == 6 && strcmp(argv[1], "stream") == 0) return stream(argv[2], argv[3], argv[4], argv[5]);
     if (argc == 5 && strcmp(argv[1], "steady") == 0) return steady(argv[2], argv[3], argv[4]);
     if (argc >= 4 && strcmp(argv[1], "frame") == 0) return frame(argv[2], argv[3], argc > 4 ? argv[4] : NULL);
+    if (argc == 4 && strcmp(argv[1], "offloads") == 0) return offloads(argv[2], argv[3]);
     fprintf(stderr,
             "usage: guest-net serve PORT | stream ADDRESS PORT up|down|both BYTES | steady ADDRESS PORT SECONDS | "
-            "frame INTERFACE HEX [COUNT]\n");
+            "frame INTERFACE HEX [COUNT] | offloads INTERFACE on|off\n");
     return 2;
 }
