@@ -79,9 +79,8 @@ class Lan:
         return self.guests
 
     def vif(self, n):
-        answer = self.link.ask("vif.stats", name=f"v{n}")
-        vifs = answer.get("vifs", answer) if isinstance(answer, dict) else answer
-        return vifs[0] if isinstance(vifs, list) else vifs
+        [numbers] = self.link.ask("vif.stats", name=f"v{n}")["vifs"]
+        return numbers
 
     def host_run(self, *words, timeout_s=60):
         process = self.processes.start(self.host.command(*words))
@@ -344,7 +343,7 @@ def test_guests_that_are_killed_leave_nothing_behind(processes, run_dir):
             time.sleep(1)
             for guest in guests.values():
                 guest.kill()
-            wait_until(lambda: not any(lan.vif(n).get("connected") for n in (1, 2)), 10, "the switch to see it")
+            wait_until(lambda: all(lan.vif(n)["state"] == "listening" for n in (1, 2)), 10, "the switch to see it")
             time.sleep(0.3)
             now = resources(lan.process.pid)
             if turn == 0:

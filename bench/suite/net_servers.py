@@ -46,7 +46,7 @@ class Switch:
         self.bed = bed
         self.name = name
         self.ports = ports
-        self.folder = bed.work / f"sw-{name}"
+        self.folder = bed.work / ("sw-" + re.sub(r"\W+", "-", name))
         self.sockets = [self.folder / f"v{n}.sock" for n in range(ports)]
         self.processes = []
 
@@ -129,12 +129,11 @@ class CreedenceSwitch(Switch):
 
     def megaflows(self):
         stats = self.ask("megaflow.stats")
-        return {"count": stats.get("megaflows", stats.get("count")), "masks": stats.get("masks")}
+        return {"count": stats["megaflows"], "masks": stats["masks"]}
 
     def upcalls(self):
         """Translations so far."""
-        stats = self.ask("megaflow.stats")
-        return stats.get("translations", stats.get("upcalls"))
+        return self.ask("megaflow.stats")["translations"]
 
 
 class OvsDpdk(Switch):

@@ -31,18 +31,9 @@ def stream(bed, which, *options, switch_options=None):
 
 def copies(switch):
     """How often each byte was copied on its way from the first port to the second."""
-    ports = {port["name"]: port for port in _ports(switch.ask("port.stats"))}
-    vifs = {vif["name"]: vif for vif in _ports(switch.ask("vif.stats"))}
-    sent = vifs["v0"].get("tx_bytes") or ports["v0"]["in_bytes"]
-    copied = sum(vif.get("rx_copied_bytes", 0) + vif.get("tx_copied_bytes", 0) for vif in vifs.values())
-    return copied / sent if sent else 0.0
-
-
-def _ports(answer):
-    for key in ("ports", "vifs", "stats"):
-        if isinstance(answer, dict) and isinstance(answer.get(key), list):
-            return answer[key]
-    return answer if isinstance(answer, list) else [answer]
+    vifs = {vif["name"]: vif for vif in switch.ask("vif.stats")["vifs"]}
+    copied = sum(vif["rx_copied_bytes"] + vif["tx_copied_bytes"] for vif in vifs.values())
+    return copied / vifs["v1"]["rx_bytes"] if vifs["v1"]["rx_bytes"] else 0.0
 
 
 def memcpy(bed):

@@ -18,7 +18,7 @@ class NetFrontEnds:
 
     def wait_connected(self, link, names, timeout_s=20):
         """Until the switch says that it has these cards' front ends."""
-        wait_until(lambda: all(vif.get("front_end") == "connected" for vif in link.ask("vif.list")["vifs"] if vif["name"] in names),
+        wait_until(lambda: all(vif["state"] == "connected" for vif in link.ask("vif.stats")["vifs"] if vif["name"] in names),
                    timeout_s, "front ends to connect")
 
     def stop(self, timeout_s=30):

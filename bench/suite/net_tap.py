@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Name space to name space through taps, iperf3: ours, the Linux bridge, Open vSwitch's userspace datapath."""
+
+import os
+from contextlib import contextmanager
+
+from suite.measure import Check, Row, Section, interleave
+from suite.net_servers import CreedenceSwitch, NetworkBed, OvsDpdk, iperf3
+
+OURS, BRIDGE, OVS, OVS_TSO = "creedence-switch", "Linux bridge", "OVS userspace", "OVS userspace, userspace-tso"
+ADDRESSES = ("10.78.0.1", "10.78.0.2")
+
+
+class OvsUserspace(OvsDpdk):
+    """DPDK is built in (userspace-tso-enable wants that) and not used: taps, served by the main thread."""
+
+    def __init__(self, bed, name, net, space, taps, tso):
+        super().__init__(bed, name, ports=0, flows=["actions=normal"], tso=tso)
+        self.net, self.space, self.taps = net, space, taps
+
+    def settings(self):
+        return ["userspace-tso-enable=true"] if self.tso else ["userspace-tso-enable=false"]
+
+    def _prefix(self):
+        return self.net.inside(self.space, [])
+
+    def start(self):
+        super().start()
+        for tap in self.taps:
+            self._vsctl("add-port", "br0", tap, "--", "set", "Interface", tap, "type=tap")
+
+
+def _move(net, source, tap, space, address):
+    """A tap into a name space of its own, with an address."""
+    inside = ("-n", source) if source else ()
+    net.ip(*inside, "link", "set", tap, "netns", space)
+    net.ip("-n", space, "addr", "add", f"{address}/24", "dev", tap)
+    net.ip("-n", space, "link", "set", tap, "up")
+
+
+@contextmanager
+def _ours(bed, net, ends, options=()):
+    taps = [f"cr-t{os.getpid() % 100000}{n}" for n in range(2)]
+    more = [f"--port={tap},bridge=br0,type=tap" for tap in taps]
+    with CreedenceSwitch(bed, OURS, ports=0, flows=["actions=normal"], options=options, more=more):
+        for tap, space, address in zip(taps, ends, ADDRESSES):
+            _move(net, None, tap, space, address)
+        yield
+
+
+@contextmanager
+def _bridge(bed, net, ends):
+    middle = net.add("bridge")
+    net.ip("-n", middle, "link", "add", "br0", "type", "bridge")
+    net.ip("-n", middle, "link", "set", "br0", "up")
+    for n, (space, address) in enumerate(zip(ends, ADDRESSES)):
+        net.ip("-n", middle, "link", "add", f"p{n}", "type", "veth", "peer", "name", "eth0", "netns", space)
+        net.ip("-n", middle, "link", "set", f"p{n}", "master", "br0", "up")
+        net.ip("-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
+        net.ip("-n", space, "link", "set", "eth0", "up")
+    yield
+
+
+@contextmanager
+def _ovs(bed, net, ends, name, tso):
+    middle = net.add("ovs")
+    taps = ["ovs-t0", "ovs-t1"]
+    with OvsUserspace(bed, name, net, middle, taps, tso):
+        for tap, space, address in zip(taps, ends, ADDRESSES):
+            _move(net, middle, tap, space, address)
+        yield
+
+
+def _measure(bed, make, *iperf_options):
+    def once():
+        with NetworkBed(bed) as net:
+            ends = [net.add("a"), net.add("b")]
+            with make(bed, net, ends):
+                return iperf3(bed, net, ends[1], ends[0], ADDRESSES[1], *iperf_options)
+    return once
+
+
+def run(bed):
+    makers = {OURS: _ours, BRIDGE: _bridge, OVS: lambda *a: _ovs(*a, OVS, False), OVS_TSO: lambda *a: _ovs(*a, OVS_TSO, True)}
+    section = Section("Name space to name space, TCP (iperf3)", list(makers))
+    for label, options in (("one stream", ()), ("four streams", ("-P", "4"))):
+        row = Row(label, "b/s")
+        interleave(row, bed.plan.rounds, {name: _measure(bed, make, *options) for name, make in makers.items()})
+        row.checks += [Check(f"1x {BRIDGE}, or within 5 %", row.ratio(OURS, BRIDGE), 1, noise=0.05),
+                       Check(f"1x {OVS}", row.ratio(OURS, OVS), 1), Check(f"1x {OVS_TSO}", row.ratio(OURS, OVS_TSO), 1)]
+        section.rows.append(row)
+    section.notes.append("Nothing is pinned but creedence-switch (on the worker's core): sender, receiver and switch share the machine's "
+                         "cores as its scheduler likes. The bridge is reached through veth, the others through taps.")
+    return [section]
