@@ -112,6 +112,7 @@ const struct rpc_method daemon_methods[] = {
     {"capture.start", method_capture_start},
     {"capture.stop", method_capture_stop},
     {"switch.set", method_switch_set},
+    {"runner.stats", method_runner_stats},
     {NULL, NULL},
 };
 

@@ -37,6 +37,7 @@ void method_flow_dump(void *arg, struct rpc_call *call, json_t *params);
 void method_flow_trace(void *arg, struct rpc_call *call, json_t *params);
 void method_megaflow_dump(void *arg, struct rpc_call *call, json_t *params);
 void method_megaflow_stats(void *arg, struct rpc_call *call, json_t *params);
+void method_runner_stats(void *arg, struct rpc_call *call, json_t *params);
 void method_mac_show(void *arg, struct rpc_call *call, json_t *params);
 void method_mac_flush(void *arg, struct rpc_call *call, json_t *params);
 void method_capture_start(void *arg, struct rpc_call *call, json_t *params);

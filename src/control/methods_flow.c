@@ -113,6 +113,7 @@ void method_flow_dump(void *arg, struct rpc_call *call, json_t *params)
     struct fields f = fields_begin(params, "params", &why);
     const char *bridge = network_name_field(&f, "bridge");
     network_text_field(&f, "match", "", FLOW_TEXT_MAX);
+    fields_bool(&f, "guards", false);
     page_fields(&f);
     if (ends_well(n, call, &f, bridge)) forward(n, call, "flow.dump", json_incref(params), NETWORK_FLOWS_MS);
 }
@@ -149,6 +150,15 @@ void method_megaflow_stats(void *arg, struct rpc_call *call, json_t *params)
 {
     struct network *n = ((struct daemon *)arg)->host.network;
     if (method_no_params(call, params)) forward(n, call, "megaflow.stats", NULL, NETWORK_ASK_MS);
+}
+
+void method_runner_stats(void *arg, struct rpc_call *call, json_t *params)
+{
+    struct network *n = ((struct daemon *)arg)->host.network;
+    struct field_error why = {0};
+    struct fields f = fields_begin(params, "params", &why);
+    page_fields(&f);
+    if (ends_well(n, call, &f, "")) forward(n, call, "runner.stats", json_incref(params), NETWORK_ASK_MS);
 }
 
 void method_mac_show(void *arg, struct rpc_call *call, json_t *params)

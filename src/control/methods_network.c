@@ -313,6 +313,13 @@ static void gather_end(struct gather *g)
     free(g);
 }
 
+static json_t *find_entry(struct gather *g, enum network_kind kind, const char *name)
+{
+    json_t *entry = json_object_get(g->by_name[kind], name);
+    /* To the switch a card is a port, too. */
+    return entry || kind != NETWORK_PORT ? entry : json_object_get(g->by_name[NETWORK_VIF], name);
+}
+
 /* Nothing that it says takes the place of what we know. */
 static void merge(struct gather *g, enum network_kind kind, json_t *list)
 {
@@ -321,7 +328,7 @@ static void merge(struct gather *g, enum network_kind kind, json_t *list)
     json_array_foreach(list, index, o)
     {
         const char *name = json_string_value(json_object_get(o, "name"));
-        json_t *entry = name ? json_object_get(g->by_name[kind], name) : NULL;
+        json_t *entry = name ? find_entry(g, kind, name) : NULL;
         if (entry && g->nested) json_object_set(entry, "stats", o);
         else if (entry) json_object_update_missing(entry, o);
     }
@@ -340,7 +347,7 @@ static void page_came(void *arg, const struct peer_answer *a)
     }
     for (int kind = 0; kind < NETWORK_KINDS; kind++)
         if (g->by_name[kind]) merge(g, kind, json_object_get(a->result, plurals[kind]));
-    if (g->pages == 1) json_object_update_missing(g->answer, a->result);
+    if (g->pages == 1 && json_is_object(a->result)) json_object_update_missing(g->answer, a->result);
     json_object_del(g->answer, "next");
     json_t *next = json_object_get(a->result, "next");
     bool more = json_is_integer(next) && json_integer_value(next) > g->from && g->pages < GATHER_PAGES_MAX;

@@ -11,6 +11,7 @@
 #include "control/disk_config.h"
 
 #define VLAN_MAX 4094u
+#define TRUNK_MAX 4095
 
 static const char *const kind_names[] = {"bridge", "port", "vif", NULL};
 static const char *const fail_modes[] = {"standalone", "secure", NULL};
@@ -99,19 +100,28 @@ static void check_list(struct fields *f, const char *key, bool (*valid)(const ch
 
 /* ---- What kinds have in common ---- */
 
+static bool trunk_valid(json_t *value)
+{
+    unsigned first, last;
+    int used = 0;
+    if (json_is_integer(value)) return json_integer_value(value) >= 0 && json_integer_value(value) <= TRUNK_MAX;
+    const char *text = json_string_value(value);
+    return text && *text >= '0' && *text <= '9' && sscanf(text, "%4u-%4u%n", &first, &last, &used) == 2 && used &&
+           !text[used] && first <= last && last <= TRUNK_MAX;
+}
+
 static void check_vlans(struct fields *f)
 {
     int mode = fields_choice(f, "vlan_mode", 0, vlan_modes);
     bool has_tag = fields_any(f, "tag") != NULL;
     if (has_tag) fields_uint(f, "tag", 1, 1, VLAN_MAX);
     else if (mode) fields_refuse(f, "tag", "a VLAN, 1 to %u: vlan_mode \"%s\" needs one", VLAN_MAX, vlan_modes[mode]);
-    json_t *list = fields_array(f, "trunks", 0, VLAN_MAX + 1), *value;
+    json_t *list = fields_array(f, "trunks", 0, TRUNK_MAX + 1), *value;
     size_t i;
     json_array_foreach(list, i, value)
     {
-        json_int_t v = json_integer_value(value);
-        if (!json_is_integer(value) || v < 0 || v > VLAN_MAX)
-            fields_refuse(f, "trunks", "a list of VLANs, 0 to %u", VLAN_MAX);
+        if (!trunk_valid(value))
+            fields_refuse(f, "trunks", "a list of VLANs (0 to 4095) and ranges such as \"100-199\"");
     }
 }
 
@@ -166,6 +176,7 @@ static void check_vif(struct fields *f)
     fields_uint(f, "number", 0, 0, NETWORK_PORT_NUMBER_MAX);
     fields_uint(f, "queues", 1, 1, NETWORK_QUEUES_MAX);
     fields_bool(f, "packed", false);
+    fields_bool(f, "in_order", true);
     fields_bool(f, "offloads", true);
     fields_choice(f, "link", 0, link_states);
     const char *path = fields_string(f, "socket", "/", PATH_MAX - 1);
@@ -227,6 +238,10 @@ int network_config_change(json_t **out, enum network_kind kind, json_t *config, 
     json_object_foreach(changes, key, value)
     {
         if (json_is_null(value)) continue;
+        if (kind == NETWORK_VIF && strcmp(key, "announce") == 0) { /* an order: nothing that is kept */
+            fields_bool(&f, key, false);
+            continue;
+        }
         if (!is_one_of(key, allowed))
             fields_refuse(&f, key, "nothing: it cannot be changed (remove it and add it anew)");
         json_object_set(whole, key, value);
@@ -244,7 +259,13 @@ int network_options_parse(json_t **out, json_t *object, const char *where, struc
     fields_choice(&f, "tx", 0, transmit_kinds);
     fields_uint(&f, "exact_max", 1, 1, 1u << 24);
     fields_uint(&f, "vif_threads", 0, 0, 1024);
-    fields_uint(&f, "poll_us", 0, 0, 1000000);
+    json_t *poll = fields_any(&f, "poll_us");
+    if (!json_is_string(poll) || strcmp(json_string_value(poll), "always") != 0)
+        fields_uint(&f, "poll_us", 0, 0, 1000000);
+    fields_uint(&f, "megaflows_max", 1, 1, 1u << 24);
+    fields_uint(&f, "masks_max", 1, 1, 65536);
+    uint64_t emc = fields_uint(&f, "emc", 0, 0, 1u << 24);
+    if (emc & (emc - 1)) fields_refuse(&f, "emc", "a power of two, or 0");
     fields_bool(&f, "gro", true);
     if (fields_end(&f) < 0) return -EINVAL;
     *out = copy_given(object);

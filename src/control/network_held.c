@@ -167,7 +167,6 @@ void network_ask_attach(struct network_item *i, peer_done done)
     fds[count++] = i->listen_fd;
     json_t *params = json_copy(i->config);
     json_object_del(params, "socket");
-    json_object_del(params, "link");
     n->asked++;
     peer_ask(peer, "vif.attach", params, names, fds, count, ATTACH_LIMIT_MS, done, i);
 }

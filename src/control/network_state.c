@@ -232,14 +232,14 @@ struct compaction {
     char bridge[NETWORK_NAME_MAX + 1];
 };
 
-static int put_in_place(struct network_item *b, int fd, struct errmsg *e)
+/* The switch has synced the file before it answered: a sync of ours might wait for whatever a hostile one wrote. */
+static int put_in_place(struct network_item *b, struct errmsg *e)
 {
     char path[PATH_MAX], left[PATH_MAX];
     network_flows_path(path, b->network, b->name, "flows");
     network_flows_path(left, b->network, b->name, "flows.new");
-    if (fdatasync(fd) < 0) return errmsg_sys(e, errno, "%s", left);
     if (rename(left, path) < 0) return errmsg_sys(e, errno, "%s", path);
-    return 0;
+    return state_sync_dir_of(path, e);
 }
 
 static void compacted(void *arg, const struct peer_answer *a)
@@ -250,7 +250,7 @@ static void compacted(void *arg, const struct peer_answer *a)
     struct errmsg e = {""};
     network_answered(n);
     if (b) b->compacting = false;
-    if (a->ret == 0 && b && put_in_place(b, c->fd, &e) == 0) {
+    if (a->ret == 0 && b && put_in_place(b, &e) == 0) {
         if (b->flows_fd >= 0) close(b->flows_fd);
         b->flows_fd = steal_fd(&c->fd);
     } else if (a->ret != -EPIPE && b) {

@@ -114,12 +114,6 @@ static void item_answered(void *arg, const struct peer_answer *a)
     network_sync(n);
 }
 
-static void ignored(void *arg, const struct peer_answer *a)
-{
-    network_answered(arg);
-    if (a->ret < 0 && a->ret != -EPIPE) log_warn("switch: %s", a->message);
-}
-
 static void ask_bridge(struct network_item *i)
 {
     struct network *n = i->network;
@@ -144,10 +138,6 @@ static void ask_vif(struct network_item *i)
     }
     i->state = NETWORK_ASKED;
     network_ask_attach(i, item_answered);
-    const char *link = json_string_value(json_object_get(i->config, "link"));
-    if (link && strcmp(link, "down") == 0)
-        network_ask(i->network, "vif.set", json_pack("{s:s, s:s}", "name", i->name, "link", link), ITEM_LIMIT_MS,
-                    ignored, i->network);
 }
 
 static void ask_item(struct network_item *i)

@@ -18,7 +18,7 @@
 
 /* ---- Whole files ---- */
 
-static int sync_dir_of(const char *path, struct errmsg *e)
+int state_sync_dir_of(const char *path, struct errmsg *e)
 {
     char dir[PATH_MAX];
     snprintf(dir, sizeof dir, "%s", path);
@@ -55,7 +55,7 @@ int state_write_file(const char *path, const char *text, size_t len, bool durabl
         unlink(tmp);
         return errmsg_sys(e, -ret, "%s: writing it", path);
     }
-    return durable ? sync_dir_of(path, e) : 0;
+    return durable ? state_sync_dir_of(path, e) : 0;
 }
 
 static int write_json(const char *path, json_t *o, struct errmsg *e)
@@ -166,7 +166,7 @@ int state_remove_disk(const char *state_dir, const char *name, struct errmsg *e)
     int ret = disk_path(path, state_dir, name, e);
     if (ret < 0) return ret;
     if (unlink(path) < 0 && errno != ENOENT) return errmsg_sys(e, errno, "%s: removing it", path);
-    return sync_dir_of(path, e);
+    return state_sync_dir_of(path, e);
 }
 
 bool state_has_disk(const char *state_dir, const char *name)

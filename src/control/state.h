@@ -53,6 +53,8 @@ json_t *cache_budget_json(uint64_t budget_bytes);
 
 /* The JSON text in a regular file. 0, -ENOENT, -EINVAL: not such a thing, another -errno; with the reason. */
 int state_read_file(json_t **out, const char *path, size_t most_bytes, struct errmsg *e);
+/* Make a rename of path durable. */
+int state_sync_dir_of(const char *path, struct errmsg *e);
 /* Rename a file that cannot be understood to NAME.bad-N, and report it. */
 void state_set_aside(const char *path, const char *why);
 

@@ -119,10 +119,10 @@ class Switch:
 
     def bridge_show(self, params, fds):
         b = self.bridges[params["name"]]
-        return {"flows": len(b["flows"]), "macs": 0, "ports": [{"name": n, "packets": 1} for n in self.ports]}
+        return {"flow_count": len(b["flows"]), "mac_count": 0, "ports": [{"name": n, "packets": 1} for n in [*self.ports, *self.vifs]]}
 
     def bridge_list(self, params, fds):
-        return {"bridges": [{"name": n, "flows": len(b["flows"]), "macs": 2} for n, b in self.bridges.items()]}
+        return {"bridges": [{"name": n, "flow_count": len(b["flows"]), "mac_count": 2} for n, b in self.bridges.items()]}
 
     def port_add(self, params, fds):
         if params["bridge"] not in self.bridges:
@@ -199,9 +199,8 @@ class Switch:
                           params)
 
     def net_stats(self, params, fds):
-        answer = self.paged("vifs", [self.counters(n) for n in self.vifs], params)
-        answer["ports"] = [self.counters(n) for n in self.ports]
-        answer["bridges"] = [{"name": n, "flows": len(b["flows"])} for n, b in self.bridges.items()]
+        answer = self.paged("ports", [self.counters(n) for n in [*self.ports, *self.vifs]], params)
+        answer["bridges"] = [{"name": n, "flow_count": len(b["flows"])} for n, b in self.bridges.items()]
         now = 100 * int(time.monotonic())
         answer["switch"] = {"packets": 10 * now, "emc_hits": 6 * now, "megaflow_hits": 3 * now, "translations": now, "dropped": 5,
                             "megaflows": 12, "masks": 3, "threads": 2}
@@ -234,21 +233,21 @@ class Switch:
 
     def flow_dump(self, params, fds):
         match = params.get("match", "")
-        flows = [{"text": f, "packets": 3, "bytes": 180, "duration_s": 1.5} for f in self.bridges[params["bridge"]]["flows"] if match in f]
+        flows = [{"text": f, "table": 0, "packets": 3, "bytes": 180, "duration_s": 1.5, "idle_s": 0.25} for f in self.bridges[params["bridge"]]["flows"] if match in f]
         return self.paged("flows", flows, params)
 
     def flow_trace(self, params, fds):
         return {"text": f"packet: {params['packet']}\ntable 0: priority 0: NORMAL\nmegaflow: in_port=1\n"}
 
     def megaflow_dump(self, params, fds):
-        return self.paged("megaflows", [{"text": f"in_port={i},ip", "actions": "output:2", "packets": i, "bytes": 60 * i, "idle_s": 0.5,
+        return self.paged("megaflows", [{"match": f"in_port={i},ip", "bridge": "br0", "actions": "output:2", "packets": i, "bytes": 60 * i, "idle_s": 0.5,
                                          "thread": "vif1"} for i in range(5)], params)
 
     def megaflow_stats(self, params, fds):
         return {"megaflows": 5, "masks": 2, "emc_hits": 10}
 
     def mac_show(self, params, fds):
-        return self.paged("macs", [{"mac": "02:00:00:00:00:01", "vlan": 0, "port": 1, "port_name": "web1", "age_s": 4}], params)
+        return self.paged("macs", [{"mac": "02:00:00:00:00:01", "vlan": 0, "number": 1, "port": "web1", "age_s": 4}], params)
 
     def mac_flush(self, params, fds):
         return {}
