@@ -129,6 +129,11 @@ void bridge_free(struct bridge *b)
     free(b);
 }
 
+uint16_t bridge_number(const struct bridge *b)
+{
+    return b->index;
+}
+
 struct bridge *bridge_find(struct net_switch *s, const char *name)
 {
     for (unsigned i = 0; i < SWITCH_BRIDGES_MAX; i++) {
