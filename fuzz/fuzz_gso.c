@@ -42,7 +42,7 @@ static void change(struct packet *p, unsigned what, uint32_t v)
         bytes[i] = (uint8_t)(v >> (i % 4 * 8));
     struct be32 word = be32_make(v);
     struct be16 half = be16_make((uint16_t)v);
-    switch (what % 40) {
+    switch (what % 42) {
     case 0: packet_set_eth_dst(p, bytes); break;
     case 1: packet_set_eth_src(p, bytes); break;
     case 2: packet_push_vlan(p, be16_make(0x8100), half); break;
@@ -82,6 +82,8 @@ static void change(struct packet *p, unsigned what, uint32_t v)
     case 36: packet_set_arp_tpa(p, word); break;
     case 37: packet_insert(p, (uint16_t)v, (uint16_t)(v >> 16 & 63)); break;
     case 38: packet_remove(p, (uint16_t)v, (uint16_t)(v >> 16 & 63)); break;
+    case 40: packet_set_eth_type(p, half); break;
+    case 41: packet_set_ip_proto(p, bytes[0]); break;
     case 39: p->l3_at = (uint16_t)v; break;
     }
 }

@@ -22,6 +22,8 @@
 
 bool packet_set_eth_dst(struct packet *p, const uint8_t mac[6]);
 bool packet_set_eth_src(struct packet *p, const uint8_t mac[6]);
+/* The one after the VLAN tags. */
+bool packet_set_eth_type(struct packet *p, struct be16 type);
 
 /* A tag becomes the outermost; a second one is no different. */
 bool packet_push_vlan(struct packet *p, struct be16 tpid, struct be16 tci);
@@ -48,6 +50,8 @@ bool packet_set_ipv4_src(struct packet *p, struct be32 addr);
 bool packet_set_ipv4_dst(struct packet *p, struct be32 addr);
 bool packet_set_ipv4_tos(struct packet *p, uint8_t tos);
 bool packet_set_ipv4_ttl(struct packet *p, uint8_t ttl);
+/* What IP, or its last extension header, says that it carries. What that is stays as it is, its checksum too. */
+bool packet_set_ip_proto(struct packet *p, uint8_t proto);
 bool packet_set_ipv6_src(struct packet *p, const uint8_t addr[16]);
 /* With a routing header that is not used up the address is not in the pseudo header, and the checksum stays. */
 bool packet_set_ipv6_dst(struct packet *p, const uint8_t addr[16]);

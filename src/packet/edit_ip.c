@@ -141,6 +141,20 @@ bool packet_set_ipv4_ttl(struct packet *p, uint8_t ttl)
     return ip;
 }
 
+bool packet_set_ip_proto(struct packet *p, uint8_t proto)
+{
+    struct packet_layers l = packet_parse_ip(p, p->l3_at);
+    if (l.version == 0) return false;
+    struct wire_ipv4 *ip = ipv4_at(p, p->l3_at);
+    if (ip) {
+        uint8_t word[2] = {ip->ttl, proto};
+        replace_ipv4(ip, &ip->ttl, word, sizeof word);
+    } else {
+        p->head[l.proto_at] = proto;
+    }
+    return true;
+}
+
 /* ---- IPv6 ---- */
 
 static bool set_ipv6_addr(struct packet *p, size_t member, const uint8_t addr[16])

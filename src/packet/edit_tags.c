@@ -58,6 +58,11 @@ bool packet_set_eth_src(struct packet *p, const uint8_t mac[6])
     return set_bytes(p, 6, mac, 6);
 }
 
+bool packet_set_eth_type(struct packet *p, struct be16 type)
+{
+    return set_bytes(p, type_at(p), &type, sizeof type);
+}
+
 bool packet_push_vlan(struct packet *p, struct be16 tpid, struct be16 tci)
 {
     if (p->head_bytes < ETH_HEADER_BYTES || !packet_insert(p, ETH_TYPE_AT, VLAN_TAG_BYTES)) return false;

@@ -329,6 +329,43 @@ static void sctp_in_fragments_cannot_be_kept_right(void **state)
     test_packet_free(t);
 }
 
+static void protocols_and_types(void **state)
+{
+    struct test_random r = {9};
+    static struct test_built b, want;
+    for (unsigned round = 0; round < 400; round++) {
+        struct test_spec s;
+        random_spec(&r, &s);
+        s.labels = 0;
+        s.no_csum = false;
+        test_build(&b, &s);
+        struct test_packet *t = test_packet_new(&r, b.bytes, b.n, 180);
+        t->p.l3_at = b.l3_at;
+        /* Of a protocol without a checksum of its own all that changes is the number, and the header's sum. */
+        uint8_t from = s.proto;
+        s.proto = 253;
+        test_build(&want, &s);
+        memcpy(want.bytes + b.l4_at, b.bytes + b.l4_at, b.n - b.l4_at);
+        assert_true(packet_set_ip_proto(&t->p, 253));
+        if (s.version == 4) {
+            poke16(&want, b.l3_at + 2u, b.end_at - b.l3_at);
+            poke16(&want, b.l3_at + 10u, 0);
+            poke16(&want, b.l3_at + 10u, ~naive_sum(0, want.bytes + b.l3_at, 20 + 4 * s.option_words));
+        } else {
+            poke16(&want, b.l3_at + 4u, b.end_at - b.l3_at - 40);
+        }
+        test_assert_bytes(&t->p, want.bytes, b.n);
+        assert_true(packet_set_ip_proto(&t->p, from));
+        test_assert_bytes(&t->p, b.bytes, b.n);
+        assert_true(packet_set_eth_type(&t->p, be16_make(0x1234)));
+        poke16(&b, b.type_at, 0x1234);
+        test_assert_bytes(&t->p, b.bytes, b.n);
+        t->p.l3_at = PACKET_NO_LAYER;
+        assert_false(packet_set_ip_proto(&t->p, 1));
+        test_packet_free(t);
+    }
+}
+
 /* ---- neighbour discovery and ARP ---- */
 
 static void build_nd(struct test_built *b, struct test_spec *s, uint8_t bytes[64], uint8_t type)
@@ -505,6 +542,7 @@ int main(void)
         cmocka_unit_test(wrong_checksums_stay_wrong),
         cmocka_unit_test(fragments_have_a_checksum_in_the_first_only),
         cmocka_unit_test(sctp_in_fragments_cannot_be_kept_right),
+        cmocka_unit_test(protocols_and_types),
         cmocka_unit_test(neighbour_discovery),
         cmocka_unit_test(arp),
         cmocka_unit_test(an_i_tag_keeps_the_customers_addresses),

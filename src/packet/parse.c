@@ -89,6 +89,7 @@ static void parse_ipv4(const struct packet *p, struct packet_layers *l, uint32_t
     l->version = 4;
     l->l3_at = (uint16_t)at;
     l->proto = ip->proto;
+    l->proto_at = (uint16_t)(at + offsetof(struct wire_ipv4, proto));
     l->options = header > IPV4_HEADER_BYTES;
     uint16_t fragment = be16_get(ip->fragment);
     l->fragment = (fragment & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET)) != 0;
@@ -117,6 +118,7 @@ static bool parse_ipv6_ext(const struct packet *p, struct packet_layers *l, uint
     if (l->proto == IPV6_FRAGMENT && be16_get(f->offset_more) & 0xfff9u) l->fragment = true;
     if (l->proto == IPV6_ROUTING && e->segments_left > 0) l->routed = true;
     l->proto = e->next;
+    l->proto_at = (uint16_t)(*at + offsetof(struct wire_ipv6_ext, next));
     *at += bytes;
     return !later_fragment;
 }
@@ -129,6 +131,7 @@ static void parse_ipv6(const struct packet *p, struct packet_layers *l, uint32_t
     l->version = 6;
     l->l3_at = (uint16_t)at;
     l->proto = ip->next;
+    l->proto_at = (uint16_t)(at + offsetof(struct wire_ipv6, next));
     at += IPV6_HEADER_BYTES;
     /* Zero is said of what is longer than the field can say. */
     uint32_t bytes = be16_get(ip->payload_bytes);

@@ -13,6 +13,7 @@ struct packet_layers {
         type_at;    /* of the last Ethernet type: after VLAN tags, before MPLS labels; PACKET_NO_LAYER: a short frame */
     uint16_t l3_at; /* IPv4 or IPv6 header, all of which (options too) lies in the head; else PACKET_NO_LAYER */
     uint16_t l4_at; /* after the IP header and its extensions; PACKET_NO_LAYER in fragments but the first */
+    uint16_t proto_at;   /* the byte that says proto; with l3_at only */
     uint16_t payload_at; /* after a whole TCP, UDP, SCTP or ICMP header in the head; else PACKET_NO_LAYER */
     uint32_t end_at;     /* where the IP packet ends: padding may follow */
     uint8_t version;     /* 4, 6, or 0: no IP header was found */
