@@ -94,7 +94,7 @@ static uint8_t tos_of(const struct packet *p, bool *found)
     const uint8_t *ip = at(p, p->l3_at, 0, 2);
     *found = ip != NULL;
     if (!ip) return 0;
-    return ip[0] >> 4 == 6 ? (uint8_t)(ip[0] << 4 | ip[1] >> 4) : ip[1];
+    return (uint8_t)(ip[0] >> 4 == 6 ? ip[0] << 4 | ip[1] >> 4 : ip[1]);
 }
 
 static bool set_tos(struct packet *p, const struct dp_action *a, unsigned shift)

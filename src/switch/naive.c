@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "switch/naive.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#define DEPTH 64u       /* of resubmits: as in translate.h */
+#define RESUBMITS 4096u /* in all */
+
+struct run {
+    const struct naive *n;
+    struct naive_result *out;
+    struct flow_key key;
+    const struct action *last[ACTION_TYPES]; /* the action set */
+    const struct action *field[FIELD_COUNT];
+    unsigned depth, resubmits;
+    bool stop, failed;
+};
+
+static bool same_match(const struct flow_match *a, const struct flow_match *b)
+{
+    return memcmp(&a->mask, &b->mask, sizeof a->mask) == 0 && memcmp(&a->key, &b->key, sizeof a->key) == 0;
+}
+
+static void remove_at(struct naive *n, unsigned i)
+{
+    instructions_clear(&n->flows[i].instructions);
+    memmove(&n->flows[i], &n->flows[i + 1], (n->count - i - 1) * sizeof n->flows[0]);
+    n->count--;
+}
+
+static bool is_meant(const struct flow_spec *have, const struct flow_spec *f, bool strict)
+{
+    if (f->table != SWITCH_TABLE_ALL && have->table != f->table) return false;
+    if (strict) return have->priority == f->priority && same_match(&have->match, &f->match);
+    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++) {
+        uint64_t m = f->match.mask.words[i];
+        if ((have->match.mask.words[i] & m) != m || (have->match.key.words[i] & m) != f->match.key.words[i])
+            return false;
+    }
+    return true;
+}
+
+bool naive_add(struct naive *n, const struct flow_spec *f)
+{
+    naive_delete(n, f, true);
+    if (n->count == NAIVE_FLOWS) return false;
+    n->flows[n->count] = *f;
+    bool copied = instructions_copy(&n->flows[n->count++].instructions, &f->instructions);
+    assert(copied);
+    return true;
+}
+
+unsigned naive_delete(struct naive *n, const struct flow_spec *f, bool strict)
+{
+    unsigned removed = 0;
+    for (unsigned i = n->count; i > 0; i--) {
+        if (!is_meant(&n->flows[i - 1], f, strict)) continue;
+        remove_at(n, i - 1);
+        removed++;
+    }
+    return removed;
+}
+
+unsigned naive_modify(struct naive *n, const struct flow_spec *f, bool strict)
+{
+    unsigned changed = 0;
+    for (unsigned i = 0; i < n->count; i++) {
+        if (!is_meant(&n->flows[i], f, strict)) continue;
+        instructions_clear(&n->flows[i].instructions);
+        bool copied = instructions_copy(&n->flows[i].instructions, &f->instructions);
+        assert(copied);
+        changed++;
+    }
+    return changed;
+}
+
+void naive_clear(struct naive *n)
+{
+    while (n->count)
+        remove_at(n, n->count - 1);
+}
+
+/* ---- a packet ---- */
+
+static void table(struct run *r, uint8_t number);
+
+static void emit(struct run *r, uint32_t port)
+{
+    if (port > 31 || !(r->n->ports >> port & 1)) return;
+    assert(r->out->count < NAIVE_OUTPUTS);
+    r->out->out[r->out->count].port = port;
+    r->out->out[r->out->count++].key = r->key;
+}
+
+static void output(struct run *r, uint32_t port)
+{
+    uint32_t in = be32_get(r->key.in_port);
+    if (port == SWITCH_PORT_IN_PORT) {
+        emit(r, in);
+    } else if (port == SWITCH_PORT_ALL || port == SWITCH_PORT_FLOOD) {
+        for (uint32_t p = 1; p < 32; p++)
+            if (p != in) emit(r, p);
+    } else if (port != in) {
+        emit(r, port);
+    }
+}
+
+static void set(struct run *r, const struct action *a)
+{
+    struct field_value mask = a->set.mask;
+    enum field_id id = a->set.field;
+    if (!field_exists(id, &r->key, NULL)) return;
+    if (id == FIELD_VLAN_VID || id == FIELD_VLAN_TCI) {
+        if (!(be16_get(r->key.vlan[0].tci) & FLOW_VLAN_PRESENT)) return;
+        mask.raw[14] &= 0xef;
+    }
+    field_set_masked(&r->key, id, a->set.value, mask);
+}
+
+static void move(struct run *r, const struct action *a)
+{
+    if (!field_exists(a->move.from, &r->key, NULL) || !field_exists(a->move.to, &r->key, NULL)) return;
+    struct field_value from = field_get(&r->key, a->move.from), to = field_get(&r->key, a->move.to);
+    for (unsigned i = 0; i < a->move.bits; i++) {
+        unsigned f = a->move.from_bit + i, t = a->move.to_bit + i;
+        unsigned bit = from.raw[15 - f / 8] >> f % 8 & 1;
+        to.raw[15 - t / 8] = (uint8_t)((to.raw[15 - t / 8] & ~(1u << t % 8)) | bit << t % 8);
+    }
+    field_set(&r->key, a->move.to, to);
+}
+
+static void dec_ttl(struct run *r)
+{
+    if (!field_exists(FIELD_IP_TTL, &r->key, NULL)) return;
+    if (r->key.nw_ttl <= 1) r->stop = true;
+    else r->key.nw_ttl--;
+}
+
+static void push_vlan(struct run *r, uint16_t type)
+{
+    if (be16_get(r->key.vlan[1].tci) & FLOW_VLAN_PRESENT) r->out->deep = true;
+    r->key.vlan[1] = r->key.vlan[0];
+    r->key.vlan[0].tpid = be16_make(type);
+    r->key.vlan[0].tci = be16_make(be16_get(r->key.vlan[0].tci) | FLOW_VLAN_PRESENT);
+}
+
+static void resubmit(struct run *r, const struct action *a, uint8_t here)
+{
+    if (r->depth == DEPTH || r->resubmits == RESUBMITS) {
+        r->stop = r->failed = true;
+        return;
+    }
+    struct be32 in = r->key.in_port;
+    if (a->resubmit.port != SWITCH_PORT_IN_PORT) r->key.in_port = be32_make(a->resubmit.port);
+    r->depth++;
+    r->resubmits++;
+    table(r, a->resubmit.table == SWITCH_TABLE_ALL ? here : a->resubmit.table);
+    r->depth--;
+    r->key.in_port = in;
+}
+
+static void one(struct run *r, const struct action *a, uint8_t here)
+{
+    switch (a->type) {
+    case ACTION_OUTPUT: output(r, a->output.port); break;
+    case ACTION_SET_FIELD: set(r, a); break;
+    case ACTION_MOVE: move(r, a); break;
+    case ACTION_PUSH_VLAN: push_vlan(r, a->eth_type); break;
+    case ACTION_POP_VLAN:
+        r->key.vlan[0] = r->key.vlan[1];
+        memset(&r->key.vlan[1], 0, sizeof r->key.vlan[1]);
+        break;
+    case ACTION_DEC_NW_TTL: dec_ttl(r); break;
+    case ACTION_RESUBMIT: resubmit(r, a, here); break;
+    default: break;
+    }
+}
+
+static const struct flow_spec *best_of(const struct naive *n, uint8_t number, const struct flow_key *k)
+{
+    const struct flow_spec *best = NULL;
+    for (unsigned i = 0; i < n->count; i++) {
+        const struct flow_spec *f = &n->flows[i];
+        if (f->table != number || !flow_match_hits(&f->match, k)) continue;
+        if (!best || f->priority > best->priority) best = f;
+    }
+    return best;
+}
+
+static void table(struct run *r, uint8_t number)
+{
+    for (;;) {
+        const struct flow_spec *f = best_of(r->n, number, &r->key);
+        if (!f) return;
+        const struct instructions *i = &f->instructions;
+        for (unsigned a = 0; i->has_apply && a < i->apply.count && !r->stop; a++)
+            one(r, &i->apply.list[a], number);
+        if (i->clear) {
+            memset(r->last, 0, sizeof r->last);
+            memset(r->field, 0, sizeof r->field);
+        }
+        for (unsigned a = 0; i->has_write && a < i->write.count; a++) {
+            const struct action *w = &i->write.list[a];
+            if (w->type == ACTION_SET_FIELD) r->field[w->set.field] = w;
+            else r->last[w->type] = w;
+        }
+        if (i->has_metadata) {
+            uint64_t old = be64_get(r->key.metadata);
+            r->key.metadata = be64_make((old & ~i->metadata_mask) | (i->metadata & i->metadata_mask));
+        }
+        if (r->stop || !i->has_goto) return;
+        number = i->goto_table;
+    }
+}
+
+static void last(struct run *r, enum action_type type)
+{
+    if (r->last[type] && !r->stop) one(r, r->last[type], 0);
+}
+
+void naive_run(const struct naive *n, const struct flow_key *k, struct naive_result *out)
+{
+    struct run r = {.n = n, .out = out, .key = *k};
+    out->count = 0;
+    out->deep = false;
+    table(&r, 0);
+    last(&r, ACTION_POP_VLAN);
+    last(&r, ACTION_PUSH_VLAN);
+    last(&r, ACTION_DEC_NW_TTL);
+    for (unsigned i = 0; i < FIELD_COUNT && !r.stop; i++)
+        if (r.field[i]) one(&r, r.field[i], 0);
+    last(&r, ACTION_OUTPUT);
+    if (r.failed) out->count = 0;
+}

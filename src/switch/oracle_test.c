@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Random flows, random frames, random changes. What leaves the switch, caches and all, is what the naive interpreter says;
+ * and no bit that a translation's mask leaves out has an influence on what it says.
+ *
+ * CREEDENCE_ORACLE_S: seconds to go on for (default: a few rounds at fixed seeds).
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "loop/clock.h"
+#include "switch/extract.h"
+#include "switch/naive.h"
+#include "switch/test_rig.h"
+#include "switch/translate.h"
+
+#define PORTS 5u
+#define TABLES 4u
+#define ROUND_STEPS 1500u
+#define ROUNDS 12u
+#define FRAME_BYTES 128u
+
+static uint64_t seed;
+
+static unsigned rnd(unsigned below)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (unsigned)(seed >> 33) % below;
+}
+
+/* ---- frames: few values of everything, so that flows meet them ---- */
+
+static void put(uint8_t *p, unsigned v)
+{
+    p[0] = (uint8_t)(v >> 8);
+    p[1] = (uint8_t)v;
+}
+
+static void l4(uint8_t *p, unsigned proto)
+{
+    if (proto == 1 || proto == 58) {
+        p[0] = (uint8_t)(rnd(2) * 8);
+        p[1] = (uint8_t)rnd(2);
+        return;
+    }
+    put(p, 1000 + rnd(4));
+    put(p + 2, 80 + rnd(4));
+    if (proto == 6) {
+        p[12] = 0x50;
+        p[13] = (uint8_t)(rnd(2) ? 2 : 16);
+    } else {
+        put(p + 4, 40);
+    }
+}
+
+static unsigned ipv4(uint8_t *p)
+{
+    static const uint8_t protos[] = {6, 17, 1, 47};
+    unsigned proto = protos[rnd(4)];
+    p[0] = 0x45;
+    p[1] = (uint8_t)(rnd(3) * 4);
+    put(p + 2, 60);
+    if (rnd(8) == 0) put(p + 6, rnd(2) ? 0x2000 : 0x2005);
+    p[8] = (uint8_t)(rnd(3) ? 64 : rnd(3));
+    p[9] = (uint8_t)proto;
+    p[12] = p[16] = 10;
+    p[14] = (uint8_t)rnd(2);
+    p[15] = (uint8_t)rnd(4);
+    p[18] = (uint8_t)rnd(2);
+    p[19] = (uint8_t)(rnd(2) ? rnd(4) : 128 + rnd(4));
+    if (!(p[7] & 5)) l4(p + 20, proto);
+    return 60;
+}
+
+static unsigned ipv6(uint8_t *p)
+{
+    static const uint8_t protos[] = {6, 17, 58};
+    unsigned proto = protos[rnd(3)];
+    p[0] = 0x60;
+    put(p + 4, 40);
+    p[6] = (uint8_t)proto;
+    p[7] = 64;
+    p[8] = p[24] = 0xfd;
+    p[23] = (uint8_t)rnd(3);
+    p[39] = (uint8_t)rnd(3);
+    l4(p + 40, proto);
+    return 80;
+}
+
+static unsigned arp(uint8_t *p)
+{
+    memcpy(p, "\0\1\x08\0\6\4\0\1", 8);
+    p[7] = (uint8_t)(1 + rnd(2));
+    p[14] = p[24] = 10;
+    p[17] = (uint8_t)rnd(4);
+    p[27] = (uint8_t)rnd(4);
+    return 28;
+}
+
+static unsigned random_frame(uint8_t *f)
+{
+    unsigned at = 12, type = rnd(8);
+    memset(f, 0, FRAME_BYTES);
+    f[0] = f[6] = 2;
+    f[5] = (uint8_t)rnd(4);
+    f[11] = (uint8_t)rnd(4);
+    if (rnd(3) == 0) {
+        put(f + at, rnd(4) ? 0x8100 : 0x88a8);
+        put(f + at + 2, rnd(2) << 13 | rnd(4));
+        at += 4;
+    }
+    put(f + at, type < 4 ? 0x0800 : type < 6 ? 0x86dd : type < 7 ? 0x0806 : 0x1234);
+    at += 2;
+    at += type < 4 ? ipv4(f + at) : type < 6 ? ipv6(f + at) : type < 7 ? arp(f + at) : 20;
+    return at;
+}
+
+/* ---- flows ---- */
+
+static void want(struct flow_match *m, enum field_id id, uint64_t value)
+{
+    field_set(&m->key, id, field_value_of(value));
+    field_set(&m->mask, id, field_all_ones(id));
+}
+
+static void want_masked(struct flow_match *m, enum field_id id, uint64_t value, uint64_t mask)
+{
+    field_set_masked(&m->key, id, field_value_of(value & mask), field_value_of(mask));
+    field_set_masked(&m->mask, id, field_value_of(mask), field_value_of(mask));
+}
+
+static uint64_t random_mask32(void)
+{
+    if (rnd(4) == 0) return (uint64_t)rnd(65536) << 16 | rnd(65536);
+    unsigned length = rnd(33);
+    return length ? UINT32_MAX << (32 - length) & UINT32_MAX : 0;
+}
+
+static uint64_t random_ip(void)
+{
+    return 10u << 24 | rnd(2) << 8 | (rnd(2) ? rnd(4) : 128 + rnd(4));
+}
+
+static void match_l4(struct flow_match *m, bool six)
+{
+    switch (rnd(4)) {
+    case 0:
+        want(m, FIELD_IP_PROTO, 6);
+        if (rnd(2)) want(m, FIELD_TCP_DST, 80 + rnd(4));
+        if (rnd(3) == 0) want_masked(m, FIELD_TCP_SRC, 1000 + rnd(4), 0xfffe);
+        if (rnd(3) == 0) want_masked(m, FIELD_TCP_FLAGS, 2, 2);
+        break;
+    case 1:
+        want(m, FIELD_IP_PROTO, 17);
+        if (rnd(2)) want(m, FIELD_UDP_DST, 80 + rnd(4));
+        if (rnd(3) == 0) want_masked(m, FIELD_UDP_DST, 80 + rnd(4), 0xfffc | rnd(4));
+        break;
+    case 2:
+        want(m, FIELD_IP_PROTO, six ? 58 : 1);
+        if (rnd(2)) want(m, six ? FIELD_ICMPV6_TYPE : FIELD_ICMPV4_TYPE, rnd(2) * 8);
+        break;
+    default: break;
+    }
+}
+
+static void match_ip(struct flow_match *m)
+{
+    bool six = rnd(3) == 0;
+    want(m, FIELD_ETH_TYPE, six ? 0x86dd : 0x0800);
+    if (six) {
+        if (rnd(2)) {
+            struct field_value v = {{0xfd, [15] = (uint8_t)rnd(3)}};
+            field_set(&m->key, FIELD_IPV6_DST, v);
+            field_set(&m->mask, FIELD_IPV6_DST, field_all_ones(FIELD_IPV6_DST));
+        }
+    } else {
+        if (rnd(2)) want_masked(m, FIELD_IPV4_SRC, random_ip(), random_mask32());
+        if (rnd(2)) want_masked(m, FIELD_IPV4_DST, random_ip(), random_mask32());
+    }
+    if (rnd(6) == 0) want(m, FIELD_IP_DSCP, rnd(3));
+    if (rnd(6) == 0) want_masked(m, FIELD_IP_FRAG, rnd(4), 1 + rnd(3));
+    if (rnd(6) == 0) want(m, FIELD_IP_TTL, rnd(2) ? 63 : rnd(3));
+    match_l4(m, six);
+}
+
+static void random_match(struct flow_match *m)
+{
+    memset(m, 0, sizeof *m);
+    if (rnd(4) == 0) want(m, FIELD_IN_PORT, 1 + rnd(PORTS));
+    if (rnd(4) == 0)
+        want_masked(m, FIELD_ETH_DST, UINT64_C(0x020000000000) | rnd(4), rnd(2) ? UINT64_C(0xffffffffffff) : 3);
+    if (rnd(6) == 0) want(m, FIELD_ETH_SRC, UINT64_C(0x020000000000) | rnd(4));
+    if (rnd(6) == 0) want_masked(m, FIELD_VLAN_VID, rnd(2) * FLOW_VLAN_PRESENT, FLOW_VLAN_PRESENT);
+    if (rnd(6) == 0) want(m, FIELD_VLAN_VID, FLOW_VLAN_PRESENT | rnd(4));
+    if (rnd(6) == 0) want_masked(m, FIELD_METADATA, rnd(4), 1 + rnd(3));
+    if (rnd(6) == 0) want_masked(m, FIELD_REG0, rnd(4), 1 + rnd(3));
+    unsigned kind = rnd(8);
+    if (kind < 6) match_ip(m);
+    if (kind == 6) {
+        want(m, FIELD_ETH_TYPE, 0x0806);
+        if (rnd(2)) want(m, FIELD_ARP_OP, 1 + rnd(2));
+        if (rnd(2)) want_masked(m, FIELD_ARP_SPA, random_ip(), random_mask32());
+    }
+}
+
+static struct action set_action(enum field_id id, uint64_t value, uint64_t mask)
+{
+    struct action a = {.type = ACTION_SET_FIELD, .set = {.field = (uint8_t)id, .value = field_value_of(value & mask)}};
+    a.set.mask = mask == UINT64_MAX ? field_all_ones(id) : field_value_of(mask);
+    return a;
+}
+
+static struct action random_action(uint8_t table, bool apply)
+{
+    static const uint32_t special[] = {SWITCH_PORT_IN_PORT, SWITCH_PORT_ALL, SWITCH_PORT_FLOOD};
+    switch (rnd(14)) {
+    case 0: return set_action(FIELD_ETH_DST, UINT64_C(0x020000000000) | rnd(4), UINT64_MAX);
+    case 1: return set_action(FIELD_IPV4_DST, random_ip(), apply && rnd(2) ? 255 : UINT64_MAX);
+    case 2: return set_action(FIELD_TCP_DST, 80 + rnd(4), UINT64_MAX);
+    case 3: return set_action(FIELD_UDP_SRC, 1000 + rnd(4), UINT64_MAX);
+    case 4: return set_action(FIELD_REG0, rnd(4), apply && rnd(2) ? 1 + rnd(3) : UINT64_MAX);
+    case 5: return (struct action){.type = ACTION_PUSH_VLAN, .eth_type = 0x8100};
+    case 6: return (struct action){.type = ACTION_POP_VLAN};
+    case 7: return (struct action){.type = ACTION_DEC_NW_TTL};
+    case 8: return set_action(FIELD_VLAN_VID, FLOW_VLAN_PRESENT | rnd(4), UINT64_MAX);
+    case 9: return set_action(FIELD_IP_DSCP, rnd(3), UINT64_MAX);
+    case 10:
+        if (!apply) break;
+        return (struct action){.type = ACTION_MOVE,
+                               .move = {.from = FIELD_ETH_SRC, .to = FIELD_REG0, .bits = 2, .to_bit = (uint8_t)rnd(2)}};
+    case 11:
+        if (!apply || table + 1u >= TABLES) break;
+        return (struct action){
+            .type = ACTION_RESUBMIT,
+            .resubmit = {.port = rnd(3) ? SWITCH_PORT_IN_PORT : 1 + rnd(PORTS), .table = (uint8_t)(table + 1)}};
+    default: break;
+    }
+    return (struct action){.type = ACTION_OUTPUT, .output = {.port = rnd(5) ? 1 + rnd(PORTS + 1) : special[rnd(3)]}};
+}
+
+#define LIST 6u
+
+/* Those that flow_check() likes where they stand. */
+static void random_actions(struct flow_spec *f, struct action_list *l, bool *has, unsigned tries)
+{
+    struct errmsg e;
+    for (; tries > 0; tries--) {
+        l->list[l->count++] = random_action(f->table, has == &f->instructions.has_apply);
+        *has = true;
+        if (flow_check(f, &e)) l->count--;
+        *has = l->count > 0;
+    }
+}
+
+static void random_flow(struct flow_spec *f, struct action *room)
+{
+    struct errmsg e;
+    memset(f, 0, sizeof *f);
+    f->table = (uint8_t)(rnd(2) ? 0 : rnd(TABLES));
+    f->priority = (uint16_t)rnd(6);
+    f->out_port = f->out_group = SWITCH_PORT_ANY;
+    do
+        random_match(&f->match);
+    while (flow_check(f, &e));
+    struct instructions *i = &f->instructions;
+    i->apply.list = room;
+    i->write.list = room + LIST;
+    random_actions(f, &i->apply, &i->has_apply, rnd(LIST));
+    random_actions(f, &i->write, &i->has_write, rnd(4) ? 0 : rnd(LIST));
+    i->clear = rnd(8) == 0;
+    i->has_metadata = rnd(5) == 0;
+    if (i->has_metadata) {
+        i->metadata_mask = 1 + rnd(3);
+        i->metadata = rnd(4) & i->metadata_mask;
+    }
+    i->has_goto = f->table + 1u < TABLES && rnd(3);
+    if (i->has_goto) i->goto_table = (uint8_t)(f->table + 1 + rnd(TABLES - f->table - 1));
+    assert_int_equal(flow_check(f, &e), 0);
+}
+
+/* ---- both of them ---- */
+
+struct both {
+    struct rig rig;
+    struct naive naive;
+    struct naive_result said;
+    struct translation *translation;
+    unsigned frames, outputs, flips, changes;
+};
+
+static void change(struct both *b)
+{
+    struct flow_spec f;
+    struct action room[2 * LIST];
+    struct errmsg e;
+    unsigned changed;
+    random_flow(&f, room);
+    unsigned what = rnd(10);
+    if (b->naive.count > 60) what = 9;
+    b->changes++;
+    if (what < 6) {
+        assert_int_equal(bridge_flow_add(b->rig.bridge, &f, &e), 0);
+        assert_true(naive_add(&b->naive, &f));
+    } else if (what < 8) {
+        if (b->naive.count && rnd(2)) { /* something that is there */
+            const struct flow_spec *have = &b->naive.flows[rnd(b->naive.count)];
+            if (have->table != f.table) return;
+            f.match = have->match;
+            f.priority = have->priority;
+            if (flow_check(&f, &e)) return;
+        }
+        bool strict = rnd(2);
+        assert_int_equal(bridge_flow_modify(b->rig.bridge, &f, strict, &changed, &e), 0);
+        assert_int_equal(changed, naive_modify(&b->naive, &f, strict));
+    } else {
+        if (b->naive.count) f = b->naive.flows[rnd(b->naive.count)];
+        if (rnd(4) == 0) random_match(&f.match);
+        bool strict = rnd(4);
+        assert_int_equal(bridge_flow_delete(b->rig.bridge, &f, strict, &changed, &e), 0);
+        assert_int_equal(changed, naive_delete(&b->naive, &f, strict));
+    }
+}
+
+static void key_of(const uint8_t *f, unsigned bytes, unsigned port, struct flow_key *k)
+{
+    struct packet p = {.head = (uint8_t *)(uintptr_t)f, .head_bytes = (uint16_t)bytes, .length_bytes = bytes};
+    memset(k, 0, sizeof *k);
+    assert_int_not_equal(extract_key(&p, k), EXTRACT_INVALID);
+    k->words[0] = 0;
+    k->in_port = be32_make(port);
+}
+
+static void check_frame(struct both *b, unsigned i, unsigned at)
+{
+    const struct rig_port *p = b->rig.ports[b->said.out[i].port];
+    struct flow_key k;
+    key_of(p->last[at].bytes, p->last[at].length, 0, &k);
+    for (unsigned w = 1; w < FLOW_KEY_PACKET_WORDS; w++)
+        if (k.words[w] != b->said.out[i].key.words[w]) fail_msg("output %u differs in word %u", i, w);
+}
+
+/* The frame came out of each port as often as it should have, and the last few look as they should. */
+static void compare(struct both *b)
+{
+    unsigned expected[32] = {0};
+    for (unsigned i = 0; i < b->said.count; i++)
+        expected[b->said.out[i].port]++;
+    for (unsigned port = 1; port <= PORTS; port++)
+        assert_int_equal(b->rig.ports[port]->got, expected[port]);
+    unsigned seen[32] = {0};
+    for (unsigned i = 0; i < b->said.count && !b->said.deep; i++) {
+        unsigned port = b->said.out[i].port, nth = seen[port]++;
+        if (expected[port] - nth <= 8) check_frame(b, i, nth % 8);
+    }
+    b->outputs += b->said.count;
+    rig_got(&b->rig);
+}
+
+static void send(struct both *b)
+{
+    uint8_t f[FRAME_BYTES];
+    unsigned bytes = random_frame(f), port = 1 + rnd(PORTS);
+    struct flow_key k;
+    key_of(f, bytes, port, &k);
+    naive_run(&b->naive, &k, &b->said);
+    for (unsigned i = 0; i <= rnd(2); i++) {
+        for (unsigned j = 1; j <= PORTS; j++)
+            memset(b->rig.ports[j]->last, 0, sizeof b->rig.ports[j]->last);
+        rig_send(&b->rig, port, f, bytes, 1);
+        compare(b);
+    }
+    b->frames++;
+}
+
+/* Nothing but the flipped bit may differ. */
+static void check_flip(struct both *b, const struct flow_key *k, unsigned bit, struct naive_result *other)
+{
+    struct flow_key flipped = *k, delta = {0};
+    ((uint8_t *)&delta)[bit / 8] = (uint8_t)(0x80 >> bit % 8);
+    for (unsigned w = 0; w < FLOW_KEY_WORDS; w++)
+        flipped.words[w] ^= delta.words[w];
+    naive_run(&b->naive, &flipped, other);
+    if (other->count != b->said.count) fail_msg("bit %u is not in the mask, and matters", bit);
+    for (unsigned i = 0; i < other->count; i++) {
+        if (other->out[i].port != b->said.out[i].port) fail_msg("bit %u is not in the mask, and matters", bit);
+        for (unsigned w = 0; w < FLOW_KEY_PACKET_WORDS; w++)
+            if ((other->out[i].key.words[w] ^ b->said.out[i].key.words[w]) & ~delta.words[w])
+                fail_msg("bit %u is not in the mask, and matters", bit);
+    }
+    b->flips++;
+}
+
+static void flip(struct both *b)
+{
+    static struct naive_result other;
+    uint8_t f[FRAME_BYTES];
+    unsigned bytes = random_frame(f);
+    struct flow_key k, possible;
+    key_of(f, bytes, 1 + rnd(PORTS), &k);
+    naive_run(&b->naive, &k, &b->said);
+    struct translation_request r = {.bridge = b->rig.bridge, .key = &k};
+    translate(&r, b->translation);
+    memset(&possible, 0xff, sizeof possible);
+    extract_trim_mask(&k, &possible);
+    for (unsigned bit = 64; bit < FLOW_KEY_PACKET_WORDS * 64; bit++) {
+        unsigned is = 0x80u >> bit % 8, at = bit / 8;
+        if (((const uint8_t *)&possible)[at] & ~((const uint8_t *)&b->translation->mask)[at] & is)
+            check_flip(b, &k, bit, &other);
+    }
+}
+
+static void run(uint64_t from)
+{
+    struct both *b = calloc(1, sizeof *b);
+    struct switch_config c;
+    seed = from * UINT64_C(0x9e3779b97f4a7c15) | 1;
+    switch_config_default(&c);
+    if (rnd(3) == 0) c.masks_max = 1 + rnd(8);
+    if (rnd(4) == 0) c.megaflows_max = 1 + rnd(50);
+    if (rnd(4) == 0) c.emc_entries = 0;
+    if (rnd(6) == 0) c.flows = SWITCH_FLOWS_EXACT;
+    c.exact_max = 100;
+    rig_open(&b->rig, &c, BRIDGE_SECURE, PORTS);
+    b->naive.ports = ((1u << PORTS) - 1) << 1;
+    b->translation = malloc(sizeof *b->translation);
+    for (unsigned i = 0; i < ROUND_STEPS; i++) {
+        if (i < 30 || rnd(8) == 0) change(b);
+        send(b);
+        if (rnd(16) == 0) flip(b);
+    }
+    print_message("seed %llu: %u frames, %u outputs, %u changes, %u flips\n", (unsigned long long)from, b->frames,
+                  b->outputs, b->changes, b->flips);
+    free(b->translation);
+    naive_clear(&b->naive);
+    rig_close(&b->rig);
+    free(b);
+}
+
+static void as_the_naive_interpreter(void **state)
+{
+    const char *seconds = getenv("CREEDENCE_ORACLE_S"), *only = getenv("CREEDENCE_ORACLE_SEED");
+    (void)state;
+    if (only) {
+        run(strtoull(only, NULL, 10));
+        return;
+    }
+    for (uint64_t i = 1; i <= ROUNDS; i++)
+        run(i);
+    uint64_t end = clock_now_ns() + (seconds ? strtoull(seconds, NULL, 10) : 0) * NS_PER_SECOND;
+    for (uint64_t i = clock_now_ns(); clock_now_ns() < end; i++)
+        run(i);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(as_the_naive_interpreter)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
