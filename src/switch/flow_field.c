@@ -223,8 +223,6 @@ int text_field(const struct text_source *s, enum field_id id, struct text t, str
     }
     *mask = field_all_ones(id);
     if (!masked) return 0;
-    if (!text_field_maskable(id))
-        return text_refuse(s, second, "%s has no mask, it is matched as a whole", fields[id].name);
     if (!read_mask(id, second, mask)) {
         if (how == IPV4 || how == IPV6) return text_fail(s, second, "a prefix's length or a mask");
         return text_fail(s, second, "a mask of %u bits", fields[id].bits);

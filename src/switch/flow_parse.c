@@ -91,6 +91,8 @@ static int parse_pcp(struct parser *p, const struct text_item *i)
 {
     struct field_value present = field_value_of(FLOW_VLAN_PRESENT), v, mask;
     int ret = text_field(&p->s, FIELD_VLAN_PCP, i->value, &v, &mask);
+    if (!ret && !text_field_is_full(FIELD_VLAN_PCP, mask))
+        ret = text_refuse(&p->s, i->value, "a priority is matched as a whole, without a mask");
     if (!ret) ret = add_bits(p, FIELD_VLAN_PCP, v, mask, i->whole);
     return ret ? ret : add_bits(p, FIELD_VLAN_VID, present, present, i->whole);
 }
@@ -136,6 +138,8 @@ static int parse_field(struct parser *p, const struct text_item *i)
     struct field_value v, mask;
     int ret = text_field(&p->s, id, i->value, &v, &mask);
     if (ret) return ret;
+    if (!text_field_is_full(id, mask) && !text_field_maskable(id))
+        return text_refuse(&p->s, i->value, "%s is matched as a whole, without a mask", fields[id].name);
     if (p->is_key && id != FIELD_IP_FRAG && id != FIELD_TCP_FLAGS && !text_field_is_full(id, mask))
         return text_refuse(&p->s, i->value, "no mask, as this is one packet");
     p->mentions[what] = i->whole;

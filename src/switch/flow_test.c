@@ -114,11 +114,509 @@ static void bad_flows_are_refused_with_a_reason(void **state)
     }
 }
 
+/* ---- who asks for what ---- */
+
+static int refused(const char *text, enum flow_parse how, const char *reason)
+{
+    struct flow_spec f;
+    struct errmsg e = {""};
+    int ret = flow_parse(&f, text, how, &names, &e);
+    if (ret == 0) instructions_clear(&f.instructions);
+    if (ret != -EINVAL || strcmp(e.text, reason) != 0) fail_msg("%s: %s", text, e.text);
+    return ret;
+}
+
+static void flows_are_selected(void **state)
+{
+    struct flow_spec f = parsed("", FLOW_PARSE_DEL);
+    assert_int_equal(f.table, SWITCH_TABLE_ALL);
+    assert_int_equal(f.out_port, SWITCH_PORT_ANY);
+    assert_int_equal(f.out_group, SWITCH_PORT_ANY);
+    assert_false(f.has_priority);
+    f = parsed("table=3,cookie=0x50/0xf0,out_port=tap0,out_group=7,tcp,priority=9", FLOW_PARSE_SELECT);
+    assert_int_equal(f.table, 3);
+    assert_true(f.cookie == 0x50 && f.cookie_mask == 0xf0);
+    assert_int_equal(f.out_port, 10);
+    assert_int_equal(f.out_group, 7);
+    assert_true(f.has_priority && f.priority == 9);
+    assert_int_equal(f.match.key.nw_proto, 6);
+    f = parsed("cookie=5/-1,table=255", FLOW_PARSE_DEL);
+    assert_true(f.cookie == 5 && f.cookie_mask == UINT64_MAX && f.table == SWITCH_TABLE_ALL);
+    f = parsed("cookie=5", FLOW_PARSE_DEL);
+    assert_true(f.cookie_mask == UINT64_MAX);
+    refused("actions=drop", FLOW_PARSE_DEL, "column 9: \"drop\": actions do not select flows");
+    refused("idle_timeout=3", FLOW_PARSE_SELECT, "column 1: \"idle_timeout\": it does not select flows");
+    refused("tcp,send_flow_rem", FLOW_PARSE_DEL, "column 5: \"send_flow_rem\": it does not select flows");
+    refused("table=254", FLOW_PARSE_DEL, "column 7: found \"254\", expected a table's number (0 to 253)");
+    refused("out_port=nobody", FLOW_PARSE_DEL, "column 10: found \"nobody\", expected a port's number or name");
+}
+
+static void flows_are_modified(void **state)
+{
+    struct flow_spec f = parsed("cookie=0x5/0xff,table=2,tcp,actions=drop", FLOW_PARSE_MOD);
+    assert_true(f.cookie == 5 && f.cookie_mask == 0xff && f.table == 2);
+    f = parsed("cookie=0x5,tcp,actions=drop", FLOW_PARSE_MOD);
+    assert_true(f.cookie == 5 && f.cookie_mask == 0 && f.table == 0);
+    refused("tcp", FLOW_PARSE_MOD, "column 4: nothing there, expected actions=LIST");
+    refused("table=255,actions=drop", FLOW_PARSE_MOD, "column 7: found \"255\", expected a table's number (0 to 253)");
+}
+
+static void check_text(const char *text, const struct flow_names *n, const char *expected)
+{
+    struct flow_spec f = parsed(text, FLOW_PARSE_ADD);
+    char *got = written(flow_format_all, &f, n);
+    assert_string_equal(got, expected);
+    check_round_trip(&f, n);
+    free(got);
+    instructions_clear(&f.instructions);
+}
+
+static void ports_have_names(void **state)
+{
+    check_text("in_port=tap0,actions=vif1.0,output:tap0,resubmit(vif1.0,4),resubmit:tap0", &names,
+               "in_port=tap0 actions=output:vif1.0,output:tap0,resubmit(vif1.0,4),resubmit:tap0");
+    check_text("in_port=tap0,actions=vif1.0", NULL, "in_port=10 actions=output:11");
+    /* A name that would be read as something else is not written. */
+    check_text("in_port=eth0:1,actions=eth0:1,output:drop,output:9lives,output:LOCAL,15,16,17,18", &names,
+               "in_port=12 actions=output:12,output:13,output:14,LOCAL,output:15,output:16,output:17,output:18");
+    check_text("in_port=LOCAL,actions=IN_PORT", &names, "in_port=LOCAL actions=IN_PORT");
+}
+
+static void all_of_a_flow_is_written(void **state)
+{
+    check_text(
+        "table=7,cookie=0x1f,idle_timeout=5,hard_timeout=6,check_overlap,send_flow_rem,no_byte_counts,priority=0,"
+        "actions=drop",
+        NULL,
+        "table=7,cookie=0x1f,idle_timeout=5,hard_timeout=6,send_flow_rem,check_overlap,no_byte_counts,"
+        "priority=0 actions=drop");
+}
+
+/* ---- packets ---- */
+
+static void check_key(const char *text, const char *same_as)
+{
+    struct flow_key a, b;
+    struct errmsg e;
+    if (flow_parse_key(&a, text, &names, &e)) fail_msg("%s: %s", text, e.text);
+    if (flow_parse_key(&b, same_as, &names, &e)) fail_msg("%s: %s", same_as, e.text);
+    assert_memory_equal(&a, &b, sizeof a);
+}
+
+static void packets_have_what_their_fields_imply(void **state)
+{
+    check_key("nw_src=10.0.0.1", "ip,nw_src=10.0.0.1,nw_ttl=64");
+    check_key("tcp_dst=80", "tcp,tp_dst=80");
+    check_key("tcp_dst=80,ipv6_src=::1", "tcp6,tp_dst=80,ipv6_src=::1");
+    check_key("udp_src=5,ipv6", "udp6,udp_src=5");
+    check_key("nd_target=fe80::1", "icmp6,icmp_type=135,nd_target=fe80::1");
+    check_key("nd_tll=02:00:00:00:00:01,nd_target=fe80::1", "icmp6,icmp_type=136,nd_target=fe80::1,nd_tll=2:0:0:0:0:1");
+    check_key("arp_spa=10.0.0.1", "arp,nw_src=10.0.0.1");
+    check_key("mpls_label=5", "mpls,mpls_label=5,mpls_bos=1,mpls_ttl=64");
+    check_key("icmp_type=8", "icmp,icmp_type=8");
+    check_key("icmpv6_type=128", "icmp6,icmp_type=128");
+    check_key("pbb_isid=5", "dl_type=0x88e7,pbb_isid=5");
+    check_key("nw_ecn=2", "ip,nw_ecn=2");
+    check_key("in_port=tap0", "in_port=10,dl_type=0x05ff");
+    check_key("", "dl_type=0x05ff");
+    struct flow_key k;
+    assert_int_equal(flow_parse_key(&k, "tcp,dl_vlan=5,dl_vlan_pcp=2,tcp_flags=+syn,nw_ttl=1", NULL, NULL), 0);
+    assert_int_equal(be16_get(k.vlan[0].tpid), 0x8100);
+    assert_int_equal(be16_get(k.vlan[0].tci), 0x5005);
+    assert_int_equal(be16_get(k.tcp_flags), 2);
+    assert_int_equal(k.nw_ttl, 1);
+    assert_int_equal(flow_parse_key(&k, "pbb_isid=5", NULL, NULL), 0);
+    assert_int_equal(be32_get(k.pbb_isid), 0x1000005);
+}
+
+static void packets_are_one_packet(void **state)
+{
+    static const struct flow_case bad[] = {
+        {"nw_src=10.0.0.0/8", "column 8: \"10.0.0.0/8\": no mask, as this is one packet"},
+        {"dl_src=*", "column 8: found \"*\", expected an Ethernet address (02:00:00:00:00:01)"},
+        {"tp_src=80", "column 1: \"tp_src=80\": it needs tcp, udp or sctp"},
+        {"tcp,udp", "column 5: \"udp\": it contradicts what stands before it"},
+        {"arp,tcp_dst=80", "column 5: \"tcp_dst=80\": it needs tcp or tcp6"},
+        {"nd_sll=2:0:0:0:0:1,nd_tll=2:0:0:0:0:1", "column 20: \"nd_tll=2:0:0:0:0:1\": it needs icmp6,icmp_type=136"},
+        {"priority=5", "column 1: found \"priority\", expected a field or a setting"},
+        {"tcp,actions=drop", "column 5: found \"actions=drop\", expected fields only"},
+        {"nobody", "column 1: found \"nobody\", expected FIELD=VALUE, a protocol (ip, tcp, arp, ..) or a setting "
+                   "(priority=.., table=..)"},
+    };
+    for (unsigned i = 0; i < COUNT(bad); i++) {
+        struct flow_key k;
+        struct errmsg e = {""};
+        assert_int_equal(flow_parse_key(&k, bad[i].text, NULL, &e), -EINVAL);
+        assert_string_equal(e.text, bad[i].normal);
+    }
+}
+
+/* ---- bounds ---- */
+
+static char *repeated(const char *begin, const char *again, unsigned times, const char *end)
+{
+    size_t n = strlen(again);
+    char *text = malloc(strlen(begin) + n * times + strlen(end) + 1), *at = text;
+    assert_non_null(text);
+    at = stpcpy(at, begin);
+    for (unsigned i = 0; i < times; i++)
+        at = stpcpy(at, again);
+    strcpy(at, end);
+    return text;
+}
+
+static void check_repeated(const char *begin, const char *again, unsigned times, const char *end, int expected)
+{
+    struct flow_spec f;
+    struct errmsg e;
+    char *text = repeated(begin, again, times, end);
+    int ret = flow_parse(&f, text, FLOW_PARSE_ADD, NULL, &e);
+    assert_int_equal(ret, expected);
+    if (ret == 0) instructions_clear(&f.instructions);
+    free(text);
+}
+
+static void everything_is_bounded(void **state)
+{
+    check_repeated("actions=1", ",1", ACTIONS_MAX - 1, "", 0);
+    check_repeated("actions=1", ",1", ACTIONS_MAX, "", -EINVAL);
+    check_repeated("actions=write_actions(1", ",1", ACTIONS_MAX - 1, ")", 0);
+    check_repeated("actions=write_actions(1", ",1", ACTIONS_MAX, ")", -EINVAL);
+    check_repeated("actions=drop", " ", 65536 - 12, "", 0);
+    check_repeated("actions=drop", " ", 65536 - 11, "", -EINVAL);
+    check_repeated("actions=", "write_actions(", 4000, "", -EINVAL);
+    check_repeated("actions=write_actions", "(", 2000, "", -EINVAL);
+    check_repeated("actions=write_actions(write_actions(1)", ")", 1, "", -EINVAL);
+    check_repeated("actions=", ")", 10, "", -EINVAL);
+    check_repeated("", "tcp,", 10000, "actions=drop", 0);
+    check_repeated("", "(", 65000, "actions=drop", -EINVAL);
+    check_repeated("ipv6,ipv6_src=", ":1", 1000, ",actions=drop", -EINVAL);
+    check_repeated("dl_src=", "1:", 5, "1,actions=drop", 0);
+    check_repeated("dl_src=", "1:", 6, "1,actions=drop", -EINVAL);
+    check_repeated("reg0=", "1", 1000, ",actions=drop", -EINVAL);
+}
+
+static void messages_are_fit_to_print(void **state)
+{
+    struct flow_spec f;
+    struct errmsg e;
+    assert_int_equal(flow_parse(&f, "nw_src=\x1b[2J\xff,ip,actions=drop", FLOW_PARSE_ADD, NULL, &e), -EINVAL);
+    assert_string_equal(e.text, "column 8: found \"?[2J?\", expected an IPv4 address (192.0.2.1)");
+    char *text = repeated("actions=", "x", 1000, "");
+    assert_int_equal(flow_parse(&f, text, FLOW_PARSE_ADD, NULL, &e), -EINVAL);
+    assert_true(strlen(e.text) < 140);
+    assert_int_equal(flow_parse(&f, text, FLOW_PARSE_ADD, NULL, NULL), -EINVAL);
+    free(text);
+}
+
+/* ---- random flows ---- */
+
+static uint64_t next(uint64_t *seed)
+{
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return *seed >> 24;
+}
+
+static bool one_in(uint64_t *seed, unsigned n)
+{
+    return next(seed) % n == 0;
+}
+
+static struct field_value random_value(enum field_id id, uint64_t *seed)
+{
+    struct field_value v, all = field_all_ones(id);
+    for (unsigned i = 0; i < FIELD_VALUE_BYTES; i++)
+        v.raw[i] = (uint8_t)(next(seed) & all.raw[i]);
+    return v;
+}
+
+static struct field_value both(struct field_value a, struct field_value b)
+{
+    for (unsigned i = 0; i < FIELD_VALUE_BYTES; i++)
+        a.raw[i] &= b.raw[i];
+    return a;
+}
+
+static void put_field(struct flow_match *m, enum field_id id, struct field_value v, struct field_value mask)
+{
+    field_set_masked(&m->key, id, v, mask);
+    field_set_masked(&m->mask, id, mask, mask);
+}
+
+/* Types and protocols that the syntax knows, then fields; whether they go together flow_check() says. */
+static struct flow_match random_match(uint64_t *seed)
+{
+    static const uint16_t types[] = {0x0800, 0x86dd, 0x0806, 0x8035, 0x8847, 0x8848, 0x88e7, 0x1234};
+    static const uint8_t protos[] = {1, 6, 17, 58, 132, 47}, icmp_types[] = {135, 136, 8};
+    struct flow_match m = {0};
+    struct field_value type = field_value_of(types[next(seed) % COUNT(types)]);
+    struct field_value proto = field_value_of(protos[next(seed) % COUNT(protos)]);
+    struct field_value icmp = field_value_of(icmp_types[next(seed) % COUNT(icmp_types)]);
+    if (!one_in(seed, 5)) put_field(&m, FIELD_ETH_TYPE, type, field_all_ones(FIELD_ETH_TYPE));
+    if (field_is_ensured(FIELD_IP_PROTO, &m)) put_field(&m, FIELD_IP_PROTO, proto, field_all_ones(FIELD_IP_PROTO));
+    if (field_is_ensured(FIELD_ICMPV6_TYPE, &m))
+        put_field(&m, FIELD_ICMPV6_TYPE, icmp, field_all_ones(FIELD_ICMPV6_TYPE));
+    for (unsigned n = (unsigned)next(seed) % 12; n > 0; n--) {
+        enum field_id id = (enum field_id)(next(seed) % FIELD_COUNT);
+        struct field_value all = field_all_ones(id), mask = one_in(seed, 2) ? all : random_value(id, seed);
+        if (id == FIELD_ETH_TYPE || id == FIELD_IP_PROTO || !field_is_ensured(id, &m)) continue;
+        if (!fields[id].maskable) mask = all;
+        put_field(&m, id, random_value(id, seed), mask);
+    }
+    return m;
+}
+
+static struct action random_action(uint64_t *seed)
+{
+    static const uint16_t types[] = {0x8100, 0x88a8, 0x8847, 0x8848, 0x88e7, 0x0800};
+    static const uint32_t ports[] = {1,
+                                     10,
+                                     12,
+                                     77,
+                                     SWITCH_PORT_LOCAL,
+                                     SWITCH_PORT_NORMAL,
+                                     SWITCH_PORT_FLOOD,
+                                     SWITCH_PORT_ALL,
+                                     SWITCH_PORT_IN_PORT,
+                                     SWITCH_PORT_CONTROLLER,
+                                     SWITCH_PORT_MAX};
+    struct action a = {.type = (uint8_t)(next(seed) % ACTION_TYPES)};
+    enum field_id id = (enum field_id)(next(seed) % FIELD_COUNT);
+    switch ((enum action_type)a.type) {
+    case ACTION_OUTPUT:
+        a.output.port = ports[next(seed) % COUNT(ports)];
+        if (a.output.port == SWITCH_PORT_CONTROLLER) a.output.max_len = (uint16_t)next(seed);
+        break;
+    case ACTION_SET_FIELD:
+        a.set.field = (uint8_t)id;
+        a.set.mask = one_in(seed, 2) ? field_all_ones(id) : random_value(id, seed);
+        a.set.value = both(random_value(id, seed), a.set.mask);
+        break;
+    case ACTION_MOVE:
+        a.move.from = (uint8_t)id;
+        a.move.to = (uint8_t)(next(seed) % FIELD_COUNT);
+        a.move.from_bit = (uint8_t)(next(seed) % 32);
+        a.move.to_bit = (uint8_t)(next(seed) % 32);
+        a.move.bits = (uint8_t)(next(seed) % 33);
+        break;
+    case ACTION_RESUBMIT:
+        a.resubmit.port = ports[next(seed) % COUNT(ports)];
+        a.resubmit.table = one_in(seed, 2) ? SWITCH_TABLE_ALL : (uint8_t)(next(seed) % SWITCH_TABLES);
+        break;
+    case ACTION_SET_QUEUE: a.queue = (uint32_t)next(seed); break;
+    case ACTION_SET_NW_TTL:
+    case ACTION_SET_MPLS_TTL: a.ttl = (uint8_t)next(seed); break;
+    default: a.eth_type = types[next(seed) % COUNT(types)]; break;
+    }
+    return a;
+}
+
+static void add_random(struct flow_spec *f, struct action_list *l, unsigned most, uint64_t *seed)
+{
+    struct errmsg e;
+    for (unsigned n = (unsigned)next(seed) % (most + 1); n > 0; n--) {
+        l->list[l->count++] = random_action(seed);
+        struct action *a = &l->list[l->count - 1];
+        bool endless = a->type == ACTION_RESUBMIT && a->resubmit.table == SWITCH_TABLE_ALL &&
+                       a->resubmit.port == SWITCH_PORT_IN_PORT;
+        if (endless || flow_check(f, &e)) l->count--;
+    }
+}
+
+static struct flow_spec random_flow(struct action *apply, struct action *write, uint64_t *seed)
+{
+    struct flow_spec f = {.table = (uint8_t)(next(seed) % 20),
+                          .priority = one_in(seed, 3) ? FLOW_PRIORITY_DEFAULT : (uint16_t)next(seed),
+                          .idle_timeout_s = one_in(seed, 2) ? 0 : (uint16_t)next(seed),
+                          .hard_timeout_s = one_in(seed, 2) ? 0 : (uint16_t)next(seed),
+                          .flags = (uint16_t)(next(seed) % 32),
+                          .cookie = one_in(seed, 2) ? 0 : next(seed),
+                          .match = random_match(seed)};
+    f.instructions.apply.list = apply;
+    f.instructions.write.list = write;
+    add_random(&f, &f.instructions.apply, 12, seed);
+    add_random(&f, &f.instructions.write, 6, seed);
+    f.instructions.has_apply = f.instructions.apply.count > 0;
+    f.instructions.has_write = f.instructions.write.count > 0;
+    f.instructions.clear = one_in(seed, 4);
+    if (one_in(seed, 3)) {
+        f.instructions.has_metadata = true;
+        f.instructions.metadata_mask = one_in(seed, 2) ? UINT64_MAX : next(seed);
+        f.instructions.metadata = next(seed) & f.instructions.metadata_mask;
+    }
+    if (one_in(seed, 3)) {
+        f.instructions.has_goto = true;
+        f.instructions.goto_table = (uint8_t)(f.table + 1 + next(seed) % 200);
+    }
+    return f;
+}
+
+static void what_is_written_is_read_as_the_same_flow(void **state)
+{
+    uint64_t seed = 6;
+    unsigned good = 0;
+    for (unsigned round = 0; round < 30000; round++) {
+        struct action apply[ACTIONS_MAX], write[ACTIONS_MAX];
+        struct errmsg e;
+        struct flow_spec f = random_flow(apply, write, &seed);
+        if (flow_check(&f, &e)) continue;
+        good++;
+        check_round_trip(&f, one_in(&seed, 2) ? &names : NULL);
+    }
+    assert_true(good > 20000);
+}
+
+/* Texts with mistakes: whatever happens, what is taken is written and read again. */
+static void spoiled_texts_do_no_harm(void **state)
+{
+    static const char spoilers[] = ",=:()/[].->+|* \t0123456789abcdefx_";
+    uint64_t seed = 8;
+    unsigned taken = 0;
+    for (unsigned round = 0; round < 40000; round++) {
+        char text[1024];
+        const char *from = flow_cases[next(&seed) % COUNT(flow_cases)].text;
+        snprintf(text, sizeof text, "%s", from);
+        for (unsigned n = 1 + (unsigned)next(&seed) % 3; n > 0 && *text; n--)
+            text[next(&seed) % strlen(text)] = spoilers[next(&seed) % (sizeof spoilers - 1)];
+        struct flow_spec f;
+        struct errmsg e;
+        struct flow_key k;
+        flow_parse_key(&k, text, &names, &e);
+        if (flow_parse(&f, text, FLOW_PARSE_ADD, &names, &e)) continue;
+        if (flow_check(&f, &e) == 0) {
+            taken++;
+            check_round_trip(&f, &names);
+        }
+        instructions_clear(&f.instructions);
+    }
+    assert_true(taken > 500);
+}
+
+/* ---- checks of what no text says ---- */
+
+static void check_wrong(struct flow_spec f, enum flow_wrong expected)
+{
+    enum flow_wrong why = FLOW_RIGHT;
+    struct errmsg e;
+    assert_int_equal(flow_check_why(&f, &why, &e), -EINVAL);
+    if (why != expected) fail_msg("%u, not %u: %s", why, expected, e.text);
+}
+
+static struct flow_spec doing(struct action *a)
+{
+    return (struct flow_spec){.instructions.apply = {.count = 1, .list = a}};
+}
+
+static void wrong_specifications_are_found(void **state)
+{
+    struct flow_spec f = {.table = 254};
+    check_wrong(f, FLOW_BAD_TABLE_ID);
+    check_wrong((struct flow_spec){.flags = 32}, FLOW_BAD_FLAGS);
+    f = (struct flow_spec){.match.key.nw_proto = 6};
+    check_wrong(f, FLOW_BAD_WILDCARDS);
+    f = (struct flow_spec){.match.mask.nw_proto = 0xff};
+    check_wrong(f, FLOW_BAD_PREREQ);
+    f = (struct flow_spec){.match.mask.bridge = 1};
+    check_wrong(f, FLOW_BAD_FIELD);
+    f = (struct flow_spec){.match.mask.vlan[1].tci = be16_make(1)};
+    check_wrong(f, FLOW_BAD_FIELD);
+    f = (struct flow_spec){.match.mask.eth_type = be16_make(0xff)};
+    check_wrong(f, FLOW_BAD_MASK);
+    f = (struct flow_spec){.match.mask.in_port = be32_make(0xff)};
+    check_wrong(f, FLOW_BAD_MASK);
+    f = parsed("icmp,actions=drop", FLOW_PARSE_ADD);
+    f.match.mask.tp_src = be16_make(0xffff);
+    check_wrong(f, FLOW_BAD_PREREQ);
+    f = parsed("ip,actions=drop", FLOW_PARSE_ADD);
+    f.match.mask.nw_tos = 0xf0;
+    check_wrong(f, FLOW_BAD_MASK);
+    f.match.mask.nw_tos = 0;
+    f.match.mask.unused2[0] = 1;
+    check_wrong(f, FLOW_BAD_FIELD);
+    f = (struct flow_spec){.instructions = {.has_goto = true, .goto_table = 254}};
+    check_wrong(f, FLOW_BAD_GOTO);
+    f = (struct flow_spec){.instructions = {.has_metadata = true, .metadata = 1}};
+    check_wrong(f, FLOW_BAD_METADATA);
+    f = (struct flow_spec){.instructions = {.meter = 1}};
+    check_wrong(f, FLOW_BAD_METER);
+}
+
+static void wrong_actions_are_found(void **state)
+{
+    static const struct {
+        struct action action;
+        enum flow_wrong why;
+    } wrong[] = {
+        {{.type = ACTION_TYPES}, FLOW_BAD_ACTION},
+        {{.type = 255}, FLOW_BAD_ACTION},
+        {{.type = ACTION_GROUP, .group = 1}, FLOW_BAD_OUT_GROUP},
+        {{.type = ACTION_OUTPUT, .output.port = 0}, FLOW_BAD_OUT_PORT},
+        {{.type = ACTION_OUTPUT, .output.port = SWITCH_PORT_TABLE}, FLOW_BAD_OUT_PORT},
+        {{.type = ACTION_OUTPUT, .output.port = SWITCH_PORT_ANY}, FLOW_BAD_OUT_PORT},
+        {{.type = ACTION_OUTPUT, .output.port = SWITCH_PORT_MAX + 1}, FLOW_BAD_OUT_PORT},
+        {{.type = ACTION_SET_FIELD, .set.field = FIELD_COUNT}, FLOW_BAD_SET_TYPE},
+        {{.type = ACTION_SET_FIELD, .set.field = 255}, FLOW_BAD_SET_TYPE},
+        {{.type = ACTION_SET_FIELD, .set.field = FIELD_IN_PORT}, FLOW_BAD_SET_TYPE},
+        {{.type = ACTION_SET_FIELD, .set.field = FIELD_REG0}, FLOW_BAD_SET_ARGUMENT},
+        {{.type = ACTION_SET_FIELD, .set = {.field = FIELD_REG0, .value.raw[15] = 2, .mask.raw[15] = 1}},
+         FLOW_BAD_SET_ARGUMENT},
+        {{.type = ACTION_SET_FIELD, .set = {.field = FIELD_REG0, .mask.raw[0] = 1}}, FLOW_BAD_SET_ARGUMENT},
+        {{.type = ACTION_SET_FIELD, .set = {.field = FIELD_TCP_SRC, .mask.raw[15] = 1}}, FLOW_BAD_MATCH_INCONSISTENT},
+        {{.type = ACTION_MOVE, .move = {.from = FIELD_COUNT, .to = FIELD_REG0, .bits = 1}}, FLOW_BAD_SET_TYPE},
+        {{.type = ACTION_MOVE, .move = {.from = FIELD_REG0, .to = 255, .bits = 1}}, FLOW_BAD_SET_TYPE},
+        {{.type = ACTION_MOVE, .move = {.from = FIELD_REG0, .to = FIELD_IN_PORT, .bits = 1}}, FLOW_BAD_SET_TYPE},
+        {{.type = ACTION_MOVE, .move = {.from = FIELD_REG0, .to = FIELD_REG0, .bits = 0}}, FLOW_BAD_SET_ARGUMENT},
+        {{.type = ACTION_MOVE, .move = {.from = FIELD_REG0, .to = FIELD_REG0, .bits = 33}}, FLOW_BAD_SET_ARGUMENT},
+        {{.type = ACTION_MOVE, .move = {.from = FIELD_REG0, .to = FIELD_REG0, .from_bit = 255, .bits = 255}},
+         FLOW_BAD_SET_ARGUMENT},
+        {{.type = ACTION_MOVE, .move = {.from = FIELD_TCP_SRC, .to = FIELD_REG0, .bits = 16}},
+         FLOW_BAD_MATCH_INCONSISTENT},
+        {{.type = ACTION_PUSH_VLAN, .eth_type = 0x800}, FLOW_BAD_ARGUMENT},
+        {{.type = ACTION_PUSH_MPLS, .eth_type = 0x8100}, FLOW_BAD_ARGUMENT},
+        {{.type = ACTION_PUSH_PBB, .eth_type = 0}, FLOW_BAD_ARGUMENT},
+        {{.type = ACTION_POP_VLAN}, FLOW_BAD_MATCH_INCONSISTENT},
+        {{.type = ACTION_POP_MPLS, .eth_type = 0x800}, FLOW_BAD_MATCH_INCONSISTENT},
+        {{.type = ACTION_POP_PBB}, FLOW_BAD_MATCH_INCONSISTENT},
+        {{.type = ACTION_DEC_NW_TTL}, FLOW_BAD_MATCH_INCONSISTENT},
+        {{.type = ACTION_SET_NW_TTL}, FLOW_BAD_MATCH_INCONSISTENT},
+        {{.type = ACTION_DEC_MPLS_TTL}, FLOW_BAD_MATCH_INCONSISTENT},
+        {{.type = ACTION_SET_MPLS_TTL}, FLOW_BAD_MATCH_INCONSISTENT},
+        {{.type = ACTION_COPY_TTL_IN}, FLOW_BAD_MATCH_INCONSISTENT},
+        {{.type = ACTION_COPY_TTL_OUT}, FLOW_BAD_MATCH_INCONSISTENT},
+        {{.type = ACTION_RESUBMIT, .resubmit = {.port = 1, .table = 254}}, FLOW_BAD_ARGUMENT},
+        {{.type = ACTION_RESUBMIT, .resubmit = {.port = 0, .table = 1}}, FLOW_BAD_OUT_PORT},
+        {{.type = ACTION_RESUBMIT, .resubmit = {.port = SWITCH_PORT_NORMAL, .table = 1}}, FLOW_BAD_OUT_PORT},
+    };
+    for (unsigned i = 0; i < COUNT(wrong); i++) {
+        struct action a = wrong[i].action;
+        check_wrong(doing(&a), wrong[i].why);
+        check_wrong((struct flow_spec){.instructions.write = {.count = 1, .list = &a}},
+                    a.type == ACTION_RESUBMIT ? FLOW_BAD_ACTION : wrong[i].why);
+    }
+    static struct action many[ACTIONS_MAX + 1];
+    for (unsigned i = 0; i < COUNT(many); i++)
+        many[i] = (struct action){.type = ACTION_OUTPUT, .output.port = 1};
+    check_wrong((struct flow_spec){.instructions.apply = {.count = COUNT(many), .list = many}}, FLOW_TOO_MANY);
+    check_wrong((struct flow_spec){.instructions.write = {.count = COUNT(many), .list = many}}, FLOW_TOO_MANY);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(flows_have_a_normal_form),
         cmocka_unit_test(bad_flows_are_refused_with_a_reason),
+        cmocka_unit_test(flows_are_selected),
+        cmocka_unit_test(flows_are_modified),
+        cmocka_unit_test(ports_have_names),
+        cmocka_unit_test(all_of_a_flow_is_written),
+        cmocka_unit_test(packets_have_what_their_fields_imply),
+        cmocka_unit_test(packets_are_one_packet),
+        cmocka_unit_test(everything_is_bounded),
+        cmocka_unit_test(messages_are_fit_to_print),
+        cmocka_unit_test(what_is_written_is_read_as_the_same_flow),
+        cmocka_unit_test(spoiled_texts_do_no_harm),
+        cmocka_unit_test(wrong_specifications_are_found),
+        cmocka_unit_test(wrong_actions_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

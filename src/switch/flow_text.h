@@ -56,7 +56,8 @@ bool text_is_action_name(struct text t); /* then it is no port's name */
 
 /* ---- fields ---- */
 
-/* VALUE or VALUE/MASK, in the notation of the field. Bits outside the mask are cleared. */
+/* VALUE or VALUE/MASK, in the notation of the field. Bits outside the mask are cleared. Whether the field may have a
+ * mask is the caller's business. */
 int text_field(const struct text_source *s, enum field_id id, struct text t, struct field_value *value,
                struct field_value *mask);
 /* May a part of the field be matched? More than OpenFlow 1.3 has: what OVS has. */
