@@ -21,7 +21,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/utsname.h>
@@ -29,6 +28,7 @@
 
 #include "base/endian.h"
 #include "loop/clock.h"
+#include "port/device.h"
 #include "port/frame.h"
 
 #ifndef PACKET_IGNORE_OUTGOING
@@ -63,7 +63,7 @@ struct packet_queue {
 
 struct af_packet {
     struct port port;
-    int ifindex;
+    struct device nic;
     unsigned slot_bytes, block_slots, slots;
     size_t ring_bytes;
     bool sees_own;                 /* the kernel cannot leave out what is sent through the interface */
@@ -143,15 +143,6 @@ static enum taken take(struct packet_queue *q, unsigned n, struct tpacket2_hdr *
     return !(status & TP_STATUS_VLAN_VALID) || put_tag_back(p, slot, status) ? TAKEN : TAKEN_BAD;
 }
 
-static bool device_flags(struct af_packet *a, short *flags)
-{
-    struct ifreq request = {.ifr_ifindex = a->ifindex};
-    int fd = a->queues[0].source.fd;
-    if (ioctl(fd, SIOCGIFNAME, &request) < 0 || ioctl(fd, SIOCGIFFLAGS, &request) < 0) return false;
-    *flags = request.ifr_flags;
-    return true;
-}
-
 /* Nothing came. The kernel says once that the interface went down, and not at all that it was then removed. 0 or -ENODEV. */
 static int look_at_device(struct packet_queue *q)
 {
@@ -164,7 +155,7 @@ static int look_at_device(struct packet_queue *q)
         if (error) q->down = true;
     }
     if (!q->down) return 0;
-    if (!device_flags(q->device, &flags)) return -ENODEV;
+    if (!device_flags(&q->device->nic, &flags)) return -ENODEV;
     q->down = !(flags & IFF_UP);
     if (q->down) q->source.not_before_ns = clock_now_ns() + DOWN_LOOK_NS;
     return 0;
@@ -288,8 +279,7 @@ static void packet_send(struct port *port, struct packet *const *packets, unsign
 
 static bool packet_link_up(struct port *port)
 {
-    short flags;
-    return device_flags(device_of(port), &flags) && (flags & IFF_UP) && (flags & IFF_RUNNING);
+    return device_link_up(&device_of(port)->nic);
 }
 
 static void packet_stats(struct port *port, struct port_stats *out)
@@ -314,6 +304,7 @@ static void packet_free(struct port *port)
         if (q->buffers) munmap(q->buffers, (size_t)PACKET_BATCH * FRAME_BUFFER_BYTES);
         if (q->source.fd >= 0) close(q->source.fd);
     }
+    device_close(&a->nic);
     free(a->queues);
     free(a);
 }
@@ -397,9 +388,9 @@ static int bind_quietly(struct af_packet *a, unsigned i, const struct af_packet_
     if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0)
         return errmsg_sys(e, errno, "%s: SO_ATTACH_FILTER", c->device);
     struct sockaddr_ll address = {
-        .sll_family = AF_PACKET, .sll_protocol = __builtin_bswap16(ETH_P_ALL), .sll_ifindex = a->ifindex};
+        .sll_family = AF_PACKET, .sll_protocol = __builtin_bswap16(ETH_P_ALL), .sll_ifindex = a->nic.ifindex};
     if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0) return errmsg_sys(e, errno, "%s", c->device);
-    struct packet_mreq promiscuous = {.mr_ifindex = a->ifindex, .mr_type = PACKET_MR_PROMISC};
+    struct packet_mreq promiscuous = {.mr_ifindex = a->nic.ifindex, .mr_type = PACKET_MR_PROMISC};
     if (i == 0 && setsockopt(fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &promiscuous, sizeof promiscuous) < 0)
         return errmsg_sys(e, errno, "%s: promiscuous mode", c->device);
     int ret = c->queues > 1 ? join_group(a, i, e, c) : 0;
@@ -447,21 +438,10 @@ static bool kernel_has_uso(void)
 
 static int read_device(struct af_packet *a, const struct af_packet_config *c, struct errmsg *e)
 {
-    struct ifreq request = {0};
-    if (strlen(c->device) >= IFNAMSIZ)
-        return errmsg_set(e, EINVAL, "%s: longer than an interface's name may be", c->device);
-    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0) return errmsg_sys(e, errno, "%s: socket", c->device);
-    memcpy(request.ifr_name, c->device, strlen(c->device) + 1);
-    bool ok = ioctl(fd, SIOCGIFMTU, &request) == 0;
-    uint32_t mtu = (uint32_t)request.ifr_mtu;
-    ok = ok && ioctl(fd, SIOCGIFINDEX, &request) == 0;
-    int error = errno;
-    close(fd);
-    if (!ok) return errmsg_sys(e, error, "%s", c->device);
-    a->ifindex = request.ifr_ifindex;
-    atomic_store(&a->port.mtu, mtu);
-    shape_ring(a, mtu, c->ring ? c->ring : AF_PACKET_RING_DEFAULT);
+    int ret = device_open(&a->nic, c->device, e);
+    if (ret < 0) return ret;
+    atomic_store(&a->port.mtu, a->nic.mtu);
+    shape_ring(a, a->nic.mtu, c->ring ? c->ring : AF_PACKET_RING_DEFAULT);
     uint32_t takes = PORT_TAKES_CSUM | PORT_TAKES_TSO4 | PORT_TAKES_TSO6;
     if (kernel_has_uso()) takes |= PORT_TAKES_USO4 | PORT_TAKES_USO6;
     /* Without the queueing discipline the kernel does not cut up what the card cannot. */
@@ -477,6 +457,7 @@ int af_packet_open(struct af_packet **out, const struct af_packet_config *c, str
     struct af_packet *a = calloc(1, sizeof *a);
     if (!a) return errmsg_sys(e, ENOMEM, "%s", c->device);
     port_init(&a->port, &ops, c->name);
+    a->nic.control_fd = -1;
     a->queues = calloc(c->queues, sizeof *a->queues);
     int ret = a->queues ? read_device(a, c, e) : errmsg_sys(e, ENOMEM, "%s", c->device);
     while (ret == 0 && a->queue_count < c->queues)

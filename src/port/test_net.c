@@ -304,6 +304,16 @@ unsigned net_echo(int from, int to, const char *text, unsigned count, unsigned b
     return right;
 }
 
+void net_shout(int net, const char *device, const char *text)
+{
+    struct address a = address_of(text, ECHO_PORT);
+    net_run(net, "ip neigh replace %s lladdr 02:00:00:00:00:99 dev %s", text, device);
+    int fd = socket_in(net, &a, SOCK_DGRAM);
+    assert_int_equal(sendto(fd, "x", 1, 0, &a.any, a.bytes), 1);
+    close(fd);
+    net_run(net, "ip neigh del %s dev %s", text, device);
+}
+
 static uint64_t sum_of(const char *path, const char *prefix, const char *field)
 {
     /* Two lines of the same prefix: names, then numbers. */

@@ -34,6 +34,8 @@ bool hub_broken(struct hub *h, unsigned i); /* the source that was added as numb
 void net_stream(int from, int to, const char *address, uint64_t bytes);
 /* Datagrams of that size, each echoed; how many came back right. segment: cut up by UDP_SEGMENT (0: not). */
 unsigned net_echo(int from, int to, const char *address, unsigned count, unsigned bytes, unsigned segment);
+/* A datagram to an address whose link-layer address is made up: it leaves at once, and nobody answers. */
+void net_shout(int net, const char *device, const char *address);
 /* TCP and UDP segments and datagrams that were thrown away there for their checksum. */
 uint64_t net_bad_checksums(int net);
 /* An ethtool command that takes a value (ETHTOOL_STSO, ...). */

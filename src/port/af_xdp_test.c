@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A host at the other end of a veth pair, whose our end is an AF_XDP port, talks to a host behind a tap. */
+#include "port/af_xdp.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <linux/ethtool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "loop/clock.h"
+#include "port/tap.h"
+#include "port/test_net.h"
+
+#define MIB (UINT64_C(1) << 20)
+
+static bool permitted;
+
+struct rig {
+    int nets[2], ours, before;
+    struct af_xdp *xdp;
+    struct tap *tap;
+    struct hub hub;
+};
+
+static void make_hosts(struct rig *r)
+{
+    struct errmsg e;
+    memset(r, 0, sizeof *r);
+    r->before = net_here();
+    r->ours = net_new();
+    for (unsigned i = 0; i < 2; i++)
+        r->nets[i] = net_new();
+    net_enter(r->nets[1]);
+    struct tap_config tap = {.name = "tap", .device = "cr-host", .queues = 1};
+    assert_int_equal(tap_open(&r->tap, &tap, &e), 0);
+    net_enter(r->ours);
+    net_run(r->ours, "ip link add cr-0 type veth peer name cr-host netns /proc/%d/fd/%d && ip link set cr-0 up",
+            getpid(), r->nets[0]);
+    for (unsigned i = 0; i < 2; i++)
+        net_run(r->nets[i],
+                "ip addr add 10.0.0.%u/24 dev cr-host && ip -6 addr add fd00::%u/64 dev cr-host nodad && ip link set "
+                "cr-host up",
+                i + 1, i + 1);
+    /* There is no place for an unfinished checksum. */
+    net_ethtool(r->nets[0], "cr-host", ETHTOOL_STXCSUM, 0);
+}
+
+static void rig_open(struct rig *r, enum af_xdp_mode mode)
+{
+    struct errmsg e;
+    make_hosts(r);
+    struct af_xdp_config c = {.name = "xdp", .device = "cr-0", .mode = mode};
+    int ret = af_xdp_open(&r->xdp, &c, &e);
+    if (ret == -ENOSYS || ret == -EPERM || ret == -EOPNOTSUPP) {
+        print_message("%s\n", e.text);
+        skip();
+    }
+    if (ret < 0) print_error("%s\n", e.text);
+    assert_int_equal(ret, 0);
+    hub_init(&r->hub, af_xdp_port(r->xdp), tap_port(r->tap));
+    for (unsigned q = 0; af_xdp_source(r->xdp, q); q++)
+        hub_add(&r->hub, af_xdp_source(r->xdp, q));
+    hub_add(&r->hub, tap_source(r->tap, 0));
+}
+
+static void rig_close(struct rig *r)
+{
+    hub_stop(&r->hub);
+    struct port *p = af_xdp_port(r->xdp);
+    p->ops->free(p);
+    p = tap_port(r->tap);
+    p->ops->free(p);
+    net_enter(r->before);
+    close(r->before);
+    close(r->ours);
+    close(r->nets[0]);
+    close(r->nets[1]);
+}
+
+static void talk(struct rig *r)
+{
+    net_stream(r->nets[0], r->nets[1], "10.0.0.2", 4 * MIB);
+    net_stream(r->nets[1], r->nets[0], "10.0.0.1", 4 * MIB);
+    net_stream(r->nets[0], r->nets[1], "fd00::2", 2 * MIB);
+    assert_int_equal(net_echo(r->nets[0], r->nets[1], "10.0.0.2", 50, 1400, 0), 50);
+    assert_int_equal(net_echo(r->nets[1], r->nets[0], "fd00::1", 50, 1, 0), 50);
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(net_bad_checksums(r->nets[i]), 0);
+}
+
+static void hosts_talk(enum af_xdp_mode mode)
+{
+    struct rig r;
+    rig_open(&r, mode);
+    if (mode != AF_XDP_AUTO) assert_int_equal(af_xdp_mode(r.xdp), mode);
+    talk(&r);
+    struct port_stats stats;
+    port_stats_read(af_xdp_port(r.xdp), &stats);
+    assert_true(stats.segmented > 500); /* the tap's large segments */
+    assert_true(stats.merged > 500);    /* the veth's small ones */
+    assert_true(stats.out_copied_bytes > 4 * MIB);
+    assert_true(atomic_load(&r.hub.large) > 0);
+    rig_close(&r);
+}
+
+static void in_the_driver(void **state)
+{
+    if (!permitted) skip();
+    hosts_talk(AF_XDP_NATIVE);
+}
+
+static void before_the_stack(void **state)
+{
+    if (!permitted) skip();
+    hosts_talk(AF_XDP_GENERIC);
+}
+
+static void whatever_is_possible(void **state)
+{
+    if (!permitted) skip();
+    hosts_talk(AF_XDP_AUTO);
+}
+
+#define WAIT_FOR(condition)                                                                                            \
+    do {                                                                                                               \
+        uint64_t until_ns_ = clock_now_ns() + 10 * NS_PER_SECOND;                                                      \
+        while (!(condition)) {                                                                                         \
+            assert_true(clock_now_ns() < until_ns_);                                                                   \
+            usleep(1000);                                                                                              \
+        }                                                                                                              \
+    } while (0)
+
+static void an_interface_goes_down_and_is_removed(void **state)
+{
+    if (!permitted) skip();
+    struct rig r;
+    rig_open(&r, AF_XDP_AUTO);
+    struct port *p = af_xdp_port(r.xdp);
+    net_stream(r.nets[0], r.nets[1], "10.0.0.2", MIB);
+    WAIT_FOR(p->ops->link_up(p));
+    net_run(r.ours, "ip link set cr-0 down");
+    WAIT_FOR(!p->ops->link_up(p));
+    net_shout(r.nets[1], "cr-host", "10.0.0.1");
+    net_run(r.ours, "ip link set cr-0 up");
+    WAIT_FOR(p->ops->link_up(p));
+    net_stream(r.nets[1], r.nets[0], "10.0.0.1", MIB);
+    net_run(r.ours, "ip link del cr-0");
+    WAIT_FOR(!p->ops->link_up(p));
+    net_shout(r.nets[1], "cr-host", "10.0.0.1");
+    usleep(20000);
+    struct port_stats stats;
+    port_stats_read(p, &stats);
+    assert_true(stats.out_errors + stats.out_dropped > 0);
+    rig_close(&r);
+}
+
+static void what_cannot_be_opened(void **state)
+{
+    if (!permitted) skip();
+    struct rig r;
+    struct errmsg e;
+    struct af_xdp *x;
+    rig_open(&r, AF_XDP_AUTO);
+    struct af_xdp_config c = {.name = "x", .device = "cr-none"};
+    assert_int_equal(af_xdp_open(&x, &c, &e), -ENODEV);
+    c.device = "cr-0"; /* twice */
+    assert_int_equal(af_xdp_open(&x, &c, &e), -EBUSY);
+    c.device = "lo"; /* its MTU */
+    assert_int_equal(af_xdp_open(&x, &c, &e), -EINVAL);
+    talk(&r);
+    rig_close(&r);
+}
+
+int main(void)
+{
+    permitted = net_permitted();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(in_the_driver),         cmocka_unit_test(before_the_stack),
+        cmocka_unit_test(whatever_is_possible),  cmocka_unit_test(an_interface_goes_down_and_is_removed),
+        cmocka_unit_test(what_cannot_be_opened),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
