@@ -209,7 +209,7 @@ static void read_fixed(struct vif_settings *s, struct fields *f)
 
 /* ---- attaching ---- */
 
-static int card_new(struct net_vif *v, struct errmsg *e)
+static int card_new(struct net_vif *v, bool link_given, struct errmsg *e)
 {
     struct vif_config c = {
         .name = v->a.name,
@@ -224,7 +224,8 @@ static int card_new(struct net_vif *v, struct errmsg *e)
         .kept = vif_state_kept(v),
     };
     memcpy(c.mac, v->s.mac, sizeof c.mac);
-    c.kept->link_down = v->s.link_down;
+    if (link_given) c.kept->link_down = v->s.link_down;
+    v->s.link_down = c.kept->link_down; /* as the last process left it */
     struct vif_runners runners = net_runners_of_vif(v);
     int ret = vif_new(&v->vif, &c, &runners, e);
     if (ret < 0) return ret;
@@ -245,7 +246,7 @@ static int attach_inner(struct net_vif *v, struct net_bridge *b, uint32_t number
         return ret;
     }
     ret = vif_state_open(v, r->e);
-    if (ret == 0) ret = card_new(v, r->e);
+    if (ret == 0) ret = card_new(v, json_object_get(r->params, "link"), r->e);
     if (ret == 0) ret = attachment_join(&v->a, b, number, r->e);
     if (ret == 0) ret = guard_set(v, r->e);
     return ret;
