@@ -206,6 +206,7 @@ struct net_vif {
     struct loop_timer connect_timer;
     struct vhost_session *session;
     bool serving, ending, told_broken;
+    bool used; /* there was a session: its state is not zero any more */
 
     /* What survives (switch_held.c). */
     int state_fd;

@@ -64,7 +64,8 @@ static struct vhost_args session_args(struct net_vif *v)
 static int session_start(struct net_vif *v, int fd)
 {
     struct errmsg e = {""};
-    memset(vif_state_session(v), 0, vhost_state_bytes());
+    if (v->used) memset(vif_state_session(v), 0, vhost_state_bytes());
+    v->used = true;
     struct vhost_args args = session_args(v);
     int ret = vhost_session_new(&v->session, &args, fd, &e);
     if (ret == 0) tell(v, "connected", NULL);
@@ -128,6 +129,7 @@ void net_vif_serve(struct net_vif *v)
     struct errmsg e = {""};
     v->serving = true;
     if (vif_held_find(v, "conn")) {
+        v->used = true;
         if (session_resume(v, &e) == 0) {
             tell(v, "connected", NULL);
             return;
