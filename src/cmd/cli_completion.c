@@ -57,12 +57,24 @@ static int completion(struct cli *c)
          "        return\n"
          "    fi\n"
          "    case \"$before\" in\n"
-         "    --leaf|--backing|--path|--socket|--control|--connect|--prefix|--boot-dir) compopt -o filenames\n"
+         "    --leaf|--backing|--path|--socket|--control|--connect|--prefix|--boot-dir|--write|-w) compopt -o "
+         "filenames\n"
          "        COMPREPLY=($(compgen -f -- \"$current\")); return ;;\n"
          "    --format|--backing-format) COMPREPLY=($(compgen -W 'raw qcow2' -- \"$current\")); return ;;\n"
-         "    --direct|--packed) COMPREPLY=($(compgen -W 'on off' -- \"$current\")); return ;;\n"
+         "    --direct|--packed|--gro|--in-order|--offloads) COMPREPLY=($(compgen -W 'on off' -- \"$current\")); "
+         "return ;;\n"
          "    --write-cache) COMPREPLY=($(compgen -W 'writeback writethrough' -- \"$current\")); return ;;\n"
          "    --datapath) COMPREPLY=($(compgen -W 'direct staged' -- \"$current\")); return ;;\n"
+         "    --fail-mode) COMPREPLY=($(compgen -W 'standalone secure' -- \"$current\")); return ;;\n"
+         "    --type) COMPREPLY=($(compgen -W 'tap af_packet af_xdp' -- \"$current\")); return ;;\n"
+         "    --device) COMPREPLY=($(compgen -W \"$(ls /sys/class/net)\" -- \"$current\")); return ;;\n"
+         "    --vlan-mode) COMPREPLY=($(compgen -W 'trunk access native-tagged native-untagged' -- \"$current\")); "
+         "return ;;\n"
+         "    --link) COMPREPLY=($(compgen -W 'up down' -- \"$current\")); return ;;\n"
+         "    --flows) COMPREPLY=($(compgen -W 'mega exact' -- \"$current\")); return ;;\n"
+         "    --tx) COMPREPLY=($(compgen -W 'map copy' -- \"$current\")); return ;;\n"
+         "    --bridge) COMPREPLY=($(compgen -W \"$(creedence bridge list --names 2>/dev/null)\" -- \"$current\")); "
+         "return ;;\n"
          "    --sector-size) COMPREPLY=($(compgen -W '512 4096' -- \"$current\")); return ;;\n"
          "    --disk) COMPREPLY=($(compgen -W \"$(creedence disk list --names 2>/dev/null)\" -- \"$current\")); return "
          ";;\n"
@@ -77,6 +89,16 @@ static int completion(struct cli *c)
          "    case \"$one $two\" in\n"
          "    'disk attach'|'disk list') ;;\n"
          "    disk*) COMPREPLY=($(compgen -W \"$(creedence disk list --names 2>/dev/null)\" -- \"$current\")) ;;\n"
+         "    'bridge add'|'bridge list'|'port list'|'vif list'|switch*|'megaflow stats') ;;\n"
+         "    bridge*|flow*|megaflow*|mac*|'port add'|'vif attach') ((COMP_CWORD == 3)) &&\n"
+         "        COMPREPLY=($(compgen -W \"$(creedence bridge list --names 2>/dev/null)\" -- \"$current\"))\n"
+         "        if ((COMP_CWORD == 4)) && [[ $one == flow && $two != dump && $two != trace ]]; then\n"
+         "            compopt -o filenames; COMPREPLY=($(compgen -f -- \"$current\"))\n"
+         "        fi ;;\n"
+         "    port*) COMPREPLY=($(compgen -W \"$(creedence port list --names 2>/dev/null)\" -- \"$current\")) ;;\n"
+         "    vif*) COMPREPLY=($(compgen -W \"$(creedence vif list --names 2>/dev/null)\" -- \"$current\")) ;;\n"
+         "    capture*) COMPREPLY=($(compgen -W \"$(creedence port list --names 2>/dev/null)\n"
+         "        $(creedence vif list --names 2>/dev/null) stop\" -- \"$current\")) ;;\n"
          "    image*) compopt -o filenames; COMPREPLY=($(compgen -f -- \"$current\")) ;;\n"
          "    esac\n"
          "}\n"
@@ -87,7 +109,7 @@ static int completion(struct cli *c)
 const struct cli_verb cli_completion = {
     .name = "completion",
     .args = "bash",
-    .summary = "Print a script that completes verbs, options and names of disks in a shell",
+    .summary = "Print a script that completes verbs, options and names in a shell",
     .run = completion,
     .help = "\nExamples:\n"
             "  source <(creedence completion bash)\n",

@@ -6,7 +6,7 @@
 #include "cmd/cli_verbs.h"
 #include "control/version.h"
 
-enum { OPT_LOCAL = CLI_OPT, OPT_DISK, OPT_STOP_WORKERS, OPT_FORCE };
+enum { OPT_LOCAL = CLI_OPT, OPT_DISK, OPT_SWITCH, OPT_STOP_WORKERS, OPT_FORCE };
 
 #define UPGRADE_MS 3600000u
 
@@ -28,6 +28,21 @@ static void print_duration(json_int_t seconds)
     printf("%lld s", s % 60);
 }
 
+static void print_network(json_t *n)
+{
+    json_t *process = json_object_get(n, "switch");
+    printf("\nnetworks      %lld bridges, %lld ports, %lld cards, %lld connected", (long long)cli_integer(n, "bridges"),
+           (long long)cli_integer(n, "ports"), (long long)cli_integer(n, "vifs"),
+           (long long)cli_integer(n, "connected"));
+    if (cli_integer(n, "absent")) printf(", %lld not there", (long long)cli_integer(n, "absent"));
+    printf("\nswitch        %s%s%s", cli_string(process, "state"), *cli_string(process, "error") ? ": " : "",
+           cli_string(process, "error"));
+    if (json_object_get(process, "pid")) printf(", process %lld", (long long)cli_integer(process, "pid"));
+    if (json_object_get(process, "version"))
+        printf(", version %s, debug=%s", cli_string(process, "version"), cli_string(process, "debug"));
+    if (cli_integer(process, "restarts")) printf(", %lld restarts", (long long)cli_integer(process, "restarts"));
+}
+
 static void print_status(json_t *o)
 {
     json_t *disks = json_object_get(o, "disks"), *cache = json_object_get(o, "cache"), *count;
@@ -43,6 +58,7 @@ static void print_status(json_t *o)
         if (strcmp(state, "total") != 0 && json_integer_value(count))
             printf(", %lld %s", (long long)json_integer_value(count), state);
     }
+    print_network(json_object_get(o, "network"));
     printf("\nread cache    %s%s%s\n", json_is_true(json_object_get(cache, "running")) ? "running" : "not running",
            *cli_string(cache, "error") ? ": " : "", cli_string(cache, "error"));
 }
@@ -61,7 +77,7 @@ static int status(struct cli *c)
 const struct cli_verb cli_status = {
     .name = "status",
     .args = "",
-    .summary = "Show the daemon, and how many disks are in which state",
+    .summary = "Show the daemon, how many disks are in which state, and the networks",
     .run = status,
     .help = "\nExamples:\n"
             "  creedence status\n",
@@ -151,60 +167,72 @@ const struct cli_verb cli_version = {
 
 /* ---- upgrade ---- */
 
-static const struct option upgrade_options[] = {{"disk", required_argument, NULL, OPT_DISK}, {0}};
+static const struct option upgrade_options[] = {
+    {"disk", required_argument, NULL, OPT_DISK},
+    {"switch", no_argument, NULL, OPT_SWITCH},
+    {0},
+};
 
-static void print_upgrades(json_t *disks)
+static void upgrade_row(struct cli_table *t, const char *what, const char *name, json_t *o)
+{
+    const char *error = cli_string(o, "error");
+    cli_table_cell(t, "%s%s", what, name);
+    cli_table_cell(t, "%s", cli_string(o, "from"));
+    bool skipped = json_is_true(json_object_get(o, "skipped"));
+    if (skipped) cli_table_cell(t, "-");
+    else cli_table_cell(t, "%lld ms", (long long)cli_integer(o, "milliseconds"));
+    if (skipped) cli_table_cell(t, "not touched, because of the failure above");
+    else if (*error) cli_table_cell(t, "failed: %s", error);
+    else cli_table_cell(t, "process %lld", (long long)cli_integer(o, "pid"));
+}
+
+static void print_upgrades(json_t *disks, json_t *network)
 {
     struct cli_table t;
     size_t i;
     json_t *d;
-    if (!json_array_size(disks)) {
-        puts("no disks are attached");
+    if (!json_array_size(disks) && !network) {
+        puts("no disks are attached, and there are no networks");
         return;
     }
-    cli_table_begin(&t, "DISK|FROM|>TOOK|RESULT");
-    json_array_foreach(disks, i, d)
-    {
-        const char *error = cli_string(d, "error");
-        cli_table_cell(&t, "%s", cli_string(d, "name"));
-        cli_table_cell(&t, "%s", cli_string(d, "from"));
-        bool skipped = json_is_true(json_object_get(d, "skipped"));
-        if (skipped) cli_table_cell(&t, "-");
-        else cli_table_cell(&t, "%lld ms", (long long)cli_integer(d, "milliseconds"));
-        if (skipped) cli_table_cell(&t, "not touched, because of the failure above");
-        else if (*error) cli_table_cell(&t, "failed: %s", error);
-        else cli_table_cell(&t, "process %lld", (long long)cli_integer(d, "pid"));
-    }
+    cli_table_begin(&t, "WHAT|FROM|>TOOK|RESULT");
+    json_array_foreach(disks, i, d) upgrade_row(&t, "disk ", cli_string(d, "name"), d);
+    if (network) upgrade_row(&t, "the switch", "", network);
     cli_table_end(&t);
 }
 
-static bool all_upgraded(json_t *disks)
+static bool is_upgraded(json_t *o)
+{
+    return !json_object_get(o, "error") && !json_is_true(json_object_get(o, "skipped"));
+}
+
+static bool all_upgraded(json_t *disks, json_t *network)
 {
     size_t i;
     json_t *d;
     json_array_foreach(disks, i, d)
     {
-        if (json_object_get(d, "error") || json_is_true(json_object_get(d, "skipped"))) return false;
+        if (!is_upgraded(d)) return false;
     }
-    return true;
+    return is_upgraded(network);
 }
 
 static int upgrade(struct cli *c)
 {
     json_t *params = NULL, *result;
-    while (cli_option(c) != -1) {
+    for (int opt; (opt = cli_option(c)) != -1;) {
         json_decref(params);
-        params = json_pack("{s:s}", "name", optarg);
+        params = opt == OPT_SWITCH ? json_pack("{s:b}", "switch", 1) : json_pack("{s:s}", "name", optarg);
     }
     cli_arguments(c, 0);
     if (cli_call(c, "upgrade", params, UPGRADE_MS, &result)) return CLI_FAILED;
-    json_t *disks = json_object_get(result, "disks");
-    int status = all_upgraded(disks) ? CLI_OK : CLI_FAILED;
+    json_t *disks = json_object_get(result, "disks"), *network = json_object_get(result, "switch");
+    int status = all_upgraded(disks, network) ? CLI_OK : CLI_FAILED;
     if (c->json) {
         cli_print_json(result);
         return status;
     }
-    print_upgrades(disks);
+    print_upgrades(disks, network);
     json_decref(result);
     return status;
 }
@@ -212,13 +240,14 @@ static int upgrade(struct cli *c)
 const struct cli_verb cli_upgrade = {
     .name = "upgrade",
     .args = "",
-    .summary = "Replace running disk workers by the program installed now, one by one, under their guests",
+    .summary = "Replace running disk workers and the switch by the programs installed now, under their guests",
     .options = upgrade_options,
     .run = upgrade,
     .help = "  --disk NAME             only this disk's\n"
+            "  --switch                only the switch\n"
             "\nAt the first disk that the new program cannot serve it stops: the others keep their workers. The status "
             "is 1\n"
-            "when not all were replaced.\n"
+            "when not all were replaced. The switch comes last: packets are lost for a moment, connections are not.\n"
             "\nThe daemon itself is upgraded by restarting it: `systemctl restart creedenced`. Guests notice neither.\n"
             "\nExamples:\n"
             "  creedence upgrade\n",
@@ -245,20 +274,21 @@ static int shutdown_daemon(struct cli *c)
         return CLI_FAILED;
     if (c->json) return cli_print_json(result);
     json_decref(result);
-    puts(stop ? "creedenced has ended; no disk is served any more" : "creedenced has ended; disks stay served");
+    puts(stop ? "creedenced has ended; no disk or network is served any more"
+              : "creedenced has ended; disks and networks stay served");
     return CLI_OK;
 }
 
 const struct cli_verb cli_shutdown = {
     .name = "shutdown",
     .args = "",
-    .summary = "End the daemon; disks stay served unless told otherwise",
+    .summary = "End the daemon; disks and networks stay served unless told otherwise",
     .options = shutdown_options,
     .run = shutdown_daemon,
-    .help =
-        "  --stop-workers          make every disk's image durable and end its worker, too; the disks are back when\n"
-        "                          the daemon starts again\n"
-        "  --force                 even if a disk cannot be ended in order\n"
-        "\nExamples:\n"
-        "  creedence shutdown --stop-workers    # before the host goes down\n",
+    .help = "  --stop-workers          make every disk's image durable and end its worker, and the switch, too; all is "
+            "back\n"
+            "                          when the daemon starts again\n"
+            "  --force                 even if a disk cannot be ended in order\n"
+            "\nExamples:\n"
+            "  creedence shutdown --stop-workers    # before the host goes down\n",
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * creedence top: what disks and the read cache do right now. Two samples of the daemon's counters make one
- * line per disk; a disk that appeared, or whose worker was replaced (counters went back), starts at zero.
+ * creedence top: what disks, the read cache and networks do right now. Two samples of the daemon's counters make one
+ * line per disk, card or port; one that appeared, or whose worker was replaced (counters went back), starts at zero.
  */
 #include <curses.h>
 #include <errno.h>
@@ -30,6 +30,7 @@ struct sample {
     uint64_t at_ns;
     json_t *disks; /* array: {"name", "stats"} */
     json_t *cache;
+    json_t *networks; /* "vifs", "ports", "switch" */
 };
 
 struct rates {
@@ -44,23 +45,22 @@ static void sample_clear(struct sample *s)
 {
     json_decref(s->disks);
     json_decref(s->cache);
+    json_decref(s->networks);
     *s = (struct sample){0};
 }
 
 static int sample_take(struct cli *c, struct sample *s, struct errmsg *e)
 {
-    json_t *disks, *cache;
+    json_t *disks = NULL;
+    *s = (struct sample){0};
     int ret = cli_try_call(c, "disk.stats", NULL, CLI_QUICK_MS, &disks, e);
-    if (ret == 0) ret = cli_try_call(c, "cache.show", NULL, CLI_QUICK_MS, &cache, e);
-    else disks = NULL;
-    if (ret < 0) {
-        json_decref(disks);
-        return ret;
-    }
-    *s =
-        (struct sample){.at_ns = clock_now_ns(), .disks = json_incref(json_object_get(disks, "disks")), .cache = cache};
+    if (ret == 0) ret = cli_try_call(c, "cache.show", NULL, CLI_QUICK_MS, &s->cache, e);
+    if (ret == 0) ret = cli_try_call(c, "net.stats", NULL, CLI_QUICK_MS, &s->networks, e);
+    s->disks = json_incref(json_object_get(disks, "disks"));
+    s->at_ns = clock_now_ns();
     json_decref(disks);
-    return 0;
+    if (ret < 0) sample_clear(s);
+    return ret;
 }
 
 static json_t *find_by(json_t *list, const char *key, const char *value)
@@ -182,11 +182,82 @@ static void show_cache(struct screen *s, const struct sample *before, const stru
     }
 }
 
+/* ---- Networks ---- */
+
+struct flow_rates {
+    double in_packets, in_bits, out_packets, out_bits, drops; /* per second; in: into the switch */
+};
+
+static struct flow_rates flow_rates_of(json_t *before, json_t *now, double seconds)
+{
+    return (struct flow_rates){.in_packets = rate(before, now, "in_packets", seconds),
+                               .in_bits = 8 * rate(before, now, "in_bytes", seconds),
+                               .out_packets = rate(before, now, "out_packets", seconds),
+                               .out_bits = 8 * rate(before, now, "out_bytes", seconds),
+                               .drops = rate(before, now, "in_dropped", seconds) +
+                                        rate(before, now, "out_dropped", seconds)};
+}
+
+/* What decided packets, in percent of them; negative: there were none. */
+struct hits {
+    double exact, mega, tables;
+};
+
+static struct hits hits_of(const struct sample *before, const struct sample *now, double seconds)
+{
+    json_t *old = json_object_get(before->networks, "switch"), *new = json_object_get(now->networks, "switch");
+    double exact = rate(old, new, "emc_hits", seconds), mega_hits = rate(old, new, "megaflow_hits", seconds);
+    double tables = rate(old, new, "translations", seconds), all = exact + mega_hits + tables;
+    if (all <= 0) return (struct hits){-1, -1, -1};
+    return (struct hits){100 * exact / all, 100 * mega_hits / all, 100 * tables / all};
+}
+
+static void show_ports(struct screen *s, json_t *before, json_t *now, double seconds)
+{
+    size_t i;
+    json_t *p;
+    json_array_foreach(now, i, p)
+    {
+        const char *state = cli_string(p, "state");
+        if (strcmp(state, "serving") == 0 && *cli_string(p, "front_end")) state = cli_string(p, "front_end");
+        json_t *old = find_by(before, "name", cli_string(p, "name"));
+        struct flow_rates r = flow_rates_of(json_object_get(old, "stats"), json_object_get(p, "stats"), seconds);
+        char a[16], b[16];
+        line(s, "%-20.20s %-12.12s %-12.12s %11.0f %10s %11.0f %10s %9.0f", cli_string(p, "name"),
+             cli_string(p, "bridge"), state, r.in_packets, mega(r.in_bits, a), r.out_packets, mega(r.out_bits, b),
+             r.drops);
+    }
+}
+
+static void show_networks(struct screen *s, const struct sample *before, const struct sample *now, double seconds)
+{
+    json_t *n = now->networks, *old = before->networks, *totals = json_object_get(n, "switch");
+    json_t *process = json_object_get(n, "process");
+    if (!json_array_size(json_object_get(n, "bridges"))) return;
+    struct hits h = hits_of(before, now, seconds);
+    line(s, "%s", "");
+    if (!json_is_true(json_object_get(process, "running")))
+        line(s, "switch: %s%s%s", cli_string(process, "state"), *cli_string(process, "error") ? ": " : "",
+             cli_string(process, "error"));
+    else if (h.exact < 0)
+        line(s, "switch: idle; %lld megaflows, %lld masks", (long long)cli_integer(totals, "megaflows"),
+             (long long)cli_integer(totals, "masks"));
+    else
+        line(s, "switch: decided by exact match %.1f %%, megaflows %.1f %%, tables %.1f %%; %lld megaflows, %lld masks",
+             h.exact, h.mega, h.tables, (long long)cli_integer(totals, "megaflows"),
+             (long long)cli_integer(totals, "masks"));
+    line(s, "%-20s %-12s %-12s %11s %10s %11s %10s %9s", "CARD OR PORT", "BRIDGE", "STATE", "IN pkt/s", "IN Mb/s",
+         "OUT pkt/s", "OUT Mb/s", "DROPS/s");
+    show_ports(s, json_object_get(old, "vifs"), json_object_get(n, "vifs"), seconds);
+    show_ports(s, json_object_get(old, "ports"), json_object_get(n, "ports"), seconds);
+}
+
 static void show(struct screen *s, const struct sample *before, const struct sample *now)
 {
     double seconds = before->disks ? (double)(now->at_ns - before->at_ns) / 1e9 : 0;
     show_disks(s, before, now, seconds);
     show_cache(s, before, now, seconds);
+    show_networks(s, before, now, seconds);
 }
 
 static void show_text(const struct sample *before, const struct sample *now)
@@ -207,6 +278,37 @@ static json_t *disk_json(json_t *before, json_t *now, double seconds)
                      cli_integer(json_object_get(now, "stats"), "latency_ns_mean"));
 }
 
+static void append_ports(json_t *list, const char *kind, json_t *before, json_t *now, double seconds)
+{
+    size_t i;
+    json_t *p;
+    json_array_foreach(now, i, p)
+    {
+        json_t *old = find_by(before, "name", cli_string(p, "name"));
+        struct flow_rates r = flow_rates_of(json_object_get(old, "stats"), json_object_get(p, "stats"), seconds);
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:f}", "name", cli_string(p, "name"), "kind",
+                            kind, "bridge", cli_string(p, "bridge"), "state", cli_string(p, "state"), "front_end",
+                            cli_string(p, "front_end"), "in_packets_per_s", r.in_packets, "in_bits_per_s", r.in_bits,
+                            "out_packets_per_s", r.out_packets, "out_bits_per_s", r.out_bits, "drops_per_s", r.drops));
+    }
+}
+
+static json_t *percent_json(double percent)
+{
+    return percent >= 0 ? json_real(percent) : json_null();
+}
+
+static json_t *networks_json(const struct sample *before, const struct sample *now, double seconds)
+{
+    json_t *list = json_array(), *old = before->networks, *n = now->networks;
+    struct hits h = hits_of(before, now, seconds);
+    append_ports(list, "vif", json_object_get(old, "vifs"), json_object_get(n, "vifs"), seconds);
+    append_ports(list, "port", json_object_get(old, "ports"), json_object_get(n, "ports"), seconds);
+    return json_pack("{s:o, s:o, s:o, s:o}", "ports", list, "exact_percent", percent_json(h.exact), "megaflow_percent",
+                     percent_json(h.mega), "tables_percent", percent_json(h.tables));
+}
+
 static void show_json(const struct sample *before, const struct sample *now)
 {
     double seconds = (double)(now->at_ns - before->at_ns) / 1e9;
@@ -214,7 +316,8 @@ static void show_json(const struct sample *before, const struct sample *now)
     size_t i;
     json_array_foreach(now->disks, i, d)
         json_array_append_new(disks, disk_json(find_by(before->disks, "name", cli_string(d, "name")), d, seconds));
-    json_t *o = json_pack("{s:f, s:o, s:O}", "seconds", seconds, "disks", disks, "cache", now->cache);
+    json_t *o = json_pack("{s:f, s:o, s:O, s:o}", "seconds", seconds, "disks", disks, "cache", now->cache, "networks",
+                          networks_json(before, now, seconds));
     json_dumpf(o, stdout, JSON_COMPACT);
     putchar('\n');
     json_decref(o);
@@ -316,7 +419,7 @@ static int top(struct cli *c)
 const struct cli_verb cli_top = {
     .name = "top",
     .args = "",
-    .summary = "Show what disks and the read cache do, live",
+    .summary = "Show what disks, the read cache and networks do, live",
     .options = top_options,
     .shorts = "n:d:",
     .run = top,
@@ -324,7 +427,9 @@ const struct cli_verb cli_top = {
             "  -n, --iterations N      leave after N of them\n"
             "  --batch                 plain lines instead of a screen\n"
             "\nREAD/s and WRITE/s are requests; HIT % is what of the reads of base layers came from the shared cache;\n"
-            "MEAN us is a request's mean time in the worker since it started. With --json it is like --batch, and each "
+            "MEAN us is a request's mean time in the worker since it started. IN is what comes from a card or port "
+            "into the\n"
+            "switch, OUT what goes to it. With --json it is like --batch, and each "
             "look is\n"
             "one JSON text on a line of its own.\n"
             "\nExamples:\n"

@@ -9,6 +9,12 @@ extern const struct cli_verb cli_image_create, cli_image_clone, cli_image_info, 
 extern const struct cli_verb cli_disk_attach, cli_disk_detach, cli_disk_list, cli_disk_show, cli_disk_resize,
     cli_disk_stats;
 extern const struct cli_verb cli_cache_show, cli_cache_set, cli_cache_drop;
+extern const struct cli_verb cli_bridge_add, cli_bridge_del, cli_bridge_list, cli_bridge_show;
+extern const struct cli_verb cli_port_add, cli_port_del, cli_port_set, cli_port_list, cli_port_stats;
+extern const struct cli_verb cli_vif_attach, cli_vif_detach, cli_vif_set, cli_vif_list, cli_vif_stats;
+extern const struct cli_verb cli_flow_add, cli_flow_mod, cli_flow_del, cli_flow_dump, cli_flow_trace;
+extern const struct cli_verb cli_megaflow_dump, cli_megaflow_stats, cli_mac_show, cli_mac_flush, cli_capture_verb;
+extern const struct cli_verb cli_switch_set;
 extern const struct cli_verb cli_status, cli_top, cli_version, cli_upgrade, cli_shutdown;
 extern const struct cli_verb cli_debug_status, cli_debug_on, cli_debug_off;
 extern const struct cli_verb cli_completion;

@@ -11,35 +11,24 @@
 #include "control/version.h"
 
 const struct cli_verb *const cli_verbs[] = {
-    &cli_disk_attach,
-    &cli_disk_detach,
-    &cli_disk_list,
-    &cli_disk_show,
-    &cli_disk_resize,
-    &cli_disk_stats,
-    &cli_image_create,
-    &cli_image_clone,
-    &cli_image_info,
-    &cli_image_check,
-    &cli_cache_show,
-    &cli_cache_set,
-    &cli_cache_drop,
-    &cli_status,
-    &cli_top,
-    &cli_upgrade,
-    &cli_shutdown,
-    &cli_version,
-    &cli_debug_status,
-    &cli_debug_on,
-    &cli_debug_off,
-    &cli_completion,
-    NULL,
+    &cli_disk_attach,   &cli_disk_detach,    &cli_disk_list,    &cli_disk_show,
+    &cli_disk_resize,   &cli_disk_stats,     &cli_image_create, &cli_image_clone,
+    &cli_image_info,    &cli_image_check,    &cli_cache_show,   &cli_cache_set,
+    &cli_cache_drop,    &cli_bridge_add,     &cli_bridge_del,   &cli_bridge_list,
+    &cli_bridge_show,   &cli_port_add,       &cli_port_del,     &cli_port_set,
+    &cli_port_list,     &cli_port_stats,     &cli_vif_attach,   &cli_vif_detach,
+    &cli_vif_set,       &cli_vif_list,       &cli_vif_stats,    &cli_flow_add,
+    &cli_flow_mod,      &cli_flow_del,       &cli_flow_dump,    &cli_flow_trace,
+    &cli_megaflow_dump, &cli_megaflow_stats, &cli_mac_show,     &cli_mac_flush,
+    &cli_capture_verb,  &cli_switch_set,     &cli_status,       &cli_top,
+    &cli_upgrade,       &cli_shutdown,       &cli_version,      &cli_debug_status,
+    &cli_debug_on,      &cli_debug_off,      &cli_completion,   NULL,
 };
 
 static void print_usage(FILE *to)
 {
     fputs("Usage: creedence VERB [ARGUMENT]... [OPTION]...\n"
-          "Virtual machines' disks, from the command line.\n\n",
+          "Virtual machines' disks and networks, from the command line.\n\n",
           to);
     for (const struct cli_verb *const *v = cli_verbs; *v; v++)
         fprintf(to, "  %-14s %s\n", (*v)->name, (*v)->summary);

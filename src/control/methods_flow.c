@@ -64,7 +64,8 @@ static void page_fields(struct fields *f)
 
 /* ---- Flows ---- */
 
-static void check_flows(struct fields *f)
+/* least: of bytes in a flow; what is to be deleted may be everything. */
+static void check_flows(struct fields *f, size_t least)
 {
     json_t *list = fields_array(f, "flows", 1, FLOWS_MAX), *text;
     size_t index, bytes = 0;
@@ -72,9 +73,9 @@ static void check_flows(struct fields *f)
     {
         size_t len = json_string_length(text);
         const char *s = json_string_value(text);
-        if (!s || !len || len > FLOW_TEXT_MAX || strlen(s) != len || !network_text_valid(s))
-            fields_refuse(f, "flows", "flows of 1 to %u printable ASCII characters (line %zu is none)", FLOW_TEXT_MAX,
-                          index + 1);
+        if (!s || len < least || len > FLOW_TEXT_MAX || strlen(s) != len || !network_text_valid(s))
+            fields_refuse(f, "flows", "flows of at most %u printable ASCII characters (line %zu is none)",
+                          FLOW_TEXT_MAX, index + 1);
         bytes += len;
     }
     if (bytes > FLOWS_BYTES_MAX) fields_refuse(f, "flows", "at most %u bytes of flows at once", FLOWS_BYTES_MAX);
@@ -87,7 +88,7 @@ static void change_flows(struct daemon *d, struct rpc_call *call, json_t *params
     struct fields f = fields_begin(params, "params", &why);
     const char *bridge = network_name_field(&f, "bridge");
     fields_bool(&f, "strict", false);
-    check_flows(&f);
+    check_flows(&f, strcmp(method, "flow.del") != 0);
     if (ends_well(n, call, &f, bridge)) forward(n, call, method, json_incref(params), NETWORK_FLOWS_MS);
 }
 
