@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the switch costs per packet, rings and copies left out: bursts of 32 frames, whose heads have just been written, go in,
+ * and come out of ports that do nothing. Only the switch's part is timed; the median burst is shown, and the mean.
+ *
+ * usage: switch-bench [packets per figure, default 2000000] [figure]
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "loop/clock.h"
+#include "switch/switch.h"
+#ifdef __x86_64__
+#include <x86intrin.h>
+#endif
+
+#define BURST 32u
+#define FLOWS 65536u
+#define RULES 10000u
+#define FRAME_BYTES 64u
+#define PORTS 4u
+
+struct tuple {
+    uint32_t src, dst;
+    uint16_t sport, dport;
+    uint8_t proto;
+};
+
+struct bench {
+    struct net_switch *sw;
+    struct bridge *bridge;
+    const struct runner_sink *sink;
+    void *thread;
+    struct packet_pool *pool;
+    struct port ports[PORTS];
+    struct switch_port *sp[PORTS];
+    uint64_t packets;
+    struct tuple *tuples;
+    unsigned flows;
+    struct packet burst[BURST];
+    uint8_t heads[BURST][320];
+    uint64_t *cycles; /* of each burst */
+};
+
+static uint64_t seed = 88172645463325252u;
+
+static uint32_t rnd(uint32_t below)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (uint32_t)((seed >> 32) * below >> 32);
+}
+
+static uint64_t cycles_now(void)
+{
+#ifdef __x86_64__
+    unsigned cpu;
+    return __rdtscp(&cpu);
+#else
+    return clock_now_ns();
+#endif
+}
+
+static void fail(const char *what)
+{
+    fprintf(stderr, "switch-bench: %s\n", what);
+    exit(1);
+}
+
+static void drop(struct port *p, struct packet *const *packets, unsigned count, struct packet_pool *pool)
+{
+    (void)p;
+    (void)packets;
+    (void)count;
+    (void)pool;
+}
+
+static const struct port_ops ops = {.type = "none", .send = drop};
+
+static void open_switch(struct bench *b)
+{
+    struct switch_config c;
+    struct errmsg e;
+    switch_config_default(&c);
+    if (switch_new(&b->sw, &c) || bridge_new(&b->bridge, b->sw, "br0", BRIDGE_SECURE, &e)) fail("no switch");
+    for (unsigned i = 0; i < PORTS; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "p%u", i + 1);
+        port_init(&b->ports[i], &ops, name);
+        atomic_store(&b->ports[i].takes, PORT_TAKES_ALL);
+        if (bridge_add_port(b->bridge, &b->ports[i], i + 1, NULL, &b->sp[i], &e)) fail(e.text);
+    }
+    b->sink = switch_sink(b->sw);
+    b->pool = packet_pool_new();
+    b->thread = b->sink->thread_new(b->sink->arg, b->pool);
+    if (!b->pool || !b->thread) fail("no thread");
+}
+
+static void close_switch(struct bench *b)
+{
+    b->sink->asleep(b->thread);
+    for (unsigned i = 0; i < PORTS; i++)
+        bridge_remove_port(b->sp[i]);
+    b->sink->thread_free(b->thread);
+    packet_pool_free(b->pool);
+    switch_free(b->sw);
+}
+
+static void flow(struct bench *b, const char *text)
+{
+    struct flow_spec f;
+    struct errmsg e;
+    if (flow_parse(&f, text, FLOW_PARSE_ADD, NULL, &e) || bridge_flow_add(b->bridge, &f, &e)) {
+        fprintf(stderr, "%s: %s\n", text, e.text);
+        exit(1);
+    }
+    instructions_clear(&f.instructions);
+}
+
+static void put16(uint8_t *p, unsigned v)
+{
+    p[0] = (uint8_t)(v >> 8);
+    p[1] = (uint8_t)v;
+}
+
+static void put32(uint8_t *p, uint32_t v)
+{
+    put16(p, v >> 16);
+    put16(p + 2, v & 0xffff);
+}
+
+static void write_head(struct bench *b, unsigned i, const struct tuple *t)
+{
+    uint8_t *f = b->heads[i] + 64;
+    memcpy(f, "\x02\0\0\0\0\x0b\x02\0\0\0\0\x0a\x08\0\x45", 15);
+    memset(f + 15, 0, FRAME_BYTES - 15);
+    put16(f + 16, 50);
+    f[22] = 64;
+    f[23] = t->proto;
+    put32(f + 26, t->src);
+    put32(f + 30, t->dst);
+    put16(f + 34, t->sport);
+    put16(f + 36, t->dport);
+    b->burst[i] = (struct packet){.head = f, .head_bytes = FRAME_BYTES, .room_bytes = 64, .length_bytes = FRAME_BYTES};
+}
+
+static uint64_t one_burst(struct bench *b, uint64_t from, bool in_order)
+{
+    struct packet *packets[BURST];
+    for (unsigned i = 0; i < BURST; i++) {
+        write_head(b, i, &b->tuples[in_order ? (from + i) % b->flows : rnd(b->flows)]);
+        packets[i] = &b->burst[i];
+    }
+    uint64_t start = cycles_now();
+    b->sink->input(b->thread, &b->ports[0], packets, BURST);
+    packet_pool_reset(b->pool);
+    b->sink->quiescent(b->thread);
+    return cycles_now() - start;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+    return *x < *y ? -1 : *x > *y;
+}
+
+static void measure(struct bench *b, const char *name, bool warm, bool in_order, uint64_t packets)
+{
+    struct switch_stats before, s;
+    uint64_t bursts = packets / BURST, sum = 0;
+    for (uint64_t i = 0; warm && i < 4 * b->flows / BURST + 100; i++)
+        one_burst(b, i * BURST, true);
+    switch_stats_read(b->sw, &before);
+    for (uint64_t i = 0; i < bursts; i++)
+        sum += b->cycles[i] = one_burst(b, i * BURST, in_order);
+    switch_stats_read(b->sw, &s);
+    qsort(b->cycles, bursts, sizeof b->cycles[0], by_size);
+    printf("%-34s %7.1f cycles a packet (mean %7.1f)  exact %5.1f %%  translated %5.1f %%  %u megaflows, %u masks\n",
+           name, (double)b->cycles[bursts / 2] / BURST, (double)sum / (double)(bursts * BURST),
+           100.0 * (double)(s.emc_hits - before.emc_hits) / (double)(bursts * BURST),
+           100.0 * (double)(s.translations - before.translations) / (double)(bursts * BURST), s.megaflows, s.masks);
+    fflush(stdout);
+}
+
+static void tuples_spread(struct bench *b, unsigned flows, unsigned nets)
+{
+    b->flows = flows;
+    for (unsigned i = 0; i < flows; i++)
+        b->tuples[i] = (struct tuple){.src = 0x0a000000u | rnd(1u << 24),
+                                      .dst = ((10 + i % nets) << 24) | i,
+                                      .sport = (uint16_t)(1024 + rnd(60000)),
+                                      .dport = (uint16_t)(rnd(256)),
+                                      .proto = 17};
+}
+
+static void in_port(struct bench *b)
+{
+    open_switch(b);
+    flow(b, "in_port=1,actions=output:2");
+    tuples_spread(b, 1024, 1);
+    measure(b, "in_port rule", true, false, b->packets);
+    close_switch(b);
+}
+
+/* Eight tables that look at different things. */
+static void eight_rules(struct bench *b)
+{
+    char text[256];
+    for (unsigned i = 0; i < 8; i++) {
+        snprintf(text, sizeof text, "table=0,priority=10,ip,nw_dst=%u.0.0.0/8,actions=goto_table:%u", 10 + i, i + 1);
+        flow(b, text);
+    }
+    flow(b, "table=1,actions=output:2");
+    for (unsigned i = 0; i < 256; i++) {
+        snprintf(text, sizeof text, "table=2,udp,tp_dst=%u,actions=output:2", i);
+        flow(b, text);
+        snprintf(text, sizeof text, "table=3,ip,nw_src=10.%u.0.0/16,actions=output:2", i);
+        flow(b, text);
+        snprintf(text, sizeof text, "table=4,ip,nw_dst=13.0.%u.0/24,actions=output:2", i);
+        flow(b, text);
+        snprintf(text, sizeof text, "table=5,udp,tp_src=0x%02x00/0xff00,actions=output:2", i);
+        flow(b, text);
+        snprintf(text, sizeof text, "table=6,ip,nw_src=10.%u.0.0/16,nw_tos=0,actions=output:2", i);
+        flow(b, text);
+    }
+    flow(b, "table=7,dl_dst=02:00:00:00:00:0b,actions=output:2");
+    flow(b, "table=8,dl_src=02:00:00:00:00:0a,actions=output:2");
+}
+
+static void exact(struct bench *b)
+{
+    open_switch(b);
+    eight_rules(b);
+    tuples_spread(b, 1024, 8);
+    measure(b, "exact-match cache, 1,024 flows", true, false, b->packets);
+    close_switch(b);
+}
+
+static void masks(struct bench *b)
+{
+    open_switch(b);
+    eight_rules(b);
+    tuples_spread(b, FLOWS, 8);
+    measure(b, "eight masks, 65,536 flows", true, false, b->packets);
+    close_switch(b);
+}
+
+static void hosts(struct bench *b)
+{
+    char text[128];
+    for (unsigned i = 0; i < FLOWS; i++) {
+        snprintf(text, sizeof text, "ip,nw_dst=10.0.%u.%u,actions=output:2", i >> 8, i & 255);
+        flow(b, text);
+    }
+}
+
+static void one_subtable(struct bench *b)
+{
+    open_switch(b);
+    flow(b, "udp,nw_dst=10.0.0.0/8,actions=output:2");
+    flow(b, "priority=40000,udp,tp_dst=9999,actions=drop");
+    tuples_spread(b, FLOWS, 1);
+    measure(b, "one subtable, 65,536 flows, few", true, false, b->packets);
+    close_switch(b);
+    open_switch(b);
+    hosts(b);
+    tuples_spread(b, FLOWS, 1);
+    measure(b, "one subtable, 65,536 megaflows", true, false, b->packets);
+    close_switch(b);
+}
+
+static void misses(struct bench *b)
+{
+    open_switch(b);
+    hosts(b);
+    tuples_spread(b, FLOWS, 1);
+    measure(b, "misses, 65,536 rules", false, true, FLOWS);
+    close_switch(b);
+    open_switch(b);
+    for (unsigned i = 0; i < 256; i++) {
+        char text[128];
+        snprintf(text, sizeof text,
+                 "udp,tp_dst=%u,actions=push_vlan:0x8100,move:NXM_OF_IP_DST[0..11]->OXM_OF_VLAN_VID[0..11],output:2",
+                 i);
+        flow(b, text);
+    }
+    tuples_spread(b, 4096, 1);
+    measure(b, "misses, move of 12 bits", false, true, 4096);
+    close_switch(b);
+}
+
+/* ---- an access list ---- */
+
+struct rule {
+    uint32_t src, dst;
+    unsigned src_len, dst_len;
+    uint16_t port, port_mask;
+    uint8_t proto; /* 0: any */
+};
+
+static uint32_t net(uint32_t a, unsigned length)
+{
+    return length ? a & (UINT32_MAX << (32 - length)) : 0;
+}
+
+static unsigned length_of_prefix(void)
+{
+    static const uint8_t often[] = {32, 32, 32, 24, 24, 28, 30, 16, 20, 0, 0, 8, 27, 23, 31, 22};
+    return rnd(8) ? often[rnd(16)] : rnd(33);
+}
+
+/* As in access lists: addresses from some hundreds of networks, ports exact, in ranges, or any. */
+static void rule_make(struct rule *r)
+{
+    r->src_len = length_of_prefix();
+    r->dst_len = length_of_prefix();
+    if (r->src_len + r->dst_len == 0) r->dst_len = 24;
+    r->src = net((rnd(300) * 2654435761u & 0xffff0000u) | rnd(65536), r->src_len);
+    r->dst = net((rnd(300) * 2246822519u & 0xffff0000u) | rnd(65536), r->dst_len);
+    r->proto = rnd(10) < 6 ? 6 : rnd(2) ? 17 : 0;
+    unsigned kind = r->proto ? rnd(4) : 3;
+    r->port_mask = kind < 2 ? 0xffff : kind == 2 ? (uint16_t)(0xffffu << (1 + rnd(10))) : 0;
+    r->port = (uint16_t)((rnd(2) ? rnd(1024) : rnd(65536)) & r->port_mask);
+}
+
+static void rule_add(struct bench *b, const struct rule *r, unsigned priority, unsigned port)
+{
+    char text[256], ports[64] = "";
+    if (r->port_mask) snprintf(ports, sizeof ports, ",tp_dst=0x%04x/0x%04x", r->port, r->port_mask);
+    snprintf(text, sizeof text, "priority=%u,%s,nw_src=%u.%u.%u.%u/%u,nw_dst=%u.%u.%u.%u/%u%s,actions=%s%u", priority,
+             r->proto == 6 ? "tcp"
+             : r->proto    ? "udp"
+                           : "ip",
+             r->src >> 24, r->src >> 16 & 255, r->src >> 8 & 255, r->src & 255, r->src_len, r->dst >> 24,
+             r->dst >> 16 & 255, r->dst >> 8 & 255, r->dst & 255, r->dst_len, ports, "output:", 2 + port);
+    flow(b, text);
+}
+
+static void tuple_in(struct tuple *t, const struct rule *r)
+{
+    uint32_t src_free = r->src_len == 32 ? 0 : UINT32_MAX >> r->src_len,
+             dst_free = r->dst_len == 32 ? 0 : UINT32_MAX >> r->dst_len;
+    *t = (struct tuple){.src = r->src | (rnd(UINT32_MAX) & src_free),
+                        .dst = r->dst | (rnd(UINT32_MAX) & dst_free),
+                        .sport = (uint16_t)(1024 + rnd(60000)),
+                        .dport = (uint16_t)(r->port | (rnd(65536) & ~r->port_mask)),
+                        .proto = r->proto ? r->proto : 6};
+}
+
+static void access_list(struct bench *b)
+{
+    struct rule *rules = calloc(RULES, sizeof *rules);
+    open_switch(b);
+    for (unsigned i = 0; i < RULES; i++) {
+        rule_make(&rules[i]);
+        rule_add(b, &rules[i], 1 + i * 6 % 60000, i % 3);
+    }
+    flow(b, "priority=0,actions=output:2");
+    b->flows = FLOWS;
+    for (unsigned i = 0; i < FLOWS; i++)
+        tuple_in(&b->tuples[i], &rules[rnd(RULES)]);
+    measure(b, "10,000 rules, new connections", false, true, FLOWS);
+    measure(b, "10,000 rules, 65,536 connections", true, false, b->packets);
+    for (unsigned i = 0; i < FLOWS; i++)
+        b->tuples[i].sport = (uint16_t)(1024 + rnd(60000));
+    measure(b, "10,000 rules, other source ports", false, true, FLOWS);
+    for (unsigned i = 0; i < FLOWS; i++)
+        tuple_in(&b->tuples[i], &rules[rnd(RULES)]);
+    measure(b, "10,000 rules, others of the same", false, true, FLOWS);
+    close_switch(b);
+    free(rules);
+}
+
+static const struct figure {
+    const char *name;
+    void (*run)(struct bench *b);
+} figures[] = {
+    {"in_port", in_port}, {"exact", exact},   {"subtable", one_subtable},
+    {"masks", masks},     {"misses", misses}, {"acl", access_list},
+};
+
+int main(int argc, char **argv)
+{
+    static struct bench b;
+    b.packets = argc > 1 ? strtoull(argv[1], NULL, 10) : 2000000;
+    if (b.packets < FLOWS) b.packets = FLOWS;
+    b.tuples = calloc(FLOWS, sizeof *b.tuples);
+    b.cycles = calloc(b.packets / BURST + 1, sizeof *b.cycles);
+    if (!b.tuples || !b.cycles) fail("no memory");
+    for (unsigned i = 0; i < sizeof figures / sizeof figures[0]; i++)
+        if (argc < 3 || strcmp(argv[2], figures[i].name) == 0) figures[i].run(&b);
+    free(b.tuples);
+    free(b.cycles);
+    return 0;
+}
