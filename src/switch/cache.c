@@ -222,15 +222,76 @@ static void mask_full(struct flow_key *m)
         m->words[i] = UINT64_MAX;
 }
 
-static struct subtable *table_for(struct cache *c, struct cache_port *p, const struct flow_key *mask)
+static struct subtable *subtable_find(const struct cache_port *p, const struct flow_key *mask)
 {
-    struct flow_key full;
     for (struct subtable *t = p->tables; t; t = t->next)
         if (memcmp(&t->whole, mask, sizeof *mask) == 0) return t;
-    if (p->masks < c->config.masks_max) return table_new(c, p, mask);
+    return NULL;
+}
+
+/* Where its last bit is, up to a step, all from the first bit on. */
+static uint32_t prefix_over(uint32_t mask, unsigned step)
+{
+    if (mask == 0) return 0;
+    unsigned length = 32 - (unsigned)__builtin_ctz(mask);
+    length = (length + step - 1) / step * step;
+    return length >= 32 ? UINT32_MAX : UINT32_MAX << (32 - length);
+}
+
+static void widen_ipv4(struct be32 *mask, unsigned step)
+{
+    *mask = be32_make(prefix_over(be32_get(*mask), step));
+}
+
+static void widen_port(struct be16 *mask, unsigned step)
+{
+    *mask = be16_make((uint16_t)(prefix_over((uint32_t)be16_get(*mask) << 16, step) >> 16));
+}
+
+static void widen_bytes(uint8_t *mask, size_t bytes)
+{
+    size_t used = bytes;
+    while (used && mask[used - 1] == 0)
+        used--;
+    memset(mask, 0xff, used > 3 ? bytes : used);
+}
+
+/* More bits than were looked at, but fewer kinds of masks: a 1 bit too many is never wrong. */
+static void widen(struct flow_key *m, bool coarse)
+{
+    widen_ipv4(&m->ipv4_src, coarse ? 8 : 4);
+    widen_ipv4(&m->ipv4_dst, coarse ? 8 : 4);
+    widen_port(&m->tp_src, coarse ? 16 : 8);
+    widen_port(&m->tp_dst, coarse ? 16 : 8);
+    widen_bytes(m->eth_src, 6);
+    widen_bytes(m->eth_dst, 6);
+    for (unsigned i = 9; i <= 12; i++)
+        if (m->words[i]) m->words[i] = UINT64_MAX;
+    if (m->nw_tos) m->nw_tos = 0xff;
+    if (m->nw_ttl) m->nw_ttl = 0xff;
+    if (be16_get(m->tcp_flags)) m->tcp_flags = be16_make(UINT16_MAX);
+}
+
+/* Up to a quarter of the masks that a port may have are as they come; then they are widened a little, from half on more, and in the
+ * end its full mask serves for all. */
+static struct subtable *table_for(struct cache *c, struct cache_port *p, const struct flow_key *mask)
+{
+    unsigned max = c->config.masks_max;
+    struct flow_key m = *mask;
+    struct subtable *t = subtable_find(p, &m);
+    if (!t && p->masks >= max / 4) {
+        widen(&m, false);
+        t = subtable_find(p, &m);
+    }
+    if (!t && p->masks >= max / 2) {
+        widen(&m, true);
+        t = subtable_find(p, &m);
+    }
+    if (t) return t;
+    if (p->masks < max) return table_new(c, p, &m);
     if (p->full) return p->full;
-    mask_full(&full);
-    return p->full = table_new(c, p, &full);
+    mask_full(&m);
+    return p->full = table_new(c, p, &m);
 }
 
 static void bucket_put(struct bucket *b, unsigned i, uint64_t hash, uint32_t line)
@@ -520,11 +581,19 @@ bool cache_revalidate(struct cache *c, uint32_t line, struct change_log *log, ui
     return true;
 }
 
+static bool covers(const struct flow_key *wide, const struct flow_key *mask)
+{
+    uint64_t missing = 0;
+    for (unsigned i = 0; i < FLOW_KEY_PACKET_WORDS; i++)
+        missing |= mask->words[i] & ~wide->words[i];
+    return missing == 0;
+}
+
 bool cache_same(struct cache *c, uint32_t line, const struct cache_add *a)
 {
     struct megaflow *m = cache_megaflow(c, line);
     struct megaflow_cold *cold = &c->cold[line];
-    if (memcmp(&cold->table->whole, a->mask, sizeof *a->mask) != 0 || cold->refresh != a->refresh ||
+    if (!covers(&cold->table->whole, a->mask) || cold->refresh != a->refresh ||
         !same_actions(m->list, a->actions, a->action_count))
         return false;
     cache_fold(c, line, a->now_ns);

@@ -6,7 +6,9 @@
 
 #include "base/checked.h"
 
-#define LEAF_FLOWS 8u /* more of them, and a flow goes to the group of its own mask */
+/* More in a leaf, and a flow goes to a group of a finer mask: soon at the coarsest level, late where only its own is left. */
+#define LEAF_FLOWS 16u
+#define LEAF_FLOWS_FINE 32u
 #define NO_PRIORITY (-1)
 #define CHAINS_MIN 16u
 
@@ -315,10 +317,11 @@ static uint32_t prefix_floor(uint32_t mask, const uint8_t *steps, unsigned count
     return 0;
 }
 
-static void coarsen_ipv4(struct be32 *mask)
+static void coarsen_ipv4(struct be32 *mask, unsigned level)
 {
     static const uint8_t steps[] = {24, 16, 8};
-    *mask = be32_make(prefix_floor(be32_get(*mask), steps, ARRAY_LEN(steps)));
+    const uint8_t *from = level == 0 ? steps + 1 : steps;
+    *mask = be32_make(prefix_floor(be32_get(*mask), from, level == 0 ? 1 : ARRAY_LEN(steps)));
 }
 
 /* To a multiple of 32 bits, 64 at most. */
@@ -341,23 +344,36 @@ static void all_or_nothing(void *mask, size_t bytes)
         }
 }
 
-static void coarsen(struct flow_key *m)
+static void coarsen_l4(struct flow_key *m)
 {
+    all_or_nothing(&m->nw_proto, 1);
+    all_or_nothing(&m->tp_src, 2);
+    all_or_nothing(&m->tp_dst, 2);
+    memset(&m->tcp_flags, 0, sizeof m->tcp_flags);
+}
+
+/* The mask of the group for flows of mask m, the coarsest first. At level 0 addresses are enough to tell flows apart, if there are
+ * any: few groups, with large tries. Where that leaves too many in one leaf, level 1 is finer, and the last exact. */
+#define LEVELS 3u
+static void coarsen(struct flow_key *m, unsigned level)
+{
+    if (level == LEVELS - 1) return;
     all_or_nothing(&m->in_port, sizeof m->in_port);
     all_or_nothing(m->eth_dst, 6);
     all_or_nothing(m->eth_src, 6);
     all_or_nothing(&m->eth_type, 2);
     memset(&m->mpls[1], 0, sizeof m->mpls - sizeof m->mpls[0]);
-    coarsen_ipv4(&m->ipv4_src);
-    coarsen_ipv4(&m->ipv4_dst);
-    all_or_nothing(&m->nw_proto, 1);
+    coarsen_ipv4(&m->ipv4_src, level);
+    coarsen_ipv4(&m->ipv4_dst, level);
     m->nw_tos = m->nw_ttl = m->nw_frag = 0;
     memset(&m->ipv6_label, 0, sizeof m->ipv6_label);
-    all_or_nothing(&m->tp_src, 2);
-    all_or_nothing(&m->tp_dst, 2);
-    memset(&m->tcp_flags, 0, sizeof m->tcp_flags);
     coarsen_ipv6(m->ipv6_src);
     coarsen_ipv6(m->ipv6_dst);
+    uint64_t addresses = m->words[6];
+    for (unsigned i = 9; i <= 12; i++)
+        addresses |= m->words[i];
+    coarsen_l4(m);
+    if (level == 0 && addresses) m->words[8] = m->nw_proto = 0;
     m->words[13] = m->words[14] = m->words[15] = m->words[16] = 0;
 }
 
@@ -609,41 +625,41 @@ static void own_mask(const struct flow *f, struct flow_key *mask)
 
 static struct group *home_of(const struct flow_table *t, const struct flow *f, struct trie_leaf **leaf)
 {
-    struct flow_key mask, coarse;
-    own_mask(f, &mask);
-    coarse = mask;
-    coarsen(&coarse);
-    struct group *g = home_in(find_group(t, &coarse), f, leaf);
-    return g ? g : home_in(find_group(t, &mask), f, leaf);
+    struct group *g = NULL;
+    for (unsigned level = 0; level < LEVELS && !g; level++) {
+        struct flow_key mask;
+        own_mask(f, &mask);
+        coarsen(&mask, level);
+        g = home_in(find_group(t, &mask), f, leaf);
+    }
+    assert(g);
+    return g;
 }
 
-static bool has_room(struct group *g, const struct flow *f)
+static bool has_room(struct group *g, const struct flow *f, unsigned most)
 {
     struct flow_key k;
     unsigned bit;
     key_of(f, &g->mask, &k);
     const struct trie_leaf *leaf = nearest(g, &k, &bit);
-    return !leaf || bit != NO_BIT || leaf->count < LEAF_FLOWS;
+    return !leaf || bit != NO_BIT || leaf->count < most;
 }
 
 /* The group for a new flow; a fresh one is not published yet. */
 static struct group *group_for(struct flow_table *t, const struct flow *f, bool *fresh)
 {
-    struct flow_key mask, coarse;
-    own_mask(f, &mask);
-    coarse = mask;
-    coarsen(&coarse);
+    struct flow_key mask;
     *fresh = false;
-    struct group *g = find_group(t, &coarse);
-    if (g && has_room(g, f)) return g;
-    if (g) {
-        coarse = mask;
-        g = find_group(t, &mask);
-        if (g) return g;
+    for (unsigned level = 0; level < LEVELS; level++) {
+        own_mask(f, &mask);
+        coarsen(&mask, level);
+        struct group *g = find_group(t, &mask);
+        if (!g) break;
+        if (level == LEVELS - 1 || has_room(g, f, level == 0 ? LEAF_FLOWS : LEAF_FLOWS_FINE)) return g;
     }
-    g = calloc(1, sizeof *g);
+    struct group *g = calloc(1, sizeof *g);
     if (!g) return NULL;
-    g->mask = coarse;
+    g->mask = mask;
     atomic_init(&g->max_priority, NO_PRIORITY);
     *fresh = true;
     return g;
