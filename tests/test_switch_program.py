@@ -15,6 +15,16 @@ from lib.process import is_listening, wait_until
 from lib.switch import HeldSwitch, LinkError, Namespace, SwitchLink, ip, start_switch
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_reported(processes):
+    """By sanitizers, or by assertions."""
+    yield
+    for process in processes.processes:
+        if process.name == "creedence-switch":
+            output = process.output()
+            assert not any(mark in output for mark in ("Sanitizer", "runtime error:", "Assertion")), output[-6000:]
+
+
 def switch_fails(*words, status=2):
     done = subprocess.run([program("creedence-switch"), *map(str, words)], capture_output=True, text=True, timeout=30)
     assert done.returncode == status, f"status {done.returncode}: {done.stderr}"
