@@ -25,6 +25,7 @@
 
 struct net_switch;
 struct bridge;
+struct guard;
 struct switch_port;
 
 enum switch_flows {
@@ -68,6 +69,8 @@ struct switch_port_config {
     uint16_t tag;        /* of ACCESS and NATIVE_* */
     uint64_t trunks[64]; /* a bit per VLAN; all zero: every VLAN */
     bool no_flood, no_receive, no_forward;
+    /* What it may send (switch/guard.h), NULL: anything. It outlives the barrier that follows its replacement. */
+    const struct guard *guard;
 };
 
 /* number: OpenFlow port number, 0: the lowest that is free. Only then may its sources be added to a runner. */

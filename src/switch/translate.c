@@ -4,6 +4,7 @@
 #include "base/bitmap.h"
 #include "base/checked.h"
 #include "switch/extract.h"
+#include "switch/guard.h"
 #include "switch/translate_internal.h"
 
 void walk_trace(struct walk *w, const char *format, ...)
@@ -154,14 +155,25 @@ static void start(struct walk *w, const struct translation_request *r, struct tr
     w->set = (struct action_list){.list = w->set_actions};
 }
 
+/* May the packet come in at its port at all? */
+static bool may_enter(struct walk *w)
+{
+    const struct switch_port *in = bridge_find_port(w->r->bridge, be32_get(w->key.in_port));
+    const struct switch_port_config *c = in ? &port_settings(in)->c : NULL;
+    if (c && c->no_receive) {
+        walk_trace(w, "the port does not receive: drop");
+        return false;
+    }
+    if (!c || guard_allows(c->guard, &w->key, seen(w))) return true;
+    walk_trace(w, "the port's guard (%s): drop", guard_drops_in(c->guard, &w->key));
+    return false;
+}
+
 void translate(const struct translation_request *r, struct translation *out)
 {
     struct walk w;
     start(&w, r, out);
-    const struct switch_port *in = bridge_find_port(r->bridge, be32_get(r->key->in_port));
-    if (in && port_settings(in)->c.no_receive) {
-        walk_trace(&w, "the port does not receive: drop");
-    } else {
+    if (may_enter(&w)) {
         walk_table(&w, 0);
         w.flow = NULL;
         if (!w.stop) walk_actions(&w, &w.set);
