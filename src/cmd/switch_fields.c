@@ -85,7 +85,7 @@ void fields_mac(struct fields *f, const char *key, uint8_t *out)
 void fields_macs(struct fields *f, const char *key, uint8_t (*out)[6], unsigned *count)
 {
     size_t i;
-    json_t *v, *list = fields_array(f, key, 0, NET_ALLOWED_MAX);
+    json_t *v, *list = fields_array(f, key, 0, NET_ALLOWED_MACS_MAX);
     *count = 0;
     json_array_foreach(list, i, v)
     {
@@ -127,7 +127,7 @@ void ip_range_format(char out[64], const struct ip_range *ip)
 void fields_ips(struct fields *f, const char *key, struct ip_range *out, unsigned *count)
 {
     size_t i;
-    json_t *v, *list = fields_array(f, key, 0, NET_ALLOWED_MAX);
+    json_t *v, *list = fields_array(f, key, 0, NET_ALLOWED_IPS_MAX);
     *count = 0;
     json_array_foreach(list, i, v)
     {

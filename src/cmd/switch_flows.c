@@ -75,81 +75,21 @@ static void write_line(FILE *out, enum change change, const struct flow_spec *f)
 
 /* ---- changes ---- */
 
-struct each {
-    struct net_bridge *b;
-    const struct flow_spec *how; /* a change's instructions */
-    struct flow_spec *list;      /* selected; instructions are not copied */
-    unsigned count, room;
-    bool failed;
-};
-
-static void collect(void *arg, const struct flow_spec *f, const struct flow_stats *s)
-{
-    struct each *each = arg;
-    (void)s;
-    if (guard_is(f) || each->failed) return;
-    if (each->count == each->room) {
-        unsigned room = each->room ? each->room * 2 : 64;
-        struct flow_spec *grown = realloc(each->list, room * sizeof *grown);
-        each->failed = !grown;
-        if (!grown) return;
-        each->list = grown;
-        each->room = room;
-    }
-    each->list[each->count] = *f;
-    each->list[each->count++].instructions = (struct instructions){0};
-}
-
-/* Where a bridge has guards, what is not strict is done flow by flow, and passes the guards by. */
-static int change_each(struct net_bridge *b, const struct flow_spec *f, bool modify, unsigned *changed,
-                       struct errmsg *e)
-{
-    struct each each = {.b = b};
-    int ret = 0;
-    bridge_flow_each(b->bridge, f, collect, &each);
-    if (each.failed) ret = errmsg_set(e, ENOMEM, "out of memory");
-    for (unsigned i = 0; ret == 0 && i < each.count; i++) {
-        struct flow_spec *one = &each.list[i];
-        unsigned n = 0;
-        one->out_port = one->out_group = SWITCH_PORT_ANY;
-        one->cookie_mask = 0;
-        if (modify) {
-            one->instructions = f->instructions;
-            if (f->cookie_mask == 0 && f->cookie) one->cookie = f->cookie;
-            one->flags = f->flags;
-            ret = bridge_flow_modify(b->bridge, one, true, &n, e);
-        } else {
-            ret = bridge_flow_delete(b->bridge, one, true, &n, e);
-        }
-        *changed += n;
-    }
-    free(each.list);
-    return ret;
-}
-
-static int refuse_guards(struct net_bridge *b, const struct flow_spec *f, struct errmsg *e)
-{
-    if (!b->guards || f->table != 0 || f->priority < GUARD_PRIORITY) return 0;
-    return errmsg_set(e, EBUSY, "priorities from %u on of table 0 belong to the checks of VIFs' addresses on bridge %s",
-                      GUARD_PRIORITY, b->name);
-}
-
 static int change_flows(struct net_bridge *b, enum change change, const struct flow_spec *f, unsigned *changed,
                         struct errmsg *e)
 {
     bool strict = change == CHANGE_MOD_STRICT || change == CHANGE_DEL_STRICT;
     bool modify = change == CHANGE_MOD || change == CHANGE_MOD_STRICT;
-    int ret = change == CHANGE_ADD || strict ? refuse_guards(b, f, e) : 0;
-    if (ret < 0) return ret;
+    unsigned n = 0;
+    int ret;
     if (change == CHANGE_ADD) {
         ret = bridge_flow_add(b->bridge, f, e);
-        *changed += ret == 0;
-        return ret;
+        n = ret == 0;
+    } else if (modify) {
+        ret = bridge_flow_modify(b->bridge, f, strict, &n, e);
+    } else {
+        ret = bridge_flow_delete(b->bridge, f, strict, &n, e);
     }
-    unsigned n = 0;
-    if (b->guards && !strict) ret = change_each(b, f, modify, &n, e);
-    else if (modify) ret = bridge_flow_modify(b->bridge, f, strict, &n, e);
-    else ret = bridge_flow_delete(b->bridge, f, strict, &n, e);
     *changed += n;
     return ret;
 }
@@ -221,7 +161,7 @@ static void flow_gone(void *arg, const struct flow_spec *f, const struct flow_st
     char *text = NULL;
     size_t bytes = 0;
     (void)s;
-    if (why == FLOW_GONE_DELETED || guard_is(f) || b->file_fd < 0) return;
+    if (why == FLOW_GONE_DELETED || b->file_fd < 0) return;
     FILE *out = open_memstream(&text, &bytes);
     if (!out) return;
     struct flow_spec one = *f;
@@ -287,7 +227,7 @@ static int replay(struct net_bridge *b, FILE *in, struct errmsg *e)
 static void save_one(void *arg, const struct flow_spec *f, const struct flow_stats *s)
 {
     (void)s;
-    if (!guard_is(f)) write_line(arg, CHANGE_ADD, f);
+    write_line(arg, CHANGE_ADD, f);
 }
 
 static int select_all(struct flow_spec *all)
@@ -346,7 +286,7 @@ void net_flows_close(struct net_bridge *b)
 static void count_one(void *arg, const struct flow_spec *f, const struct flow_stats *s)
 {
     (void)s;
-    *(unsigned *)arg += !guard_is(f);
+    ++*(unsigned *)arg;
 }
 
 unsigned net_flows_count(struct net_bridge *b)
@@ -481,7 +421,6 @@ int request_flows_file(struct net *n, struct net_request *r)
 struct dump {
     struct page page;
     struct net_bridge *b;
-    bool guards;
 };
 
 static char *text_of(const struct flow_spec *f, const struct flow_names *names, bool actions)
@@ -514,7 +453,6 @@ static json_t *flow_json(const struct flow_spec *f, const struct flow_stats *s, 
 static void dump_one(void *arg, const struct flow_spec *f, const struct flow_stats *s)
 {
     struct dump *d = arg;
-    if (guard_is(f) && !d->guards) return;
     if (page_wants(&d->page)) page_add(&d->page, flow_json(f, s, &d->b->names));
 }
 
@@ -528,7 +466,6 @@ int request_flow_dump(struct net *n, struct net_request *r)
     d.b = request_bridge(n, &f, r->e, &ret);
     if (ret < 0) return ret;
     const char *match = fields_string(&f, "match", "", FLOW_TEXT_MAX);
-    d.guards = fields_bool(&f, "guards", false);
     page_read(&d.page, &f);
     ret = fields_done(&f, r->e);
     if (ret == 0) ret = flow_parse(&selection, match, FLOW_PARSE_SELECT, &d.b->names, r->e);

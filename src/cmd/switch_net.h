@@ -11,7 +11,7 @@
  *   switch_held.c        what survives: a VIF's state memory and the descriptors held for the next process
  *   switch_runners.c     threads
  *   switch_flows.c       flows and the bridges' flow files
- *   switch_guard.c       which addresses a VIF may use, compiled to flows
+ *   switch_guard.c       which addresses a VIF may use
  *   switch_show.c        answers with numbers
  *   switch_capture.c     captures
  *   switch_link.c        requests over a link: the daemon's, or a test's
@@ -33,7 +33,8 @@
 
 #define NET_PORT_QUEUES_MAX 16u
 #define NET_VIF_THREADS_MAX 256u
-#define NET_ALLOWED_MAX 64u /* MAC addresses, and IP ranges, of a VIF */
+#define NET_ALLOWED_MACS_MAX 16u
+#define NET_ALLOWED_IPS_MAX 64u
 
 struct net_options {
     struct switch_config flows;
@@ -128,7 +129,6 @@ struct net_bridge {
     enum bridge_fail fail;
     unsigned mac_ageing_s;
     struct flow_names names;
-    unsigned guards; /* VIFs whose addresses are checked */
     /* The flow file (switch_flows.c). */
     int file_fd; /* -1: flows are kept nowhere */
     uint64_t file_lines, file_check_at;
@@ -189,8 +189,8 @@ struct vif_settings {
     bool packed, in_order, offloads, link_down;
     struct vif_rate from_guest, to_guest;
     unsigned mac_count, ip_count; /* 0 and 0: nothing is checked */
-    uint8_t allowed_mac[NET_ALLOWED_MAX][6];
-    struct ip_range allowed_ip[NET_ALLOWED_MAX];
+    uint8_t allowed_mac[NET_ALLOWED_MACS_MAX][6];
+    struct ip_range allowed_ip[NET_ALLOWED_IPS_MAX];
 };
 
 struct net_vif {
@@ -198,7 +198,7 @@ struct net_vif {
     struct net *net;
     struct vif_settings s;
     struct vif *vif;
-    bool guarded; /* flows check its addresses */
+    struct guard *guard; /* or NULL: its addresses are not checked */
 
     int listen_fd, connected_fd; /* -1: none */
     char *connect_path, *socket_path;
@@ -288,12 +288,8 @@ int net_flows_open(struct net_bridge *b, int fd, struct errmsg *e);
 void net_flows_close(struct net_bridge *b);
 unsigned net_flows_count(struct net_bridge *b);
 
-/* Flows of table 0 above this priority are the guards' on a bridge that has any. */
-#define GUARD_PRIORITY 65531u
-bool guard_is(const struct flow_spec *f);
-/* Instead of the guards there are. 0 or -errno: then nothing passes that VIF. */
-int guard_set(struct net_vif *v, struct errmsg *e);
-void guard_remove(struct net_vif *v);
+/* *out NULL: nothing is to be checked. 0 or -errno. */
+int net_guard_new(struct guard **out, const struct vif_settings *s, struct errmsg *e);
 
 /* ---- answers with numbers (switch_show.c) ---- */
 

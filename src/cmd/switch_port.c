@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "port/af_packet.h"
+#include "port/af_xdp.h"
 #include "port/tap.h"
 
 #define MTU_MIN 68u
@@ -103,14 +104,29 @@ static int open_af_packet(struct net_port *p, struct errmsg *e)
     return 0;
 }
 
+/* It serves as many queues as the card has. */
+static int open_af_xdp(struct net_port *p, struct errmsg *e)
+{
+    struct af_xdp *x;
+    struct af_xdp_config c = {.name = p->a.name, .device = p->device};
+    int ret = af_xdp_open(&x, &c, e);
+    if (ret < 0) return ret;
+    p->a.port = af_xdp_port(x);
+    p->queues = 0;
+    while (p->queues < NET_PORT_QUEUES_MAX && (p->source[p->queues] = af_xdp_source(x, p->queues)))
+        p->queues++;
+    if (p->mtu) atomic_store(&p->a.port->mtu, p->mtu);
+    return 0;
+}
+
 static int open_port(struct net_port *p, struct errmsg *e)
 {
     switch (p->type) {
     case TYPE_TAP: return open_tap(p, e);
     case TYPE_AF_PACKET: return open_af_packet(p, e);
-    case TYPE_AF_XDP: break;
+    case TYPE_AF_XDP: return open_af_xdp(p, e);
     }
-    return errmsg_set(e, EOPNOTSUPP, "port %s: this build has no ports of type %s", p->a.name, type_names[p->type]);
+    return errmsg_set(e, EOPNOTSUPP, "port %s: of no known type", p->a.name);
 }
 
 /* ---- its threads ---- */

@@ -236,6 +236,8 @@ int request_bridge_show(struct net *n, struct net_request *r)
 
 struct megaflow_dump {
     struct net *net;
+    struct net_bridge *bridge; /* of the megaflow that comes next; names_of() is asked before each */
+    const char *wanted;        /* "": all bridges */
     struct page page;
 };
 
@@ -243,20 +245,12 @@ static const struct flow_names *names_of(void *arg, uint16_t bridge)
 {
     static const struct flow_names none;
     struct megaflow_dump *d = arg;
+    d->bridge = NULL;
     LIST_FOR_EACH (node, &d->net->bridges) {
         struct net_bridge *b = list_entry(node, struct net_bridge, node);
-        if (bridge_number(b->bridge) == bridge) return &b->names;
+        if (bridge_number(b->bridge) == bridge) d->bridge = b;
     }
-    return &none;
-}
-
-static const char *bridge_name_of(struct net *n, uint16_t bridge)
-{
-    LIST_FOR_EACH (node, &n->bridges) {
-        struct net_bridge *b = list_entry(node, struct net_bridge, node);
-        if (bridge_number(b->bridge) == bridge) return b->name;
-    }
-    return "";
+    return d->bridge ? &d->bridge->names : &none;
 }
 
 static void megaflow_one(void *arg, const struct megaflow_info *m)
@@ -264,13 +258,14 @@ static void megaflow_one(void *arg, const struct megaflow_info *m)
     struct megaflow_dump *d = arg;
     char *text = NULL;
     size_t bytes;
+    const char *bridge = d->bridge ? d->bridge->name : "";
+    if (*d->wanted && strcmp(d->wanted, bridge) != 0) return;
     if (!page_wants(&d->page)) return;
     FILE *out = open_memstream(&text, &bytes);
     if (!out) return;
-    flow_format_match(out, &m->match, names_of(d, m->match.key.bridge));
+    flow_format_match(out, &m->match, d->bridge ? &d->bridge->names : NULL);
     fclose(out);
-    page_add(&d->page, json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:f, s:i}", "bridge",
-                                 bridge_name_of(d->net, m->match.key.bridge), "match", text, "actions",
+    page_add(&d->page, json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:f, s:i}", "bridge", bridge, "match", text, "actions",
                                  m->actions ? m->actions : "", "thread", m->thread ? m->thread : "", "packets",
                                  (json_int_t)m->packets, "bytes", (json_int_t)m->bytes, "idle_s",
                                  (double)m->idle_ns / (double)NS_PER_SECOND, "tables", (int)m->tables));
@@ -282,7 +277,7 @@ int request_megaflow_dump(struct net *n, struct net_request *r)
     struct field_error why = {0};
     struct fields f = fields_begin(r->params, "", &why);
     struct megaflow_dump d = {.net = n};
-    fields_any(&f, "bridge");
+    d.wanted = fields_string(&f, "bridge", "", PORT_NAME_BYTES - 1);
     page_read(&d.page, &f);
     int ret = fields_done(&f, r->e);
     if (ret == 0) switch_megaflow_each(n->sw, names_of, megaflow_one, &d);

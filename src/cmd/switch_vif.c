@@ -22,6 +22,7 @@
 #include "cmd/switch_net.h"
 #include "control/unix_socket.h"
 #include "loop/clock.h"
+#include "switch/guard.h"
 
 #define CONNECT_AGAIN_NS NS_PER_SECOND
 #define MTU_DEFAULT 1500u
@@ -249,8 +250,9 @@ static int attach_inner(struct net_vif *v, struct net_bridge *b, uint32_t number
     }
     ret = vif_state_open(v, r->e);
     if (ret == 0) ret = card_new(v, json_object_get(r->params, "link"), r->e);
+    if (ret == 0) ret = net_guard_new(&v->guard, &v->s, r->e);
+    v->a.vlan.guard = v->guard;
     if (ret == 0) ret = attachment_join(&v->a, b, number, r->e);
-    if (ret == 0) ret = guard_set(v, r->e);
     return ret;
 }
 
@@ -305,8 +307,8 @@ void net_vif_free(struct net_vif *v, bool leave)
     loop_timer_cancel(&v->connect_timer);
     if (v->session && leave) vhost_session_leave(v->session);
     else vhost_session_free(v->session);
-    if (v->a.sp) guard_remove(v);
     attachment_leave(&v->a);
+    guard_free(v->guard);
     list_remove(&v->a.node);
     vif_free(v->vif);
     vif_held_end(v, !leave);
@@ -359,13 +361,6 @@ static void apply(struct net_vif *v, const struct vif_settings *old)
     if (changed) tell_guest(v);
 }
 
-static bool allowed_changed(const struct vif_settings *a, const struct vif_settings *b)
-{
-    return a->mac_count != b->mac_count || a->ip_count != b->ip_count ||
-           memcmp(a->allowed_mac, b->allowed_mac, a->mac_count * sizeof a->allowed_mac[0]) != 0 ||
-           memcmp(a->allowed_ip, b->allowed_ip, a->ip_count * sizeof a->allowed_ip[0]) != 0;
-}
-
 int request_vif_set(struct net *n, struct net_request *r)
 {
     struct field_error why = {0};
@@ -381,19 +376,17 @@ int request_vif_set(struct net *n, struct net_request *r)
     bool announce = fields_bool(&f, "announce", false);
     ret = fields_done(&f, r->e);
     if (ret < 0) return ret;
+    struct guard *guard, *old_guard = v->guard;
+    ret = net_guard_new(&guard, &s, r->e);
+    if (ret < 0) return ret;
+    vlan.guard = v->guard = guard;
     v->s = s;
-    if (allowed_changed(&s, &old)) ret = guard_set(v, r->e);
-    if (ret < 0) {
-        struct errmsg ignored;
-        v->s = old;
-        guard_set(v, &ignored);
-        return ret;
-    }
     v->a.vlan = vlan;
     switch_port_set(v->a.sp, &v->a.vlan);
     apply(v, &old);
     if (announce && vif_announce(v->vif)) tell_guest(v);
     switch_barrier(n->sw);
+    guard_free(old_guard);
     r->result = net_vif_json(v);
     return 0;
 }
