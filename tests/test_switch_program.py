@@ -478,7 +478,7 @@ def test_addresses_that_are_not_the_guests(held):
     held.link.ask("flow.add", bridge="br0", flows=["priority=65535,actions=NORMAL"])
     mine = "dl_src=52:54:00:00:00:01"
     for packet in ("ip,nw_src=10.0.0.1", "ip,nw_src=10.1.2.3", "arp,arp_op=1,arp_sha=52:54:00:00:00:01,arp_spa=10.0.0.1",
-                   "tcp6,ipv6_src=fd00::5", "udp,nw_src=0.0.0.0,tp_src=68,tp_dst=67"):
+                   "tcp6,ipv6_src=fd00::5", "udp,nw_src=0.0.0.0,nw_dst=255.255.255.255,tp_src=68,tp_dst=67"):
         assert not dropped_at(held.link, f"{mine},{packet}"), packet
     for packet in ("ip,nw_src=10.0.0.2", "arp,arp_op=1,arp_sha=52:54:00:00:00:02,arp_spa=10.0.0.1",
                    "arp,arp_op=1,arp_sha=52:54:00:00:00:01,arp_spa=10.0.0.9", "tcp6,ipv6_src=fd01::5", "dl_type=0x88cc"):
