@@ -135,8 +135,8 @@ static void put_addresses(struct line *l, const struct flow_match *m, const stru
 
 static void put_dscp(struct line *l, const struct flow_match *m)
 {
-    if (!is_known(m, FIELD_IP_DSCP)) return;
-    item(l, "nw_tos=%u", 4 * value_of(m, FIELD_IP_DSCP));
+    if (is_known(m, FIELD_IP_DSCP)) item(l, "nw_tos=%u", 4 * value_of(m, FIELD_IP_DSCP));
+    else put(l, m, FIELD_IP_DSCP, NULL);
 }
 
 static void put_l4(struct line *l, const struct flow_match *m, const struct protocol *p)
@@ -157,6 +157,19 @@ static void put_l4(struct line *l, const struct flow_match *m, const struct prot
     put(l, m, FIELD_ND_TLL, NULL);
 }
 
+/* What no field has, and no flow can match, but megaflows do: types of tags, the inner tag, labels below the first. */
+static void put_inner(struct line *l, const struct flow_match *m)
+{
+    const struct flow_key *k = &m->key, *mask = &m->mask;
+    for (unsigned i = 0; i < FLOW_VLANS; i++) {
+        unsigned tpid = be16_get(mask->vlan[i].tpid), tci = be16_get(mask->vlan[i].tci);
+        if (tpid) item(l, "vlan_tpid%u=0x%04x/0x%04x", i, be16_get(k->vlan[i].tpid), tpid);
+        if (i && tci) item(l, "vlan_tci%u=0x%04x/0x%04x", i, be16_get(k->vlan[i].tci), tci);
+    }
+    for (unsigned i = 1; i < FLOW_MPLS_LABELS; i++)
+        if (be32_get(mask->mpls[i])) item(l, "mpls%u=0x%08x/0x%08x", i, be32_get(k->mpls[i]), be32_get(mask->mpls[i]));
+}
+
 static void put_rest(struct line *l, const struct flow_match *m, const struct protocol *p)
 {
     put_vlan(l, m);
@@ -171,6 +184,7 @@ static void put_rest(struct line *l, const struct flow_match *m, const struct pr
     put(l, m, FIELD_PBB_ISID, NULL);
     put(l, m, FIELD_IP_FRAG, "nw_frag");
     put_l4(l, m, p);
+    put_inner(l, m);
 }
 
 static void put_match(struct line *l, const struct flow_match *m, const struct flow_names *names)

@@ -10,6 +10,7 @@
 
 #include "switch/flow.h"
 #include "switch/flow_cases.h"
+#include "switch/flow_random.h"
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
@@ -192,6 +193,24 @@ static void all_of_a_flow_is_written(void **state)
         "priority=0 actions=drop");
 }
 
+static void megaflows_show_all_that_was_looked_at(void **state)
+{
+    struct flow_match m = parsed("tcp,actions=drop", FLOW_PARSE_ADD).match;
+    m.mask.nw_tos = 0x80;
+    m.key.vlan[0].tpid = be16_make(0x88a8);
+    m.mask.vlan[0].tpid = m.mask.vlan[1].tci = be16_make(0xffff);
+    m.mask.mpls[2] = be32_make(0x100);
+    m.mask.eth_src[0] = 0xff;
+    char *text = NULL;
+    size_t bytes;
+    FILE *out = open_memstream(&text, &bytes);
+    flow_format_match(out, &m, NULL);
+    fclose(out);
+    assert_string_equal(text, "tcp,dl_src=00:00:00:00:00:00/ff:00:00:00:00:00,ip_dscp=0x0/0x20,"
+                              "vlan_tpid0=0x88a8/0xffff,vlan_tci1=0x0000/0xffff,mpls2=0x00000000/0x00000100");
+    free(text);
+}
+
 /* ---- packets ---- */
 
 static void check_key(const char *text, const char *same_as)
@@ -311,146 +330,6 @@ static void messages_are_fit_to_print(void **state)
 
 /* ---- random flows ---- */
 
-static uint64_t next(uint64_t *seed)
-{
-    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
-    return *seed >> 24;
-}
-
-static bool one_in(uint64_t *seed, unsigned n)
-{
-    return next(seed) % n == 0;
-}
-
-static struct field_value random_value(enum field_id id, uint64_t *seed)
-{
-    struct field_value v, all = field_all_ones(id);
-    for (unsigned i = 0; i < FIELD_VALUE_BYTES; i++)
-        v.raw[i] = (uint8_t)(next(seed) & all.raw[i]);
-    return v;
-}
-
-static struct field_value both(struct field_value a, struct field_value b)
-{
-    for (unsigned i = 0; i < FIELD_VALUE_BYTES; i++)
-        a.raw[i] &= b.raw[i];
-    return a;
-}
-
-static void put_field(struct flow_match *m, enum field_id id, struct field_value v, struct field_value mask)
-{
-    field_set_masked(&m->key, id, v, mask);
-    field_set_masked(&m->mask, id, mask, mask);
-}
-
-/* Types and protocols that the syntax knows, then fields; whether they go together flow_check() says. */
-static struct flow_match random_match(uint64_t *seed)
-{
-    static const uint16_t types[] = {0x0800, 0x86dd, 0x0806, 0x8035, 0x8847, 0x8848, 0x88e7, 0x1234};
-    static const uint8_t protos[] = {1, 6, 17, 58, 132, 47}, icmp_types[] = {135, 136, 8};
-    struct flow_match m = {0};
-    struct field_value type = field_value_of(types[next(seed) % COUNT(types)]);
-    struct field_value proto = field_value_of(protos[next(seed) % COUNT(protos)]);
-    struct field_value icmp = field_value_of(icmp_types[next(seed) % COUNT(icmp_types)]);
-    if (!one_in(seed, 5)) put_field(&m, FIELD_ETH_TYPE, type, field_all_ones(FIELD_ETH_TYPE));
-    if (field_is_ensured(FIELD_IP_PROTO, &m)) put_field(&m, FIELD_IP_PROTO, proto, field_all_ones(FIELD_IP_PROTO));
-    if (field_is_ensured(FIELD_ICMPV6_TYPE, &m))
-        put_field(&m, FIELD_ICMPV6_TYPE, icmp, field_all_ones(FIELD_ICMPV6_TYPE));
-    for (unsigned n = (unsigned)next(seed) % 12; n > 0; n--) {
-        enum field_id id = (enum field_id)(next(seed) % FIELD_COUNT);
-        struct field_value all = field_all_ones(id), mask = one_in(seed, 2) ? all : random_value(id, seed);
-        if (id == FIELD_ETH_TYPE || id == FIELD_IP_PROTO || !field_is_ensured(id, &m)) continue;
-        if (!fields[id].maskable) mask = all;
-        put_field(&m, id, random_value(id, seed), mask);
-    }
-    return m;
-}
-
-static struct action random_action(uint64_t *seed)
-{
-    static const uint16_t types[] = {0x8100, 0x88a8, 0x8847, 0x8848, 0x88e7, 0x0800};
-    static const uint32_t ports[] = {1,
-                                     10,
-                                     12,
-                                     77,
-                                     SWITCH_PORT_LOCAL,
-                                     SWITCH_PORT_NORMAL,
-                                     SWITCH_PORT_FLOOD,
-                                     SWITCH_PORT_ALL,
-                                     SWITCH_PORT_IN_PORT,
-                                     SWITCH_PORT_CONTROLLER,
-                                     SWITCH_PORT_MAX};
-    struct action a = {.type = (uint8_t)(next(seed) % ACTION_TYPES)};
-    enum field_id id = (enum field_id)(next(seed) % FIELD_COUNT);
-    switch ((enum action_type)a.type) {
-    case ACTION_OUTPUT:
-        a.output.port = ports[next(seed) % COUNT(ports)];
-        if (a.output.port == SWITCH_PORT_CONTROLLER) a.output.max_len = (uint16_t)next(seed);
-        break;
-    case ACTION_SET_FIELD:
-        a.set.field = (uint8_t)id;
-        a.set.mask = one_in(seed, 2) ? field_all_ones(id) : random_value(id, seed);
-        a.set.value = both(random_value(id, seed), a.set.mask);
-        break;
-    case ACTION_MOVE:
-        a.move.from = (uint8_t)id;
-        a.move.to = (uint8_t)(next(seed) % FIELD_COUNT);
-        a.move.from_bit = (uint8_t)(next(seed) % 32);
-        a.move.to_bit = (uint8_t)(next(seed) % 32);
-        a.move.bits = (uint8_t)(next(seed) % 33);
-        break;
-    case ACTION_RESUBMIT:
-        a.resubmit.port = ports[next(seed) % COUNT(ports)];
-        a.resubmit.table = one_in(seed, 2) ? SWITCH_TABLE_ALL : (uint8_t)(next(seed) % SWITCH_TABLES);
-        break;
-    case ACTION_SET_QUEUE: a.queue = (uint32_t)next(seed); break;
-    case ACTION_SET_NW_TTL:
-    case ACTION_SET_MPLS_TTL: a.ttl = (uint8_t)next(seed); break;
-    default: a.eth_type = types[next(seed) % COUNT(types)]; break;
-    }
-    return a;
-}
-
-static void add_random(struct flow_spec *f, struct action_list *l, unsigned most, uint64_t *seed)
-{
-    struct errmsg e;
-    for (unsigned n = (unsigned)next(seed) % (most + 1); n > 0; n--) {
-        l->list[l->count++] = random_action(seed);
-        struct action *a = &l->list[l->count - 1];
-        bool endless = a->type == ACTION_RESUBMIT && a->resubmit.table == SWITCH_TABLE_ALL &&
-                       a->resubmit.port == SWITCH_PORT_IN_PORT;
-        if (endless || flow_check(f, &e)) l->count--;
-    }
-}
-
-static struct flow_spec random_flow(struct action *apply, struct action *write, uint64_t *seed)
-{
-    struct flow_spec f = {.table = (uint8_t)(next(seed) % 20),
-                          .priority = one_in(seed, 3) ? FLOW_PRIORITY_DEFAULT : (uint16_t)next(seed),
-                          .idle_timeout_s = one_in(seed, 2) ? 0 : (uint16_t)next(seed),
-                          .hard_timeout_s = one_in(seed, 2) ? 0 : (uint16_t)next(seed),
-                          .flags = (uint16_t)(next(seed) % 32),
-                          .cookie = one_in(seed, 2) ? 0 : next(seed),
-                          .match = random_match(seed)};
-    f.instructions.apply.list = apply;
-    f.instructions.write.list = write;
-    add_random(&f, &f.instructions.apply, 12, seed);
-    add_random(&f, &f.instructions.write, 6, seed);
-    f.instructions.has_apply = f.instructions.apply.count > 0;
-    f.instructions.has_write = f.instructions.write.count > 0;
-    f.instructions.clear = one_in(seed, 4);
-    if (one_in(seed, 3)) {
-        f.instructions.has_metadata = true;
-        f.instructions.metadata_mask = one_in(seed, 2) ? UINT64_MAX : next(seed);
-        f.instructions.metadata = next(seed) & f.instructions.metadata_mask;
-    }
-    if (one_in(seed, 3)) {
-        f.instructions.has_goto = true;
-        f.instructions.goto_table = (uint8_t)(f.table + 1 + next(seed) % 200);
-    }
-    return f;
-}
-
 static void what_is_written_is_read_as_the_same_flow(void **state)
 {
     uint64_t seed = 6;
@@ -461,7 +340,7 @@ static void what_is_written_is_read_as_the_same_flow(void **state)
         struct flow_spec f = random_flow(apply, write, &seed);
         if (flow_check(&f, &e)) continue;
         good++;
-        check_round_trip(&f, one_in(&seed, 2) ? &names : NULL);
+        check_round_trip(&f, random_one_in(&seed, 2) ? &names : NULL);
     }
     assert_true(good > 20000);
 }
@@ -474,10 +353,10 @@ static void spoiled_texts_do_no_harm(void **state)
     unsigned taken = 0;
     for (unsigned round = 0; round < 40000; round++) {
         char text[1024];
-        const char *from = flow_cases[next(&seed) % COUNT(flow_cases)].text;
+        const char *from = flow_cases[random_next(&seed) % COUNT(flow_cases)].text;
         snprintf(text, sizeof text, "%s", from);
-        for (unsigned n = 1 + (unsigned)next(&seed) % 3; n > 0 && *text; n--)
-            text[next(&seed) % strlen(text)] = spoilers[next(&seed) % (sizeof spoilers - 1)];
+        for (unsigned n = 1 + (unsigned)random_next(&seed) % 3; n > 0 && *text; n--)
+            text[random_next(&seed) % strlen(text)] = spoilers[random_next(&seed) % (sizeof spoilers - 1)];
         struct flow_spec f;
         struct errmsg e;
         struct flow_key k;
@@ -609,6 +488,7 @@ int main(void)
         cmocka_unit_test(flows_are_modified),
         cmocka_unit_test(ports_have_names),
         cmocka_unit_test(all_of_a_flow_is_written),
+        cmocka_unit_test(megaflows_show_all_that_was_looked_at),
         cmocka_unit_test(packets_have_what_their_fields_imply),
         cmocka_unit_test(packets_are_one_packet),
         cmocka_unit_test(everything_is_bounded),
