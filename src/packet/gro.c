@@ -315,6 +315,16 @@ static void set_headers(const struct gro_flow *f, struct packet *p)
                                          .csum_offset = TCP_CSUM_OFFSET};
 }
 
+/* One entry of the last two, where they touch: the copied head and the rest of a frame often are one buffer, and what is
+ * handed on is copied piece by piece. */
+static unsigned join_last(struct iovec *body, unsigned count)
+{
+    struct iovec *a = &body[count - 2], *b = &body[count - 1];
+    if ((uint8_t *)a->iov_base + a->iov_len != b->iov_base) return count;
+    a->iov_len += b->iov_len;
+    return count - 1;
+}
+
 static void finish_flow(struct gro *g, const struct gro_flow *f, struct packet_pool *pool)
 {
     const struct gro_member *m = &g->members[f->first];
@@ -331,6 +341,7 @@ static void finish_flow(struct gro *g, const struct gro_flow *f, struct packet_p
         count = packet_iov(m->packet, m->payload_at, m->bytes, body + used, f->iovs - used);
         assert(count >= 0);
         used += (unsigned)count;
+        if (count == 2) used = join_last(body, used);
     }
     p->body = body;
     p->body_count = used;

@@ -534,6 +534,36 @@ static void identifications_that_stay_need_dont_fragment(void **state)
     batch_free(b);
 }
 
+/* A copied head with the rest right behind it, as a tap's frames are. */
+static void frames_in_one_buffer_are_one_piece_each(void **state)
+{
+    struct test_random r = {10};
+    struct batch *b = batch_new();
+    static uint8_t buffers[8][2048];
+    static struct iovec rest[8];
+    static struct packet frames[8];
+    struct test_spec s;
+    plain_stream(&r, &s);
+    for (unsigned k = 0; k < 8; k++) {
+        const struct test_built *in = expect(b, &s, 0);
+        memcpy(buffers[k] + PACKET_ROOM_BYTES, in->bytes, in->n);
+        rest[k] = (struct iovec){buffers[k] + PACKET_ROOM_BYTES + 200, in->n - 200};
+        frames[k] = (struct packet){.head = buffers[k] + PACKET_ROOM_BYTES,
+                                    .head_bytes = 200,
+                                    .room_bytes = PACKET_ROOM_BYTES,
+                                    .length_bytes = in->n,
+                                    .body = &rest[k],
+                                    .body_count = 1};
+        b->packets[k] = &frames[k];
+        advance(&s);
+    }
+    unsigned left = gro_batch(&b->gro, b->packets, 8, b->pool);
+    assert_int_equal(left, 1);
+    assert_int_equal(frames[0].body_count, 8);
+    compare(b, left);
+    batch_free(b);
+}
+
 /* ---- anything ---- */
 
 #define STREAMS 4u
@@ -667,6 +697,7 @@ int main(void)
         cmocka_unit_test(a_merge_stays_below_64_kib),
         cmocka_unit_test(without_iovs_nothing_is_merged_and_nothing_lost),
         cmocka_unit_test(identifications_that_stay_need_dont_fragment),
+        cmocka_unit_test(frames_in_one_buffer_are_one_piece_each),
         cmocka_unit_test(whatever_goes_in_comes_out),
         cmocka_unit_test(random_bytes_pass),
     };

@@ -152,6 +152,42 @@ static void a_pool_that_ends_stops_the_segments(void **state)
     packet_pool_free(pool);
 }
 
+/* For every number of iovs that are left: the segments that there are are right, and it goes on with a pool that is empty again. */
+static void a_pool_without_iovs_stops_the_segments(void **state)
+{
+    struct packet_pool *pool = packet_pool_new();
+    struct test_random r = {6};
+    static struct test_built b, want;
+    for (unsigned spare = 0; spare < 60; spare++) {
+        struct test_spec s;
+        test_spec_random(&r, &s, 6);
+        s.payload = payload;
+        s.payload_bytes = 3000;
+        s.unfinished = true;
+        test_build(&b, &s);
+        struct test_packet *t = test_packet_new(&r, b.bytes, b.n, 150);
+        t->p.offload = offload_of(&s, &b, 400);
+        struct gso g;
+        assert_int_equal(gso_begin(&g, pool, &t->p, false), 0);
+        packet_pool_iov(pool, PACKET_POOL_IOVS - spare);
+        for (unsigned index = 0; index < 8; index++) {
+            struct packet *p = gso_next(&g);
+            if (!p) {
+                assert_int_equal(gso_left(&g), 3000 - index * 400);
+                packet_pool_reset(pool);
+                p = gso_next(&g);
+            }
+            struct test_spec segment = segment_of(&s, index * 400, 400, index, false);
+            test_build(&want, &segment);
+            test_assert_bytes(p, want.bytes, want.n);
+        }
+        assert_null(gso_next(&g));
+        packet_pool_reset(pool);
+        test_packet_free(t);
+    }
+    packet_pool_free(pool);
+}
+
 static int begin(struct packet_pool *pool, const struct test_built *b, struct packet_offload o, uint32_t n)
 {
     struct test_random r = {9};
@@ -248,6 +284,7 @@ int main(void)
         cmocka_unit_test(segments_are_what_a_sender_would_have_sent),
         cmocka_unit_test(lengths_in_the_whole_frame_do_not_count),
         cmocka_unit_test(a_pool_that_ends_stops_the_segments),
+        cmocka_unit_test(a_pool_without_iovs_stops_the_segments),
         cmocka_unit_test(what_is_not_what_it_says_is_refused),
         cmocka_unit_test(random_bytes_and_broken_headers),
     };
