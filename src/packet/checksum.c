@@ -4,6 +4,7 @@
  * needs no carries.
  */
 #include "packet/checksum.h"
+#include "packet/wire.h"
 
 #include <assert.h>
 #include <string.h>
@@ -127,6 +128,13 @@ uint64_t packet_csum(const struct packet *p, uint32_t at, uint32_t n)
     return sum;
 }
 
+uint64_t packet_csum_pseudo(const struct packet *p, uint16_t l3_at, uint8_t version, uint8_t proto, uint32_t bytes)
+{
+    /* Source and destination are neighbours in both headers. */
+    uint32_t at = version == 4 ? offsetof(struct wire_ipv4, src) : offsetof(struct wire_ipv6, src);
+    return csum_memory(p->head + l3_at + at, version == 4 ? 8 : 32) + csum_of_u16(proto) + csum_of_u32(bytes);
+}
+
 bool packet_finish_csum(struct packet_pool *pool, struct packet *p)
 {
     const struct packet_offload *o = &p->offload;
@@ -136,7 +144,7 @@ bool packet_finish_csum(struct packet_pool *pool, struct packet *p)
     if (!packet_pull(pool, p, (uint16_t)(field_at + 2))) return false;
     struct be16 field = csum_finished(packet_csum(p, o->csum_start, p->length_bytes - o->csum_start));
     /* Zero means "no checksum" in UDP, which alone has the field there. */
-    if (o->csum_offset == 6 && csum_of_be16(field) == 0) field = be16_make(0xffff);
+    if (o->csum_offset == UDP_CSUM_OFFSET && csum_of_be16(field) == 0) field = be16_make(0xffff);
     memcpy(p->head + field_at, field.raw, sizeof field.raw);
     p->offload.csum_partial = false;
     return true;

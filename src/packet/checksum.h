@@ -91,10 +91,8 @@ static inline uint64_t csum_pseudo_ipv4(struct be32 src, struct be32 dst, uint8_
     return csum_of_be32(src) + csum_of_be32(dst) + csum_of_u16(proto) + csum_of_u32(bytes);
 }
 
-static inline uint64_t csum_pseudo_ipv6(const uint8_t src[16], const uint8_t dst[16], uint8_t proto, uint32_t bytes)
-{
-    return csum_memory(src, 16) + csum_memory(dst, 16) + csum_of_u16(proto) + csum_of_u32(bytes);
-}
+/* The one of the IPv4 or IPv6 header at l3_at, which lies in the head. */
+uint64_t packet_csum_pseudo(const struct packet *p, uint16_t l3_at, uint8_t version, uint8_t proto, uint32_t bytes);
 
 /* Do what offload.csum_partial says is missing, and clear it. False: the field does not lie within the frame, or too far
  * back to be written (PACKET_HEAD_BYTES), or the pool is empty: drop the packet. */

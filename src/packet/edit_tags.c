@@ -29,21 +29,11 @@ static uint16_t type_of(const struct packet *p, uint32_t at)
     return type ? be16_get(*type) : 0;
 }
 
-static bool is_vlan(uint16_t type)
-{
-    return type == ETH_TYPE_VLAN || type == ETH_TYPE_QINQ || type == ETH_TYPE_QINQ_OLD;
-}
-
-static bool is_mpls(uint16_t type)
-{
-    return type == ETH_TYPE_MPLS || type == ETH_TYPE_MPLS_MULTICAST;
-}
-
 /* Where the type after the VLAN tags is; it may be cut off. */
 static uint16_t type_at(const struct packet *p)
 {
     uint16_t at = ETH_TYPE_AT;
-    for (unsigned i = 0; i < VLANS_MAX && is_vlan(type_of(p, at)); i++)
+    for (unsigned i = 0; i < VLANS_MAX && eth_type_is_vlan(type_of(p, at)); i++)
         at += VLAN_TAG_BYTES;
     return at;
 }
@@ -72,7 +62,7 @@ bool packet_push_vlan(struct packet *p, struct be16 tpid, struct be16 tci)
 
 static struct wire_vlan *outer_vlan(const struct packet *p)
 {
-    return is_vlan(type_of(p, ETH_TYPE_AT)) ? head_at(p, ETH_TYPE_AT, sizeof(struct wire_vlan)) : NULL;
+    return eth_type_is_vlan(type_of(p, ETH_TYPE_AT)) ? head_at(p, ETH_TYPE_AT, sizeof(struct wire_vlan)) : NULL;
 }
 
 bool packet_pop_vlan(struct packet *p)
@@ -132,7 +122,7 @@ bool packet_push_mpls(struct packet *p, struct be16 type, struct be32 entry)
 static struct be32 *outer_mpls(const struct packet *p, uint16_t *at)
 {
     *at = type_at(p);
-    return is_mpls(type_of(p, *at)) ? head_at(p, *at + 2u, MPLS_LABEL_BYTES) : NULL;
+    return eth_type_is_mpls(type_of(p, *at)) ? head_at(p, *at + 2u, MPLS_LABEL_BYTES) : NULL;
 }
 
 bool packet_pop_mpls(struct packet *p, struct be16 type)

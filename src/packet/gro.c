@@ -104,14 +104,7 @@ static bool csum_right(const struct packet *p, const struct packet_layers *l)
 {
     if (p->offload.csum_valid || p->offload.csum_partial) return true;
     uint32_t bytes = l->end_at - l->l4_at;
-    uint64_t sum;
-    if (l->version == 4) {
-        const struct wire_ipv4 *ip = ipv4_of(p, l->l3_at);
-        sum = csum_pseudo_ipv4(ip->src, ip->dst, IP_PROTO_TCP, bytes);
-    } else {
-        const struct wire_ipv6 *ip = ipv6_of(p, l->l3_at);
-        sum = csum_pseudo_ipv6(ip->src, ip->dst, IP_PROTO_TCP, bytes);
-    }
+    uint64_t sum = packet_csum_pseudo(p, l->l3_at, l->version, IP_PROTO_TCP, bytes);
     return csum_fold(sum + packet_csum(p, l->l4_at, bytes)) == 0xffff;
 }
 
@@ -295,19 +288,18 @@ static bool stays(struct gro *g, struct packet *p, struct packet_pool *pool)
 static void set_headers(const struct gro_flow *f, struct packet *p)
 {
     struct wire_tcp *tcp = (void *)(p->head + f->l4_at);
-    uint32_t l4_bytes = p->length_bytes - f->l4_at;
     tcp->flags |= f->last_flags & (TCP_PSH | TCP_FIN);
     if (f->version == 4) {
         struct wire_ipv4 *ip = (void *)(p->head + f->l3_at);
         ip->total_bytes = be16_make((uint16_t)f->ip_bytes);
         ip->csum = be16_make(0);
         ip->csum = csum_finished(csum_memory(ip, IPV4_HEADER_BYTES));
-        tcp->csum = csum_unfinished(csum_pseudo_ipv4(ip->src, ip->dst, IP_PROTO_TCP, l4_bytes));
     } else {
         struct wire_ipv6 *ip = (void *)(p->head + f->l3_at);
         ip->payload_bytes = be16_make((uint16_t)(f->ip_bytes - IPV6_HEADER_BYTES));
-        tcp->csum = csum_unfinished(csum_pseudo_ipv6(ip->src, ip->dst, IP_PROTO_TCP, l4_bytes));
     }
+    uint32_t l4_bytes = p->length_bytes - f->l4_at;
+    tcp->csum = csum_unfinished(packet_csum_pseudo(p, f->l3_at, f->version, IP_PROTO_TCP, l4_bytes));
     p->offload = (struct packet_offload){.csum_partial = true,
                                          .gso = f->version == 4 ? PACKET_GSO_TCP4 : PACKET_GSO_TCP6,
                                          .gso_size = f->size,

@@ -196,143 +196,47 @@ struct rule {
     unsigned left;
 };
 
-static void nothing(struct test_spec *s) {}
-static void flag_psh(struct test_spec *s)
-{
-    s->flags |= 0x08;
-}
-static void flag_fin(struct test_spec *s)
-{
-    s->flags |= 0x01;
-}
-static void flag_syn(struct test_spec *s)
-{
-    s->flags |= 0x02;
-}
-static void flag_rst(struct test_spec *s)
-{
-    s->flags |= 0x04;
-}
-static void flag_urg(struct test_spec *s)
-{
-    s->flags |= 0x20;
-}
-static void flag_ece(struct test_spec *s)
-{
-    s->flags |= 0x40;
-}
-static void flag_cwr(struct test_spec *s)
-{
-    s->flags |= 0x80;
-}
-static void flag_no_ack(struct test_spec *s)
-{
-    s->flags = 0;
-}
-static void reserved(struct test_spec *s)
-{
-    s->reserved = 1;
-}
-static void shorter(struct test_spec *s)
-{
-    s->payload_bytes--;
-}
-static void longer(struct test_spec *s)
-{
-    s->payload_bytes++;
-}
-static void no_payload(struct test_spec *s)
-{
-    s->payload_bytes = 0;
-}
-static void gap(struct test_spec *s)
-{
-    s->seq++;
-}
-static void again(struct test_spec *s)
-{
-    s->seq -= s->payload_bytes;
-}
-static void ack(struct test_spec *s)
-{
-    s->ack++;
-}
-static void window(struct test_spec *s)
-{
-    s->window++;
-}
-static void urgent(struct test_spec *s)
-{
-    s->urgent++;
-}
-static void option(struct test_spec *s)
-{
-    s->tcp_options[11]++;
-}
-static void options(struct test_spec *s)
-{
-    s->tcp_option_bytes += 4;
-}
-static void tos(struct test_spec *s)
-{
-    s->tos ^= 0x80;
-}
-static void ecn(struct test_spec *s)
-{
-    s->tos ^= 3;
-}
-static void ttl(struct test_spec *s)
-{
-    s->ttl--;
-}
-static void id(struct test_spec *s)
-{
-    s->id = (uint16_t)(s->id + 7);
-}
-static void label(struct test_spec *s)
-{
-    s->label ^= 1;
-}
-static void no_df(struct test_spec *s)
-{
-    s->fragment = 0;
-}
-static void first_fragment(struct test_spec *s)
-{
-    s->fragment = 0x2000;
-}
-static void ip_options(struct test_spec *s)
-{
-    s->option_words = 1;
-}
-static void extension(struct test_spec *s)
-{
-    s->hop_by_hop = true;
-}
-static void eth_src(struct test_spec *s)
-{
-    s->src[5]++;
-}
-static void tci(struct test_spec *s)
-{
-    s->tci[0]++;
-}
-static void tpid(struct test_spec *s)
-{
-    s->tpid[0] = 0x9100;
-}
-static void no_tag(struct test_spec *s)
-{
-    s->vlans = 0;
-}
-static void mpls(struct test_spec *s)
-{
-    s->labels = 1;
-}
-static void padding(struct test_spec *s)
-{
-    s->padding_bytes = 5;
-}
+#define CHANGE(name, how)                                                                                              \
+    static void name(struct test_spec *s)                                                                              \
+    {                                                                                                                  \
+        how;                                                                                                           \
+    }
+
+CHANGE(nothing, (void)s)
+CHANGE(flag_psh, s->flags |= 0x08)
+CHANGE(flag_fin, s->flags |= 0x01)
+CHANGE(flag_syn, s->flags |= 0x02)
+CHANGE(flag_rst, s->flags |= 0x04)
+CHANGE(flag_urg, s->flags |= 0x20)
+CHANGE(flag_ece, s->flags |= 0x40)
+CHANGE(flag_cwr, s->flags |= 0x80)
+CHANGE(flag_no_ack, s->flags = 0)
+CHANGE(reserved, s->reserved = 1)
+CHANGE(shorter, s->payload_bytes--)
+CHANGE(longer, s->payload_bytes++)
+CHANGE(no_payload, s->payload_bytes = 0)
+CHANGE(gap, s->seq++)
+CHANGE(again, s->seq -= s->payload_bytes)
+CHANGE(ack, s->ack++)
+CHANGE(window, s->window++)
+CHANGE(urgent, s->urgent++)
+CHANGE(option, s->tcp_options[11]++)
+CHANGE(options, s->tcp_option_bytes += 4)
+CHANGE(tos, s->tos ^= 0x80)
+CHANGE(ecn, s->tos ^= 3)
+CHANGE(ttl, s->ttl--)
+CHANGE(id, s->id = (uint16_t)(s->id + 7))
+CHANGE(label, s->label ^= 1)
+CHANGE(no_df, s->fragment = 0)
+CHANGE(first_fragment, s->fragment = 0x2000)
+CHANGE(ip_options, s->option_words = 1)
+CHANGE(extension, s->hop_by_hop = true)
+CHANGE(eth_src, s->src[5]++)
+CHANGE(tci, s->tci[0]++)
+CHANGE(tpid, s->tpid[0] = 0x9100)
+CHANGE(no_tag, s->vlans = 0)
+CHANGE(mpls, s->labels = 1)
+CHANGE(padding, s->padding_bytes = 5)
 
 static const struct rule rules[] = {
     {"the same", nothing, 0, 1},

@@ -41,16 +41,6 @@ static bool fits(const struct packet *p, const struct packet_layers *l)
     return p->length_bytes - l->l3_at <= UINT16_MAX;
 }
 
-static uint64_t pseudo_sum(const struct packet *p, const struct packet_layers *l)
-{
-    if (l->version == 4) {
-        const struct wire_ipv4 *ip = (const void *)(p->head + l->l3_at);
-        return csum_pseudo_ipv4(ip->src, ip->dst, l->proto, 0);
-    }
-    const struct wire_ipv6 *ip = (const void *)(p->head + l->l3_at);
-    return csum_pseudo_ipv6(ip->src, ip->dst, l->proto, 0);
-}
-
 int gso_begin(struct gso *g, struct packet_pool *pool, struct packet *p, bool leave_csum)
 {
     struct packet_layers l = parse_pulled(pool, p);
@@ -64,7 +54,7 @@ int gso_begin(struct gso *g, struct packet_pool *pool, struct packet *p, bool le
                       .header_bytes = l.payload_at,
                       .at = l.payload_at,
                       .end = p->length_bytes,
-                      .pseudo_sum = pseudo_sum(p, &l)};
+                      .pseudo_sum = packet_csum_pseudo(p, l.l3_at, l.version, l.proto, 0)};
     return 0;
 }
 

@@ -15,18 +15,13 @@ static uint16_t be16_at(const uint8_t *at)
     return be16_get(v);
 }
 
-static bool is_vlan(uint16_t type)
-{
-    return type == ETH_TYPE_VLAN || type == ETH_TYPE_QINQ || type == ETH_TYPE_QINQ_OLD;
-}
-
 /* The type after VLAN tags and an I-TAG with the VLAN tags of the customer; sets type_at. 0: a short frame. */
 static uint16_t parse_ethernet(const struct packet *p, struct packet_layers *l)
 {
     uint32_t at = ETH_TYPE_AT;
     for (unsigned i = 0; i <= TAGS_MAX && at + 2 <= p->head_bytes; i++) {
         uint16_t type = be16_at(p->head + at);
-        if (is_vlan(type)) {
+        if (eth_type_is_vlan(type)) {
             l->tags++;
             at += VLAN_TAG_BYTES;
         } else if (type == ETH_TYPE_PBB) {
@@ -166,7 +161,7 @@ struct packet_layers packet_parse(const struct packet *p)
     struct packet_layers l = nothing(p);
     uint16_t type = parse_ethernet(p, &l);
     uint32_t at = l.type_at + 2u;
-    if (type == ETH_TYPE_MPLS || type == ETH_TYPE_MPLS_MULTICAST) {
+    if (eth_type_is_mpls(type)) {
         l.encapsulated = true;
         type = parse_mpls(p, &at);
     }

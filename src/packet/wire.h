@@ -9,6 +9,8 @@
 #ifndef PACKET_WIRE_H
 #define PACKET_WIRE_H
 
+#include <stdbool.h>
+
 #include "base/endian.h"
 
 #define ETH_TYPE_AT 12u /* the first type, after the addresses */
@@ -26,6 +28,16 @@
 #define ETH_TYPE_QINQ 0x88a8u
 #define ETH_TYPE_QINQ_OLD 0x9100u
 #define ETH_TYPE_PBB 0x88e7u
+
+static inline bool eth_type_is_vlan(uint16_t type)
+{
+    return type == ETH_TYPE_VLAN || type == ETH_TYPE_QINQ || type == ETH_TYPE_QINQ_OLD;
+}
+
+static inline bool eth_type_is_mpls(uint16_t type)
+{
+    return type == ETH_TYPE_MPLS || type == ETH_TYPE_MPLS_MULTICAST;
+}
 
 #define MPLS_BOTTOM 0x100u /* of a label stack entry */
 
