@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vif/test_card.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,50 +8,6 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-/* ---- a runner that does nothing, and as much of a port as a card needs ---- */
-
-struct runner {
-    unsigned sources;
-};
-
-static struct runner the_runner;
-
-int runner_add(struct runner *r, struct port_source *s)
-{
-    assert(!s->runner);
-    s->runner = r;
-    r->sources++;
-    return 0;
-}
-
-void runner_remove(struct port_source *s)
-{
-    if (s->runner) s->runner->sources--;
-    s->runner = NULL;
-}
-
-void runner_call(struct runner *r, void (*fn)(void *arg), void *arg)
-{
-    fn(arg);
-}
-
-void port_init(struct port *p, const struct port_ops *ops, const char *name)
-{
-    *p = (struct port){.ops = ops};
-    snprintf(p->name, sizeof p->name, "%s", name);
-}
-
-static int runner_get(void *arg, unsigned pair, struct runner **out)
-{
-    *out = &the_runner;
-    return 0;
-}
-
-static void runner_put(void *arg, unsigned pair, struct runner *r)
-{
-    assert(r == &the_runner);
-}
 
 /* ---- the card ---- */
 
@@ -82,7 +37,7 @@ static void device_new(struct card *c)
 {
     struct vif_config config = {.name = "test",
                                 .mac = {2, 0, 0, 0, 0, 1},
-                                .mtu = 1500,
+                                .mtu = c->o.mtu,
                                 .queue_pairs = c->o.pairs,
                                 .packed = c->o.packed,
                                 .in_order = c->o.in_order,
@@ -91,9 +46,8 @@ static void device_new(struct card *c)
                                 .from_guest = c->o.from_guest,
                                 .to_guest = c->o.to_guest,
                                 .kept = &c->kept};
-    struct vif_runners runners = {runner_get, runner_put, NULL};
     struct errmsg e;
-    if (vif_new(&c->vif, &config, &runners, &e) < 0) must(false, e.text);
+    if (vif_new(&c->vif, &config, &card_runners, &e) < 0) must(false, e.text);
     const struct guest_device_ops *ops = vif_guest_ops(c->vif);
     must(ops->set_features(c->vif, ops->features & ~c->o.without) == 0, "features");
 }
@@ -155,6 +109,7 @@ void card_open(struct card *c, const struct card_options *o)
     guest_memory_init(); /* cmocka catches SIGBUS itself, from the start of each test */
     *c = (struct card){.o = *o};
     if (c->o.size == 0) c->o.size = 64;
+    if (c->o.mtu == 0) c->o.mtu = 1500;
     if (c->o.pairs == 0) c->o.pairs = 1;
     if (c->o.indirect_max == 0) c->o.indirect_max = 128; /* who wants more uses few of them */
     must(c->o.pairs * 2 <= CARD_QUEUES, "pairs");

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A card with a guest in front of it, for tests: guest memory, simulated drivers on its queues, and a runner that runs
- * nothing by itself: the test is the thread that asks sources for frames.
+ * A card with a guest in front of it, for tests: guest memory and simulated drivers on its queues.
  */
 #ifndef VIF_TEST_CARD_H
 #define VIF_TEST_CARD_H
@@ -20,6 +19,7 @@
 struct card_options {
     uint16_t size;         /* 0: 64 */
     unsigned pairs;        /* 0: 1 */
+    uint16_t mtu;          /* 0: 1500 */
     unsigned indirect_max; /* 0: 128; descriptors of a table */
     uint64_t without;      /* features that the driver does not accept */
     bool packed, no_event_idx, in_order, transmit_copy, no_offloads;
@@ -44,6 +44,9 @@ struct card {
     struct guest_map *map;
     struct card_queue queue[CARD_QUEUES];
 };
+
+/* Of test_runner.c, where nothing runs by itself; or the test's own. */
+extern const struct vif_runners card_runners;
 
 void card_open(struct card *c, const struct card_options *o);
 void card_close(struct card *c);
