@@ -92,6 +92,14 @@ static uint32_t packed_base(uint32_t base, const struct packed_desc *ring, uint3
     return PACKED_FRESH_BASE;
 }
 
+/* A place that a queue has written is what it says. */
+static uint32_t start_base(const struct vhost_session *s, const struct vhost_ring_state *r,
+                           const struct vhost_ring_pointers *p, bool is_place)
+{
+    if (!vhost_packed(s)) return r->base & 0xffff;
+    return is_place ? r->base : packed_base(r->base, p->descriptor, r->size);
+}
+
 int vhost_ring_start(struct vhost_session *s, unsigned index, struct errmsg *e)
 {
     struct vhost_ring_state *r = &s->state->ring[index];
@@ -111,7 +119,7 @@ int vhost_ring_start(struct vhost_session *s, unsigned index, struct errmsg *e)
                   .desc = p.descriptor,
                   .driver = p.available,
                   .device = p.used,
-                  .base = vhost_packed(s) ? packed_base(r->base, p.descriptor, r->size) : r->base & 0xffff,
+                  .base = start_base(s, r, &p, in_order && ran),
                   .inflight = inflight,
                   .resume = in_order ? ran : inflight && vhost_inflight_used(inflight),
                   .in_order = s->state->features & BIT64(VIRTIO_F_IN_ORDER),
