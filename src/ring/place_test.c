@@ -133,14 +133,18 @@ static void attach(struct device *v)
     if (virtq_new(&v->q, &s, rig.map, NULL)) device_fault(FAULT_ATTACH);
 }
 
-static bool pop_one(struct device *v)
+static bool pop_some(struct device *v)
 {
-    struct iovec iov[4];
-    int ret = virtq_pop(v->q, &v->held[v->held_count], iov, 4);
+    struct iovec iov[4 * SIZE], *at = iov;
+    unsigned most = SIZE - v->held_count;
+    int ret = virtq_pop_many(v->q, &v->held[v->held_count], pick(2) && most ? 1 : most, iov, 4 * SIZE);
     if (ret < 0) device_fault(FAULT_BROKEN);
-    if (ret == 0) return false;
-    v->first[v->held_count++] = iov[0].iov_base;
-    return true;
+    for (int i = 0; i < ret; i++) {
+        const struct virtq_chain *c = &v->held[v->held_count];
+        v->first[v->held_count++] = at->iov_base;
+        at += c->out_count + c->in_count;
+    }
+    return ret > 0;
 }
 
 static void put_back(struct device *v)
@@ -151,21 +155,21 @@ static void put_back(struct device *v)
 /* The oldest that are held: one without room, or a frame. */
 static void push_some(struct device *v)
 {
-    uint16_t ids[SIZE];
     uint32_t written[SIZE];
     unsigned n = 0, most = 1 + (unsigned)pick(4);
     while (n < most && n < v->held_count && v->held[n].in_bytes) {
-        ids[n] = v->held[n].id;
         written[n] = (uint32_t)v->held[n].in_bytes;
         n++;
     }
     if (n) {
         __atomic_store_n(v->first[0], (uint8_t)n, __ATOMIC_RELAXED);
         written[n - 1] = 1 + (uint32_t)pick(written[n - 1]);
-        virtq_push_frame(v->q, ids, written, n);
-    } else if (v->held_count) {
-        virtq_push(v->q, v->held[0].id, 0);
-        n = 1;
+        virtq_push_frame(v->q, v->held, written, n);
+    } else {
+        while (n < most && n < v->held_count && v->held[n].in_bytes == 0)
+            n++;
+        if (n == 1) virtq_push(v->q, v->held[0].id, 0);
+        else virtq_push_many(v->q, v->held, NULL, n);
     }
     v->held_count -= n;
     memmove(v->held, v->held + n, v->held_count * sizeof v->held[0]);
@@ -178,7 +182,7 @@ static void live(struct device *v, unsigned steps)
         switch (pick(6)) {
         case 0:
         case 1:
-        case 2: pop_one(v); break;
+        case 2: pop_some(v); break;
         case 3: push_some(v); break;
         case 4: virtq_publish(v->q); break;
         case 5:
@@ -196,7 +200,7 @@ static void finish(struct driver_sim *d)
     guest_gets(d); /* what the last one published */
     while (guest.came < guest.added) {
         bool moved = false;
-        while (v.held_count < SIZE && pop_one(&v))
+        while (v.held_count < SIZE && pop_some(&v))
             moved = true;
         moved |= v.held_count > 0;
         if (!moved) fail_msg("%u chains were lost", (unsigned)(guest.added - guest.came));

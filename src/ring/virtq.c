@@ -144,21 +144,44 @@ int virtq_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigne
     return q->packed ? packed_pop(q, c, iov, iov_max) : split_pop(q, c, iov, iov_max);
 }
 
+int virtq_pop_many(struct virtq *q, struct virtq_chain *c, unsigned max, struct iovec *iov, unsigned iov_max)
+{
+    unsigned n = 0, used = 0;
+    while (n < max) {
+        if (likely(!q->slow && q->place)) {
+            unsigned most = max - n < iov_max - used ? max - n : iov_max - used;
+            unsigned plain =
+                q->packed ? packed_pop_plain(q, c + n, iov + used, most) : split_pop_plain(q, c + n, iov + used, most);
+            n += plain;
+            used += plain;
+            if (n == max) break;
+        }
+        int ret = virtq_pop(q, c + n, iov + used, iov_max - used);
+        if (ret <= 0) return n ? (int)n : ret;
+        used += c[n].out_count + c[n].in_count;
+        n++;
+    }
+    return (int)n;
+}
+
+void virtq_push_many(struct virtq *q, const struct virtq_chain *c, const uint32_t *written_bytes, unsigned count)
+{
+    assert(q->place);
+    if (q->packed) packed_push_many(q, c, written_bytes, count);
+    else split_push_many(q, c, written_bytes, count);
+}
+
 void virtq_push(struct virtq *q, uint16_t id, uint32_t written_bytes)
 {
     if (q->packed) packed_push(q, id, written_bytes);
     else split_push(q, id, written_bytes);
 }
 
-void virtq_push_frame(struct virtq *q, const uint16_t *ids, const uint32_t *written_bytes, unsigned count)
+void virtq_push_frame(struct virtq *q, const struct virtq_chain *c, const uint32_t *written_bytes, unsigned count)
 {
     assert(q->place);
-    if (q->packed) {
-        packed_push_frame(q, ids, written_bytes, count);
-        return;
-    }
-    for (unsigned i = 0; i < count; i++)
-        split_push(q, ids[i], written_bytes[i]);
+    if (q->packed) packed_push_frame(q, c, written_bytes, count);
+    else split_push_many(q, c, written_bytes, count);
 }
 
 void virtq_unpop(struct virtq *q, const struct virtq_chain *c)
@@ -172,7 +195,7 @@ bool virtq_publish(struct virtq *q)
 {
     bool notify = q->must_notify;
     q->must_notify = false;
-    if (q->batch_count == 0) return notify;
+    if (q->batch_count == 0 && !(q->place && !q->packed && q->split.pushed)) return notify;
     notify |= q->packed ? packed_publish(q) : split_publish(q);
     q->batch_count = 0;
     return notify;

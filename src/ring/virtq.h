@@ -101,13 +101,23 @@ void virtq_set_map(struct virtq *q, struct guest_map *map);
  */
 int virtq_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigned iov_max);
 
+/*
+ * Take up to max chains, as virtq_pop() one after the other would: the entries of each follow those of the one before. The first
+ * 128 bytes of chains that are one buffer are on their way into the cache then. How many; 0: none; or why not even
+ * the first could be taken.
+ */
+int virtq_pop_many(struct virtq *q, struct virtq_chain *c, unsigned max, struct iovec *iov, unsigned iov_max);
+
 /* Return a chain; written_bytes is what the device wrote into its in entries. Invisible to the
  * driver until virtq_publish(). */
 void virtq_push(struct virtq *q, uint16_t id, uint32_t written_bytes);
 
+/* Return count chains, each for itself. written_bytes: NULL for chains into which nothing was written. For queues with a place. */
+void virtq_push_many(struct virtq *q, const struct virtq_chain *c, const uint32_t *written_bytes, unsigned count);
+
 /* Return the chains that one frame was written into: the driver sees all of them or none. For queues with a place, where every
  * chain but the last is filled to its end (a successor takes that as given). */
-void virtq_push_frame(struct virtq *q, const uint16_t *ids, const uint32_t *written_bytes, unsigned count);
+void virtq_push_frame(struct virtq *q, const struct virtq_chain *c, const uint32_t *written_bytes, unsigned count);
 
 /* Put back the chain that was popped last; it is the next to be popped. Only for queues with a place. */
 void virtq_unpop(struct virtq *q, const struct virtq_chain *c);

@@ -20,7 +20,7 @@
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 /* Heads are taken from the available ring this many at a time, and their descriptors fetched into the cache together. */
-#define SPLIT_HEADS 16u
+#define SPLIT_HEADS 32u
 
 /* The most that a chain may describe (2.7.4, 2.8.5: "a driver MUST NOT add a chain longer than 2^32 bytes"). */
 #define CHAIN_BYTES_MAX (UINT64_C(1) << 32)
@@ -37,6 +37,7 @@ struct split_queue {
     uint16_t last_batch_head;
     uint16_t skip_id; /* in order: head of the last chain of those that are given back by one entry */
     uint16_t skip_count;
+    bool pushed; /* chains that are in no list to be freed */
     uint8_t heads_at, heads_count;
     uint16_t heads[SPLIT_HEADS];
 };
@@ -139,6 +140,31 @@ static inline int virtq_walk_end(struct virtq *q, struct chain_walk *w, struct v
     return 0;
 }
 
+/* A chain that is one buffer within the region used last: false when it is not, and nothing is stored. The start of the buffer is
+ * brought into the cache. */
+static inline bool virtq_take_plain(const struct virtq *q, const struct ring_desc *d, struct virtq_chain *c,
+                                    struct iovec *iov)
+{
+    void *host = guest_lookup_hit(&q->hot, (struct gpa){d->addr}, d->length);
+    if (unlikely(!host || d->length == 0)) return false;
+    *iov = (struct iovec){host, d->length};
+    bool writable = d->flags & DESC_F_WRITE;
+    c->slots = 1;
+    c->split_count = 0;
+    c->out_count = !writable;
+    c->in_count = writable;
+    c->out_bytes = writable ? 0 : d->length;
+    c->in_bytes = writable ? d->length : 0;
+    if (writable) {
+        __builtin_prefetch(host, 1);
+        __builtin_prefetch((char *)host + 64, 1);
+    } else {
+        __builtin_prefetch(host);
+        __builtin_prefetch((char *)host + 64);
+    }
+    return true;
+}
+
 /* Bring into the cache what the driver wrote at the start of the chain that comes next: a request's header or an indirect
  * table. The address is only a hint here (it is read again, and checked, when the chain is popped). */
 static inline void virtq_prefetch_target(const struct virtq *q, const void *desc)
@@ -152,8 +178,10 @@ static inline void virtq_prefetch_target(const struct virtq *q, const void *desc
 int split_new(struct virtq *q, const struct virtq_setup *s, struct errmsg *e);
 void split_free(struct virtq *q);
 int split_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigned iov_max);
+unsigned split_pop_plain(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigned max);
 int split_resume(struct virtq *q, uint16_t head, struct virtq_chain *c, struct iovec *iov, unsigned iov_max);
 void split_push(struct virtq *q, uint16_t id, uint32_t written_bytes);
+void split_push_many(struct virtq *q, const struct virtq_chain *c, const uint32_t *written_bytes, unsigned count);
 void split_unpop(struct virtq *q, const struct virtq_chain *c);
 bool split_publish(struct virtq *q);
 void split_kick_disable(struct virtq *q);
@@ -164,9 +192,11 @@ bool split_has_work(const struct virtq *q);
 int packed_new(struct virtq *q, const struct virtq_setup *s, struct errmsg *e);
 void packed_free(struct virtq *q);
 int packed_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigned iov_max);
+unsigned packed_pop_plain(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigned max);
 int packed_resume(struct virtq *q, uint16_t entry, struct virtq_chain *c, struct iovec *iov, unsigned iov_max);
 void packed_push(struct virtq *q, uint16_t id, uint32_t written_bytes);
-void packed_push_frame(struct virtq *q, const uint16_t *ids, const uint32_t *written_bytes, unsigned count);
+void packed_push_frame(struct virtq *q, const struct virtq_chain *c, const uint32_t *written_bytes, unsigned count);
+void packed_push_many(struct virtq *q, const struct virtq_chain *c, const uint32_t *written_bytes, unsigned count);
 void packed_unpop(struct virtq *q, const struct virtq_chain *c);
 bool packed_publish(struct virtq *q);
 void packed_kick_disable(struct virtq *q);

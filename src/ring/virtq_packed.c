@@ -358,6 +358,31 @@ int packed_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsign
     return 1;
 }
 
+unsigned packed_pop_plain(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigned max)
+{
+    struct packed_queue *p = &q->pack;
+    unsigned n = 0;
+    while (n < max && p->slots_in_flight < q->size) {
+        const char *at = slot(p, p->avail_next);
+        struct ring_desc d = {.flags = ring_load16_acquire(at + PACKED_FLAGS)};
+        if (!is_available(d.flags, p->avail_wrap)) break;
+        d = packed_desc_copy(at);
+        /* Whatever is not as usual, or wrong, is for virtq_pop(). */
+        if (d.flags & (DESC_F_NEXT | DESC_F_INDIRECT) || bitmap_test(p->ids, d.next_or_id)) break;
+        if (!virtq_take_plain(q, &d, &c[n], &iov[n])) break;
+        struct packed_entry *e = &p->entry[p->free_head];
+        c[n++].id = e->last = p->free_head;
+        p->free_head = e->next;
+        e->slots = 1;
+        e->id = d.next_or_id;
+        bitmap_set(p->ids, d.next_or_id);
+        p->slots_in_flight++;
+        advance(q, &p->avail_next, &p->avail_wrap, 1);
+    }
+    q->in_flight += n;
+    return n;
+}
+
 int packed_resume(struct virtq *q, uint16_t entry, struct virtq_chain *c, struct iovec *iov, unsigned iov_max)
 {
     struct packed_queue *p = &q->pack;
@@ -438,31 +463,41 @@ static inline void push_in_order(struct virtq *q, uint16_t id, uint32_t written_
     KILL_POINT();
 }
 
-void packed_push_frame(struct virtq *q, const uint16_t *ids, const uint32_t *written_bytes, unsigned count)
+/* Show them from the last to the first, which hides the others until it is there. */
+void packed_push_frame(struct virtq *q, const struct virtq_chain *c, const uint32_t *written_bytes, unsigned count)
 {
     struct packed_queue *p = &q->pack;
+    unsigned slots = 0;
     put_skipped(q);
-    if (count == 1) {
-        push_in_order(q, ids[0], written_bytes[0]);
-        return;
-    }
     uint32_t from = position(p->used_next, p->used_wrap);
     for (unsigned i = 0; i < count; i++)
-        advance(q, &p->used_next, &p->used_wrap, p->entry[ids[i]].slots);
+        slots += c[i].slots;
+    advance(q, &p->used_next, &p->used_wrap, slots);
     store_place(q, from, position(p->used_next, p->used_wrap));
     unsigned at = p->used_next;
     bool wrap = p->used_wrap;
     while (count-- > 0) {
-        uint16_t slots = p->entry[ids[count]].slots, name = p->entry[ids[count]].id;
-        if (at < slots) {
+        if (at < c[count].slots) {
             at += q->size;
             wrap = !wrap;
         }
-        at -= slots;
-        give_back(q, ids[count]);
-        store_used(p, (uint16_t)at, wrap, name, written_bytes[count]);
+        at -= c[count].slots;
+        uint16_t name = p->entry[c[count].id].id;
+        give_back(q, c[count].id);
+        store_used(p, (uint16_t)at, wrap, name, written_bytes ? written_bytes[count] : 0);
         KILL_POINT();
     }
+}
+
+void packed_push_many(struct virtq *q, const struct virtq_chain *c, const uint32_t *written_bytes, unsigned count)
+{
+    /* With nothing written there is no difference between frames and one. */
+    if (!written_bytes && !q->in_order && count > 1) {
+        packed_push_frame(q, c, NULL, count);
+        return;
+    }
+    for (unsigned i = 0; i < count; i++)
+        packed_push(q, c[i].id, written_bytes ? written_bytes[i] : 0);
 }
 
 static void push_with_place(struct virtq *q, uint16_t id, uint32_t written_bytes)

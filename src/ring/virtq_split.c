@@ -177,6 +177,29 @@ int split_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigne
     return 1;
 }
 
+unsigned split_pop_plain(struct virtq *q, struct virtq_chain *c, struct iovec *iov, unsigned max)
+{
+    struct split_queue *s = &q->split;
+    unsigned n = 0;
+    while (n < max) {
+        if (s->heads_at == s->heads_count && fetch_heads(q) <= 0) break;
+        unsigned count = s->heads_count - s->heads_at, from = n;
+        if (count > max - n) count = max - n;
+        for (; n < from + count; n++) {
+            uint16_t head = s->heads[s->heads_at + (n - from)];
+            if (unlikely(head >= q->size || s->state[head] != SPLIT_FREE)) break; /* virtq_pop() says what is wrong */
+            struct ring_desc d = split_desc_copy(s->desc + (size_t)head * DESC_BYTES);
+            if (d.flags & (DESC_F_NEXT | DESC_F_INDIRECT) || !virtq_take_plain(q, &d, &c[n], &iov[n])) break;
+            c[n].id = head;
+            s->state[head] = SPLIT_POPPED;
+        }
+        s->heads_at = (uint8_t)(s->heads_at + (n - from));
+        if (n < from + count) break;
+    }
+    q->in_flight += n;
+    return n;
+}
+
 void split_unpop(struct virtq *q, const struct virtq_chain *c)
 {
     struct split_queue *s = &q->split;
@@ -200,6 +223,27 @@ static inline void put_skipped(struct split_queue *s)
 {
     if (s->skip_count) put_used(s, (uint16_t)(s->used_next - s->skip_count), s->skip_id, 0);
     s->skip_count = 0;
+}
+
+/* Nothing of it is to be seen before the index is moved, so a head may be called free already. */
+void split_push_many(struct virtq *q, const struct virtq_chain *c, const uint32_t *written_bytes, unsigned count)
+{
+    struct split_queue *s = &q->split;
+    if (count == 0) return;
+    if (!q->in_order || written_bytes) put_skipped(s);
+    for (unsigned i = 0; i < count; i++) {
+        assert(c[i].id < q->size && s->state[c[i].id] == SPLIT_POPPED);
+        s->state[c[i].id] = SPLIT_FREE;
+        if (!q->in_order || written_bytes)
+            put_used(s, (uint16_t)(s->used_next + i), c[i].id, written_bytes ? written_bytes[i] : 0);
+    }
+    if (q->in_order && !written_bytes) {
+        s->skip_count = (uint16_t)(s->skip_count + count);
+        s->skip_id = c[count - 1].id;
+    }
+    s->used_next = (uint16_t)(s->used_next + count);
+    s->pushed = true;
+    q->in_flight -= count;
 }
 
 void split_push(struct virtq *q, uint16_t id, uint32_t written_bytes)
@@ -240,6 +284,7 @@ bool split_publish(struct virtq *q)
     put_skipped(s);
     ring_store16_release(s->used + SPLIT_IDX, s->used_next);
     s->used_seen = s->used_next;
+    s->pushed = false;
     KILL_POINT(); /* before this the batch is still in flight, after it is the driver's */
     for (unsigned i = 0; i < q->batch_count; i++) {
         s->state[q->batch[i]] = SPLIT_FREE;

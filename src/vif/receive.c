@@ -2,11 +2,11 @@
 /*
  * Frames to the guest: the port's send, on the thread of whoever brings them.
  *
- * A receive queue is taken by its lock for one batch. Under it, for as many frames as there are buffers: chains are popped until the frame
- * fits (one, when the driver did not agree to mergeable buffers) and the lines that will be written are asked for; then
- * headers and frames are copied, from where they lie to where the guest wants them; then the chains are pushed, a frame's
- * all at once, and the batch is published. A frame for which there are too few buffers leaves those that there are to the
- * next one.
+ * A receive queue is taken by its lock for one batch. Under it, for as many frames as there are buffers: chains are popped, many
+ * at once, which also asks for the lines that will be written, and each frame is given as many of them as it needs (one, when
+ * the driver did not agree to mergeable buffers); what is left over is put back. Then headers and frames are copied, from
+ * where they lie to where the guest wants them, the chains are pushed, a frame's all at once, and the batch is
+ * published. A frame for which there are too few buffers leaves those that there are to the next one.
  *
  * Nobody waits for a guest: what finds no buffer is dropped and counted.
  */
@@ -27,9 +27,10 @@ static void broke(struct vif_rx *r, const char *why)
     vif_break(r->vif, r->pair * 2, why);
 }
 
-/* Where the next chain and its entries go. */
-struct rx_space {
-    unsigned chains, iov;
+/* Chains that were popped, in r->chain, and their entries, in r->iov: up to `next` they belong to frames. */
+struct rx_stock {
+    unsigned next, have;
+    unsigned iov_next, iov_have;
 };
 
 enum pop {
@@ -40,55 +41,66 @@ enum pop {
     POP_BROKEN,
 };
 
-static inline enum pop pop_one(struct vif_rx *r, struct rx_space *at)
+/* What a driver lets us only read has no place in a receive queue; entries for it are taken out. False: nothing is left. */
+static bool check_chains(struct vif_rx *r, struct rx_stock *s, unsigned count)
 {
-    if (unlikely(at->chains == VIF_RX_CHAINS)) return POP_FULL;
-    struct virtq_chain *c = &r->chain[at->chains];
-    struct iovec *iov = r->iov + at->iov;
-    int ret = virtq_pop(r->vq, c, iov, r->iov_max - at->iov);
-    if (ret == 0) return POP_NONE;
-    if (ret == -E2BIG && at->chains > 0) return POP_FULL;
-    if (ret < 0) {
-        broke(r, ret == -E2BIG ? "a buffer in more pieces than the queue has descriptors" : virtq_broken(r->vq));
+    struct iovec *to = r->iov + s->iov_have, *from = to;
+    for (unsigned i = 0; i < count; i++) {
+        const struct virtq_chain *c = &r->chain[s->have + i];
+        if (unlikely(c->in_count == 0)) return false;
+        if (unlikely(c->out_count || to != from)) memmove(to, from + c->out_count, c->in_count * sizeof *to);
+        from += c->out_count + c->in_count;
+        to += c->in_count;
+    }
+    s->iov_have = (unsigned)(to - r->iov);
+    return true;
+}
+
+static enum pop refill(struct vif_rx *r, struct rx_stock *s, unsigned wanted)
+{
+    unsigned space = VIF_RX_CHAINS - s->have;
+    if (space == 0) return POP_FULL;
+    int n = virtq_pop_many(r->vq, r->chain + s->have, wanted < space ? wanted : space, r->iov + s->iov_have,
+                           r->iov_max - s->iov_have);
+    if (n == 0) return POP_NONE;
+    if (n == -E2BIG && s->have > 0) return POP_FULL;
+    if (n < 0) {
+        broke(r, n == -E2BIG ? "a buffer in more pieces than the queue has descriptors" : virtq_broken(r->vq));
         return POP_BROKEN;
     }
-    if (unlikely(c->out_count)) memmove(iov, iov + c->out_count, c->in_count * sizeof *iov);
-    if (unlikely(c->in_count == 0)) {
+    if (!check_chains(r, s, (unsigned)n)) {
         broke(r, "a receive buffer that cannot be written");
         return POP_BROKEN;
     }
-    __builtin_prefetch(iov->iov_base, 1);
-    __builtin_prefetch((char *)iov->iov_base + 64, 1);
-    at->chains++;
-    at->iov += c->in_count;
+    s->have += (unsigned)n;
     return POP_OK;
 }
 
-static void unpop(struct vif_rx *r, struct rx_space *at, struct rx_space back_to)
+/* How many chains more, when the last one is like those to come. */
+static unsigned estimate(const struct vif_rx *r, const struct rx_stock *s, uint64_t missing_bytes)
 {
-    while (at->chains > back_to.chains)
-        virtq_unpop(r->vq, &r->chain[--at->chains]);
-    *at = back_to;
+    return (unsigned)min_u64(div_round_up(missing_bytes, r->chain[s->next - 1].in_bytes), VIF_RX_CHAINS);
 }
 
-/* Pop what p needs. POP_OK: *f says where it goes; else nothing was taken. */
-static enum pop reserve_frame(struct vif_rx *r, struct packet *p, struct rx_space *at, struct vif_rx_frame *f)
+/* Chains for p, which is the first of `left` frames. POP_OK: *f says which; else they stay in the stock. */
+static inline enum pop reserve_frame(struct vif_rx *r, struct packet *p, unsigned left, struct rx_stock *s,
+                                     struct vif_rx_frame *f)
 {
     uint64_t needed = r->header_bytes + (uint64_t)p->length_bytes, room = 0;
-    struct rx_space start = *at;
+    struct rx_stock start = *s;
+    enum pop ret = POP_OK;
     do {
-        enum pop ret = pop_one(r, at);
-        if (unlikely(ret != POP_OK)) {
-            unpop(r, at, start);
-            return ret;
-        }
-        room += r->chain[at->chains - 1].in_bytes;
+        if (s->next == s->have) ret = refill(r, s, room ? estimate(r, s, needed - room) : left);
+        if (unlikely(ret != POP_OK)) break;
+        room += r->chain[s->next].in_bytes;
+        s->iov_next += r->chain[s->next++].in_count;
     } while (room < needed && r->mergeable);
     if (unlikely(room < needed)) {
-        unpop(r, at, start);
-        return POP_SMALL;
+        s->next = start.next;
+        s->iov_next = start.iov_next;
+        return ret == POP_OK ? POP_SMALL : ret;
     }
-    *f = (struct vif_rx_frame){p, start.chains, at->chains - start.chains, start.iov, at->iov - start.iov};
+    *f = (struct vif_rx_frame){p, start.next, s->next - start.next, start.iov_next};
     return POP_OK;
 }
 
@@ -163,22 +175,30 @@ static inline void copy_frame(const struct vif_rx *r, const struct vif_rx_frame 
 
 static void push_merged(struct vif_rx *r, const struct vif_rx_frame *f)
 {
-    uint16_t ids[VIF_RX_CHAINS];
     uint32_t written[VIF_RX_CHAINS];
     uint64_t left = r->header_bytes + (uint64_t)f->packet->length_bytes;
     for (unsigned i = 0; i < f->chain_count; i++) {
         const struct virtq_chain *c = &r->chain[f->chain_at + i];
-        ids[i] = c->id;
         written[i] = (uint32_t)min_u64(c->in_bytes, left);
         left -= written[i];
     }
-    virtq_push_frame(r->vq, ids, written, f->chain_count);
+    virtq_push_frame(r->vq, r->chain + f->chain_at, written, f->chain_count);
 }
 
-static inline void push_frame(struct vif_rx *r, const struct vif_rx_frame *f)
+/* All frames' chains, in order: those of one chain together. */
+static void push_frames(struct vif_rx *r, unsigned count)
 {
-    if (unlikely(f->chain_count > 1)) push_merged(r, f);
-    else virtq_push(r->vq, r->chain[f->chain_at].id, r->header_bytes + f->packet->length_bytes);
+    uint32_t written[PACKET_BATCH];
+    unsigned first = 0; /* frame whose chain is the first that is not pushed */
+    for (unsigned i = 0; i < count; i++) {
+        const struct vif_rx_frame *f = &r->frame[i];
+        written[i - first] = r->header_bytes + f->packet->length_bytes;
+        if (likely(f->chain_count == 1)) continue;
+        if (i > first) virtq_push_many(r->vq, r->chain + r->frame[first].chain_at, written, i - first);
+        push_merged(r, f);
+        first = i + 1;
+    }
+    if (count > first) virtq_push_many(r->vq, r->chain + r->frame[first].chain_at, written, count - first);
 }
 
 /* ---- a batch ---- */
@@ -187,23 +207,25 @@ static inline void push_frame(struct vif_rx *r, const struct vif_rx_frame *f)
  * dropped; they are in r->frame. */
 static unsigned reserve(struct vif_rx *r, struct packet *const *packets, unsigned count, unsigned *done)
 {
-    struct rx_space at = {0, 0};
+    struct rx_stock s = {0};
     unsigned n = 0, i = 0;
     uint32_t failed_bytes = UINT32_MAX; /* for a frame of this length there were too few buffers */
     for (; i < count && !r->broken; i++) {
         enum pop ret = POP_NONE;
-        if (packets[i]->length_bytes < failed_bytes) ret = reserve_frame(r, packets[i], &at, &r->frame[n]);
+        if (packets[i]->length_bytes < failed_bytes) ret = reserve_frame(r, packets[i], count - i, &s, &r->frame[n]);
         if (likely(ret == POP_OK)) {
             n++;
         } else if (ret == POP_NONE) {
             failed_bytes = (uint32_t)min_u64(failed_bytes, packets[i]->length_bytes);
             counter_add(&r->count.no_buffer, 1);
-        } else if (ret == POP_FULL && at.chains > 0) {
+        } else if (ret == POP_FULL && n > 0) {
             break; /* the others after these */
         } else {
             counter_add(&r->count.too_long, 1);
         }
     }
+    while (s.have > s.next && !r->broken)
+        virtq_unpop(r->vq, &r->chain[--s.have]);
     *done = i;
     return n;
 }
@@ -237,8 +259,7 @@ static void fill(struct vif_rx *r, unsigned count)
         copy_frame(r, &r->frame[i]);
         bytes += r->frame[i].packet->length_bytes;
     }
-    for (unsigned i = 0; i < count; i++)
-        push_frame(r, &r->frame[i]);
+    push_frames(r, count);
     counter_add(&r->count.packets, count);
     counter_add(&r->count.bytes, bytes);
     counter_add(&r->count.copied_bytes, bytes);

@@ -130,8 +130,7 @@ static inline bool take_frame(struct vif_tx *t, const struct virtq_chain *c, str
 static void give_back(struct vif_tx *t)
 {
     if (t->chain_count == 0) return;
-    for (unsigned i = 0; i < t->chain_count; i++)
-        virtq_push(t->vq, t->chain[i].id, 0);
+    virtq_push_many(t->vq, t->chain, NULL, t->chain_count);
     t->chain_count = 0;
     if (!virtq_publish(t->vq)) return;
     counter_add(&t->count.calls, 1);
@@ -157,30 +156,33 @@ static bool limited(struct vif_tx *t, uint64_t now)
     return true;
 }
 
-/* Pop up to max chains; entries of chain i begin at at[i]. How many, or -EPROTO when there is none before what is wrong. */
-static int pop_batch(struct vif_tx *t, unsigned max, unsigned *at)
+/* As virtq_pop_many(), no more than the limit allows. */
+static int pop_limited(struct vif_tx *t, unsigned max)
 {
-    bool limits = bucket_limits(&t->vif->from_guest);
-    uint64_t now = limits ? bucket_now(&t->vif->from_guest) : 0;
+    struct bucket *b = &t->vif->from_guest;
+    uint64_t now = bucket_now(b);
     unsigned n = 0, used = 0;
-    for (; n < max; n++) {
+    int ret = 0;
+    while (n < max && !limited(t, now)) {
         struct virtq_chain *c = &t->chain[n];
-        if (unlikely(limits) && limited(t, now)) break;
-        int ret = virtq_pop(t->vq, c, t->iov + used, t->iov_max - used);
-        if (ret == 0 || (ret < 0 && n > 0)) break;
-        if (ret == -E2BIG) return broke(t, "a frame in more pieces than the queue has descriptors");
-        if (ret < 0) return broke(t, virtq_broken(t->vq));
-        at[n] = used;
+        ret = virtq_pop(t->vq, c, t->iov + used, t->iov_max - used);
+        if (ret <= 0) break;
         used += c->out_count + c->in_count;
-        if (c->out_count) {
-            const char *start = t->iov[at[n]].iov_base;
-            __builtin_prefetch(start);
-            __builtin_prefetch(start + 64);
-        }
-        if (unlikely(limits)) bucket_charge(&t->vif->from_guest, now, (uint32_t)min_u64(c->out_bytes, UINT32_MAX));
+        bucket_charge(b, now, (uint32_t)min_u64(c->out_bytes, UINT32_MAX));
+        n++;
     }
-    t->chain_count = n;
-    return (int)n;
+    return n ? (int)n : ret;
+}
+
+/* How many chains, up to max, or -EPROTO when there is none before what is wrong. */
+static int pop_batch(struct vif_tx *t, unsigned max)
+{
+    int n = unlikely(bucket_limits(&t->vif->from_guest)) ? pop_limited(t, max)
+                                                         : virtq_pop_many(t->vq, t->chain, max, t->iov, t->iov_max);
+    if (unlikely(n == -E2BIG)) return broke(t, "a frame in more pieces than the queue has descriptors");
+    if (unlikely(n < 0)) return broke(t, virtq_broken(t->vq));
+    t->chain_count = (unsigned)n;
+    return n;
 }
 
 /* Ask the network to send to where the guest is now: a reverse ARP request of its address to itself, as who moves machines
@@ -212,13 +214,17 @@ static bool announcement_is_due(struct vif *v)
 }
 
 /* Those of the batch that are sound, in out[]. */
-static unsigned take_batch(struct vif_tx *t, const unsigned *at, unsigned count, struct packet **out)
+static unsigned take_batch(struct vif_tx *t, unsigned count, struct packet **out)
 {
+    struct iovec *iov = t->iov;
     unsigned n = 0;
     uint64_t bytes = 0;
     for (unsigned i = 0; i < count; i++) {
         struct packet *p = &t->packet[i];
-        if (unlikely(!take_frame(t, &t->chain[i], t->iov + at[i], p, i))) continue;
+        const struct virtq_chain *c = &t->chain[i];
+        bool sound = take_frame(t, c, iov, p, i);
+        iov += c->out_count + c->in_count;
+        if (unlikely(!sound)) continue;
         bytes += p->length_bytes;
         out[n++] = p;
     }
@@ -232,13 +238,12 @@ static int receive(struct port_source *s, struct packet **out, unsigned max, str
 {
     struct vif_tx *t = tx_of(s);
     struct vif *v = t->vif;
-    unsigned at[PACKET_BATCH];
     s->not_before_ns = 0;
     if (unlikely(t->broken)) return -EPROTO;
     if (unlikely(announcement_is_due(v)) && atomic_exchange(&v->announce, false)) return (int)make_announcement(t, out);
-    int count = pop_batch(t, max < PACKET_BATCH ? max : PACKET_BATCH, at);
+    int count = pop_batch(t, max < PACKET_BATCH ? max : PACKET_BATCH);
     if (count <= 0) return count;
-    unsigned n = take_batch(t, at, (unsigned)count, out);
+    unsigned n = take_batch(t, (unsigned)count, out);
     if (unlikely(guest_map_truncated(t->map))) return broke(t, "the guest's memory was cut short");
     if (unlikely(atomic_load_explicit(&v->link_down, memory_order_relaxed))) {
         counter_add(&t->count.dropped, n);

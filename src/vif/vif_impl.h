@@ -83,7 +83,7 @@ struct vif_tx {
 struct vif_rx_frame {
     struct packet *packet;
     unsigned chain_at, chain_count;
-    unsigned iov_at, iov_count;
+    unsigned iov_at;
 };
 
 struct vif_rx {
