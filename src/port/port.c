@@ -5,8 +5,6 @@
  * Most batches need nothing: the first loop sees that and hands the array on as it is. Otherwise frames are finished one
  * by one, in order, and leave in batches again. A checksum is finished in the packet's head, which is right for every other port that
  * gets the same packet. Segments are packets of the thread's pool.
- *
- * out.packets and out.bytes count what the port was given (segments one by one), what it then drops included.
  */
 #include <assert.h>
 #include <stdio.h>

@@ -7,6 +7,8 @@
  * port_send() is the only way out: it counts, mirrors to a capture, finishes in software what this port cannot take
  * (segmentation, checksums), drops what is longer than its MTU, and calls ops->send with what is left.
  *
+ * out.packets and out.bytes count what ops->send was given (segments one by one), what the port then drops included.
+ *
  * A send is over when it returns: the port has copied the frame into its receiver's buffers, or given it to the kernel, or
  * dropped it. So nobody can hold the sender's memory past its own batch, however slow he is (docs/adr/0007).
  *
@@ -65,11 +67,15 @@ struct port {
     char name[PORT_NAME_BYTES];
     _Atomic uint32_t takes; /* PORT_TAKES_* */
     _Atomic uint32_t mtu;   /* of IP; a frame may have 18 bytes more, and tags */
-    struct port_counters in, out;
-    _Atomic uint64_t segmented, checksummed, merged, copied_bytes;
     _Atomic(struct port_capture *) capture;
     /* The switch's own. */
     _Atomic(void *) switch_port;
+    /* What is above is read by every thread that sends here; what each thread writes for itself must not share lines with it. */
+    uint8_t apart0[64];
+    struct port_counters in;
+    uint8_t apart1[64];
+    struct port_counters out;
+    _Atomic uint64_t segmented, checksummed, merged, copied_bytes;
 };
 
 void port_init(struct port *p, const struct port_ops *ops, const char *name);
