@@ -1,313 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A thread that takes frames from its sources and hands them to the sink (port/source.h).
- *
- * Where a source is, it says itself:
- *
- *   ACTIVE     asked in each round. A round takes one batch from each of them, so that a busy one cannot starve the others.
- *   IDLE       armed: its descriptor wakes the thread. (A source without one is looked at every UNKICKED_POLL_NS.)
- *   THROTTLED  not_before_ns lies ahead; asked again then, whatever comes before.
- *   BROKEN     receive failed; never asked again.
- *
- * How long an active source that has nothing is still polled adapts, per source: when the last gap was so short that polling
- * would have bridged it, longer (up to the operator's bound); otherwise not at all. So one that is idle is polled once and
- * never again, a fast one never sleeps. When the kernel preempted the thread since the last look, somebody else wants
- * the CPU: polling ends.
- *
- * The thread sleeps only when no source is active. Before a source becomes idle it is armed, which looks once more, and
- * descriptors stay readable until `woken`, so nothing is missed. While some are active the idle ones' descriptors are looked at
- * every WATCH_ROUNDS.
+ * A runner's thread, and the orders that the control thread gives it: each runs between two rounds (runner_pass.c) while
+ * the control thread waits, so that what it changes is obeyed when it returns.
  */
 #include <assert.h>
 #include <errno.h>
 #include <semaphore.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
-#include "loop/clock.h"
 #include "loop/thread.h"
-#include "packet/gro.h"
-#include "port/capture.h"
-#include "port/source.h"
-
-#define WINDOW_MIN_NS UINT64_C(4000)
-#define UNKICKED_POLL_NS NS_PER_MS
-#define WATCH_ROUNDS 4u
-#define EVENTS_MAX 64
-
-enum source_state { SOURCE_GONE, SOURCE_ACTIVE, SOURCE_IDLE, SOURCE_THROTTLED, SOURCE_BROKEN };
-
-struct runner {
-    const struct runner_sink *sink;
-    void *thread_arg; /* what the sink made */
-    struct packet_pool *pool;
-    struct mailbox mailbox;
-    int epoll_fd;
-    bool quit;
-    pthread_t thread;
-    struct list active, idle, unkicked, throttled, broken;
-    uint64_t unkicked_due_ns; /* when unkicked sources are looked at again */
-    unsigned watch_countdown;
-    long preemptions;
-    uint64_t polling_since_ns; /* 0: the last round had something to do */
-    _Atomic uint64_t poll_ns;
-    _Atomic uint64_t rounds, sleeps, packets, polled_ns; /* written by the thread only */
-    struct gro gro;
-};
-
-static void count(_Atomic uint64_t *counter, uint64_t n)
-{
-    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
-}
-
-/* ---- where a source is ---- */
-
-static int watch(struct port_source *s)
-{
-    if (s->fd < 0 || s->events) return 0;
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = s};
-    if (epoll_ctl(s->runner->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) < 0) return -errno;
-    s->events = EPOLLIN;
-    return 0;
-}
-
-static void unwatch(struct port_source *s)
-{
-    if (!s->events) return;
-    epoll_ctl(s->runner->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL);
-    s->events = 0;
-}
-
-static void move(struct port_source *s, enum source_state state, struct list *to)
-{
-    list_remove(&s->node);
-    list_push_back(to, &s->node);
-    s->state = (uint8_t)state;
-}
-
-static void set_broken(struct port_source *s)
-{
-    unwatch(s);
-    s->broken = true;
-    move(s, SOURCE_BROKEN, &s->runner->broken);
-}
-
-static void set_active(struct port_source *s)
-{
-    /* A source that cannot be watched could sleep for ever. */
-    if (watch(s) < 0) set_broken(s);
-    else move(s, SOURCE_ACTIVE, &s->runner->active);
-}
-
-/* ---- how long to poll ---- */
-
-static bool preempted(struct runner *r)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_THREAD, &usage);
-    bool yes = usage.ru_nivcsw != r->preemptions;
-    r->preemptions = usage.ru_nivcsw;
-    return yes;
-}
-
-static uint64_t window_of(struct port_source *s)
-{
-    uint64_t bound_ns = atomic_load_explicit(&s->runner->poll_ns, memory_order_relaxed);
-    return bound_ns == UINT64_MAX ? UINT64_MAX : min_u64(s->window_ns, bound_ns);
-}
-
-static void adapt(struct port_source *s, uint64_t gap_ns)
-{
-    uint64_t bound_ns = atomic_load_explicit(&s->runner->poll_ns, memory_order_relaxed);
-    if (preempted(s->runner) || gap_ns > bound_ns) {
-        s->window_ns = 0;
-        return;
-    }
-    uint64_t longer_ns = s->window_ns ? s->window_ns * 2 : WINDOW_MIN_NS;
-    s->window_ns = min_u64(max_u64(longer_ns, gap_ns * 2), bound_ns);
-}
-
-/* ---- a round ---- */
-
-static void count_in(struct port_source *s, struct packet *const *packets, unsigned n)
-{
-    uint64_t bytes = 0;
-    for (unsigned i = 0; i < n; i++)
-        bytes += packets[i]->length_bytes;
-    /* A port may have several sources, on several threads. */
-    atomic_fetch_add_explicit(&s->port->in.packets, n, memory_order_relaxed);
-    atomic_fetch_add_explicit(&s->port->in.bytes, bytes, memory_order_relaxed);
-    count(&s->runner->packets, n);
-    struct port_capture *capture = atomic_load_explicit(&s->port->capture, memory_order_acquire);
-    if (capture) port_capture_frames(capture, packets, n, PORT_CAPTURE_IN);
-}
-
-static unsigned merge(struct runner *r, struct port_source *s, struct packet **packets, unsigned n)
-{
-    unsigned left = gro_batch(&r->gro, packets, n, r->pool);
-    if (left < n) atomic_fetch_add_explicit(&s->port->merged, n - left, memory_order_relaxed);
-    return left;
-}
-
-/* One batch. How many frames there were, or -errno. */
-static int serve(struct runner *r, struct port_source *s)
-{
-    struct packet *packets[PACKET_BATCH];
-    int n = s->ops->receive(s, packets, PACKET_BATCH, r->pool);
-    if (n <= 0) return n;
-    count_in(s, packets, (unsigned)n);
-    unsigned left = s->gro ? merge(r, s, packets, (unsigned)n) : (unsigned)n;
-    r->sink->input(r->thread_arg, s->port, packets, left);
-    s->ops->release(s);
-    packet_pool_reset(r->pool);
-    return n;
-}
-
-/* The source has nothing at the moment, and was polled for long enough. */
-static void park(struct runner *r, struct port_source *s)
-{
-    if (s->ops->arm && s->ops->arm(s)) {
-        if (s->ops->disarm) s->ops->disarm(s);
-        return;
-    }
-    if (s->fd >= 0) {
-        move(s, SOURCE_IDLE, &r->idle);
-        return;
-    }
-    if (list_empty(&r->unkicked)) r->unkicked_due_ns = clock_now_ns() + UNKICKED_POLL_NS;
-    move(s, SOURCE_IDLE, &r->unkicked);
-}
-
-static void unpark(struct port_source *s, uint64_t now_ns)
-{
-    if (s->ops->disarm) s->ops->disarm(s);
-    adapt(s, now_ns - s->idle_since_ns);
-    s->idle_since_ns = 0;
-    set_active(s);
-}
-
-static void not_now(struct runner *r, struct port_source *s, unsigned given)
-{
-    uint64_t window_ns = window_of(s);
-    if (given && window_ns) {
-        s->idle_since_ns = 0;
-        return;
-    }
-    uint64_t now_ns = clock_now_ns();
-    if (given || s->idle_since_ns == 0) s->idle_since_ns = now_ns;
-    if (now_ns - s->idle_since_ns >= window_ns) park(r, s);
-}
-
-/* One batch from each active source. How many frames there were in all. */
-static unsigned serve_active(struct runner *r)
-{
-    unsigned total = 0;
-    LIST_FOR_EACH_SAFE (node, &r->active) {
-        struct port_source *s = list_entry(node, struct port_source, node);
-        s->not_before_ns = 0;
-        int n = serve(r, s);
-        if (n < 0) {
-            set_broken(s);
-            continue;
-        }
-        total += (unsigned)n;
-        if (s->not_before_ns) move(s, SOURCE_THROTTLED, &r->throttled);
-        else if (n < (int)PACKET_BATCH) not_now(r, s, (unsigned)n);
-        else s->idle_since_ns = 0;
-    }
-    return total;
-}
-
-/* ---- what wakes ---- */
-
-static void event_for(struct port_source *s, uint64_t now_ns)
-{
-    if (s->ops->woken) s->ops->woken(s);
-    if (s->state == SOURCE_IDLE) unpark(s, now_ns);
-    /* It would wake us again and again until its time has come. */
-    else if (s->state == SOURCE_THROTTLED) unwatch(s);
-}
-
-/* Look at the descriptors, for timeout_ns at most. */
-static void wait_events(struct runner *r, uint64_t timeout_ns)
-{
-    struct epoll_event events[EVENTS_MAX];
-    struct timespec ts = {.tv_sec = (time_t)(timeout_ns / NS_PER_SECOND),
-                          .tv_nsec = (long)(timeout_ns % NS_PER_SECOND)};
-    int n = epoll_pwait2(r->epoll_fd, events, EVENTS_MAX, timeout_ns == UINT64_MAX ? NULL : &ts, NULL);
-    if (n <= 0) return;
-    uint64_t now_ns = clock_now_ns();
-    for (int i = 0; i < n; i++)
-        if (events[i].data.ptr) event_for(events[i].data.ptr, now_ns);
-}
-
-/* Sources whose time has come. Returns how long until the next one's. */
-static uint64_t wake_due(struct runner *r)
-{
-    if (list_empty(&r->throttled) && list_empty(&r->unkicked)) return UINT64_MAX;
-    uint64_t now_ns = clock_now_ns(), next_ns = UINT64_MAX;
-    LIST_FOR_EACH_SAFE (node, &r->throttled) {
-        struct port_source *s = list_entry(node, struct port_source, node);
-        if (s->not_before_ns > now_ns) {
-            next_ns = min_u64(next_ns, s->not_before_ns);
-            continue;
-        }
-        s->idle_since_ns = 0;
-        set_active(s);
-    }
-    if (list_empty(&r->unkicked)) return next_ns == UINT64_MAX ? UINT64_MAX : next_ns - now_ns;
-    if (r->unkicked_due_ns > now_ns) return min_u64(next_ns, r->unkicked_due_ns) - now_ns;
-    LIST_FOR_EACH_SAFE (node, &r->unkicked) {
-        unpark(list_entry(node, struct port_source, node), now_ns);
-    }
-    return 0;
-}
-
-static void count_polling(struct runner *r)
-{
-    if (r->polling_since_ns == 0) return;
-    count(&r->polled_ns, clock_now_ns() - r->polling_since_ns);
-    r->polling_since_ns = 0;
-}
-
-static void sleep_until_work(struct runner *r, uint64_t timeout_ns)
-{
-    if (mailbox_has_mail(&r->mailbox)) return;
-    count_polling(r);
-    count(&r->sleeps, 1);
-    if (r->sink->asleep) r->sink->asleep(r->thread_arg);
-    wait_events(r, timeout_ns);
-    if (r->sink->awake) r->sink->awake(r->thread_arg);
-}
-
-static void pass(struct runner *r)
-{
-    if (mailbox_has_mail(&r->mailbox)) {
-        mailbox_run(&r->mailbox);
-        return; /* an order may have changed anything, "quit" included */
-    }
-    count(&r->rounds, 1);
-    wake_due(r);
-    unsigned taken = serve_active(r);
-    if (r->sink->quiescent) r->sink->quiescent(r->thread_arg);
-    if (list_empty(&r->active)) {
-        uint64_t timeout_ns = wake_due(r);
-        if (list_empty(&r->active)) sleep_until_work(r, timeout_ns);
-        return;
-    }
-    if (taken) {
-        count_polling(r);
-    } else {
-        if (r->polling_since_ns == 0) r->polling_since_ns = clock_now_ns();
-        cpu_relax();
-    }
-    if (!list_empty(&r->idle) && --r->watch_countdown == 0) {
-        r->watch_countdown = WATCH_ROUNDS;
-        wait_events(r, 0);
-    }
-}
+#include "port/runner_internal.h"
 
 /* ---- the thread ---- */
 
@@ -342,7 +46,7 @@ static void *thread_main(void *arg)
     sem_post(&order->ready); /* order is gone from here on */
     if (ret < 0) return NULL;
     while (!r->quit)
-        pass(r);
+        runner_pass(r);
     r->sink->thread_free(r->thread_arg);
     packet_pool_free(r->pool);
     return NULL;
@@ -386,14 +90,8 @@ int runner_new(struct runner **out, const char *name, const struct runner_sink *
     struct runner *r = calloc(1, sizeof *r);
     if (!r) return -ENOMEM;
     r->sink = sink;
-    r->watch_countdown = WATCH_ROUNDS;
     atomic_init(&r->poll_ns, poll_ns);
-    list_init(&r->active);
-    list_init(&r->idle);
-    list_init(&r->unkicked);
-    list_init(&r->throttled);
-    list_init(&r->broken);
-    gro_init(&r->gro);
+    runner_pass_init(r);
     int ret = waits_open(r);
     if (ret == 0) {
         ret = thread_begin(r, name);
@@ -439,26 +137,13 @@ static void command(struct runner *r, struct order *o)
 
 static void run_add(struct runner *r, struct order *o)
 {
-    struct port_source *s = o->source;
-    s->runner = r;
-    s->broken = false;
-    s->events = 0;
-    s->not_before_ns = s->idle_since_ns = s->window_ns = 0;
-    list_init(&s->node);
-    o->ret = watch(s);
-    if (o->ret == 0) move(s, SOURCE_ACTIVE, &r->active);
-    else s->runner = NULL;
+    o->ret = runner_pass_add(r, o->source);
 }
 
 static void run_remove(struct runner *r, struct order *o)
 {
-    struct port_source *s = o->source;
     (void)r;
-    if (s->state == SOURCE_IDLE && s->ops->disarm) s->ops->disarm(s);
-    unwatch(s);
-    list_remove(&s->node);
-    s->state = SOURCE_GONE;
-    s->runner = NULL;
+    runner_pass_remove(o->source);
 }
 
 static void run_call(struct runner *r, struct order *o)
@@ -470,10 +155,7 @@ static void run_call(struct runner *r, struct order *o)
 static void run_set_poll(struct runner *r, struct order *o)
 {
     (void)o;
-    uint64_t now_ns = clock_now_ns();
-    LIST_FOR_EACH_SAFE (node, &r->idle) {
-        unpark(list_entry(node, struct port_source, node), now_ns);
-    }
+    runner_pass_wake_all(r);
 }
 
 static void run_quit(struct runner *r, struct order *o)

@@ -31,6 +31,7 @@ struct tap_queue {
     struct port_source source;
     struct tap *tap;
     uint8_t *buffers;
+    bool more; /* the last batch ended for its bytes */
     struct packet packets[PACKET_BATCH];
     struct iovec bodies[PACKET_BATCH];
 };
@@ -83,7 +84,13 @@ static int tap_receive(struct port_source *s, struct packet **out, unsigned max,
         taken_bytes += (size_t)got;
         n++;
     }
+    q->more = taken_bytes >= BATCH_BYTES;
     return (int)n;
+}
+
+static bool tap_arm(struct port_source *s)
+{
+    return container_of(s, struct tap_queue, source)->more;
 }
 
 static void tap_release(struct port_source *s)
@@ -91,7 +98,7 @@ static void tap_release(struct port_source *s)
     (void)s; /* the buffers are ours */
 }
 
-static const struct port_source_ops source_ops = {.receive = tap_receive, .release = tap_release};
+static const struct port_source_ops source_ops = {.receive = tap_receive, .release = tap_release, .arm = tap_arm};
 
 /* ---- send ---- */
 
