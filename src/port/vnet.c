@@ -15,6 +15,9 @@
 #define TAGS_MAX 2u
 #define TCP_CHECKSUM_AT 16u
 #define UDP_CHECKSUM_AT 6u
+/* Below (above), a frame would become thousands: Linux sends neither. */
+#define TCP_SEGMENT_MIN 16u
+#define UDP_SEGMENTS_MAX 128u
 
 static_assert(sizeof(struct virtio_net_hdr) == VNET_HEADER_BYTES, "the short form, without num_buffers");
 
@@ -55,7 +58,8 @@ static bool gso_fits(const struct packet *p, unsigned *headers_bytes)
     if (o->csum_offset != (tcp ? TCP_CHECKSUM_AT : UDP_CHECKSUM_AT)) return false;
     if (l4 < l3 + (v4 ? 20u : 40u) || l4 + (tcp ? 20u : 8u) > p->head_bytes) return false;
     if (v4 && (p->head[l3] >> 4 != 4 || l4 != l3 + (p->head[l3] & 15u) * 4)) return false;
-    if (v4 && p->head[l3 + 9] != (tcp ? 6 : 17)) return false;
+    if (v4 && (p->head[l3 + 9] != (tcp ? 6 : 17) || be16_at(p->head + l3 + 6) & 0x3fff))
+        return false; /* no fragments */
     if (!v4 && p->head[l3] >> 4 != 6) return false;
     unsigned l4_bytes = tcp ? (p->head[l4 + 12] >> 4) * 4u : 8;
     *headers_bytes = l4 + l4_bytes;
@@ -79,9 +83,11 @@ static bool read_gso(const struct virtio_net_hdr *h, struct packet *p)
     o->gso_ecn = h->gso_type & VIRTIO_NET_HDR_GSO_ECN;
     o->gso_size = h->gso_size;
     if (!o->csum_partial || o->gso_size == 0 || !gso_fits(p, &headers_bytes)) return false;
-    if (o->gso_ecn && !is_tcp(o->gso)) return false;
+    uint32_t payload_bytes = p->length_bytes - headers_bytes;
+    if (is_tcp(o->gso) ? o->gso_size < TCP_SEGMENT_MIN : o->gso_ecn || payload_bytes > o->gso_size * UDP_SEGMENTS_MAX)
+        return false;
     /* One segment only: nothing to cut. */
-    if (p->length_bytes - headers_bytes <= o->gso_size) {
+    if (payload_bytes <= o->gso_size) {
         o->gso = PACKET_GSO_NONE;
         o->gso_size = 0;
         o->gso_ecn = false;
