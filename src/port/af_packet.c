@@ -105,7 +105,7 @@ static void packet_release(struct port_source *s)
     give_back(container_of(s, struct packet_queue, source));
 }
 
-enum taken { TAKEN, TAKEN_OWN, TAKEN_BAD };
+enum taken { TAKEN, TAKEN_OWN, TAKEN_LOST, TAKEN_BAD };
 
 static bool is_own(const struct packet_queue *q, const struct tpacket2_hdr *slot)
 {
@@ -136,7 +136,7 @@ static enum taken take(struct packet_queue *q, unsigned n, struct tpacket2_hdr *
         if (got < (ssize_t)VNET_HEADER_BYTES) return TAKEN_BAD;
         bytes = (size_t)got - VNET_HEADER_BYTES;
     } else if (slot->tp_snaplen < slot->tp_len) {
-        return TAKEN_BAD; /* the socket had no room for the rest */
+        return TAKEN_LOST; /* the socket had no room for the rest */
     }
     if (is_own(q, slot)) return TAKEN_OWN;
     if (!frame_packet(p, &q->bodies[n], frame, bytes) || !vnet_read(frame - VNET_HEADER_BYTES, p)) return TAKEN_BAD;
@@ -176,6 +176,7 @@ static int packet_receive(struct port_source *s, struct packet **out, unsigned m
         q->held++;
         enum taken taken = take(q, n, slot, status);
         if (taken == TAKEN_BAD) count(&s->port->in.errors, 1);
+        if (taken == TAKEN_LOST) count(&s->port->in.dropped, 1);
         if (taken != TAKEN) continue;
         if (status & TP_STATUS_COPY) fetched_bytes += q->packets[n].length_bytes;
         out[n] = &q->packets[n];

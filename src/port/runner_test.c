@@ -13,9 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "loop/clock.h"
+#include "port/capture.h"
 
 /* A source whose frames are a number: `made` so many there are, `taken` so many were received. As a virtqueue does it, whoever makes
  * frames signals only while the source is armed. */
@@ -336,6 +338,64 @@ static void a_busy_source_starves_nobody(void **state)
     runner_free(r);
 }
 
+static void many_idle_sources_cost_the_busy_one_nothing(void **state)
+{
+    enum { MANY = 300 };
+    struct fake_sink sink;
+    struct runner *r = start(&sink, RUNNER_POLL_NS_DEFAULT);
+    struct fake *idle[MANY], *busy = fake_new(true);
+    for (unsigned i = 0; i < MANY; i++) {
+        idle[i] = fake_new(true);
+        assert_int_equal(runner_add(r, &idle[i]->source), 0);
+    }
+    for (unsigned i = 0; i < MANY; i++)
+        WAIT_FOR(atomic_load(&idle[i]->armed));
+    atomic_store(&busy->endless, true);
+    assert_int_equal(runner_add(r, &busy->source), 0);
+    uint64_t before[MANY];
+    for (unsigned i = 0; i < MANY; i++)
+        before[i] = atomic_load(&idle[i]->receives);
+    WAIT_FOR(atomic_load(&busy->receives) > 10000);
+    for (unsigned i = 0; i < MANY; i++)
+        assert_int_equal(atomic_load(&idle[i]->receives), before[i]);
+    for (unsigned i = 0; i < MANY; i += 7)
+        fake_make(idle[i], i + 1);
+    for (unsigned i = 0; i < MANY; i += 7)
+        WAIT_FOR(atomic_load(&idle[i]->taken) == i + 1);
+    for (unsigned i = 0; i < MANY; i++) {
+        runner_remove(&idle[i]->source);
+        fake_free(idle[i]);
+    }
+    runner_remove(&busy->source);
+    runner_free(r);
+    fake_free(busy);
+}
+
+static void what_comes_in_is_mirrored_to_a_capture(void **state)
+{
+    struct fake_sink sink;
+    struct errmsg e;
+    struct runner *r = start(&sink, 0);
+    struct fake *f = fake_new(true);
+    struct port_capture *c;
+    struct port_capture_config config = {.fd = memfd_create("capture", MFD_CLOEXEC), .direction = PORT_CAPTURE_IN};
+    assert_int_equal(port_capture_start(&c, &f->port, &config, &e), 0);
+    assert_int_equal(runner_add(r, &f->source), 0);
+    fake_make(f, 75);
+    WAIT_FOR(atomic_load(&f->taken) == 75);
+    port_capture_stop(c);
+    struct port_capture_stats stats;
+    port_capture_stats_read(c, &stats);
+    assert_int_equal(stats.frames, 75);
+    fake_make(f, 5);
+    WAIT_FOR(atomic_load(&f->taken) == 80);
+    runner_remove(&f->source);
+    runner_free(r);
+    port_capture_free(c);
+    close(config.fd);
+    fake_free(f);
+}
+
 static void a_broken_source_is_left_alone(void **state)
 {
     struct fake_sink sink;
@@ -487,6 +547,8 @@ int main(void)
         cmocka_unit_test(nothing_is_missed_with_polling),
         cmocka_unit_test(one_that_is_idle_costs_nothing),
         cmocka_unit_test(a_busy_source_starves_nobody),
+        cmocka_unit_test(many_idle_sources_cost_the_busy_one_nothing),
+        cmocka_unit_test(what_comes_in_is_mirrored_to_a_capture),
         cmocka_unit_test(a_broken_source_is_left_alone),
         cmocka_unit_test(a_rate_limit_is_obeyed),
         cmocka_unit_test(calls_run_on_the_thread),
