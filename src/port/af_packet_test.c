@@ -353,6 +353,22 @@ static void what_cannot_be_opened(void **state)
     p->ops->free(p);
 }
 
+static int open_one(void *arg)
+{
+    struct errmsg e;
+    struct af_packet_config c = {.name = "x", .device = "lo", .queues = 3};
+    return af_packet_open(arg, &c, &e);
+}
+
+static void few_descriptors(void **state)
+{
+    if (!permitted) skip();
+    struct af_packet *a;
+    net_few_descriptors(open_one, &a);
+    struct port *p = af_packet_port(a);
+    p->ops->free(p);
+}
+
 int main(void)
 {
     permitted = net_permitted();
@@ -368,6 +384,7 @@ int main(void)
         cmocka_unit_test(an_interface_may_be_removed_in_use),
         cmocka_unit_test(a_queue_that_is_full_drops),
         cmocka_unit_test(what_cannot_be_opened),
+        cmocka_unit_test(few_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -178,13 +178,32 @@ static void what_cannot_be_opened(void **state)
     rig_close(&r);
 }
 
+static int open_one(void *arg)
+{
+    struct errmsg e;
+    struct af_xdp_config c = {.name = "xdp", .device = "cr-0", .mode = AF_XDP_GENERIC};
+    return af_xdp_open(arg, &c, &e);
+}
+
+static void few_descriptors(void **state)
+{
+    if (!permitted) skip();
+    struct rig r;
+    rig_open(&r, AF_XDP_AUTO); /* or skip */
+    struct port *p = af_xdp_port(r.xdp);
+    hub_stop(&r.hub);
+    p->ops->free(p);
+    net_few_descriptors(open_one, &r.xdp);
+    rig_close(&r);
+}
+
 int main(void)
 {
     permitted = net_permitted();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(in_the_driver),         cmocka_unit_test(before_the_stack),
         cmocka_unit_test(whatever_is_possible),  cmocka_unit_test(an_interface_goes_down_and_is_removed),
-        cmocka_unit_test(what_cannot_be_opened),
+        cmocka_unit_test(what_cannot_be_opened), cmocka_unit_test(few_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

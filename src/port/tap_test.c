@@ -253,6 +253,23 @@ static void what_cannot_be_opened(void **state)
     assert_int_equal(tap_open(&t, &c, &e), -EINVAL);
 }
 
+static int open_one(void *arg)
+{
+    struct errmsg e;
+    struct tap_config c = config();
+    c.queues = 3;
+    return tap_open(arg, &c, &e);
+}
+
+static void few_descriptors(void **state)
+{
+    if (!permitted) skip();
+    struct tap *t;
+    net_few_descriptors(open_one, &t);
+    struct port *p = tap_port(t);
+    p->ops->free(p);
+}
+
 int main(void)
 {
     permitted = net_permitted();
@@ -266,6 +283,7 @@ int main(void)
         cmocka_unit_test(an_interface_that_is_down_takes_nothing),
         cmocka_unit_test(an_interface_may_be_removed_in_use),
         cmocka_unit_test(what_cannot_be_opened),
+        cmocka_unit_test(few_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/ethtool.h>
@@ -21,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -341,6 +343,50 @@ uint64_t net_bad_checksums(int net)
     net_enter(before);
     close(before);
     return sum;
+}
+
+static unsigned open_descriptors(int *highest)
+{
+    unsigned n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    assert_non_null(d);
+    *highest = 0;
+    for (struct dirent *entry; (entry = readdir(d)) != NULL;) {
+        int fd = atoi(entry->d_name);
+        if (entry->d_name[0] == '.' || fd == dirfd(d)) continue;
+        if (fd > *highest) *highest = fd;
+        n++;
+    }
+    closedir(d);
+    return n;
+}
+
+void net_few_descriptors(int (*make)(void *arg), void *arg)
+{
+    struct rlimit before, few;
+    int highest, ret = -1;
+    getrlimit(RLIMIT_NOFILE, &before);
+    unsigned open_before = open_descriptors(&highest), failed = 0;
+    for (unsigned more = 1; ret < 0; more++) {
+        /* Every number below is in use, so that the limit counts. */
+        int fill[256], filled = 0;
+        few = (struct rlimit){.rlim_cur = (rlim_t)highest + 2, .rlim_max = before.rlim_max};
+        setrlimit(RLIMIT_NOFILE, &few);
+        while (filled < 256 && (fill[filled] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
+            filled++;
+        few.rlim_cur += more - 1;
+        setrlimit(RLIMIT_NOFILE, &few);
+        ret = make(arg);
+        setrlimit(RLIMIT_NOFILE, &before);
+        while (filled)
+            close(fill[--filled]);
+        int ignored;
+        if (ret < 0) {
+            assert_int_equal(open_descriptors(&ignored), open_before);
+            failed++;
+        }
+    }
+    assert_true(failed > 0);
 }
 
 void net_ethtool(int net, const char *device, uint32_t command, uint32_t value)

@@ -38,6 +38,8 @@ unsigned net_echo(int from, int to, const char *address, unsigned count, unsigne
 void net_shout(int net, const char *device, const char *address);
 /* TCP and UDP segments and datagrams that were thrown away there for their checksum. */
 uint64_t net_bad_checksums(int net);
+/* Call make() with room for 0, 1, 2, ... more descriptors until it succeeds (returns 0): each failure must leave none open. */
+void net_few_descriptors(int (*make)(void *arg), void *arg);
 /* An ethtool command that takes a value (ETHTOOL_STSO, ...). */
 void net_ethtool(int net, const char *device, uint32_t command, uint32_t value);
 
