@@ -142,7 +142,7 @@ static void link_gone(void *arg, const char *why)
 {
     struct switch_keeper *k = arg;
     enum keeper_state was = k->state;
-    log_warn("switch: %s", why);
+    log_debug("switch: %s", why); /* what comes of it is reported below, or when it has ended */
     forget_link(k, false);
     if (was == KEEPER_LEAVING || was == KEEPER_STOPPING) {
         limit_ms(k, EXIT_LIMIT_MS);
@@ -150,6 +150,7 @@ static void link_gone(void *arg, const char *why)
         limit_ms(k, RELINK_DELAY_MS); /* usually it died, and its exit is about to be reported */
     } else {
         k->state = KEEPER_ADOPTING;
+        snprintf(k->error, sizeof k->error, "%s", why);
         loop_timer_arm(k->host->loop, &k->timer, RELINK_DELAY_MS * NS_PER_MS, link_fired);
     }
 }
@@ -261,6 +262,7 @@ static void adopted(void *arg, const struct peer_answer *a)
 static void keeper_adopt(struct switch_keeper *k)
 {
     struct errmsg e = {""};
+    if (k->error[0]) log_warn("switch: %s; it is asked what it has", k->error);
     k->state = KEEPER_ADOPTING;
     int ret = link_up(k, &e);
     if (ret < 0) {

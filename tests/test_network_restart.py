@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon with the real switch: frames between two cards go on whatever ends."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from lib.control import Daemon, alive
+from lib.paths import built
+from lib.process import wait_until
+
+pytestmark = pytest.mark.timeout_s(90)
+
+
+@pytest.fixture
+def daemon(run_dir):
+    with Daemon(run_dir) as d:
+        d.start()
+        d.call("bridge.add", name="br0", fail_mode="secure")
+        for name in ("a", "b"):
+            d.call("vif.attach", bridge="br0", name=name)
+        d.call("flow.add", bridge="br0", flows=["in_port=a,actions=output:b", "in_port=b,actions=output:a"])
+        yield d
+
+
+@pytest.fixture
+def load(daemon, processes):
+    """Frames from a to b, a few thousand a second, from a front end that does not connect again."""
+    socket = {v["name"]: v["socket"] for v in daemon.call("vif.list")["vifs"]}
+    process = processes.start([built("bench/vhost-net-bench"), f"--port={socket['a']},flows=64,rate=5000", f"--port={socket['b']}", "--runtime=60",
+                               "--ramp=0.1", "--verify"])
+    flowing(daemon)
+    return process
+
+
+def received(daemon):
+    """Frames that b got from the switch there is; None while there is none."""
+    entry = daemon.call("vif.stats", name="b")["vifs"][0]
+    return entry.get("stats", {}).get("out_packets")
+
+
+def flowing(daemon, timeout_s=5):
+    """Until frames go through, some hundreds more than at the first look."""
+    first = wait_until(lambda: received(daemon), timeout_s, "frames")
+    wait_until(lambda: (received(daemon) or 0) > first + 200, timeout_s, "more frames")
+
+
+def end(load):
+    """What the front ends saw: all that came was as it was sent."""
+    load.popen.terminate()
+    load.wait(20)
+    return json.loads(load.output().splitlines()[-1])
+
+
+def another(daemon, old):
+    return wait_until(lambda: (pid := daemon.switch_pid()) not in (None, old) and pid, 5, "another switch")
+
+
+def test_killed_under_load(daemon, load):
+    for _ in range(3):
+        old = daemon.switch_pid()
+        os.kill(old, signal.SIGKILL)
+        began = time.monotonic()
+        another(daemon, old)
+        wait_until(lambda: received(daemon), 5, "frames")
+        assert time.monotonic() - began < 1
+        flowing(daemon)
+    assert load.running()
+    assert daemon.call("status")["network"]["switch"]["restarts"] == 3
+    end(load)
+
+
+def test_upgraded_under_load(daemon, load):
+    old = daemon.switch_pid()
+    answer = daemon.call("upgrade", switch=True)["switch"]
+    assert "error" not in answer and answer["pid"] != old and not alive(old)
+    flowing(daemon)
+    end(load)
+
+
+def test_the_daemon_is_killed_alone_and_with_the_switch(daemon, load):
+    pid = daemon.switch_pid()
+    daemon.kill()
+    daemon.start()
+    assert daemon.switch_pid() == pid
+    flowing(daemon)
+    daemon.kill()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), 5, "its end")
+    daemon.start()
+    flowing(daemon)
+    end(load)
+
+
+def test_flows_obey_and_stay(daemon, load):
+    daemon.call("flow.mod", bridge="br0", flows=["in_port=a,actions=drop"])
+    before = received(daemon)
+    time.sleep(0.3)
+    assert received(daemon) == before
+    os.kill(old := daemon.switch_pid(), signal.SIGKILL)
+    another(daemon, old)
+    time.sleep(0.3)
+    assert not received(daemon)
+    daemon.creedence("flow", "mod", "br0", "in_port=a,actions=output:b")
+    flowing(daemon)
+    end(load)
+
+
+def test_what_a_card_may_send_as_is_checked_across_restarts(daemon, load):
+    daemon.call("vif.set", name="a", allowed_macs=["02:00:00:00:0f:ff"])
+    before = received(daemon)
+    time.sleep(0.3)
+    assert received(daemon) == before
+    os.kill(old := daemon.switch_pid(), signal.SIGKILL)
+    another(daemon, old)
+    time.sleep(0.3)
+    assert not received(daemon)
+    daemon.call("vif.set", name="a", allowed_macs=[])
+    flowing(daemon)
+    end(load)
