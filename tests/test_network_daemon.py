@@ -368,7 +368,8 @@ def test_what_is_wrong_is_said(net, run_dir):
     fails(-32602, call("bridge.add", name="a/b"), "name")
     fails(-32602, call("bridge.add", name="b", fail_mode="open"), "fail_mode", "standalone")
     fails(-32602, call("bridge.add", name="b", colour="red"), "colour")
-    fails(-32602, call("bridge.add", name="x" * 32), "name")
+    for name in ("x" * 32, "12", "ALL", "in_port"):
+        fails(-32602, call("bridge.add", name=name), "name")
     fails(-32002, call("bridge.add", name="br0"), "br0")
     fails(-32602, call("port.add", bridge="br0", name="p", type="e1000"), "type")
     fails(-32602, call("port.add", bridge="br0", name="p", type="tap", device="a b"), "device")
@@ -624,6 +625,16 @@ def test_a_switch_that_does_not_answer_keeps_nobody_waiting(net, run_dir):
         net.attach("d1", leaf)
         assert time.monotonic() - began < 2
         assert "vifs" in other.call("vif.list")  # after its own time limit, without the switch's words
+
+
+@pytest.mark.slow
+def test_a_switch_that_hangs_is_replaced(net):
+    pid = net.switch_pid()
+    net.behave_switch(hang="settled")
+    wait_until(lambda: not alive(pid), 50, "its end")
+    net.behave_switch()
+    wait_until(lambda: net.switch_pid() not in (None, pid), 20, "another switch")
+    assert "does not answer any more" in net.output()
 
 
 def test_more_than_the_link_takes_is_refused(net):

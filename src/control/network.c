@@ -188,6 +188,7 @@ void network_free(struct network *n)
     }
     loop_timer_cancel(&n->retry);
     loop_timer_cancel(&n->compact);
+    loop_timer_cancel(&n->watch);
     loop_timer_cancel(&n->restore_limit);
     json_decref(n->options);
     free(n);

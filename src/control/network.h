@@ -80,7 +80,7 @@ struct network {
     bool adopted;                  /* it was found running: what is held and it does not confirm is dropped */
     bool stopping;                 /* the host's shutdown: the switch ends, what is configured stays */
     bool load_failed;              /* the saved state is there and could not be read: it is not overwritten */
-    struct loop_timer retry, compact, save, restore_limit;
+    struct loop_timer retry, compact, save, watch, restore_limit;
     struct list unsaved; /* struct network_unsaved */
     network_done upgraded, restored;
     void *upgraded_arg, *restored_arg;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "control/disk_config.h"
 
 #define VLAN_MAX 4094u
@@ -26,9 +27,16 @@ const char *network_kind_name(enum network_kind kind)
     return kind_names[kind];
 }
 
+/* What stands where a port may stand in a flow must not be a name. */
 bool network_name_valid(const char *name)
 {
-    return strlen(name) <= NETWORK_NAME_MAX && disk_name_valid(name);
+    static const char *const words[] = {"local", "in_port", "table", "normal", "flood",
+                                        "all",   "any",     "none",  "drop",   "controller"};
+    if (strlen(name) > NETWORK_NAME_MAX || !disk_name_valid(name)) return false;
+    if (strspn(name, "0123456789") == strlen(name)) return false;
+    for (size_t i = 0; i < ARRAY_LEN(words); i++)
+        if (strcasecmp(words[i], name) == 0) return false;
+    return true;
 }
 
 const char *network_name_field(struct fields *f, const char *key)
@@ -106,8 +114,9 @@ static bool trunk_valid(json_t *value)
     int used = 0;
     if (json_is_integer(value)) return json_integer_value(value) >= 0 && json_integer_value(value) <= TRUNK_MAX;
     const char *text = json_string_value(value);
-    return text && *text >= '0' && *text <= '9' && sscanf(text, "%4u-%4u%n", &first, &last, &used) == 2 && used &&
-           !text[used] && first <= last && last <= TRUNK_MAX;
+    return text && strspn(text, "0123456789-") == strlen(text) && *text != '-' &&
+           sscanf(text, "%4u-%4u%n", &first, &last, &used) == 2 && used && !text[used] && first <= last &&
+           last <= TRUNK_MAX;
 }
 
 static void check_vlans(struct fields *f)

@@ -23,9 +23,11 @@ enum network_kind { NETWORK_BRIDGE, NETWORK_PORT, NETWORK_VIF };
 #define NETWORK_KINDS 3
 const char *network_kind_name(enum network_kind kind); /* "bridge", "port", "vif" */
 
-/* 1 to NETWORK_NAME_MAX bytes by the rule of disks' names: it becomes a file name. */
+/* By the rule of disks' names (it becomes a file name), but shorter, and nothing that flows mean something by. */
 bool network_name_valid(const char *name);
-#define NETWORK_NAME_RULE "1 to 31 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+#define NETWORK_NAME_RULE                                                                                              \
+    "1 to 31 letters, digits, '.', '_' or '-', beginning with a letter or digit; not a number, and not a word for a "  \
+    "port"
 /* The field `key`, required. */
 const char *network_name_field(struct fields *f, const char *key);
 

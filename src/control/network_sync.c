@@ -15,8 +15,10 @@
 #include "loop/clock.h"
 
 #define ITEM_LIMIT_MS 10000u
-#define DEATHS_MAX 1u  /* while something is being added; the switch may have died for another reason */
-#define RETRY_MS 2000u /* what the switch could not make: its interface may be there by then */
+#define DEATHS_MAX 1u         /* while something is being added; the switch may have died for another reason */
+#define WATCH_MS 5000u        /* is it still there? */
+#define WATCH_LIMIT_MS 35000u /* behind whatever else it is doing, which may take NETWORK_FLOWS_MS */
+#define RETRY_MS 2000u        /* what the switch could not make: its interface may be there by then */
 
 /* ---- Asking ---- */
 
@@ -155,7 +157,9 @@ static void ask_item(struct network_item *i)
     }
 }
 
-/* ---- Settling ---- */
+/* ---- Settling, and going on to answer ---- */
+
+static void network_watch(struct network *n);
 
 static void tell_upgraded(struct network *n, int code, const char *message)
 {
@@ -172,6 +176,30 @@ static void tell_restored(struct network *n, int code, const char *message)
     if (done) done(n->restored_arg, code, message);
 }
 
+static void watch_answered(void *arg, const struct peer_answer *a)
+{
+    struct network *n = arg;
+    network_answered(n);
+    if (a->ret == -ETIMEDOUT) {
+        log_error("switch: it does not answer any more: it is killed");
+        switch_keeper_kill(n->keeper);
+    } else if (a->ret != -EPIPE) {
+        network_watch(n);
+    }
+}
+
+static void watch_fired(struct loop_timer *t)
+{
+    struct network *n = container_of(t, struct network, watch);
+    /* Again: it says nothing new, and costs nothing. */
+    if (!network_ask(n, "settled", NULL, WATCH_LIMIT_MS, watch_answered, n) && n->settled) network_watch(n);
+}
+
+static void network_watch(struct network *n)
+{
+    loop_timer_arm(n->host->loop, &n->watch, WATCH_MS * NS_PER_MS, watch_fired);
+}
+
 static void settled(void *arg, const struct peer_answer *a)
 {
     struct network *n = arg;
@@ -183,6 +211,7 @@ static void settled(void *arg, const struct peer_answer *a)
         return;
     }
     n->settled = true;
+    network_watch(n);
     switch_keeper_settled(n->keeper);
     if (n->adopted) network_drop_stale(n);
     n->adopted = false;
@@ -265,6 +294,7 @@ static void switch_down(void *arg, bool dead)
     char why[512];
     snprintf(why, sizeof why, "%s", switch_keeper_error(n->keeper));
     n->settled = n->settle_asked = false;
+    loop_timer_cancel(&n->watch);
     for (int kind = NETWORK_KINDS; kind-- > 0;) { /* ports before their bridges */
         LIST_FOR_EACH_SAFE (node, &n->items[kind]) {
             struct network_item *i = list_entry(node, struct network_item, node);
