@@ -280,7 +280,7 @@ def test_images_that_do_not_fit_the_configuration(daemon, run_dir):
 # ---- builds ----
 
 
-PROGRAMS = ("creedence", "creedenced", "creedence-vbd", "creedence-cache")
+PROGRAMS = ("creedence", "creedenced", "creedence-vbd", "creedence-cache", "creedence-switch")
 
 
 @pytest.fixture
@@ -355,6 +355,10 @@ def test_what_runs_is_said(prefix, daemon):
     # the fake worker says debug=y
     assert (todo == []) == (mine == "debug")
     assert all("creedence upgrade" in line for line in todo)
+    daemon.call("bridge.add", name="br0")  # and so does the fake switch
+    said = json.loads(daemon.creedence("debug", "status", "--prefix", prefix, "--json").stdout)
+    assert said["switch"]["debug"] == "y" and any("upgrade --switch" in line for line in said["todo"]) == (mine == "release")
+    assert "creedence-switch 9.9 debug=y, running" in daemon.creedence("version").stdout
 
 
 XEN = b"\x7fELF" + b"\0" * 100_000 + b"(XEN) Xen version" + b"\0" * 1000

@@ -42,7 +42,8 @@ struct debug_args {
     bool xen;
 };
 
-static const char *const programs[] = {"creedence", "creedenced", "creedence-vbd", "creedence-cache"};
+static const char *const programs[] = {"creedence", "creedenced", "creedence-vbd", "creedence-cache",
+                                       "creedence-switch"};
 
 /* ---- Arguments ---- */
 
@@ -181,7 +182,23 @@ __attribute__((format(printf, 2, 3))) static void add_todo(json_t *todo, const c
     json_array_append_new(todo, json_string(text));
 }
 
-/* Adds "daemon", "workers_other" and "todo" for a current build of this kind ("y" or "n"; "" when unknown). */
+static void add_switch(struct cli *c, json_t *o, json_t *todo, const char *debug, const char *after)
+{
+    json_t *status;
+    struct errmsg e;
+    if (cli_try_call(c, "status", NULL, CLI_QUICK_MS, &status, &e) < 0) return;
+    json_t *process = json_object_get(json_object_get(status, "network"), "switch");
+    const char *runs = cli_string(process, "debug");
+    if (json_is_true(json_object_get(process, "running")))
+        json_object_set_new(o, "switch",
+                            json_pack("{s:s, s:s}", "version", cli_string(process, "version"), "debug", runs));
+    if (*debug && *runs && json_object_get(o, "switch") && strcmp(runs, debug) != 0)
+        add_todo(todo, "the switch runs with debug=%s: `creedence upgrade --switch`%s, guests lose some packets", runs,
+                 after);
+    json_decref(status);
+}
+
+/* Adds "daemon", "workers", "switch" and "todo" for a current build of this kind ("y" or "n"; "" when unknown). */
 static void add_running(struct cli *c, json_t *o, const char *debug)
 {
     json_t *todo = json_array(), *daemon, *list, *d;
@@ -195,6 +212,8 @@ static void add_running(struct cli *c, json_t *o, const char *debug)
     const char *runs = cli_string(daemon, "debug");
     if (*debug && strcmp(runs, debug) != 0)
         add_todo(todo, "creedenced runs with debug=%s: `systemctl restart creedenced`, guests do not notice", runs);
+    const char *after = strcmp(runs, debug) != 0 ? " after that" : "";
+    add_switch(c, o, todo, debug, after);
     if (cli_try_call(c, "disk.list", NULL, CLI_QUICK_MS, &list, &e) < 0) return;
     unsigned other = 0, total = 0;
     size_t i;
@@ -208,7 +227,7 @@ static void add_running(struct cli *c, json_t *o, const char *debug)
     json_object_set_new(o, "workers", json_integer(total));
     if (*debug && other)
         add_todo(todo, "%u of %u disk workers run with debug=%s: `creedence upgrade`%s, guests do not notice", other,
-                 total, *debug == 'y' ? "n" : "y", strcmp(runs, debug) != 0 ? " after that" : "");
+                 total, *debug == 'y' ? "n" : "y", after);
 }
 
 /* ---- status ---- */
@@ -258,8 +277,9 @@ static void print_status(json_t *o)
     if (*cli_string(o, "problem")) printf("current       PROBLEM: %s\n", cli_string(o, "problem"));
     else printf("current       %s\n", cli_string(o, "current"));
     if (json_is_object(daemon))
-        printf("running       creedenced debug=%s, %lld disk workers\n", cli_string(daemon, "debug"),
-               (long long)cli_integer(o, "workers"));
+        printf("running       creedenced debug=%s, %lld disk workers%s%s\n", cli_string(daemon, "debug"),
+               (long long)cli_integer(o, "workers"), json_object_get(o, "switch") ? ", the switch debug=" : "",
+               cli_string(json_object_get(o, "switch"), "debug"));
     else puts("running       no daemon");
     print_todo(o);
 }

@@ -126,6 +126,13 @@ static void add_running(struct cli *c, json_t *o)
     if (cli_try_call(c, "disk.list", NULL, CLI_QUICK_MS, &list, &e) < 0) return;
     json_object_set_new(o, "workers", count_workers(json_object_get(list, "disks")));
     json_decref(list);
+    if (cli_try_call(c, "status", NULL, CLI_QUICK_MS, &list, &e) < 0) return;
+    json_t *process = json_object_get(json_object_get(list, "network"), "switch");
+    if (json_is_true(json_object_get(process, "running")))
+        json_object_set_new(
+            o, "switch",
+            json_pack("{s:s, s:s}", "version", cli_string(process, "version"), "debug", cli_string(process, "debug")));
+    json_decref(list);
 }
 
 static int version(struct cli *c)
@@ -149,6 +156,9 @@ static int version(struct cli *c)
         printf("creedence-vbd %s debug=%s, %lld running\n", cli_string(kind, "version"), cli_string(kind, "debug"),
                (long long)cli_integer(kind, "count"));
     }
+    json_t *network = json_object_get(o, "switch");
+    if (network)
+        printf("creedence-switch %s debug=%s, running\n", cli_string(network, "version"), cli_string(network, "debug"));
     json_decref(o);
     return CLI_OK;
 }
