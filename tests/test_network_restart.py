@@ -121,3 +121,40 @@ def test_what_a_card_may_send_as_is_checked_across_restarts(daemon, load):
     daemon.call("vif.set", name="a", allowed_macs=[])
     flowing(daemon)
     end(load)
+
+
+def test_a_link_that_is_down_stays_down(daemon, load):
+    def to_guest():
+        return daemon.call("vif.stats", name="b")["vifs"][0].get("stats", {}).get("rx_packets")
+
+    daemon.call("vif.set", name="b", link="down")
+    time.sleep(0.1)
+    before = to_guest()
+    time.sleep(0.3)
+    assert to_guest() == before
+    os.kill(old := daemon.switch_pid(), signal.SIGKILL)
+    another(daemon, old)
+    time.sleep(0.5)
+    assert to_guest() == 0
+    daemon.call("vif.set", name="b", link="up")
+    wait_until(lambda: to_guest() > 200, 5, "frames")
+    os.kill(old := daemon.switch_pid(), signal.SIGKILL)
+    another(daemon, old)
+    wait_until(lambda: (to_guest() or 0) > 200, 5, "frames")
+    end(load)
+
+
+def test_files_of_flows_do_not_grow_for_ever(daemon):
+    path = daemon.state_dir / "flows/br0.flows"
+    before = daemon.creedence("flow", "dump", "br0", "--no-stats").stdout
+    flows = [f"priority=7,tcp,tp_dst={n},actions=drop" for n in range(1, 400)]
+    for _ in range(3):
+        daemon.call("flow.add", bridge="br0", flows=flows)
+        daemon.call("flow.del", bridge="br0", flows=["tcp"])
+    wait_until(lambda: len(path.read_text().splitlines()) < 600, 10, "a shorter file")
+    wait_until(lambda: not path.with_suffix(".flows.new").exists(), 5, "the file in place")
+    daemon.call("flow.add", bridge="br0", flows=["priority=9,udp,actions=drop"])
+    os.kill(old := daemon.switch_pid(), signal.SIGKILL)
+    another(daemon, old)
+    after = daemon.creedence("flow", "dump", "br0", "--no-stats").stdout
+    assert sorted(after.splitlines()) == sorted(before.splitlines() + ["priority=9,udp actions=drop"])
