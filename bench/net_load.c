@@ -24,7 +24,7 @@ static void ask_to_end(int signal)
 }
 
 struct counts {
-    uint64_t tx_packets, tx_bytes, rx_packets, rx_bytes, rx_buffers, wrong;
+    uint64_t tx_packets, tx_bytes, rx_packets, rx_bytes, rx_buffers, wrong, foreign;
 };
 
 struct port {
@@ -117,6 +117,13 @@ static bool stream_part_right(const char *p, uint32_t at, uint32_t bytes, bool f
     return true;
 }
 
+/* Others on the same bridge broadcast: what is not for this card (net_content.c) is nothing that was sent to it. */
+static bool is_foreign(const struct port *p, const struct netfe_queue *q, const struct netfe_used *u)
+{
+    const uint8_t own[6] = {2, 0, 0, 0, 0, (uint8_t)(p->index + 1)};
+    return memcmp(netfe_buffer(q, u->slot) + NETFE_HEADER_BYTES, own, sizeof own) != 0;
+}
+
 static bool frame_right(const struct load *l, const struct netfe_queue *q, const struct netfe_used *u, bool streams)
 {
     uint32_t at = 0;
@@ -131,6 +138,17 @@ static bool frame_right(const struct load *l, const struct netfe_queue *q, const
     return true;
 }
 
+static void count_frame(const struct load *l, struct port *p, const struct netfe_queue *q, const struct netfe_used *u)
+{
+    p->now.rx_bytes -= NETFE_HEADER_BYTES;
+    if (l->o->verify && is_foreign(p, q, u)) {
+        p->now.foreign++;
+        return;
+    }
+    p->now.rx_packets++;
+    if (l->o->verify && !frame_right(l, q, u, l->port[0].o->stream_bytes)) p->now.wrong++;
+}
+
 static int receive_burst(struct load *l, struct port *p)
 {
     struct netfe_used used[BURST + NETFE_FRAME_BUFFERS_MAX];
@@ -140,12 +158,7 @@ static int receive_burst(struct load *l, struct port *p)
         int n = netfe_rx_reap(q, used, BURST);
         if (n < 0) return n;
         for (int i = 0; i < n; i++) {
-            if (used[i].buffers) {
-                p->now.rx_packets++;
-                p->now.rx_bytes -= NETFE_HEADER_BYTES;
-                bool streams = l->port[0].o->stream_bytes;
-                if (l->o->verify && !frame_right(l, q, &used[i], streams)) p->now.wrong++;
-            }
+            if (used[i].buffers) count_frame(l, p, q, &used[i]);
             p->now.rx_bytes += used[i].bytes;
         }
         for (int i = 0; i < n; i++) {
@@ -209,11 +222,12 @@ static void report_port(const struct port *p, double seconds)
     struct counts c = p->now;
     const struct counts *b = &p->before;
     printf("{\"socket\":\"%s\",\"tx_packets\":%llu,\"rx_packets\":%llu,\"tx_bytes\":%llu,\"rx_bytes\":%llu,"
-           "\"rx_buffers\":%llu,\"wrong\":%llu,\"rx_pps\":%.0f,\"tx_pps\":%.0f,\"kicks\":%llu,\"reconnects\":%llu}",
+           "\"rx_buffers\":%llu,\"wrong\":%llu,\"foreign\":%llu,\"rx_pps\":%.0f,\"tx_pps\":%.0f,\"kicks\":%llu,"
+           "\"reconnects\":%llu}",
            p->o->socket_path, (unsigned long long)(c.tx_packets - b->tx_packets),
            (unsigned long long)(c.rx_packets - b->rx_packets), (unsigned long long)(c.tx_bytes - b->tx_bytes),
            (unsigned long long)(c.rx_bytes - b->rx_bytes), (unsigned long long)(c.rx_buffers - b->rx_buffers),
-           (unsigned long long)c.wrong, (double)(c.rx_packets - b->rx_packets) / seconds,
+           (unsigned long long)c.wrong, (unsigned long long)c.foreign, (double)(c.rx_packets - b->rx_packets) / seconds,
            (double)(c.tx_packets - b->tx_packets) / seconds,
            (unsigned long long)(p->card->tx[0].kicks + p->card->rx[0].kicks), (unsigned long long)p->reconnects);
 }

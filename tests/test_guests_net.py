@@ -189,8 +189,8 @@ def test_link_down_and_up_reach_the_guest(processes, run_dir):
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 def test_rings_and_queues_under_qemu(packed, processes, run_dir):
     with Lan(processes, run_dir, 2, vif_options={1: {"queues": 4}}) as lan:
-        guests = lan.boot([QemuGuest, UmlGuest], card={"queues": 4, "packed": packed}, qemu={"cpus": 2})
-        # The driver takes a pair of queues for each CPU.
+        guests = lan.boot([QemuGuest, UmlGuest], card={"queues": 4, "packed": packed}, qemu={"cpus": 4})
+        # The driver takes a pair of queues for each CPU, as far as there are any.
         queues = guests[1].check("ls /sys/class/net/eth0/queues").split()
         assert len([queue for queue in queues if queue.startswith("tx-")]) == 4
         serve(guests[1])
