@@ -23,14 +23,15 @@ uint64_t vhost_features_offered(const struct vhost_session *s)
     return s->args.ops->features | BIT64(VHOST_USER_F_PROTOCOL_FEATURES) | BIT64(VIRTIO_F_VERSION_1);
 }
 
-/* LOG_SHMFD is not here: nothing logs the device's writes. */
+/* LOG_SHMFD is not here: nothing logs the device's writes. Cards have no CONFIGURE_MEM_SLOTS: QEMU before 8.0 adds every
+ * region once for each pair of queues, and an ADD_MEM_REG of what is there is an error. */
 uint64_t vhost_protocol_features_offered(const struct vhost_session *s)
 {
     return BIT64(VU_PROTOCOL_F_MQ) | BIT64(VU_PROTOCOL_F_REPLY_ACK) | BIT64(VU_PROTOCOL_F_BACKEND_REQ) |
            (s->args.ops->config_bytes ? BIT64(VU_PROTOCOL_F_CONFIG) : 0) |
            (s->args.ops->in_order ? 0 : BIT64(VU_PROTOCOL_F_INFLIGHT_SHMFD)) |
            (s->args.ops->announce ? BIT64(VU_PROTOCOL_F_RARP) : 0) | BIT64(VU_PROTOCOL_F_RESET_DEVICE) |
-           BIT64(VU_PROTOCOL_F_CONFIGURE_MEM_SLOTS) | BIT64(VU_PROTOCOL_F_STATUS);
+           (s->args.ops->announce ? 0 : BIT64(VU_PROTOCOL_F_CONFIGURE_MEM_SLOTS)) | BIT64(VU_PROTOCOL_F_STATUS);
 }
 
 /* ---- answers and descriptors ---- */
