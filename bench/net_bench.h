@@ -39,7 +39,8 @@ struct net_options {
     double runtime_s, ramp_s;
     bool verify, verify_full;
     bool reconnect;
-    bool drain; /* count what arrives shortly after the end: then sent and received can be compared */
+    unsigned relax_us; /* sleep so long when there is nothing to do: leaves the processor to the switch */
+    bool drain;        /* count what arrives shortly after the end: then sent and received can be compared */
     bool json;
     const char *socket_dir;
     unsigned count;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "bench.h"
@@ -207,9 +208,10 @@ static int run_until(struct load *l, double end_s, struct errmsg *e)
         l->passes++;
         if (work == 0) {
             l->idle_passes++;
+            if (l->o->relax_us) usleep(l->o->relax_us);
             __builtin_ia32_pause();
         }
-        if (pass % ALIVE_PASSES == 0) {
+        if (pass % ALIVE_PASSES == 0 || (l->o->relax_us && pass % 1024 == 0)) {
             int ret = lost(l, e);
             if (ret < 0) return ret;
         }

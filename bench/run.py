@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Measure Creedence on this machine, against qemu-storage-daemon, fio and memcpy, and write a report.
+"""Measure Creedence on this machine, against qemu-storage-daemon, Open vSwitch, the Linux bridge, fio and memcpy, and write a report.
 
-    bench/run.py [--quick] [--only cached,leaf,storm,density] [--rounds N] [--build DIR]
+    bench/run.py [--quick] [--only cached,leaf,storm,density,net_pps,...] [--rounds N] [--build DIR]
 
 Needs root (page cache, other processes' accounts), an otherwise quiet machine with two cores, and about 10 GB of
 disk and memory. Writes latest.json, latest.md and latest.svg into bench/results.
@@ -17,12 +17,14 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "bench"), str(TOP / "tests")]
 
-from suite import cached, density, host, leaf, net_pps, report, storm  # noqa: E402
+from suite import (cached, density, host, leaf, net_ablation, net_acl, net_attack, net_density, net_pps, net_stream,  # noqa: E402
+                   net_tap, report, storm)
 from suite.bed import BenchError, Plan, ProcessError, open_bed  # noqa: E402
 from suite.measure import Section, progress_end  # noqa: E402
 
 PARTS = {"cached": cached.run, "leaf": leaf.run, "storm": storm.run, "density": density.run,
-         "net_pps": net_pps.run}
+         "net_pps": net_pps.run, "net_acl": net_acl.run, "net_stream": net_stream.run, "net_tap": net_tap.run,
+         "net_ablation": net_ablation.run, "net_density": net_density.run, "net_attack": net_attack.run}
 
 
 def parse_arguments():

@@ -29,6 +29,7 @@ static const char usage[] =
     "  --mss=N           of streams, 1448\n"
     "  --verify[=full]   look at what is received (full: at every word of a stream)\n"
     "  --runtime=S --ramp=S   seconds measured, 5 (less after SIGTERM), after a ramp of 1\n"
+    "  --relax=US        sleep so long when there is nothing to do, instead of polling\n"
     "  --drain           count what arrives shortly after the end, too: what is missing then was dropped\n"
     "  --reconnect       attach again when the back end goes away\n"
     "  --json            accepted for symmetry: the result is one line of JSON\n"
@@ -50,6 +51,7 @@ enum long_option {
     OPT_RECONNECT,
     OPT_JSON,
     OPT_DRAIN,
+    OPT_RELAX,
     OPT_PACKED,
     OPT_EVENT_IDX,
     OPT_OFFLOADS,
@@ -78,6 +80,7 @@ static const struct option options[] = {
     {"reconnect", no_argument, NULL, OPT_RECONNECT},
     {"json", no_argument, NULL, OPT_JSON},
     {"drain", no_argument, NULL, OPT_DRAIN},
+    {"relax", required_argument, NULL, OPT_RELAX},
     {"packed", no_argument, NULL, OPT_PACKED},
     {"event-idx", no_argument, NULL, OPT_EVENT_IDX},
     {"offloads", no_argument, NULL, OPT_OFFLOADS},
@@ -202,6 +205,7 @@ static int take_load(struct net_options *o, int option, char *arg)
     case OPT_RECONNECT: o->reconnect = true; return 0;
     case OPT_JSON: o->json = true; return 0;
     case OPT_DRAIN: o->drain = true; return 0;
+    case OPT_RELAX: return parse_count("--relax", arg, 1, 100000, &o->relax_us);
     case OPT_ATTACH_MANY: o->socket_dir = arg; return 0;
     case OPT_COUNT: return parse_count("--count", arg, 1, 100000, &o->count);
     case OPT_IDLE: return parse_number("--idle", arg, &o->idle_s);

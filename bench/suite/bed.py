@@ -30,11 +30,13 @@ class Plan:
     disks: int = 1000
     idle_workers: int = 32
     idle_s: float = 10.0
+    vifs: int = 1000
+    acl_rules: int = 10_000
 
     @staticmethod
     def quick():
         return Plan(rounds=2, runtime_s=1.0, ramp_s=0.5, base_bytes=GIB // 2, leaf_bytes=GIB // 2, storm_guests=8,
-                    storm_rounds=1, storm_working_set=50 * MIB, disks=50, idle_workers=8, idle_s=3.0)
+                    storm_rounds=1, storm_working_set=50 * MIB, disks=50, idle_workers=8, idle_s=3.0, vifs=100, acl_rules=1000)
 
 
 class BenchError(Exception):

@@ -91,12 +91,14 @@ class CreedenceSwitch(Switch):
     """creedence-switch without a daemon; both VIFs on one always-polling thread, as OVS's PMD has them."""
 
     def __init__(self, bed, name="creedence-switch", ports=2, flows=(), options=("--vif-threads=1", "--poll-us=always"), vif="",
-                 more=()):
+                 more=(), anywhere=False):
         super().__init__(bed, name, ports)
         self.flows = list(flows)
         self.options = list(options)
         self.vif = vif  # more of each --vif
         self.more = list(more)  # more ports
+        self.anywhere = anywhere  # not on the worker's core only
+        self.prefix = []  # what runs it
 
     def start(self):
         file = self.folder / "flows"
@@ -105,7 +107,7 @@ class CreedenceSwitch(Switch):
         words = [self.bed.program("creedence-switch"), "--bridge=br0,fail-mode=secure",
                  *[f"--vif=v{n},bridge=br0,number={n + 1},socket={path}{self.vif}" for n, path in enumerate(self.sockets)],
                  *self.more, f"--flow-file=br0,{file}", f"--control={self.control}", *self.options]
-        command = self.bed.pinned(self.bed.worker_core, words)
+        command = [*self.prefix, *(words if self.anywhere else self.bed.pinned(self.bed.worker_core, words))]
         self._remember(command if self.ports < 8 else [w for w in command if not str(w).startswith("--vif=v") or "=v0," in str(w)])
         process = self._run(command, "creedence-switch")
         process.wait_for(lambda: is_listening(self.control), 60, f"socket {self.control}")

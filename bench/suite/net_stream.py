@@ -3,8 +3,8 @@
 
 from suite.bed import BenchError
 from suite.measure import Check, Row, Section, interleave
-from suite.net_pps import OURS, RIVAL, _switch, in_port_rules
-from suite.net_servers import native
+from suite.net_pps import OURS, RIVAL, in_port_rules
+from suite.net_servers import CreedenceSwitch, OvsDpdk, native
 
 MEMCPY = "memcpy"
 FRAME_BYTES = 65226  # 45 segments of 1,448 bytes, their header once
@@ -16,10 +16,11 @@ RINGS = (("4 KiB receive buffers", ("--rx-buffer=4096", "--queue-size=1024")),
 def stream(bed, which, *options, switch_options=None):
     """A function that measures once: bytes per second that arrived, and what the switch says that it copied."""
     def measure():
-        more = {"tso": True} if which == RIVAL else {}
-        if switch_options is not None:
-            more["options"] = switch_options
-        with _switch(bed, which, in_port_rules(), **more) as switch:
+        if which == RIVAL:
+            kind = OvsDpdk(bed, f"{which}, userspace-tso", flows=in_port_rules(), tso=True)
+        else:
+            kind = CreedenceSwitch(bed, which, flows=in_port_rules(), **({"options": switch_options} if switch_options else {}))
+        with kind as switch:
             result = native(bed, switch, [f"stream={FRAME_BYTES}", ""], "--offloads", "--verify", "--huge", *options)
             if which != RIVAL:
                 result["copies"] = copies(switch)

@@ -22,9 +22,13 @@ def quantity(value, unit):
         return f"{value / 1e9:.2f} GB/s" if value >= 1e9 else f"{value / 1e6:.0f} MB/s"
     if unit == "IOPS":
         return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k" if value >= 1e4 else f"{value:.0f}"
+    if unit in ("pps", "b/s"):
+        for scale, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if value >= scale:
+                return f"{value / scale:.2f} {name}{unit}"
     if unit == "x":
         return f"{value:.2f}x"
-    return f"{value:.4g} {unit}"
+    return f"{value:.4g} {unit}".strip()
 
 
 def _cell(row, contender):
