@@ -83,7 +83,7 @@ class SwitchInside(CreedenceSwitch):
 
     def __init__(self, bed, net, space):
         super().__init__(bed, "creedence-switch, receiving", ports=1, flows=["actions=normal"], options=(),
-                         more=["--port=wire0,bridge=br0,type=af_packet"], anywhere=True)
+                         more=["--port=wire0,bridge=br0,type=af_packet,number=9"], anywhere=True)
         self.prefix = net.inside(space, [])
 
 

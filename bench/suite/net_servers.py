@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from lib.process import ProcessError, is_listening, wait_until
+from lib.process import ProcessError, wait_until
 
 from suite.bed import BenchError
 from suite.measure import progress
@@ -110,11 +110,17 @@ class CreedenceSwitch(Switch):
         command = [*self.prefix, *(words if self.anywhere else self.bed.pinned(self.bed.worker_core, words))]
         self._remember(command if self.ports < 8 else [w for w in command if not str(w).startswith("--vif=v") or "=v0," in str(w)])
         process = self._run(command, "creedence-switch")
-        process.wait_for(lambda: is_listening(self.control), 60, f"socket {self.control}")
+        process.wait_for(self._answers, 60, f"socket {self.control}")
 
     @property
     def process(self):
         return self.processes[0]
+
+    def _answers(self):
+        try:
+            return self.ask("net.stats")["settled"]
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
 
     def ask(self, method, **params):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:

@@ -42,7 +42,7 @@ def _move(net, source, tap, space, address):
 def _ours(bed, net, ends, options=()):
     taps = [f"cr-t{os.getpid() % 100000}{n}" for n in range(2)]
     more = [f"--port={tap},bridge=br0,type=tap" for tap in taps]
-    with CreedenceSwitch(bed, OURS, ports=0, flows=["actions=normal"], options=options, more=more):
+    with CreedenceSwitch(bed, OURS, ports=0, flows=["actions=normal"], options=options, more=more, anywhere=True):
         for tap, space, address in zip(taps, ends, ADDRESSES):
             _move(net, None, tap, space, address)
         yield
@@ -89,6 +89,6 @@ def run(bed):
         row.checks += [Check(f"1x {BRIDGE}, or within 5 %", row.ratio(OURS, BRIDGE), 1, noise=0.05),
                        Check(f"1x {OVS}", row.ratio(OURS, OVS), 1), Check(f"1x {OVS_TSO}", row.ratio(OURS, OVS_TSO), 1)]
         section.rows.append(row)
-    section.notes.append("Nothing is pinned but creedence-switch (on the worker's core): sender, receiver and switch share the machine's "
-                         "cores as its scheduler likes. The bridge is reached through veth, the others through taps.")
+    section.notes.append("Nothing is pinned: sender, receiver and switch share the cores as the machine's scheduler likes. The bridge is "
+                         "reached through veth, the others through taps.")
     return [section]
