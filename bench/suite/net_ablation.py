@@ -32,7 +32,7 @@ def _compare(bed, section, label, unit, key, tasks):
 # ---- GRO: from a wire into a real guest ----
 
 class Wire:
-    """A sender in a name space whose frames are what a wire carries (cut and summed by itself), an af_packet port, a guest."""
+    """A sender in a name space whose frames are as long as a wire has them (it cuts its segments itself), an af_packet port, a guest."""
 
     GUEST, SENDER, PORT = "10.79.0.2", "10.79.0.1", 7
 
@@ -59,7 +59,7 @@ class Wire:
         for space, device in ((self.sender, "eth0"), (self.middle, "wire0")):
             self.net.ip("-n", space, "link", "set", device, "up")
         self.net.ip("-n", self.sender, "addr", "add", f"{self.SENDER}/24", "dev", "eth0")
-        bed.call(self.net.inside(self.sender, ["ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off"]))
+        bed.call(self.net.inside(self.sender, ["ethtool", "-K", "eth0", "tso", "off"]))
         self.switch = self.stack.enter_context(SwitchInside(bed, self.net, self.middle))
         self.guest = UmlGuest(bed.work, [], cards=[Card(self.switch.sockets[0])], files={"tools/guest-net": bed.build / "tests/guest-net"})
         self.stack.callback(self.guest.kill)

@@ -76,9 +76,10 @@ def _events(bed):
             rows[result["channels"]].series[label].samples.append(result["event_ns"] / 1e9)
             rows[result["channels"]].series[label].details.append(result)
     section.rows = list(rows.values())
-    first, last = (rows[count].series[label].samples for count in (counts[0], counts[-1]))
-    section.checks.append(Check("cost with 131,071 channels, of that with 1,000", median(b / a for a, b in zip(first, last)), 1.0,
-                                at_most=True, noise=0.1))
+    # The least of the rounds: whatever else runs on this machine only ever adds.
+    first, last = (rows[count].series[label].low() for count in (counts[0], counts[-1]))
+    section.checks.append(Check("cost with 131,071 channels, of that with 1,000 (least of each)", last / first, 1.0, at_most=True,
+                                noise=0.1))
     any_of = rows[counts[-1]].series[label].details
     section.notes.append(f"The same 1,000 channels are signalled in every row. Any of {any_of[0]['of']:,} among 131,071, so that caches of "
                          f"processor and kernel miss: {median(d['any_event_ns'] for d in any_of):.0f} ns.")
