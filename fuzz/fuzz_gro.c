@@ -184,6 +184,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     unsigned left = gro_batch(&gro, packets, count, pool);
     check(left <= count && left + gro.merged == count);
+    for (unsigned i = 0; count > 1 && i < count; i++)
+        check(!is_tcp(&frames[i].l) || made[i].p.head_bytes < frames[i].l.payload_at ||
+              (made[i].p.l3_at == frames[i].l.l3_at && made[i].p.l4_at == frames[i].l.l4_at));
     compare(pool, packets, left, count);
     packet_pool_reset(pool);
     for (unsigned i = 0; i < count; i++)

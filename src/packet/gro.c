@@ -114,21 +114,21 @@ static bool csum_right(const struct packet *p, const struct packet_layers *l)
 static bool same_stream(const struct gro_flow *f, const struct packet *first, const struct segment *s)
 {
     const struct packet *p = s->packet;
-    if (f->version != s->l.version || memcmp(first->head + f->l4_at, s->tcp, 4) != 0) return false;
-    if (f->version == 4) return memcmp(&ipv4_of(first, f->l3_at)->src, &ipv4_of(p, s->l.l3_at)->src, 8) == 0;
-    return memcmp(ipv6_of(first, f->l3_at)->src, ipv6_of(p, s->l.l3_at)->src, 32) == 0;
+    if (f->l.version != s->l.version || memcmp(first->head + f->l.l4_at, s->tcp, 4) != 0) return false;
+    if (f->l.version == 4) return memcmp(&ipv4_of(first, f->l.l3_at)->src, &ipv4_of(p, s->l.l3_at)->src, 8) == 0;
+    return memcmp(ipv6_of(first, f->l.l3_at)->src, ipv6_of(p, s->l.l3_at)->src, 32) == 0;
 }
 
 /* Everything before IP, and of IP what may not differ. */
 static bool same_network(const struct gro_flow *f, const struct packet *first, const struct segment *s)
 {
     const struct packet *p = s->packet;
-    if (f->l3_at != s->l.l3_at || memcmp(first->head, p->head, f->l3_at) != 0) return false;
-    if (f->version == 6) {
-        const struct wire_ipv6 *a = ipv6_of(first, f->l3_at), *b = ipv6_of(p, f->l3_at);
+    if (f->l.l3_at != s->l.l3_at || memcmp(first->head, p->head, f->l.l3_at) != 0) return false;
+    if (f->l.version == 6) {
+        const struct wire_ipv6 *a = ipv6_of(first, f->l.l3_at), *b = ipv6_of(p, f->l.l3_at);
         return memcmp(&a->version_class_label, &b->version_class_label, 4) == 0 && a->hop_limit == b->hop_limit;
     }
-    const struct wire_ipv4 *a = ipv4_of(first, f->l3_at), *b = ipv4_of(p, f->l3_at);
+    const struct wire_ipv4 *a = ipv4_of(first, f->l.l3_at), *b = ipv4_of(p, f->l.l3_at);
     return a->tos == b->tos && a->ttl == b->ttl && memcmp(&a->fragment, &b->fragment, 2) == 0;
 }
 
@@ -143,9 +143,9 @@ static bool same_transport(const struct wire_tcp *a, const struct wire_tcp *b)
 /* Identifications count up, or (only where nobody needs them) stay the same; the second segment tells which. */
 static bool id_follows(struct gro_flow *f, const struct packet *first, const struct segment *s)
 {
-    if (f->version == 6) return true;
+    if (f->l.version == 6) return true;
     bool counts = s->id == (uint16_t)(f->first_id + f->segments);
-    bool fixed = s->id == f->first_id && be16_get(ipv4_of(first, f->l3_at)->fragment) & IPV4_DONT_FRAGMENT;
+    bool fixed = s->id == f->first_id && be16_get(ipv4_of(first, f->l.l3_at)->fragment) & IPV4_DONT_FRAGMENT;
     if (f->segments > 1) return f->fixed_id ? fixed : counts;
     f->fixed_id = !counts;
     return counts || (fixed && s->count == 1);
@@ -171,8 +171,7 @@ static bool first_verified(struct gro *g, struct gro_flow *f)
 {
     if (f->verified) return true;
     struct packet *first = g->members[f->first].packet;
-    struct packet_layers l = packet_parse(first);
-    f->verified = csum_right(first, &l);
+    f->verified = csum_right(first, &f->l);
     if (!f->verified) g->bad_csums++;
     return f->verified;
 }
@@ -181,11 +180,11 @@ static bool first_verified(struct gro *g, struct gro_flow *f)
 static bool follows(struct gro *g, struct gro_flow *f, const struct segment *s)
 {
     const struct packet *first = g->members[f->first].packet;
-    const struct wire_tcp *tcp = (const void *)(first->head + f->l4_at);
+    const struct wire_tcp *tcp = (const void *)(first->head + f->l.l4_at);
     if (be32_get(s->tcp->seq) != f->next_seq || s->size > f->size) return false;
     if (s->packet->offload.gso && s->size != f->size) return false;
     uint32_t ip_bytes = f->ip_bytes + s->bytes;
-    if (ip_bytes > UINT16_MAX || f->l3_at + ip_bytes > PACKET_MAX_BYTES) return false;
+    if (ip_bytes > UINT16_MAX || f->l.l3_at + ip_bytes > PACKET_MAX_BYTES) return false;
     return same_network(f, first, s) && same_transport(tcp, s->tcp) && id_follows(f, first, s);
 }
 
@@ -240,12 +239,10 @@ static uint8_t begin_flow(struct gro *g, const struct segment *s)
                                         .iovs = pieces(s->packet),
                                         .size = s->size,
                                         .first_id = s->id,
-                                        .l3_at = s->l.l3_at,
-                                        .l4_at = s->l.l4_at,
+                                        .l = s->l,
                                         .first = member,
                                         .last = member,
                                         .last_flags = s->tcp->flags,
-                                        .version = s->l.version,
                                         .open = !ends(s, s->size)};
     return index;
 }
@@ -261,18 +258,61 @@ static uint8_t *find_slot(struct gro *g, const struct segment *s)
     }
 }
 
+/* The slot of the segment's stream after all of its headers were looked at; NULL: it is of none. */
+static uint8_t *look_up(struct gro *g, struct segment *s)
+{
+    s->l = packet_parse(s->packet);
+    if (!is_tcp(&s->l)) return NULL;
+    s->tcp = (const void *)(s->packet->head + s->l.l4_at);
+    s->hash = hash_of(s->packet, &s->l);
+    return find_slot(g, s);
+}
+
+/* Do the bytes that decide where headers lie say the same in both? Sets end_at. */
+static bool same_shape(const struct gro_flow *f, const struct packet *first, struct segment *s)
+{
+    const uint8_t *a = first->head + f->l.l3_at, *b = s->packet->head + f->l.l3_at;
+    const struct wire_tcp *tcp = (const void *)(first->head + f->l.l4_at);
+    if (tcp->words_reserved != s->tcp->words_reserved || a[0] != b[0]) return false;
+    if (f->l.version == 4) {
+        const struct wire_ipv4 *ip = (const void *)a, *other = (const void *)b;
+        s->l.end_at = f->l.l3_at + be16_get(other->total_bytes);
+        return ip->proto == other->proto && memcmp(&ip->fragment, &other->fragment, 2) == 0;
+    }
+    const struct wire_ipv6 *ip = (const void *)a, *other = (const void *)b;
+    s->l.end_at = f->l.l4_at + be16_get(other->payload_bytes);
+    return ip->next == other->next;
+}
+
+/* The same for a segment of the stream where a merge began last, as most are, without parsing. */
+static uint8_t *look_up_recent(struct gro *g, struct segment *s)
+{
+    if (g->recent == GRO_NONE) return NULL;
+    const struct gro_flow *f = &g->flows[g->slots[g->recent]];
+    const struct packet *p = s->packet, *first = g->members[f->first].packet;
+    if (p->head_bytes < f->l.payload_at) return NULL;
+    if (memcmp(first->head + f->l.l4_at, p->head + f->l.l4_at, 4) != 0)
+        return NULL; /* ports: most often the difference */
+    s->tcp = (const void *)(p->head + f->l.l4_at);
+    s->l = f->l;
+    if (!same_stream(f, first, s) || !same_shape(f, first, s)) return NULL;
+    if (memcmp(p->head, first->head, f->l.l3_at) != 0) return NULL;
+    if (s->l.end_at < f->l.payload_at || s->l.end_at > p->length_bytes) return NULL;
+    s->hash = f->hash;
+    return &g->slots[g->recent];
+}
+
 /* False: the packet was taken into another. */
 static bool stays(struct gro *g, struct packet *p, struct packet_pool *pool)
 {
-    struct segment s = {.packet = p, .l = packet_parse(p)};
-    if (!is_tcp(&s.l)) return true;
+    struct segment s = {.packet = p};
+    uint8_t *slot = look_up_recent(g, &s);
+    if (!slot) slot = look_up(g, &s);
+    if (!slot) return true;
     if (!s.l.encapsulated) {
         p->l3_at = s.l.l3_at;
         p->l4_at = s.l.l4_at;
     }
-    s.tcp = (const void *)(p->head + s.l.l4_at);
-    s.hash = hash_of(p, &s.l);
-    uint8_t *slot = find_slot(g, &s);
     struct gro_flow *f = *slot == GRO_NONE ? NULL : &g->flows[*slot];
     if (!is_candidate(&s)) {
         if (f) f->open = false;
@@ -280,6 +320,7 @@ static bool stays(struct gro *g, struct packet *p, struct packet_pool *pool)
     }
     if (f && joins(g, f, &s, pool)) return false;
     *slot = begin_flow(g, &s);
+    g->recent = (uint8_t)(slot - g->slots);
     return true;
 }
 
@@ -287,23 +328,23 @@ static bool stays(struct gro *g, struct packet *p, struct packet_pool *pool)
 
 static void set_headers(const struct gro_flow *f, struct packet *p)
 {
-    struct wire_tcp *tcp = (void *)(p->head + f->l4_at);
+    struct wire_tcp *tcp = (void *)(p->head + f->l.l4_at);
     tcp->flags |= f->last_flags & (TCP_PSH | TCP_FIN);
-    if (f->version == 4) {
-        struct wire_ipv4 *ip = (void *)(p->head + f->l3_at);
+    if (f->l.version == 4) {
+        struct wire_ipv4 *ip = (void *)(p->head + f->l.l3_at);
         ip->total_bytes = be16_make((uint16_t)f->ip_bytes);
         ip->csum = be16_make(0);
         ip->csum = csum_finished(csum_memory(ip, IPV4_HEADER_BYTES));
     } else {
-        struct wire_ipv6 *ip = (void *)(p->head + f->l3_at);
+        struct wire_ipv6 *ip = (void *)(p->head + f->l.l3_at);
         ip->payload_bytes = be16_make((uint16_t)(f->ip_bytes - IPV6_HEADER_BYTES));
     }
-    uint32_t l4_bytes = p->length_bytes - f->l4_at;
-    tcp->csum = csum_unfinished(packet_csum_pseudo(p, f->l3_at, f->version, IP_PROTO_TCP, l4_bytes));
+    uint32_t l4_bytes = p->length_bytes - f->l.l4_at;
+    tcp->csum = csum_unfinished(packet_csum_pseudo(p, f->l.l3_at, f->l.version, IP_PROTO_TCP, l4_bytes));
     p->offload = (struct packet_offload){.csum_partial = true,
-                                         .gso = f->version == 4 ? PACKET_GSO_TCP4 : PACKET_GSO_TCP6,
+                                         .gso = f->l.version == 4 ? PACKET_GSO_TCP4 : PACKET_GSO_TCP6,
                                          .gso_size = f->size,
-                                         .csum_start = f->l4_at,
+                                         .csum_start = f->l.l4_at,
                                          .csum_offset = TCP_CSUM_OFFSET};
 }
 
@@ -337,7 +378,7 @@ static void finish_flow(struct gro *g, const struct gro_flow *f, struct packet_p
     }
     p->body = body;
     p->body_count = used;
-    p->length_bytes = f->l3_at + f->ip_bytes;
+    p->length_bytes = f->l.l3_at + f->ip_bytes;
     set_headers(f, p);
 }
 
@@ -346,6 +387,7 @@ unsigned gro_batch(struct gro *g, struct packet **packets, unsigned count, struc
     assert(count <= PACKET_BATCH);
     if (count < 2) return count;
     memset(g->slots, GRO_NONE, sizeof g->slots);
+    g->recent = GRO_NONE;
     g->flow_count = g->member_count = g->iovs_reserved = 0;
     unsigned kept = 0;
     for (unsigned i = 0; i < count; i++)

@@ -18,7 +18,7 @@
 #ifndef PACKET_GRO_H
 #define PACKET_GRO_H
 
-#include "packet/packet.h"
+#include "packet/parse.h"
 
 #define GRO_SLOTS 64u
 #define GRO_NONE 0xffu
@@ -38,10 +38,9 @@ struct gro_flow {
     unsigned segments, iovs;
     uint16_t size; /* of its segments' payload */
     uint16_t first_id;
-    uint16_t l3_at, l4_at;
-    uint8_t first, last; /* members */
+    struct packet_layers l; /* of the first member */
+    uint8_t first, last;    /* members */
     uint8_t last_flags;
-    uint8_t version;
     bool open;     /* may grow */
     bool verified; /* the first member's checksum was checked */
     bool fixed_id;
@@ -50,6 +49,7 @@ struct gro_flow {
 /* All of it lives for one batch; what is kept here is only its place, so that it is not on the stack. */
 struct gro {
     uint8_t slots[GRO_SLOTS]; /* flow by hash */
+    uint8_t recent;           /* the slot where a flow began last */
     struct gro_flow flows[PACKET_BATCH];
     struct gro_member members[PACKET_BATCH];
     unsigned flow_count, member_count;
