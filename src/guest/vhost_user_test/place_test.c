@@ -5,7 +5,8 @@
 
 #include "guest/vhost_user_test/front.h"
 
-#define PROTOCOL_FEATURES ((ALL_PROTOCOL_FEATURES & ~BIT64(VU_PROTOCOL_F_INFLIGHT_SHMFD)) | BIT64(VU_PROTOCOL_F_RARP))
+#define NOT_OF_CARDS (BIT64(VU_PROTOCOL_F_INFLIGHT_SHMFD) | BIT64(VU_PROTOCOL_F_CONFIGURE_MEM_SLOTS))
+#define PROTOCOL_FEATURES ((ALL_PROTOCOL_FEATURES & ~NOT_OF_CARDS) | BIT64(VU_PROTOCOL_F_RARP))
 
 static uint8_t announced[6];
 static unsigned announcements;
@@ -34,7 +35,7 @@ static void goes_on_where_it_was(void **state)
     struct front *f = *state;
     struct errmsg e;
     negotiate(f, 0);
-    assert_false(front_get_u64(f, VU_GET_PROTOCOL_FEATURES) & BIT64(VU_PROTOCOL_F_INFLIGHT_SHMFD));
+    assert_false(front_get_u64(f, VU_GET_PROTOCOL_FEATURES) & NOT_OF_CARDS);
     front_start_ring(f, 1);
     assert_null(setup(f, 1)->inflight);
     assert_non_null(setup(f, 1)->place);
