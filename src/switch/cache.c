@@ -48,9 +48,10 @@ int cache_init(struct cache *c, const struct switch_config_cache *config)
     c->lines = map((size_t)c->lines_max * 64);
     c->cold = map(c->lines_max * sizeof *c->cold);
     c->exact = config->emc_entries ? map(exact_bytes(c)) : NULL;
+    c->hints = map(CACHE_HINTS);
     c->lists = calloc(LISTS_MIN, sizeof(struct dp_list *));
     c->list_mask = LISTS_MIN - 1;
-    if (c->lines && c->cold && c->lists && (c->exact || !config->emc_entries)) return 0;
+    if (c->lines && c->cold && c->hints && c->lists && (c->exact || !config->emc_entries)) return 0;
     cache_destroy(c);
     return -ENOMEM;
 }
@@ -66,39 +67,43 @@ void cache_destroy(struct cache *c)
 {
     for (uint32_t i = 1; c->cold && i < c->lines_used; i++)
         if (c->cold[i].table) cache_remove(c, i);
-    for (struct cache_port *p = c->ports, *next; p; p = next) {
-        next = p->next;
-        free(p);
+    for (unsigned i = 0; i < CACHE_PORT_CHAINS; i++) {
+        for (struct cache_port *p = c->ports[i], *next; p; p = next) {
+            next = p->next;
+            free(p);
+        }
     }
     unmap(c->lines, (size_t)c->lines_max * 64);
     unmap(c->cold, c->lines_max * sizeof *c->cold);
     unmap(c->exact, exact_bytes(c));
+    unmap(c->hints, CACHE_HINTS);
     free(c->lists);
     memset(c, 0, sizeof *c);
 }
 
+static struct cache_port **chain_of(struct cache *c, uint64_t word0)
+{
+    return &c->ports[(word0 * UINT64_C(0x9e3779b97f4a7c15)) >> 58];
+}
+static_assert(CACHE_PORT_CHAINS == 64, "as the shift has it");
+
 struct cache_port *cache_port_get(struct cache *c, uint64_t word0)
 {
-    struct cache_port **at = &c->ports;
-    for (; *at; at = &(*at)->next) {
-        struct cache_port *p = *at;
-        if (p->word0 != word0) continue;
-        *at = p->next; /* to the front */
-        p->next = c->ports;
-        return c->ports = p;
-    }
+    struct cache_port **chain = chain_of(c, word0);
+    for (struct cache_port *p = *chain; p; p = p->next)
+        if (p->word0 == word0) return p;
     struct cache_port *p = calloc(1, sizeof *p);
     if (!p) return NULL;
     p->word0 = word0;
-    p->next = c->ports;
-    return c->ports = p;
+    p->next = *chain;
+    return *chain = p;
 }
 
 void cache_forget_port(struct cache *c, uint64_t word0)
 {
     for (uint32_t i = 1; i < c->lines_used; i++)
         if (c->cold[i].table && c->cold[i].table->port->word0 == word0) cache_remove(c, i);
-    for (struct cache_port **at = &c->ports; *at; at = &(*at)->next) {
+    for (struct cache_port **at = chain_of(c, word0); *at; at = &(*at)->next) {
         struct cache_port *p = *at;
         if (p->word0 != word0) continue;
         *at = p->next;
@@ -197,6 +202,9 @@ static struct subtable *table_new(struct cache *c, struct cache_port *p, const s
     while (*at)
         at = &(*at)->next;
     *at = t;
+    for (unsigned i = 1; i < CACHE_HINTED && !t->id; i++)
+        if (!p->by_id[i]) t->id = (uint8_t)i;
+    if (t->id) p->by_id[t->id] = t;
     p->masks++;
     c->stats.masks++;
     return t;
@@ -209,6 +217,7 @@ static void table_drop(struct cache *c, struct subtable *t)
         at = &(*at)->next;
     *at = t->next;
     if (t->port->full == t) t->port->full = NULL;
+    t->port->by_id[t->id] = NULL;
     t->port->masks--;
     c->stats.masks--;
     table_free(t);
@@ -685,8 +694,9 @@ void cache_sweep(struct cache *c, uint64_t now_ns, uint32_t max,
         if (now_ns - c->sweep_ns < SWEEP_EVERY_NS) return;
         c->sweep_ns = now_ns;
         c->sweep_at = 1;
-        for (struct cache_port *p = c->ports; p; p = p->next)
-            if (p->masks > 1) rank(p);
+        for (unsigned i = 0; i < CACHE_PORT_CHAINS; i++)
+            for (struct cache_port *p = c->ports[i]; p; p = p->next)
+                if (p->masks > 1) rank(p);
     }
     for (; max > 0 && c->sweep_at < c->lines_used; max--, c->sweep_at++)
         if (c->cold[c->sweep_at].table) sweep_one(c, c->sweep_at, now_ns, refreshed, arg);

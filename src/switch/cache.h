@@ -4,6 +4,7 @@
  *
  *     one word per megaflow that looks at nothing but type, protocol and fragment bits ("simple"): no hash, no key
  *     exact-match cache: all of the key -> megaflow; keys of untagged or tagged IPv4 only, a cache line each
+ *     hints: a byte for each of many hashes of all of the key: in which subtable it was found last; wrong ones cost a probe
  *     megaflows: subtables, one per mask and input port; a hash table over the words that the mask looks at
  *
  * Subtables belong to an input port (every megaflow looks at it), so masks that one port's traffic creates cost the others
@@ -22,6 +23,9 @@
 #include "switch/table.h"
 
 #define CACHE_SIMPLE 8u /* per port */
+#define CACHE_PORT_CHAINS 64u
+#define CACHE_HINTS (1u << 17)
+#define CACHE_HINTED 256u /* masks of a port that hints can name; 0 is none */
 #define MEGAFLOW_FLOWS 6u
 
 /* Actions, shared by all megaflows that have the same. */
@@ -62,6 +66,7 @@ struct subtable {
     struct subtable *next; /* of its port, most used first */
     struct cache_port *port;
     uint8_t words;
+    uint8_t id; /* for hints; 0: none */
     uint8_t index[FLOW_KEY_PACKET_WORDS];
     uint64_t mask[FLOW_KEY_PACKET_WORDS]; /* of these words; in_port's is not among them: its port says that */
     struct bucket *buckets;
@@ -82,6 +87,7 @@ struct cache_port {
         uint32_t word, line;
     } simple[CACHE_SIMPLE];
     struct subtable *tables, *full;
+    struct subtable *by_id[CACHE_HINTED];
     /* Is the exact-match cache worth it? */
     bool exact_off;
     uint32_t exact_tried, exact_hit, exact_pause;
@@ -109,7 +115,8 @@ struct cache {
     uint32_t lines_max, lines_used;
     uint32_t free[MEGAFLOW_LINES_MAX + 1]; /* by size in lines; chained through valid_at */
     struct exact_entry *exact;
-    struct cache_port *ports;
+    uint8_t *hints;
+    struct cache_port *ports[CACHE_PORT_CHAINS];
     struct dp_list **lists;
     unsigned list_count, list_mask;
     uint32_t sweep_at; /* next line to look at; 0: no sweep under way */

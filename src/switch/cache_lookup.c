@@ -55,36 +55,84 @@ struct burst {
     uint32_t *lines;
     unsigned left;
     uint8_t at[BURST];
-    uint64_t exact_hash[BURST];
+    uint64_t whole_hash[BURST]; /* of all of the key, where it is short */
 };
+
+/* One packet's way through a subtable, in three steps. */
+struct probe {
+    struct subtable *table;
+    uint64_t hash;
+    uint32_t line; /* UINT32_MAX: perhaps beside its bucket */
+};
+
+static inline void probe_hash(const struct cache *c, struct probe *p, const struct flow_key *k)
+{
+    p->hash = cache_hash(c, p->table, k);
+    __builtin_prefetch(&p->table->buckets[p->hash & p->table->bucket_mask]);
+}
+
+static inline void probe_find(const struct cache *c, struct probe *p)
+{
+    const struct bucket *b = &p->table->buckets[p->hash & p->table->bucket_mask];
+    unsigned bits = slots_with(b, cache_signature(p->hash));
+    p->line = bits ? b->line[__builtin_ctz(bits)] : 0;
+    __builtin_prefetch(cache_megaflow(c, p->line));
+    if (p->table->words > 4) __builtin_prefetch((const uint8_t *)cache_megaflow(c, p->line) + 64);
+    if (!bits && b->sig[BUCKET_SLOTS - 1]) p->line = UINT32_MAX;
+}
+
+static inline uint32_t probe_compare(const struct cache *c, const struct probe *p, const struct flow_key *k)
+{
+    uint32_t line = p->line;
+    if (line && (line == UINT32_MAX || !cache_is_key(p->table, cache_megaflow(c, line), k)))
+        line = cache_table_find(c, p->table, p->hash, k);
+    return line;
+}
 
 static void probe_table(const struct cache *c, struct subtable *t, struct burst *b)
 {
-    uint64_t hashes[BURST];
-    uint32_t found[BURST];
+    struct probe probes[BURST];
     for (unsigned i = 0; i < b->left; i++) {
-        hashes[i] = cache_hash(c, t, b->keys[b->at[i]]);
-        __builtin_prefetch(&t->buckets[hashes[i] & t->bucket_mask]);
+        probes[i].table = t;
+        probe_hash(c, &probes[i], b->keys[b->at[i]]);
     }
-    for (unsigned i = 0; i < b->left; i++) {
-        const struct bucket *k = &t->buckets[hashes[i] & t->bucket_mask];
-        unsigned bits = slots_with(k, cache_signature(hashes[i]));
-        found[i] = bits ? k->line[__builtin_ctz(bits)] : 0;
-        __builtin_prefetch(cache_megaflow(c, found[i]));
-        if (t->words > 4) __builtin_prefetch((const uint8_t *)cache_megaflow(c, found[i]) + 64);
-        if (!bits && k->sig[BUCKET_SLOTS - 1]) found[i] = UINT32_MAX; /* perhaps beside it */
-    }
+    for (unsigned i = 0; i < b->left; i++)
+        probe_find(c, &probes[i]);
     unsigned left = 0;
     for (unsigned i = 0; i < b->left; i++) {
         unsigned at = b->at[i];
-        const struct flow_key *k = b->keys[at];
-        uint32_t line = found[i];
-        if (line && (line == UINT32_MAX || !cache_is_key(t, cache_megaflow(c, line), k)))
-            line = cache_table_find(c, t, hashes[i], k);
-        b->lines[at] = line;
-        if (!line) b->at[left++] = (uint8_t)at;
+        b->lines[at] = probe_compare(c, &probes[i], b->keys[at]);
+        if (!b->lines[at]) b->at[left++] = (uint8_t)at;
     }
     t->hits += b->left - left;
+    b->left = left;
+}
+
+/* ---- hints ---- */
+
+static uint8_t *hint_of(const struct cache *c, uint64_t hash)
+{
+    return &c->hints[hash >> 20 & (CACHE_HINTS - 1)];
+}
+
+/* Each packet in the subtable where its like was found last. */
+static void probe_hinted(const struct cache *c, const struct cache_port *p, uint32_t is_short, struct burst *b)
+{
+    struct probe probes[BURST];
+    unsigned left = 0;
+    for (unsigned i = 0; i < b->left; i++) {
+        unsigned at = b->at[i];
+        probes[i].table = is_short >> at & 1 ? p->by_id[*hint_of(c, b->whole_hash[at])] : NULL;
+        if (probes[i].table) probe_hash(c, &probes[i], b->keys[at]);
+    }
+    for (unsigned i = 0; i < b->left; i++)
+        if (probes[i].table) probe_find(c, &probes[i]);
+    for (unsigned i = 0; i < b->left; i++) {
+        unsigned at = b->at[i];
+        b->lines[at] = probes[i].table ? probe_compare(c, &probes[i], b->keys[at]) : 0;
+        if (b->lines[at]) probes[i].table->hits++;
+        else b->at[left++] = (uint8_t)at;
+    }
     b->left = left;
 }
 
@@ -92,7 +140,7 @@ static void probe_table(const struct cache *c, struct subtable *t, struct burst 
 
 static const uint8_t exact_words[7] = {0, 1, 2, 3, 6, 7, 8};
 
-static uint64_t exact_hash(const struct cache *c, const struct flow_key *k)
+static uint64_t whole_hash(const struct cache *c, const struct flow_key *k)
 {
     uint64_t h = cache_mix(k->words[6] ^ c->seed[0], k->words[8] ^ c->seed[1]);
     h ^= cache_mix(k->words[1] ^ c->seed[2], k->words[2] ^ c->seed[3]);
@@ -113,20 +161,26 @@ static bool exact_is(const struct cache *c, const struct exact_entry *e, const s
     return differ == 0 && cache_megaflow(c, e->line)->generation == e->generation;
 }
 
+static void hash_whole(const struct cache *c, uint32_t is_short, bool exact, struct burst *b)
+{
+    for (unsigned i = 0; i < b->left; i++) {
+        unsigned at = b->at[i];
+        if (!(is_short >> at & 1)) continue;
+        b->whole_hash[at] = whole_hash(c, b->keys[at]);
+        __builtin_prefetch(hint_of(c, b->whole_hash[at]));
+        if (!exact) continue;
+        __builtin_prefetch(exact_set(c, b->whole_hash[at]));
+        __builtin_prefetch(exact_set(c, b->whole_hash[at]) + 1);
+    }
+}
+
 static void probe_exact(struct cache *c, struct cache_port *p, uint32_t is_short, struct burst *b)
 {
     unsigned left = 0, tried = 0, all = b->left;
     for (unsigned i = 0; i < all; i++) {
         unsigned at = b->at[i];
-        if (!(is_short >> at & 1)) continue;
-        b->exact_hash[at] = exact_hash(c, b->keys[at]);
-        __builtin_prefetch(exact_set(c, b->exact_hash[at]));
-        __builtin_prefetch(exact_set(c, b->exact_hash[at]) + 1);
-    }
-    for (unsigned i = 0; i < all; i++) {
-        unsigned at = b->at[i];
         if (is_short >> at & 1) {
-            const struct exact_entry *e = exact_set(c, b->exact_hash[at]);
+            const struct exact_entry *e = exact_set(c, b->whole_hash[at]);
             tried++;
             if (!exact_is(c, e, b->keys[at]) && !exact_is(c, ++e, b->keys[at])) e = NULL;
             b->lines[at] = e ? e->line : 0;
@@ -153,7 +207,7 @@ static void exact_add(struct cache *c, const struct flow_key *k, uint64_t hash, 
 /* With a single mask it would cost as much as it saves; with more connections than it holds, more. */
 static bool exact_worth(struct cache *c, struct cache_port *p, unsigned count)
 {
-    if (!c->exact || !p->tables || !p->tables->next) return false;
+    if (!c->exact) return false;
     if (p->exact_pause) {
         p->exact_pause -= p->exact_pause < count ? p->exact_pause : count;
         return false;
@@ -164,6 +218,25 @@ static bool exact_worth(struct cache *c, struct cache_port *p, unsigned count)
     return true;
 }
 
+static uint32_t still_left(const struct burst *b)
+{
+    uint32_t bits = 0;
+    for (unsigned i = 0; i < b->left; i++)
+        bits |= UINT32_C(1) << b->at[i];
+    return bits;
+}
+
+/* The tables one after the other, and where each packet was found is noted. */
+static void probe_all(const struct cache *c, struct cache_port *p, uint32_t is_short, struct burst *b)
+{
+    for (struct subtable *t = p->tables; t && b->left; t = t->next) {
+        uint32_t before = still_left(b) & is_short;
+        probe_table(c, t, b);
+        for (uint32_t found = before & ~still_left(b); found; found &= found - 1)
+            *hint_of(c, b->whole_hash[__builtin_ctz(found)]) = t->id;
+    }
+}
+
 void cache_lookup(struct cache *c, struct cache_port *p, const struct flow_key *const *keys, unsigned count,
                   uint32_t is_short, uint32_t *lines)
 {
@@ -172,19 +245,22 @@ void cache_lookup(struct cache *c, struct cache_port *p, const struct flow_key *
         b.at[i] = (uint8_t)i;
         lines[i] = 0;
     }
-    bool exact = exact_worth(c, p, count);
-    uint32_t found = 0;
-    if (exact) {
-        probe_exact(c, p, is_short, &b);
-        for (unsigned i = 0; i < b.left; i++)
-            found |= UINT32_C(1) << b.at[i]; /* if at all, elsewhere */
+    if (!p->tables) return;
+    if (!p->tables->next) { /* with a single mask nothing else is cheaper */
+        probe_table(c, p->tables, &b);
+        c->stats.megaflow_hits += count - b.left;
+        return;
     }
+    bool exact = exact_worth(c, p, count);
+    hash_whole(c, is_short, exact, &b);
+    if (exact) probe_exact(c, p, is_short, &b);
+    uint32_t elsewhere = still_left(&b);
     unsigned misses = b.left;
-    for (struct subtable *t = p->tables; t && b.left; t = t->next)
-        probe_table(c, t, &b);
+    probe_hinted(c, p, is_short, &b);
+    if (b.left) probe_all(c, p, is_short, &b);
     c->stats.megaflow_hits += misses - b.left;
-    for (found &= is_short; exact && found; found &= found - 1) {
-        unsigned at = (unsigned)__builtin_ctz(found);
-        if (lines[at]) exact_add(c, keys[at], b.exact_hash[at], lines[at]);
+    for (elsewhere &= is_short; exact && elsewhere; elsewhere &= elsewhere - 1) {
+        unsigned at = (unsigned)__builtin_ctz(elsewhere);
+        if (lines[at]) exact_add(c, keys[at], b.whole_hash[at], lines[at]);
     }
 }
