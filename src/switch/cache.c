@@ -626,13 +626,8 @@ void cache_fold(struct cache *c, uint32_t line, uint64_t now_ns)
     struct megaflow *m = cache_megaflow(c, line);
     struct megaflow_cold *cold = &c->cold[line];
     if (m->packets == 0) return;
-    for (unsigned i = 0; i < cold->flow_count; i++) {
-        struct flow *f = flows_of(cold)[i];
-        atomic_fetch_add_explicit(&f->packets, m->packets, memory_order_relaxed);
-        atomic_fetch_add_explicit(&f->bytes, m->bytes, memory_order_relaxed);
-        if (atomic_load_explicit(&f->used_ns, memory_order_relaxed) < now_ns)
-            atomic_store_explicit(&f->used_ns, now_ns, memory_order_relaxed);
-    }
+    for (unsigned i = 0; i < cold->flow_count; i++)
+        flow_count(flows_of(cold)[i], m->packets, m->bytes, now_ns);
     cold->packets += m->packets;
     cold->bytes += m->bytes;
     cold->used_ns = now_ns;

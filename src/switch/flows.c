@@ -31,12 +31,6 @@ static bool overlaps_another(const struct bridge *b, const struct flow_spec *f)
     return false;
 }
 
-static void add_counts(struct flow *to, const struct flow *from)
-{
-    atomic_init(&to->packets, atomic_load_explicit(&from->packets, memory_order_relaxed));
-    atomic_init(&to->bytes, atomic_load_explicit(&from->bytes, memory_order_relaxed));
-}
-
 int bridge_flow_add(struct bridge *b, const struct flow_spec *f, struct errmsg *e)
 {
     int ret = flow_check(f, e);
@@ -50,16 +44,14 @@ int bridge_flow_add(struct bridge *b, const struct flow_spec *f, struct errmsg *
         return errmsg_set(e, ENOSPC, "there are %u flows", SWITCH_FLOWS_MAX_DEFAULT);
     struct flow *new = flow_new(f, b->next_id++, clock_now_ns());
     if (!new) return no_memory(e);
-    if (old && !(f->flags & FLOW_RESET_COUNTS)) {
-        switch_fold(b->sw);
-        add_counts(new, old);
-    }
     if (old) list_remove(&old->timed);
     if (table_insert(t, &b->sw->epoch, new, old)) {
         if (old && (old->idle_timeout_s || old->hard_timeout_s)) list_push_back(&b->timed, &old->timed);
         flow_unref(new);
         return no_memory(e);
     }
+    if (old && !(f->flags & FLOW_RESET_COUNTS))
+        flow_succeed(old, new); /* it is retired, but not freed before epoch_poll() */
     if (!old) b->flows++;
     if (new->idle_timeout_s || new->hard_timeout_s) list_push_back(&b->timed, &new->timed);
     note(b, new);
@@ -152,6 +144,10 @@ int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict,
     for (long i = 0; i < count; i++) {
         struct flow_code *old = atomic_exchange_explicit(&list[i]->code, codes[i], memory_order_acq_rel);
         epoch_retire(&b->sw->epoch, &old->retired, code_free);
+        if (f->flags & FLOW_RESET_COUNTS) {
+            atomic_store_explicit(&list[i]->packets, 0, memory_order_relaxed);
+            atomic_store_explicit(&list[i]->bytes, 0, memory_order_relaxed);
+        }
         note(b, list[i]);
     }
     free(codes);

@@ -165,11 +165,18 @@ static void counters_and_timeouts(void **state)
     assert_int_equal(all.count, 2);
     assert_int_equal(all.packets, 200);
     assert_int_equal(all.bytes, 200 * 60);
+    rig_flow(&r, "table=3,priority=5,actions=output:2"); /* in its place: it goes on counting */
+    send_udp(&r, 1, B, A, 10);
+    rig_flow(&r, "table=3,priority=5,actions=output:1,output:2");
+    send_udp(&r, 1, B, A, 10);
+    all = (struct seen){0};
+    bridge_flow_each(r.bridge, &select, see, &all);
+    assert_int_equal(all.packets, 240);
     switch_tick(r.sw, clock_now_ns() + 5 * NS_PER_SECOND);
     assert_int_equal(gone.count, 0);
     switch_tick(r.sw, clock_now_ns() + 15 * NS_PER_SECOND);
     assert_int_equal(gone.count, 1);
-    assert_int_equal(gone.packets, 100);
+    assert_int_equal(gone.packets, 120);
     rig_got(&r);
     send_udp(&r, 1, B, A, 1);
     assert_int_equal(rig_got(&r), 0);
@@ -269,6 +276,60 @@ static void exact_mode(void **state)
     rig_close(&r);
 }
 
+/* Flows whose masks differ in every bit of two fields: however a guest sends, the masks of its port are bounded, those of others
+ * are not touched, and everything is still forwarded as it should be. */
+static void masks_are_bounded(void **state)
+{
+    struct rig r;
+    struct switch_config c;
+    uint8_t f[128];
+    char text[160], src[32], dst[32];
+    (void)state;
+    switch_config_default(&c);
+    c.masks_max = 20;
+    rig_open(&r, &c, BRIDGE_SECURE, 3);
+    for (unsigned i = 0; i < 32; i++)
+        for (unsigned j = 0; j < 16; j++) {
+            snprintf(text, sizeof text, "priority=%u,udp,nw_src=%u.%u.0.0/%u,tp_dst=0x%04x/0x%04x,actions=drop",
+                     100 + i + j, 128 >> i % 8, i, i + 1 < 17 ? i + 1 : 16, 0x8000 >> j, 0xffff << (15 - j) & 0xffff);
+            struct flow_spec spec;
+            struct errmsg e;
+            if (flow_parse(&spec, text, FLOW_PARSE_ADD, NULL, &e)) continue; /* bits outside its mask */
+            assert_int_equal(bridge_flow_add(r.bridge, &spec, &e), 0);
+            instructions_clear(&spec.instructions);
+        }
+    rig_flow(&r, "priority=1,in_port=2,actions=output:3");
+    rig_flow(&r, "priority=1,in_port=1,actions=output:3");
+    for (unsigned i = 0; i < 4000; i++) {
+        snprintf(src, sizeof src, "%u.%u.%u.3", i * 7 % 256, i * 13 % 256, i % 256);
+        snprintf(dst, sizeof dst, "10.0.%u.1", i % 256);
+        unsigned n = frame_udp(f, B, A, src, dst, i, i * 31 % 65536);
+        rig_send(&r, 1, f, n, 1);
+    }
+    assert_true(stats(&r).masks <= c.masks_max + 1);
+    unsigned before = stats(&r).masks;
+    frame_udp(f, B, A, "5.5.5.5", "6.6.6.6", 1, 1);
+    rig_send(&r, 2, f, 60, 1);
+    assert_int_equal(stats(&r).masks, before + 1);
+    rig_close(&r);
+}
+
+static void idle_megaflows_go(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_STANDALONE, 2);
+    send_udp(&r, 1, B, A, 1);
+    assert_int_equal(stats(&r).megaflows, 1);
+    switch_tick(r.sw, clock_now_ns() + 2 * NS_PER_SECOND);
+    assert_int_equal(stats(&r).megaflows, 1);
+    switch_tick(r.sw, clock_now_ns() + 30 * NS_PER_SECOND);
+    switch_tick(r.sw, clock_now_ns() + 60 * NS_PER_SECOND);
+    assert_int_equal(stats(&r).megaflows, 0);
+    assert_int_equal(stats(&r).masks, 0);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +342,8 @@ int main(void)
         cmocka_unit_test(resubmit_without_end),
         cmocka_unit_test(trace_explains),
         cmocka_unit_test(exact_mode),
+        cmocka_unit_test(masks_are_bounded),
+        cmocka_unit_test(idle_megaflows_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

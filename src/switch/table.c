@@ -197,9 +197,33 @@ bool flow_ref(struct flow *f)
 
 void flow_unref(struct flow *f)
 {
-    if (!f || atomic_fetch_sub_explicit(&f->refs, 1, memory_order_acq_rel) != 1) return;
-    code_free(atomic_load_explicit(&f->code, memory_order_relaxed));
-    free(f);
+    while (f && atomic_fetch_sub_explicit(&f->refs, 1, memory_order_acq_rel) == 1) {
+        struct flow *successor = atomic_load_explicit(&f->successor, memory_order_relaxed);
+        code_free(atomic_load_explicit(&f->code, memory_order_relaxed));
+        free(f);
+        f = successor;
+    }
+}
+
+void flow_count(struct flow *f, uint64_t packets, uint64_t bytes, uint64_t now_ns)
+{
+    for (struct flow *s; (s = atomic_load_explicit(&f->successor, memory_order_acquire));)
+        f = s;
+    atomic_fetch_add_explicit(&f->packets, packets, memory_order_relaxed);
+    atomic_fetch_add_explicit(&f->bytes, bytes, memory_order_relaxed);
+    if (atomic_load_explicit(&f->used_ns, memory_order_relaxed) < now_ns)
+        atomic_store_explicit(&f->used_ns, now_ns, memory_order_relaxed);
+}
+
+void flow_succeed(struct flow *f, struct flow *new)
+{
+    bool referenced = flow_ref(new);
+    assert(referenced);
+    atomic_store_explicit(&f->successor, new, memory_order_release);
+    /* What came in the meantime went to either of them. */
+    atomic_fetch_add_explicit(&new->packets, atomic_load_explicit(&f->packets, memory_order_relaxed),
+                              memory_order_relaxed);
+    atomic_fetch_add_explicit(&new->bytes, atomic_load_explicit(&f->bytes, memory_order_relaxed), memory_order_relaxed);
 }
 
 void flow_to_match(const struct flow *f, struct flow_match *out)

@@ -47,6 +47,7 @@ struct flow {
     uint64_t cookie;
     uint64_t created_ns;
     _Atomic uint64_t packets, bytes, used_ns;
+    _Atomic(struct flow *) successor; /* with a reference: what counts for this flow counts for it */
     struct epoch_node retired;
     struct list node;     /* of its table */
     struct list timed;    /* flows with a time-out, of its bridge */
@@ -60,6 +61,10 @@ struct flow *flow_new(const struct flow_spec *spec, uint64_t id, uint64_t now_ns
 /* False: it is on its way out, and may not be kept past this batch. */
 bool flow_ref(struct flow *f);
 void flow_unref(struct flow *f);
+/* Packets for f, or for the flow that has taken its place. */
+void flow_count(struct flow *f, uint64_t packets, uint64_t bytes, uint64_t now_ns);
+/* f's counts so far, and those to come, are new's. */
+void flow_succeed(struct flow *f, struct flow *new);
 /* Everything but the actions is copied; the actions are f's own and good until it changes. */
 void flow_to_spec(const struct flow *f, struct flow_spec *out);
 void flow_to_match(const struct flow *f, struct flow_match *out);

@@ -45,12 +45,8 @@ static void obey(struct burst *b, struct megaflow *m, struct packet *p)
 
 static void count_directly(const struct translation *tr, const struct packet *p, uint64_t now_ns)
 {
-    for (unsigned i = 0; i < tr->flow_count; i++) {
-        struct flow *f = tr->flows[i];
-        atomic_fetch_add_explicit(&f->packets, 1, memory_order_relaxed);
-        atomic_fetch_add_explicit(&f->bytes, p->length_bytes, memory_order_relaxed);
-        atomic_store_explicit(&f->used_ns, now_ns, memory_order_relaxed);
-    }
+    for (unsigned i = 0; i < tr->flow_count; i++)
+        flow_count(tr->flows[i], 1, p->length_bytes, now_ns);
 }
 
 static void fresh_note(struct burst *b, uint32_t line)
