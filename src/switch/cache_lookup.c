@@ -55,7 +55,7 @@ struct burst {
     uint32_t *lines;
     unsigned left;
     uint8_t at[BURST];
-    uint64_t whole_hash[BURST]; /* of all of the key, where it is short */
+    uint64_t whole_hash[BURST]; /* of all of the key */
 };
 
 /* One packet's way through a subtable, in three steps. */
@@ -116,13 +116,13 @@ static uint8_t *hint_of(const struct cache *c, uint64_t hash)
 }
 
 /* Each packet in the subtable where its like was found last. */
-static void probe_hinted(const struct cache *c, const struct cache_port *p, uint32_t is_short, struct burst *b)
+static void probe_hinted(const struct cache *c, const struct cache_port *p, struct burst *b)
 {
     struct probe probes[BURST];
     unsigned left = 0;
     for (unsigned i = 0; i < b->left; i++) {
         unsigned at = b->at[i];
-        probes[i].table = is_short >> at & 1 ? p->by_id[*hint_of(c, b->whole_hash[at])] : NULL;
+        probes[i].table = p->by_id[*hint_of(c, b->whole_hash[at])];
         if (probes[i].table) probe_hash(c, &probes[i], b->keys[at]);
     }
     for (unsigned i = 0; i < b->left; i++)
@@ -148,6 +148,16 @@ static uint64_t whole_hash(const struct cache *c, const struct flow_key *k)
     return h ^ h >> 32;
 }
 
+/* Of keys that are not short: IPv6, ARP, labels. */
+static uint64_t long_hash(const struct cache *c, const struct flow_key *k)
+{
+    uint64_t h = c->seed[7];
+    for (unsigned i = 1; i + 1 < FLOW_KEY_PACKET_WORDS; i += 2)
+        h = (h << 9 | h >> 55) ^ cache_mix(k->words[i] ^ c->seed[0], k->words[i + 1] ^ c->seed[1]);
+    return h ^ h >> 32;
+}
+static_assert(FLOW_KEY_PACKET_WORDS % 2 == 1, "all but the first word, in pairs");
+
 static struct exact_entry *exact_set(const struct cache *c, uint64_t hash)
 {
     return &c->exact[hash & (c->config.emc_entries - 1) & ~UINT64_C(1)];
@@ -165,10 +175,10 @@ static void hash_whole(const struct cache *c, uint32_t is_short, bool exact, str
 {
     for (unsigned i = 0; i < b->left; i++) {
         unsigned at = b->at[i];
-        if (!(is_short >> at & 1)) continue;
-        b->whole_hash[at] = whole_hash(c, b->keys[at]);
+        bool fits = is_short >> at & 1;
+        b->whole_hash[at] = fits ? whole_hash(c, b->keys[at]) : long_hash(c, b->keys[at]);
         __builtin_prefetch(hint_of(c, b->whole_hash[at]));
-        if (!exact) continue;
+        if (!exact || !fits) continue;
         __builtin_prefetch(exact_set(c, b->whole_hash[at]));
         __builtin_prefetch(exact_set(c, b->whole_hash[at]) + 1);
     }
@@ -227,10 +237,10 @@ static uint32_t still_left(const struct burst *b)
 }
 
 /* The tables one after the other, and where each packet was found is noted. */
-static void probe_all(const struct cache *c, struct cache_port *p, uint32_t is_short, struct burst *b)
+static void probe_all(const struct cache *c, struct cache_port *p, struct burst *b)
 {
     for (struct subtable *t = p->tables; t && b->left; t = t->next) {
-        uint32_t before = still_left(b) & is_short;
+        uint32_t before = still_left(b);
         probe_table(c, t, b);
         for (uint32_t found = before & ~still_left(b); found; found &= found - 1)
             *hint_of(c, b->whole_hash[__builtin_ctz(found)]) = t->id;
@@ -256,8 +266,8 @@ void cache_lookup(struct cache *c, struct cache_port *p, const struct flow_key *
     if (exact) probe_exact(c, p, is_short, &b);
     uint32_t elsewhere = still_left(&b);
     unsigned misses = b.left;
-    probe_hinted(c, p, is_short, &b);
-    if (b.left) probe_all(c, p, is_short, &b);
+    probe_hinted(c, p, &b);
+    if (b.left) probe_all(c, p, &b);
     c->stats.megaflow_hits += misses - b.left;
     for (elsewhere &= is_short; exact && elsewhere; elsewhere &= elsewhere - 1) {
         unsigned at = (unsigned)__builtin_ctz(elsewhere);
