@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "switch/guard.h"
+#include "switch/test_rig.h"
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 #define MAC "02:00:00:00:00:0a"
@@ -371,6 +372,132 @@ static void its_flows_say_the_same(void **state)
     }
 }
 
+/* ---- frames, in front of the tables ---- */
+
+#define ALL "ff:ff:ff:ff:ff:ff"
+#define TWO 4u /* rig_got(): port 2 got something */
+
+static void set_guard(struct rig *r, const struct guard *g)
+{
+    switch_port_set(r->ports[1]->sp, &(struct switch_port_config){.guard = g});
+    switch_barrier(r->sw);
+}
+
+static unsigned sent(struct rig *r, const char *mac, const char *ip)
+{
+    uint8_t f[128];
+    unsigned n = frame_udp(f, ALL, mac, ip, "10.0.0.9", 1000, 2000);
+    rig_send(r, 1, f, n, 3);
+    return rig_got(r);
+}
+
+static void no_flow_opens_it(void **state)
+{
+    struct rig r;
+    struct guard *both = make(BOTH), *macs = make(MACS);
+    rig_open(&r, NULL, BRIDGE_SECURE, 2);
+    rig_flow(&r, "priority=65535,in_port=1,actions=output:2");
+    assert_int_equal(sent(&r, OTHER, "10.0.0.9"), TWO);
+    set_guard(&r, both); /* what the caches know counts no more */
+    assert_int_equal(sent(&r, OTHER, "10.0.0.9"), 0);
+    assert_int_equal(sent(&r, OTHER, "10.0.0.5"), 0);
+    assert_int_equal(sent(&r, MAC, "10.0.0.9"), 0);
+    assert_int_equal(sent(&r, MAC, "10.0.0.5"), TWO);
+    assert_int_equal(sent(&r, MAC, "10.0.0.4"), 0); /* the megaflow is narrow enough */
+    rig_flow(&r, "priority=65535,actions=set_field:" MAC "->eth_src,output:2");
+    assert_int_equal(sent(&r, OTHER, "10.0.0.5"), 0);
+    assert_int_equal(sent(&r, MAC, "10.1.200.1"), TWO);
+    set_guard(&r, macs);
+    assert_int_equal(sent(&r, MAC, "10.0.0.9"), TWO);
+    assert_int_equal(sent(&r, OTHER, "10.0.0.5"), 0);
+    set_guard(&r, NULL);
+    assert_int_equal(sent(&r, OTHER, "10.0.0.9"), TWO);
+    rig_close(&r);
+    guard_free(both);
+    guard_free(macs);
+}
+
+/* An advertisement of 2001:db8::5 at `mac`, as Ethernet, IPv6, then `between` (of type `first`), ICMPv6, options. */
+struct advertisement {
+    uint8_t first;
+    const uint8_t *between, *options;
+    unsigned between_bytes, options_bytes;
+};
+
+static unsigned frame_na(uint8_t *f, const struct advertisement *a)
+{
+    static const uint8_t ethernet[14] = {0x33, 0x33, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0xa, 0x86, 0xdd};
+    static const uint8_t own[16] = {0x20, 1, 0xd, 0xb8, [15] = 5}, all_nodes[16] = {0xff, 2, [15] = 1};
+    unsigned payload = a->between_bytes + 24 + a->options_bytes;
+    uint8_t *ip = f + 14, *icmp = ip + 40 + a->between_bytes;
+    memset(f, 0, 14 + 40 + payload);
+    memcpy(f, ethernet, sizeof ethernet);
+    ip[0] = 0x60;
+    ip[4] = (uint8_t)(payload >> 8);
+    ip[5] = (uint8_t)payload;
+    ip[6] = a->between_bytes ? a->first : 58;
+    ip[7] = 255;
+    memcpy(ip + 8, own, 16);
+    memcpy(ip + 24, all_nodes, 16);
+    if (a->between_bytes) memcpy(ip + 40, a->between, a->between_bytes);
+    icmp[0] = 136;
+    memcpy(icmp + 8, own, 16);
+    if (a->options_bytes) memcpy(icmp + 24, a->options, a->options_bytes);
+    return 54 + payload;
+}
+
+#define MINE 2, 1, 2, 0, 0, 0, 0, 0xa /* target link-layer address */
+#define LIE 2, 1, 2, 0, 0, 0, 0, 0xb
+
+static void advertisements_that_hide_their_lie(void **state)
+{
+    static const uint8_t mine[] = {MINE}, lie[] = {LIE}, two[] = {MINE, LIE}, reversed[] = {LIE, MINE};
+    static const uint8_t behind_another[] = {14, 2, [16] = LIE};
+    static const uint8_t hop[] = {58, 0, 1, 4, 0, 0, 0, 0}, first_fragment[] = {58, 0, 0, 1, 0, 0, 0, 1};
+    static const uint8_t later_fragment[] = {58, 0, 0, 8, 0, 0, 0, 1}, long_chain[256] = {58, 31, 1, 252};
+#define OF(array) array, .options_bytes = sizeof array
+#define BEHIND(array) array, .between_bytes = sizeof array
+    static const struct {
+        struct advertisement a;
+        bool passes;
+    } frames[] = {
+        {{.options = OF(mine)}, true},
+        {{.options = NULL}, true},
+        {{.options = OF(lie)}, false},
+        {{.options = OF(two)}, false},
+        {{.options = OF(reversed)}, false},
+        {{.options = OF(behind_another)}, false},
+        {{.first = 0, .between = BEHIND(hop), .options = OF(mine)}, true},
+        {{.first = 0, .between = BEHIND(hop), .options = OF(lie)}, false},
+        {{.first = 0, .between = BEHIND(long_chain), .options = OF(lie)}, false},
+        {{.first = 60, .between = BEHIND(long_chain), .options = OF(mine)}, false},
+        {{.first = 44, .between = BEHIND(first_fragment), .options = OF(mine)}, false},
+        {{.first = 44, .between = BEHIND(first_fragment), .options = OF(lie)}, false},
+        {{.first = 44, .between = BEHIND(later_fragment), .options = OF(lie)}, true}, /* of no use without the first */
+    };
+    struct rig r;
+    struct guard *guards[] = {make(BOTH), make(MACS)};
+    uint8_t f[1024];
+    rig_open(&r, NULL, BRIDGE_STANDALONE, 2);
+    for (unsigned g = 0; g < 2; g++) {
+        set_guard(&r, guards[g]);
+        for (unsigned i = 0; i < COUNT(frames); i++) {
+            unsigned n = frame_na(f, &frames[i].a);
+            rig_send(&r, 1, f, n, 2);
+            if (rig_got(&r) != (frames[i].passes ? TWO : 0)) fail_msg("guard %u, frame %u", g, i);
+            for (unsigned tags = 1; tags <= 3; tags++) {
+                n = frame_tag(f, n, tags == 1 ? 0x8100 : 0x88a8, tags);
+                rig_send(&r, 1, f, n, 2);
+                if (rig_got(&r) != (frames[i].passes && tags < 3 ? TWO : 0))
+                    fail_msg("guard %u, frame %u, %u tags", g, i, tags);
+            }
+        }
+    }
+    rig_close(&r);
+    guard_free(guards[0]);
+    guard_free(guards[1]);
+}
+
 /* ---- configuration ---- */
 
 static void addresses_that_no_port_has_are_refused(void **state)
@@ -447,6 +574,8 @@ int main(void)
         cmocka_unit_test(what_it_looked_at_is_narrow),
         cmocka_unit_test(lies_do_not_make_many_masks),
         cmocka_unit_test(its_flows_say_the_same),
+        cmocka_unit_test(no_flow_opens_it),
+        cmocka_unit_test(advertisements_that_hide_their_lie),
         cmocka_unit_test(addresses_that_no_port_has_are_refused),
         cmocka_unit_test(lists_are_bounded),
     };
