@@ -107,57 +107,62 @@ const struct field fields[FIELD_COUNT] = {
 
 /* ---- values ---- */
 
-static unsigned __int128 wide(const struct field_value *v)
+/* Every field lies within one word of the key, or is two whole words: translation reads and writes fields for every new
+ * flow, so this is done without loops. */
+#define WHOLE 128u
+
+static uint64_t ones(unsigned bits)
 {
-    unsigned __int128 n = 0;
-    for (unsigned i = 0; i < FIELD_VALUE_BYTES; i++)
-        n = n << 8 | v->raw[i];
-    return n;
+    return bits >= 64 ? UINT64_MAX : (1ull << bits) - 1;
 }
 
-static struct field_value narrow(unsigned __int128 n)
+static unsigned word_of(const struct field *f)
 {
-    struct field_value v;
-    for (unsigned i = FIELD_VALUE_BYTES; i > 0; i--, n >>= 8)
-        v.raw[i - 1] = (uint8_t)n;
-    return v;
+    return f->bit_at / 64u;
 }
 
-static unsigned __int128 ones(unsigned bits)
+/* How far its last bit is from the word's. */
+static unsigned shift_of(const struct field *f)
 {
-    return ~(unsigned __int128)0 >> (128 - bits);
+    return 64u - f->bit_at % 64u - f->bits;
 }
 
-/* Where a field's bytes are, and how many bits of its last byte follow it. Never more than 16 bytes: whatever is not
- * aligned is short. */
-struct place {
-    unsigned first, last, shift;
-};
-
-static struct place place_of(const struct field *f)
+static uint64_t load(const void *from)
 {
-    unsigned end = f->bit_at + f->bits - 1u;
-    return (struct place){.first = f->bit_at / 8u, .last = end / 8u, .shift = 7 - end % 8u};
+    struct be64 x;
+    memcpy(&x, from, sizeof x);
+    return be64_get(x);
+}
+
+static void store(void *to, uint64_t n)
+{
+    struct be64 x = be64_make(n);
+    memcpy(to, &x, sizeof x);
 }
 
 struct field_value field_get(const struct flow_key *k, enum field_id id)
 {
-    const uint8_t *bytes = (const uint8_t *)k;
-    struct place p = place_of(&fields[id]);
-    unsigned __int128 n = 0;
-    for (unsigned i = p.first; i <= p.last; i++)
-        n = n << 8 | bytes[i];
-    return narrow(n >> p.shift & ones(fields[id].bits));
+    const struct field *f = &fields[id];
+    struct field_value v;
+    if (f->bits == WHOLE) memcpy(&v, &k->words[word_of(f)], sizeof v);
+    else v = field_value_of(load(&k->words[word_of(f)]) >> shift_of(f) & ones(f->bits));
+    return v;
 }
 
 void field_set_masked(struct flow_key *k, enum field_id id, struct field_value v, struct field_value mask)
 {
-    uint8_t *bytes = (uint8_t *)k;
-    struct place p = place_of(&fields[id]);
-    unsigned __int128 m = (wide(&mask) & ones(fields[id].bits)) << p.shift;
-    unsigned __int128 n = wide(&v) << p.shift & m;
-    for (unsigned i = p.last + 1; i > p.first; i--, m >>= 8, n >>= 8)
-        bytes[i - 1] = (uint8_t)((bytes[i - 1] & ~(uint8_t)m) | (uint8_t)n);
+    const struct field *f = &fields[id];
+    uint64_t *word = &k->words[word_of(f)];
+    if (f->bits == WHOLE) {
+        uint64_t n[2], m[2];
+        memcpy(n, &v, sizeof n);
+        memcpy(m, &mask, sizeof m);
+        for (unsigned i = 0; i < 2; i++)
+            word[i] = (word[i] & ~m[i]) | (n[i] & m[i]);
+        return;
+    }
+    uint64_t m = (field_value_u64(mask) & ones(f->bits)) << shift_of(f), n = field_value_u64(v) << shift_of(f);
+    store(word, (load(word) & ~m) | (n & m));
 }
 
 void field_set(struct flow_key *k, enum field_id id, struct field_value v)
@@ -167,17 +172,23 @@ void field_set(struct flow_key *k, enum field_id id, struct field_value v)
 
 struct field_value field_all_ones(enum field_id id)
 {
-    return narrow(ones(fields[id].bits));
+    struct field_value v;
+    memset(v.raw, fields[id].bits == WHOLE ? 0xff : 0, sizeof v.raw);
+    store(v.raw + 8, ones(fields[id].bits));
+    return v;
 }
 
-struct field_value field_value_of(uint64_t v)
+struct field_value field_value_of(uint64_t n)
 {
-    return narrow(v);
+    struct field_value v;
+    memset(v.raw, 0, 8);
+    store(v.raw + 8, n);
+    return v;
 }
 
 uint64_t field_value_u64(struct field_value v)
 {
-    return (uint64_t)wide(&v);
+    return load(v.raw + 8);
 }
 
 /* ---- names ---- */
@@ -206,54 +217,65 @@ enum { PROTO_ICMP = 1, PROTO_TCP = 6, PROTO_UDP = 17, PROTO_ICMPV6 = 58, PROTO_S
 enum { ICMPV6_NS = 135, ICMPV6_NA = 136 };
 
 /* What is asked of a key, one question after the other. The answers of a match's key are those that its mask has; a
- * packet's are all known, and `used` remembers which were needed. */
+ * packet's are all known, and `used` remembers which were needed. UINT32_MAX: not known. */
 struct asked {
     const struct flow_key *key;
     const struct flow_key *known; /* NULL: everything */
     struct flow_key *used;        /* NULL: nobody wants to know */
 };
 
-/* UINT_MAX: not known. */
-static unsigned ask(const struct asked *a, enum field_id id)
+static unsigned eth_type(const struct asked *a)
 {
-    struct field_value all = field_all_ones(id);
-    if (a->used) field_set(a->used, id, all);
-    if (a->known && field_value_u64(field_get(a->known, id)) != field_value_u64(all)) return UINT32_MAX;
-    return (unsigned)field_value_u64(field_get(a->key, id));
+    if (a->used) a->used->eth_type = be16_make(UINT16_MAX);
+    if (a->known && be16_get(a->known->eth_type) != UINT16_MAX) return UINT32_MAX;
+    return be16_get(a->key->eth_type);
+}
+
+static unsigned ip_proto(const struct asked *a)
+{
+    if (a->used) a->used->nw_proto = UINT8_MAX;
+    if (a->known && a->known->nw_proto != UINT8_MAX) return UINT32_MAX;
+    return a->key->nw_proto;
+}
+
+static unsigned icmp_type(const struct asked *a)
+{
+    if (a->used) a->used->tp_src.raw[1] = UINT8_MAX;
+    if (a->known && a->known->tp_src.raw[1] != UINT8_MAX) return UINT32_MAX;
+    return a->key->tp_src.raw[1];
 }
 
 static bool has_vlan(const struct asked *a)
 {
-    struct field_value bit = field_value_of(FLOW_VLAN_PRESENT);
-    if (a->used) field_set_masked(a->used, FIELD_VLAN_VID, bit, bit);
-    if (a->known && !(field_value_u64(field_get(a->known, FIELD_VLAN_VID)) & FLOW_VLAN_PRESENT)) return false;
-    return field_value_u64(field_get(a->key, FIELD_VLAN_VID)) & FLOW_VLAN_PRESENT;
+    const uint8_t present = FLOW_VLAN_PRESENT >> 8;
+    if (a->used) a->used->vlan[0].tci.raw[0] |= present;
+    if (a->known && !(a->known->vlan[0].tci.raw[0] & present)) return false;
+    return a->key->vlan[0].tci.raw[0] & present;
 }
 
 /* A fragment other than the first has the protocol's number but not its header. A match need not exclude them: such
  * packets have zeros where the header would be. */
 static bool has_l4_header(const struct asked *a)
 {
-    struct field_value bit = field_value_of(FLOW_FRAG_LATER);
     if (a->known) return true;
-    if (a->used) field_set_masked(a->used, FIELD_IP_FRAG, bit, bit);
+    if (a->used) a->used->nw_frag |= FLOW_FRAG_LATER;
     return !(a->key->nw_frag & FLOW_FRAG_LATER);
 }
 
 static bool is_l4(const struct asked *a, unsigned proto)
 {
-    return ask(a, FIELD_IP_PROTO) == proto && has_l4_header(a);
+    return ip_proto(a) == proto && has_l4_header(a);
 }
 
 static bool is_icmpv6(const struct asked *a, unsigned type)
 {
-    if (ask(a, FIELD_ETH_TYPE) != TYPE_IPV6 || !is_l4(a, PROTO_ICMPV6)) return false;
-    return type == 0 || ask(a, FIELD_ICMPV6_TYPE) == type;
+    if (eth_type(a) != TYPE_IPV6 || !is_l4(a, PROTO_ICMPV6)) return false;
+    return type == 0 || icmp_type(a) == type;
 }
 
 static bool is_ip(const struct asked *a)
 {
-    unsigned type = ask(a, FIELD_ETH_TYPE);
+    unsigned type = eth_type(a);
     return type == TYPE_IPV4 || type == TYPE_IPV6;
 }
 
@@ -273,19 +295,19 @@ static bool holds(enum field_needs needs, const struct asked *a)
     case NEEDS_NOTHING: return true;
     case NEEDS_VLAN: return has_vlan(a);
     case NEEDS_IP: return is_ip(a);
-    case NEEDS_IPV4: return ask(a, FIELD_ETH_TYPE) == TYPE_IPV4;
-    case NEEDS_IPV6: return ask(a, FIELD_ETH_TYPE) == TYPE_IPV6;
+    case NEEDS_IPV4: return eth_type(a) == TYPE_IPV4;
+    case NEEDS_IPV6: return eth_type(a) == TYPE_IPV6;
     case NEEDS_TCP: return is_ip(a) && is_l4(a, PROTO_TCP);
     case NEEDS_UDP: return is_ip(a) && is_l4(a, PROTO_UDP);
     case NEEDS_SCTP: return is_ip(a) && is_l4(a, PROTO_SCTP);
-    case NEEDS_ICMPV4: return ask(a, FIELD_ETH_TYPE) == TYPE_IPV4 && is_l4(a, PROTO_ICMP);
+    case NEEDS_ICMPV4: return eth_type(a) == TYPE_IPV4 && is_l4(a, PROTO_ICMP);
     case NEEDS_ICMPV6: return is_icmpv6(a, 0);
     case NEEDS_ND: return is_icmpv6(a, ICMPV6_NS) || is_icmpv6(a, ICMPV6_NA);
     case NEEDS_NS: return is_icmpv6(a, ICMPV6_NS);
     case NEEDS_NA: return is_icmpv6(a, ICMPV6_NA);
-    case NEEDS_ARP: return is_arp(ask(a, FIELD_ETH_TYPE));
-    case NEEDS_MPLS: return is_mpls(ask(a, FIELD_ETH_TYPE));
-    case NEEDS_PBB: return ask(a, FIELD_ETH_TYPE) == TYPE_PBB;
+    case NEEDS_ARP: return is_arp(eth_type(a));
+    case NEEDS_MPLS: return is_mpls(eth_type(a));
+    case NEEDS_PBB: return eth_type(a) == TYPE_PBB;
     }
     return false;
 }

@@ -33,7 +33,8 @@ static void every_name_finds_its_field(void **state)
         assert_int_equal(field_find(f->name, strlen(f->name)), i);
         assert_in_range(f->bits, 1, 128);
         assert_true(f->bit_at + f->bits <= sizeof(struct flow_key) * 8);
-        assert_true(f->bit_at % 8 == 0 || f->bits <= 32);
+        bool within_word = f->bit_at % 64u + f->bits <= 64; /* field.c counts on it */
+        assert_true(within_word || (f->bits == 128 && f->bit_at % 64 == 0));
         for (unsigned a = 0; a < 3 && f->aliases[a]; a++)
             assert_int_equal(field_find(f->aliases[a], strlen(f->aliases[a])), i);
     }
