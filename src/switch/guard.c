@@ -26,6 +26,9 @@ struct guard_word {
 struct guard_rule {
     uint32_t words; /* which: a bit each */
     uint32_t first; /* in guard.words */
+    uint32_t other; /* the next rule that is of another Ethernet type, or of any */
+    struct be16 type;
+    bool has_type; /* only for packets of that Ethernet type */
     uint8_t stage;
     bool allow;
 };
@@ -64,11 +67,17 @@ static bool is_met(const struct guard *g, const struct guard_rule *r, const stru
     return true;
 }
 
-/* The rule that drops the packet, or NULL. */
+/* The rule that drops the packet, or NULL. Most rules are of one Ethernet type, and those of the others are passed over
+ * together; translation looks at the type anyhow. */
 static const struct guard_rule *dropped_by(const struct guard *g, const struct flow_key *k, struct flow_key *used)
 {
+    if (g->rules) used->eth_type = be16_make(UINT16_MAX);
     for (unsigned i = 0; i < g->rules;) {
         const struct guard_rule *r = &g->rule[i++];
+        if (r->has_type && memcmp(&r->type, &k->eth_type, sizeof r->type) != 0) {
+            i = r->other;
+            continue;
+        }
         if (!is_met(g, r, k, used)) continue;
         if (!r->allow) return r;
         while (i < g->rules && g->rule[i].stage == r->stage)
@@ -101,7 +110,8 @@ struct compiler {
 
 static void add(struct compiler *c, enum stage stage, bool allow, const struct flow_match *m)
 {
-    struct guard_rule r = {.first = c->words, .stage = (uint8_t)stage, .allow = allow};
+    struct guard_rule r = {.first = c->words, .stage = (uint8_t)stage, .allow = allow, .type = m->key.eth_type};
+    r.has_type = be16_get(m->mask.eth_type) != 0;
     for (unsigned i = 0; i < FLOW_KEY_WORDS; i++) {
         if (!m->mask.words[i]) continue;
         r.words |= 1u << i;
@@ -311,6 +321,15 @@ static void compile_ipv6(struct compiler *c)
     add(c, IP, false, &all);
 }
 
+static void link_types(struct guard *g)
+{
+    for (unsigned i = g->rules; i > 0; i--) {
+        struct guard_rule *r = &g->rule[i - 1], *next = i < g->rules ? &g->rule[i] : NULL;
+        bool alike = next && next->has_type && memcmp(&next->type, &r->type, sizeof r->type) == 0;
+        r->other = alike ? next->other : i;
+    }
+}
+
 /* Nothing is checked: no rules. */
 static void compile(struct compiler *c)
 {
@@ -446,6 +465,7 @@ int guard_new(struct guard **out, const struct guard_config *config, struct errm
     compile(&c);
     g->rules = c.rules;
     g->words = c.words;
+    link_types(g);
     *out = g;
     return 0;
 }
