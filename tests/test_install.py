@@ -22,6 +22,7 @@ OTHERS = """
     lib/tmpfiles.d/creedence.conf
     share/bash-completion/completions/creedence
     share/man/man1/creedence.1
+    share/man/man7/creedence-flows.7
     share/man/man8/creedence-cache.8
     share/man/man8/creedence-switch.8
     share/man/man8/creedence-vbd.8
