@@ -18,7 +18,8 @@ struct runner {
     uint64_t unkicked_due_ns; /* when unkicked sources are looked at again */
     unsigned watch_countdown;
     long preemptions;
-    uint64_t polling_since_ns; /* 0: the last round had something to do */
+    uint64_t shy_ns, shy_until_ns; /* nothing is polled until then; how long that was */
+    uint64_t polling_since_ns;     /* 0: the last round had something to do */
     _Atomic uint64_t poll_ns;
     _Atomic uint64_t rounds, sleeps, packets, polled_ns; /* written by the thread only */
     struct gro gro;

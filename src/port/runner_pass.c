@@ -12,7 +12,8 @@
  * How long an active source that has nothing is still polled adapts, per source: when the last gap was so short that polling
  * would have bridged it, longer (up to the operator's bound); otherwise not at all. So one that is idle is polled once and
  * never again, a fast one never sleeps. When the kernel preempted the thread since the last look, somebody else wants
- * the CPU: polling ends.
+ * the CPU, and it may be just who is to answer: then nothing is polled for a while, which gets longer the more often that happens.
+ * (Two hosts behind taps on two busy CPUs: with the poll going on, half as many requests and answers a second.)
  *
  * The thread sleeps only when no source is active. Before a source becomes idle it is armed, which looks once more, and
  * descriptors stay readable until `woken`, so nothing is missed. While some are active the idle ones' descriptors are looked at
@@ -27,6 +28,8 @@
 #include "port/runner_internal.h"
 
 #define WINDOW_MIN_NS UINT64_C(4000)
+#define SHY_MIN_NS (2 * NS_PER_MS)
+#define SHY_MAX_NS (500 * NS_PER_MS)
 #define UNKICKED_POLL_NS NS_PER_MS
 #define WATCH_ROUNDS 4u
 #define EVENTS_MAX 64
@@ -94,10 +97,27 @@ static uint64_t window_of(struct port_source *s)
     return bound_ns == UINT64_MAX ? UINT64_MAX : min_u64(s->window_ns, bound_ns);
 }
 
-static void adapt(struct port_source *s, uint64_t gap_ns)
+/* May it poll? Each preemption soon after another keeps it from that for twice as long. */
+static bool undisturbed(struct runner *r, uint64_t now_ns)
+{
+    if (preempted(r)) {
+        r->shy_ns = min_u64(max_u64(r->shy_ns * 2, SHY_MIN_NS), SHY_MAX_NS);
+        r->shy_until_ns = now_ns + r->shy_ns;
+        return false;
+    }
+    if (now_ns < r->shy_until_ns) return false;
+    if (now_ns - r->shy_until_ns > r->shy_ns) {
+        r->shy_ns /= 2;
+        r->shy_until_ns = now_ns;
+    }
+    return true;
+}
+
+static void adapt(struct port_source *s, uint64_t now_ns)
 {
     uint64_t bound_ns = atomic_load_explicit(&s->runner->poll_ns, memory_order_relaxed);
-    if (preempted(s->runner) || gap_ns > bound_ns) {
+    uint64_t gap_ns = now_ns - s->idle_since_ns;
+    if (gap_ns > bound_ns || !undisturbed(s->runner, now_ns)) {
         s->window_ns = 0;
         return;
     }
@@ -159,7 +179,7 @@ static void park(struct runner *r, struct port_source *s)
 static void unpark(struct port_source *s, uint64_t now_ns)
 {
     if (s->ops->disarm) s->ops->disarm(s);
-    adapt(s, now_ns - s->idle_since_ns);
+    adapt(s, now_ns);
     s->idle_since_ns = 0;
     set_active(s);
 }
