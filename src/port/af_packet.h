@@ -8,7 +8,7 @@
  * VLAN tags that the kernel took off are put back.
  *
  * Frames up to about the MTU come through a ring that is shared with the kernel (TPACKET_V2), where they are used in place;
- * larger ones are fetched one by one (PACKET_COPY_THRESH). Not TPACKET_V3: it shows a block when that is full or a
+ * larger ones are fetched one by one (PACKET_COPY_THRESH). Not TPACKET_V3 (docs/adr/0008): it shows a block when that is full or a
  * millisecond old at the earliest, and every request and answer would wait for that.
  *
  * What the kernel does not take at once is dropped: the socket's send buffer is the bounded queue of a slow port
