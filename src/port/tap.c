@@ -198,7 +198,6 @@ static int queue_open(struct tap *t, const struct tap_config *c, struct errmsg *
     if (ioctl(fd, TUNSETIFF, &request) < 0) return errmsg_sys(e, errno, "tap %s", t->device);
     memcpy(t->device, request.ifr_name, sizeof t->device);
     t->device[IFNAMSIZ - 1] = 0;
-    if (ioctl(fd, TUNSETPERSIST, c->persist) < 0) return errmsg_sys(e, errno, "tap %s: TUNSETPERSIST", t->device);
     return steal_fd(&fd);
 }
 
@@ -257,7 +256,11 @@ static int tap_fill(struct tap *t, const struct tap_config *c, struct errmsg *e)
         int ret = queue_init(t, t->queue_count++, c, e);
         if (ret < 0) return ret;
     }
-    return set_mtu(t, c->mtu, e);
+    int ret = set_mtu(t, c->mtu, e);
+    /* Last, so that a failure leaves nothing behind; and one that somebody made to stay is left so. */
+    if (ret == 0 && c->persist && ioctl(t->queues[0].source.fd, TUNSETPERSIST, 1) < 0)
+        ret = errmsg_sys(e, errno, "tap %s: TUNSETPERSIST", t->device);
+    return ret;
 }
 
 int tap_open(struct tap **out, const struct tap_config *c, struct errmsg *e)

@@ -26,7 +26,7 @@ struct tap_config {
     const char *device; /* of the interface; NULL or "": the kernel chooses (see tap_device) */
     unsigned queues;    /* 1..TAP_QUEUES_MAX */
     uint32_t mtu;       /* 0: as it is */
-    bool persist;       /* the interface stays when the port is gone */
+    bool persist;       /* the interface stays when the port is gone; false: as it is (a new one goes) */
     bool no_offloads;   /* the kernel is to finish checksums and segments itself */
     /* Queues that somebody opened already, with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR: then `queues` of them, and
      * device does not matter. They are duplicated. */

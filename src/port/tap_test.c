@@ -253,6 +253,33 @@ static void what_cannot_be_opened(void **state)
     assert_int_equal(tap_open(&t, &c, &e), -EINVAL);
 }
 
+static void interfaces_that_stay(void **state)
+{
+    if (!permitted) skip();
+    struct errmsg e;
+    struct tap *t;
+    int net = net_new(), before = net_here();
+    struct tap_config c = config();
+    net_enter(net);
+    assert_int_equal(tap_open(&t, &c, &e), 0);
+    tap_port(t)->ops->free(tap_port(t));
+    net_run(net, "! ip link show cr-tap 2>&-"); /* it went */
+    c.persist = true;
+    c.mtu = 10;
+    assert_int_equal(tap_open(&t, &c, &e), -EINVAL);
+    net_run(net, "! ip link show cr-tap 2>&-"); /* nothing is left behind */
+    for (unsigned i = 0; i < 3; i++) {
+        c = config();
+        c.persist = i == 0; /* afterwards others take it up, and leave it */
+        assert_int_equal(tap_open(&t, &c, &e), 0);
+        tap_port(t)->ops->free(tap_port(t));
+        net_run(net, "ip link show cr-tap >/dev/null");
+    }
+    net_enter(before);
+    close(before);
+    close(net);
+}
+
 static int open_one(void *arg)
 {
     struct errmsg e;
@@ -283,6 +310,7 @@ int main(void)
         cmocka_unit_test(an_interface_that_is_down_takes_nothing),
         cmocka_unit_test(an_interface_may_be_removed_in_use),
         cmocka_unit_test(what_cannot_be_opened),
+        cmocka_unit_test(interfaces_that_stay),
         cmocka_unit_test(few_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
