@@ -151,10 +151,7 @@ static void broken_ready(struct loop_watch *watch, uint32_t events)
     uint64_t queues = vif_broken_take(v->vif);
     const char *why = vif_broken(v->vif);
     (void)events;
-    if (queues && why) {
-        log_limited(LOG_LEVEL_WARN, "VIF %s: its guest broke it: %s", v->a.name, why);
-        tell(v, "broken", why);
-    }
+    if (queues && why) tell(v, "broken", why);
     if (!why && v->told_broken) tell(v, v->session ? "connected" : "listening", NULL); /* it was reset */
     for (unsigned i = 0; v->session && i < v->s.queues * 2; i++)
         if (queues & UINT64_C(1) << i) vhost_session_ring_failed(v->session, i);
@@ -349,7 +346,9 @@ int request_vif_detach(struct net *n, struct net_request *r)
 static void tell_guest(struct net_vif *v)
 {
     if (v->session && !vhost_session_config_changed(v->session))
-        log_warn("VIF %s: this front end cannot be told of a change; the guest sees it when it looks again", v->a.name);
+        log_limited(LOG_LEVEL_WARN,
+                    "VIF %s: this front end cannot be told of a change; the guest sees it when it looks again",
+                    v->a.name);
 }
 
 static void apply(struct net_vif *v, const struct vif_settings *old)
