@@ -6,10 +6,13 @@ import json
 import os
 import socket
 import subprocess
+from random import Random
+from time import monotonic
 
 import pytest
 
 from lib.front_end import FrontEnd
+from lib.net_front_ends import NetFrontEnds
 from lib.paths import program, system_program
 from lib.process import is_listening, wait_until
 from lib.switch import HeldSwitch, LinkError, Namespace, SwitchLink, ip, start_switch
@@ -344,6 +347,26 @@ def test_killed_and_back_under_its_front_end(held, run_dir):
         assert not held.held["a"]
 
 
+def test_killed_under_load(held, processes, run_dir):
+    """Two cards that send to each other: a gap, no connection lost, nothing wrong."""
+    paths = [run_dir / f"{name}.sock" for name in "ab"]
+    listeners = [listener_at(path) for path in paths]
+    held.want("bridge.add", name="br0")
+    for name, listener in zip("ab", listeners):
+        held.want("vif.attach", bridge="br0", name=name, fds={"listen": listener.fileno()})
+    load = NetFrontEnds(processes, {path: "flows=64,rate=20000" for path in paths}, "--verify")
+    for _ in range(3):
+        wait_until(lambda: all(v["rx_packets"] > 1000 for v in held.link.ask("vif.stats")["vifs"]), 20, "traffic")
+        held.kill()
+        held.start()
+    wait_until(lambda: all(v["rx_packets"] > 1000 for v in held.link.ask("vif.stats")["vifs"]), 20, "traffic")
+    result = load.stop()
+    assert result["wrong"] == 0 and all(port["reconnects"] == 0 for port in result["ports"])
+    assert result["rx_packets"] > 0.5 * result["tx_packets"]
+    for listener in listeners:
+        listener.close()
+
+
 def test_leave_lets_the_next_one_go_on(held, run_dir):
     with listener_at(run_dir / "a.sock") as listener:
         held.want("bridge.add", name="br0")
@@ -492,7 +515,60 @@ def test_addresses_that_are_not_the_guests(held):
         held.link.ask("vif.set", name="a", allowed_macs=[f"52:54:00:00:00:{i:02x}" for i in range(17)])
 
 
-# ---- many ----
+# ---- many, and all at once ----
+
+
+def hostile_visit(link, run_dir, name, random):
+    """A card that comes, breaks its rings or not, and goes."""
+    link.ask("vif.attach", bridge="br0", name=name, socket=str(run_dir / f"{name}.sock"), allowed_macs=["52:54:00:00:00:01"])
+    front_end = FrontEnd(run_dir / f"{name}.sock")
+    front_end.start_ring(random.randrange(2))
+    front_end.jump_available_index(random.choice([1, 3, 1000]))
+    if random.randrange(2):
+        front_end.sock.close()
+    link.ask("vif.detach", name=name)
+
+
+def capture_a_moment(link, run_dir):
+    with open(run_dir / "moment.pcapng", "wb") as file:
+        link.ask("capture.start", port="b", fds={"file": file.fileno()})
+    link.ask("capture.stop", port="b")
+
+
+@pytest.mark.slow
+def test_all_kinds_of_changes_under_load(alone, processes, run_dir):
+    _, link = alone("--bridge=br0", *(f"--vif={name},bridge=br0,socket={run_dir}/{name}.sock,queues=2" for name in "ab"))
+    load = NetFrontEnds(processes, {run_dir / f"{name}.sock": "flows=1000,rate=50000" for name in "ab"}, "--verify")
+    random = Random(1)
+    tap = f"crs{os.getpid() % 100000}"
+
+    def some_flows():
+        return [f"priority={random.randrange(1, 60000)},udp,nw_dst={random.randrange(1, 255)}.0.0.0/{random.randrange(1, 33)},actions=NORMAL"
+                for _ in range(20)]
+
+    changes = [
+        lambda: hostile_visit(link, run_dir, f"x{random.randrange(1000)}", random),
+        lambda: link.ask("port.add", bridge="br0", name="t", type="tap", device=tap),
+        lambda: link.ask("port.del", name="t"),
+        lambda: link.ask("flow.add", bridge="br0", flows=some_flows()),
+        lambda: link.ask("flow.mod", bridge="br0", flows=["udp,actions=NORMAL"]),
+        lambda: link.ask("flow.del", bridge="br0", flows=["udp"]),
+        lambda: link.ask("mac.flush", bridge="br0"),
+        lambda: link.ask("megaflow.dump", max=50),
+        lambda: capture_a_moment(link, run_dir),
+        lambda: link.ask("vif.set", name="a", mtu=random.randrange(1400, 1600), link=random.choice(["up", "down"])),
+        lambda: link.ask("vif.set", name="a", rate_in={"bits_per_s": random.choice([0, 10**9])},
+                         allowed_ips=random.choice([[], ["10.0.0.0/8"]])),
+        lambda: (link.ask("net.stats"), link.ask("runner.stats"), link.ask("vif.list")),
+        lambda: (link.ask("bridge.add", name="other"), link.ask("bridge.del", name="other")),
+    ]
+    end = monotonic() + 6
+    while monotonic() < end:
+        try:
+            random.choice(changes)()
+        except LinkError:
+            pass  # that port is there already, or not there
+    assert load.stop()["wrong"] == 0
 
 
 @pytest.mark.slow
