@@ -414,6 +414,53 @@ def test_a_state_of_another_kind_costs_the_connection_only(held, run_dir):
         FrontEnd(run_dir / "a.sock").start_ring()
 
 
+@pytest.fixture
+def veth():
+    """A pair of interfaces, up."""
+    names = [f"crv{i}{os.getpid() % 100000}" for i in range(2)]
+    ip("link", "add", names[0], "type", "veth", "peer", "name", names[1])
+    for name in names:
+        ip("link", "set", name, "up")
+    yield names
+    ip("link", "del", names[0], check=False)
+
+
+@pytest.mark.parametrize("words", [(), ("--user=nobody",)], ids=["root", "nobody"])
+def test_ports_are_opened_in_the_full_sandbox(processes, run_dir, veth, words):
+    switch = HeldSwitch(processes, run_dir, sandbox="on", words=words).start()
+    assert switch.said["sandbox"] == "full"
+    root = f"/proc/{switch.process.pid}/root"
+    assert not os.path.exists(f"{root}/etc") and os.listdir(f"{root}/dev/net") == ["tun"]
+    switch.want("bridge.add", name="br0")
+    tap = f"crt{os.getpid() % 100000}"
+    ports = {"tap": tap, "af_packet": veth[0], "af_xdp": veth[1]}
+    for kind, device in ports.items():
+        assert switch.link.ask("port.add", bridge="br0", name=kind, type=kind, device=device)["device"] == device
+    switch.link.ask("port.del", name="tap")
+    assert tap not in ip("link")
+    switch.link.ask("quit")
+    assert switch.process.wait(10) == 0
+
+
+def test_taps_stay_when_the_switch_ends_and_go_with_their_port(held):
+    made, found = (f"crt{i}{os.getpid() % 100000}" for i in range(2))
+    ip("tuntap", "add", found, "mode", "tap")
+    try:
+        held.want("bridge.add", name="br0")
+        for device in (made, found):
+            held.want("port.add", bridge="br0", name=device, type="tap")
+        ip("address", "add", "10.99.0.1/24", "dev", made)
+        held.kill()
+        assert "10.99.0.1" in ip("address")
+        held.start()
+        for device in (made, found):
+            held.link.ask("port.del", name=device)
+        assert made not in ip("link") and found in ip("link"), "what was there before is not ours"
+    finally:
+        ip("link", "del", found, check=False)
+        ip("link", "del", made, check=False)
+
+
 # ---- flow files ----
 
 

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <linux/if_tun.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,6 +66,7 @@ struct net_port {
     char device[16];
     unsigned queues;
     bool gro, running;
+    bool ours;    /* a tap that we made, and that stays when we end */
     uint32_t mtu; /* 0: as the device has it */
     struct port_source *source[NET_PORT_QUEUES_MAX];
     struct runner *runner[NET_PORT_QUEUES_MAX];
@@ -75,19 +77,39 @@ static struct net_port *port_of(struct attachment *a)
     return container_of(a, struct net_port, a);
 }
 
-/* Under a daemon an interface stays when we end: its addresses and routes are the host's, and the next process takes it
- * up again. */
+/*
+ * Under a daemon an interface stays when we end: its addresses and routes are the host's, and the next process takes it
+ * up again. One that was there before is not ours to delete. Which ones we made must be known to the next process as well:
+ * they belong to user 0, others usually to nobody.
+ */
+static bool tap_was_made_by_us(const char *device)
+{
+    char path[64], owner[16] = "";
+    snprintf(path, sizeof path, "/sys/class/net/%s/owner", device);
+    FILE *in = fopen(path, "re");
+    if (!in) return false;
+    bool ours = fgets(owner, sizeof owner, in) && strcmp(owner, "0\n") == 0;
+    fclose(in);
+    return ours;
+}
+
 static int open_tap(struct net_port *p, struct errmsg *e)
 {
     struct tap *t;
-    struct tap_config c = {
-        .name = p->a.name, .device = p->device, .queues = p->queues, .mtu = p->mtu, .persist = p->net->survives};
+    bool there = if_nametoindex(p->device) != 0;
+    p->ours = p->net->survives && (!there || tap_was_made_by_us(p->device));
+    struct tap_config c = {.name = p->a.name,
+                           .device = p->device,
+                           .queues = p->queues,
+                           .mtu = p->mtu,
+                           .persist = p->net->survives || there};
     int ret = tap_open(&t, &c, e);
     if (ret < 0) return ret;
     p->a.port = tap_port(t);
     for (unsigned i = 0; i < p->queues; i++)
         p->source[i] = tap_source(t, i);
     snprintf(p->device, sizeof p->device, "%s", tap_device(t));
+    if (p->ours) ioctl(p->source[0]->fd, TUNSETOWNER, 0);
     return 0;
 }
 
@@ -242,7 +264,7 @@ int request_port_del(struct net *n, struct net_request *r)
     struct net_port *p = request_port(n, &f, r->e, &ret);
     if (ret == 0) ret = fields_done(&f, r->e);
     if (ret < 0) return ret;
-    if (p->type == TYPE_TAP && n->survives && p->source[0]) ioctl(p->source[0]->fd, TUNSETPERSIST, 0);
+    if (p->ours) ioctl(p->source[0]->fd, TUNSETPERSIST, 0);
     net_port_free(&p->a);
     return 0;
 }

@@ -114,9 +114,9 @@ def start_switch(processes, run_dir, *words, control=True, sandbox="off"):
 class HeldSwitch:
     """creedence-switch under a daemon of a few lines: it holds what it is given and gives it to the next process."""
 
-    def __init__(self, processes, run_dir, options=None, sandbox="off"):
+    def __init__(self, processes, run_dir, options=None, sandbox="off", words=()):
         self.processes, self.run_dir, self.sandbox = processes, run_dir, sandbox
-        self.options = options or {}
+        self.options, self.words = options or {}, words
         self.held = {}      # vif: {name: fd}
         self.requests = []  # [(method, params, {name: fd})], in their order
         self.vif_states = {}
@@ -143,7 +143,7 @@ class HeldSwitch:
             os.set_inheritable(listener.fileno(), True)
             fd = listener.fileno()
             self.process = self.processes.start(
-                [program("creedence-switch"), f"--sandbox={self.sandbox}", f"--link-fd={fd}"], pass_fds=(fd,))
+                [program("creedence-switch"), f"--sandbox={self.sandbox}", f"--link-fd={fd}", *self.words], pass_fds=(fd,))
             self.link = SwitchLink(path, self.notified)
         self.said = self.link.ask("configure", **self.options)
         for method, params, fds in self.requests:
