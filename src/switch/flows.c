@@ -202,6 +202,11 @@ int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict,
     return 0;
 }
 
+unsigned bridge_flow_count(const struct bridge *b)
+{
+    return b->flows;
+}
+
 void bridge_on_flow_gone(struct bridge *b,
                          void (*gone)(void *arg, const struct flow_spec *f, const struct flow_stats *s,
                                       enum flow_gone why),

@@ -100,6 +100,7 @@ struct flow_stats {
 /* Every flow that is covered by the selection, by table, then falling priority, then age. */
 void bridge_flow_each(struct bridge *b, const struct flow_spec *selection,
                       void (*visit)(void *arg, const struct flow_spec *f, const struct flow_stats *s), void *arg);
+unsigned bridge_flow_count(const struct bridge *b); /* of all tables */
 /* Told of flows that go (for OpenFlow, and for who saves them). May be NULL. */
 void bridge_on_flow_gone(struct bridge *b,
                          void (*gone)(void *arg, const struct flow_spec *f, const struct flow_stats *s,
