@@ -130,10 +130,7 @@ static void ask_for_new_file(struct net_bridge *b)
 
 static void look_at_length(struct net_bridge *b)
 {
-    if (b->file_lines < b->file_check_at) return;
-    uint64_t needed = net_flows_count(b);
-    if (b->file_lines > 2 * needed + LINES_SPARED) ask_for_new_file(b);
-    b->file_check_at = 2 * needed + LINES_SPARED + 1;
+    if (b->file_lines > 2 * (uint64_t)bridge_flow_count(b->bridge) + LINES_SPARED) ask_for_new_file(b);
 }
 
 /* All of it, or nothing that a reader would see. */
@@ -269,10 +266,9 @@ int net_flows_open(struct net_bridge *b, int fd, struct errmsg *e)
     fclose(in);
     if (ret == 0 && b->file_lines == 0) {
         ret = write_file(b, fd);
-        b->file_lines = 1 + net_flows_count(b);
+        b->file_lines = 1 + bridge_flow_count(b->bridge);
         if (ret < 0) return errmsg_sys(e, -ret, "bridge %s: beginning its flow file", b->name);
     }
-    b->file_check_at = 2 * (uint64_t)net_flows_count(b) + LINES_SPARED + 1;
     if (ret == 0) look_at_length(b);
     return ret;
 }
@@ -281,20 +277,6 @@ void net_flows_close(struct net_bridge *b)
 {
     if (b->file_fd >= 0) close(b->file_fd);
     b->file_fd = -1;
-}
-
-static void count_one(void *arg, const struct flow_spec *f, const struct flow_stats *s)
-{
-    (void)s;
-    ++*(unsigned *)arg;
-}
-
-unsigned net_flows_count(struct net_bridge *b)
-{
-    struct flow_spec all;
-    unsigned count = 0;
-    if (select_all(&all) == 0) bridge_flow_each(b->bridge, &all, count_one, &count);
-    return count;
 }
 
 /* ---- requests ---- */
@@ -409,9 +391,8 @@ int request_flows_file(struct net *n, struct net_request *r)
     }
     net_flows_close(b);
     b->file_fd = fd;
-    unsigned count = net_flows_count(b);
+    unsigned count = bridge_flow_count(b->bridge);
     b->file_lines = 1 + (uint64_t)count;
-    b->file_check_at = 2 * (uint64_t)count + LINES_SPARED + 1;
     r->result = json_pack("{s:I}", "flows", (json_int_t)count);
     return 0;
 }

@@ -131,7 +131,7 @@ struct net_bridge {
     struct flow_names names;
     /* The flow file (switch_flows.c). */
     int file_fd; /* -1: flows are kept nowhere */
-    uint64_t file_lines, file_check_at;
+    uint64_t file_lines;
     bool file_asked; /* for a new one */
 };
 struct net_bridge *net_bridge_find(struct net *n, const char *name);
@@ -286,7 +286,6 @@ int request_flows_file(struct net *n, struct net_request *r);
 /* Load the file (taken over) into a new bridge, or begin it. */
 int net_flows_open(struct net_bridge *b, int fd, struct errmsg *e);
 void net_flows_close(struct net_bridge *b);
-unsigned net_flows_count(struct net_bridge *b);
 
 /* *out NULL: nothing is to be checked. 0 or -errno. */
 int net_guard_new(struct guard **out, const struct vif_settings *s, struct errmsg *e);

@@ -188,7 +188,7 @@ static json_t *bridge_json(struct net *n, struct net_bridge *b)
     bridge_mac_each(b->bridge, count_mac, &macs);
     return json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:b}", "name", b->name, "fail_mode",
                      b->fail == BRIDGE_SECURE ? "secure" : "standalone", "mac_ageing_s", (int)b->mac_ageing_s,
-                     "port_count", (int)ports, "vif_count", (int)vifs, "flow_count", (int)net_flows_count(b),
+                     "port_count", (int)ports, "vif_count", (int)vifs, "flow_count", (int)bridge_flow_count(b->bridge),
                      "mac_count", (int)macs, "flows_saved", b->file_fd >= 0);
 }
 
