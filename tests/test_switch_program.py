@@ -532,6 +532,46 @@ def test_a_flow_file_that_grows_is_written_anew(held, run_dir):
     assert len(texts(held)) == 101
 
 
+def test_flows_that_time_out_do_not_come_back(held, run_dir):
+    held.want("bridge.add", name="br0", fail_mode="secure", fds={"flows": open_flows(run_dir / "f")})
+    held.link.ask("flow.add", bridge="br0", flows=[f"priority={i},hard_timeout=1,tcp,actions=drop" for i in range(1, 201)])
+    held.link.ask("flow.add", bridge="br0", flows=["priority=1,actions=drop"])
+    wait_until(lambda: len(texts(held)) == 1, 10, "the end of their time")
+    wait_until(lambda: len((run_dir / "f").read_text().splitlines()) == 402, 10, "the flow file")
+    held.kill()
+    held.start()
+    assert len(texts(held)) == 1
+
+
+def test_no_space_for_a_flow(held, run_dir):
+    """What could not be saved is said to be so, and is saved with the next change that can."""
+    room = run_dir / "small"
+    room.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", room], check=True)
+    try:
+        held.want("bridge.add", name="br0", fail_mode="secure", fds={"flows": open_flows(room / "f")})
+        held.link.ask("flow.add", bridge="br0", flows=["priority=1,actions=drop"])
+        before = (room / "f").read_bytes()
+        (room / "filler").write_bytes(bytes(12288))
+        with pytest.raises(LinkError, match="the flows are changed, but cannot be saved: No space left"):
+            held.link.ask("flow.add", bridge="br0", flows=[f"priority={i},tcp,tp_dst={i},actions=drop" for i in range(2, 102)])
+        assert (room / "f").read_bytes() == before
+        (room / "filler").unlink()
+        held.link.ask("flow.add", bridge="br0", flows=["priority=500,actions=drop"])
+        flows = texts(held)
+        assert len(flows) == 102
+        held.kill()
+        held.start()
+        assert texts(held) == flows
+    finally:
+        held.link.ask("quit")
+        held.process.wait(10)
+        for _, _, fds in held.requests:
+            for fd in fds.values():
+                os.close(fd)
+        subprocess.run(["umount", room], check=True)
+
+
 # ---- addresses ----
 
 

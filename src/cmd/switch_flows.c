@@ -133,41 +133,58 @@ static void look_at_length(struct net_bridge *b)
     if (b->file_lines > 2 * (uint64_t)bridge_flow_count(b->bridge) + LINES_SPARED) ask_for_new_file(b);
 }
 
-/* All of it, or nothing that a reader would see. */
-static int file_append(struct net_bridge *b, const char *text, size_t bytes, unsigned lines, struct errmsg *e)
+static int write_file(struct net_bridge *b, int fd);
+
+/* All of it, or nothing that a reader would see. A file that missed a change gets everything anew behind what it has. */
+static int file_append(struct net_bridge *b, const char *text, size_t bytes, unsigned lines, bool sync,
+                       struct errmsg *e)
 {
     if (b->file_fd < 0 || !bytes) return 0;
     off_t end = lseek(b->file_fd, 0, SEEK_END);
-    int ret = write_all(b->file_fd, text, bytes);
-    if (ret == 0 && fdatasync(b->file_fd) < 0) ret = -errno;
+    int ret = b->file_behind ? write_file(b, b->file_fd) : write_all(b->file_fd, text, bytes);
+    if (ret == 0 && sync && fdatasync(b->file_fd) < 0) ret = -errno;
     if (ret == 0) {
-        b->file_lines += lines;
+        b->file_lines += b->file_behind ? bridge_flow_count(b->bridge) + 1 : lines;
+        b->file_behind = false;
         look_at_length(b);
         return 0;
     }
     if (end >= 0 && ftruncate(b->file_fd, end) < 0) log_error("bridge %s: its flow file has a torn end", b->name);
+    b->file_behind = true;
     ask_for_new_file(b);
     return errmsg_sys(e, -ret, "bridge %s: the flows are changed, but cannot be saved", b->name);
 }
 
-/* From the control loop: a flow's time was over. */
+/* From switch_tick(): a flow's time was over. Many may go at once, and are written together. */
 static void flow_gone(void *arg, const struct flow_spec *f, const struct flow_stats *s, enum flow_gone why)
 {
     struct net_bridge *b = arg;
-    struct errmsg e = {""};
-    char *text = NULL;
-    size_t bytes = 0;
     (void)s;
     if (why == FLOW_GONE_DELETED || b->file_fd < 0) return;
-    FILE *out = open_memstream(&text, &bytes);
-    if (!out) return;
+    if (!b->gone) b->gone = open_memstream(&b->gone_text, &b->gone_bytes);
+    if (!b->gone) {
+        b->file_behind = true;
+        return;
+    }
     struct flow_spec one = *f;
     one.cookie_mask = 0;
     one.out_port = one.out_group = SWITCH_PORT_ANY;
-    write_line(out, CHANGE_DEL_STRICT, &one);
-    fclose(out);
-    if (file_append(b, text, bytes, 1, &e) < 0) log_limited(LOG_LEVEL_ERROR, "%s", e.text);
-    free(text);
+    write_line(b->gone, CHANGE_DEL_STRICT, &one);
+    b->gone_lines++;
+}
+
+/* Not waited for: a flow that a crash of the host brings back times out again. */
+void net_flows_ticked(struct net_bridge *b)
+{
+    struct errmsg e = {""};
+    if (!b->gone) return;
+    fclose(b->gone);
+    if (file_append(b, b->gone_text, b->gone_bytes, b->gone_lines, false, &e) < 0)
+        log_limited(LOG_LEVEL_ERROR, "%s", e.text);
+    free(b->gone_text);
+    b->gone = NULL;
+    b->gone_text = NULL;
+    b->gone_lines = 0;
 }
 
 static int replay_line(struct net_bridge *b, char *line, struct errmsg *e)
@@ -329,7 +346,7 @@ static int batch_apply(struct batch *batch, struct net_bridge *b, unsigned *chan
     }
     fclose(out);
     switch_barrier(b->net->sw);
-    int saved = file_append(b, text, bytes, done, &save);
+    int saved = file_append(b, text, bytes, done, true, &save);
     free(text);
     if (ret == 0 && saved < 0) {
         *e = save;
@@ -391,6 +408,7 @@ int request_flows_file(struct net *n, struct net_request *r)
     }
     net_flows_close(b);
     b->file_fd = fd;
+    b->file_behind = false;
     unsigned count = bridge_flow_count(b->bridge);
     b->file_lines = 1 + (uint64_t)count;
     r->result = json_pack("{s:I}", "flows", (json_int_t)count);

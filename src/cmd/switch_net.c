@@ -250,6 +250,8 @@ static void tick(struct loop_timer *t)
 {
     struct net *n = container_of(t, struct net, tick);
     switch_tick(n->sw, clock_now_ns());
+    LIST_FOR_EACH (node, &n->bridges)
+        net_flows_ticked(list_entry(node, struct net_bridge, node));
     loop_timer_arm(n->loop, t, NS_PER_SECOND, tick);
 }
 

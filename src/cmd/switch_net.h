@@ -132,7 +132,12 @@ struct net_bridge {
     /* The flow file (switch_flows.c). */
     int file_fd; /* -1: flows are kept nowhere */
     uint64_t file_lines;
-    bool file_asked; /* for a new one */
+    bool file_asked;  /* for a new one */
+    bool file_behind; /* a change could not be written */
+    FILE *gone;       /* flows whose time was over, until the end of the tick; or NULL */
+    char *gone_text;
+    size_t gone_bytes;
+    unsigned gone_lines;
 };
 struct net_bridge *net_bridge_find(struct net *n, const char *name);
 /* The bridge that `bridge` names; NULL with *ret set. */
@@ -286,6 +291,8 @@ int request_flows_file(struct net *n, struct net_request *r);
 /* Load the file (taken over) into a new bridge, or begin it. */
 int net_flows_open(struct net_bridge *b, int fd, struct errmsg *e);
 void net_flows_close(struct net_bridge *b);
+/* After each switch_tick(). */
+void net_flows_ticked(struct net_bridge *b);
 
 /* *out NULL: nothing is to be checked. 0 or -errno. */
 int net_guard_new(struct guard **out, const struct vif_settings *s, struct errmsg *e);
