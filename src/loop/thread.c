@@ -1,15 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "loop/thread.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #define THREAD_STACK_BYTES (256u * 1024)
+
+struct start {
+    void *(*body)(void *arg);
+    void *arg;
+    char name[16];
+};
+
+/* It names itself: naming another one takes a file below /proc, which a sandbox does not have. */
+static void *named_body(void *arg)
+{
+    struct start s = *(struct start *)arg;
+    free(arg);
+    pthread_setname_np(pthread_self(), s.name);
+    return s.body(s.arg);
+}
 
 int thread_start(pthread_t *thread, const char *name, void *(*body)(void *arg), void *arg)
 {
     sigset_t all, old;
+    struct start *start = malloc(sizeof *start);
+    if (!start) return -ENOMEM;
+    start->body = body;
+    start->arg = arg;
+    snprintf(start->name, sizeof start->name, "%s", name);
     sigfillset(&all);
     /* Faults stay deliverable: a blocked SIGBUS would kill the process with no chance to say why. */
     sigdelset(&all, SIGBUS);
@@ -24,12 +46,9 @@ int thread_start(pthread_t *thread, const char *name, void *(*body)(void *arg), 
     pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES);
 #endif
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    int ret = pthread_create(thread, &attr, body, arg);
+    int ret = pthread_create(thread, &attr, named_body, start);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     pthread_attr_destroy(&attr);
-    if (ret) return -ret;
-    char kept[16];
-    snprintf(kept, sizeof kept, "%s", name);
-    pthread_setname_np(*thread, kept);
-    return 0;
+    if (ret) free(start);
+    return -ret;
 }
