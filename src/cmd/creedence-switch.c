@@ -16,6 +16,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "cmd/switch_fault.h"
 #include "cmd/switch_net.h"
 #include "cmd/switch_options.h"
 #include "guest/memory.h"
@@ -212,6 +213,7 @@ int main(int argc, char **argv)
     sigprocmask(SIG_BLOCK, &stop_signals, NULL);
     signal(SIGPIPE, SIG_IGN);
     raise_limits();
+    fault_init(); /* before the handler of the next one, which passes on to it */
     guest_memory_init();
     ret = run(&o, &stop_signals, &e);
     if (ret < 0) log_error("%s", e.text[0] ? e.text : strerror(-ret));

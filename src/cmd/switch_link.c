@@ -8,7 +8,7 @@
  *   leave       make way for a successor; quit: end
  *   the rest    switch_net.c
  *
- * Notifications: hold, unhold, vif, flows.
+ * Notifications: hold, unhold, vif, flows; and fault (switch_fault.h).
  */
 #include <errno.h>
 #include <linux/seccomp.h>
@@ -22,6 +22,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "cmd/switch_fault.h"
 #include "cmd/switch_net.h"
 #include "control/version.h"
 
@@ -41,6 +42,7 @@ struct link_server {
 static void peer_close(struct link_server *s)
 {
     loop_remove(&s->peer_watch);
+    fault_tell(-1);
     if (s->peer_fd >= 0) close(s->peer_fd);
     s->peer_fd = -1;
 }
@@ -214,6 +216,7 @@ static void listen_ready(struct loop_watch *watch, uint32_t events)
     if (fd < 0) return;
     peer_close(s);
     s->peer_fd = fd;
+    fault_tell(fd);
     if (loop_add(s->loop, &s->peer_watch, fd, EPOLLIN, peer_ready) < 0) peer_close(s);
 }
 

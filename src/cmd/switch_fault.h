@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The last word of a switch that dies of a fault: the name of the thread that made it, which is that of the card or
+ * port that it served. The daemon can then leave out a card whose guest ends the switch again and again (control/network.h).
+ *
+ *     {"method": "fault", "params": {"thread": "NAME"}}
+ */
+#ifndef CMD_SWITCH_FAULT_H
+#define CMD_SWITCH_FAULT_H
+
+/* Once, before other handlers of faults (guest/mapping.h's passes on what is not its own). Where somebody has a handler
+ * already (a sanitizer, say) that stays alone. */
+void fault_init(void);
+/* Whom to tell; -1: nobody. The socket is not taken over. */
+void fault_tell(int sock);
+
+#endif
