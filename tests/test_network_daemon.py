@@ -627,6 +627,38 @@ def test_a_switch_that_does_not_answer_keeps_nobody_waiting(net, run_dir):
         assert "vifs" in other.call("vif.list")  # after its own time limit, without the switch's words
 
 
+def test_a_card_whose_guest_ends_the_switch_again_and_again_is_left_out(net):
+    net.behave_switch(connected=["web2"])
+    net.call("vif.attach", bridge="br0", name="web2")
+    net.behave_switch(fault="web2")
+    os.kill(net.switch_pid(), signal.SIGKILL)
+    wait_until(lambda: vif(net, "web2")["state"] == "left out", 10, "the card to be left out")
+    assert wait_until(lambda: (s := status(net))["settled"] and s, 5, "the others")["absent"] == 1
+    assert vif(net)["state"] == "serving" and vif(net, "web2")["held"] == 2
+    assert "3 times in a minute" in vif(net, "web2")["error"] and "vif web2" in net.output()
+    pid = net.switch_pid()
+    assert [e["params"]["name"] for e in of_switch(net, pid, "vif.attach")] == ["web1"]
+    net.behave_switch()
+    assert net.call("vif.set", name="web2", link="up")["state"] != "left out"
+    wait_until(lambda: vif(net, "web2")["state"] == "serving", 5, "the card")
+    assert net.switch_pid() == pid and of_switch(net, pid, "vif.attach")[-1]["fds"] == ["conn", "listen", "state"]
+
+
+@pytest.mark.parametrize("thread", ["web1", "nobody", "a-name-that-is-cut-0", "?"])
+def test_faults_blame_who_can_be_known(net, thread):
+    for n in range(2):
+        net.call("vif.attach", bridge="br0", name=f"a-name-that-is-cut-{n}")
+    net.behave_switch(fault_thread=thread[:15])
+    os.kill(net.switch_pid(), signal.SIGKILL)
+    wait_until(lambda: status(net)["switch"]["restarts"] > 5, 10, "faults")
+    net.behave_switch()
+    wait_until(lambda: status(net)["settled"], 10, "the switch to be settled")
+    assert [v["name"] for v in net.call("vif.list")["vifs"] if v["state"] == "left out"] == (["web1"] if thread == "web1" else [])
+    if thread == "web1":
+        net.call("vif.detach", name="web1")
+        assert len(net.call("vif.list")["vifs"]) == 2
+
+
 @pytest.mark.slow
 def test_a_switch_that_hangs_is_replaced(net):
     pid = net.switch_pid()

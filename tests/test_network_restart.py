@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon with the real switch: frames between two cards go on whatever ends."""
 
+import ctypes
 import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -141,6 +143,31 @@ def test_a_link_that_is_down_stays_down(daemon, load):
     os.kill(old := daemon.switch_pid(), signal.SIGKILL)
     another(daemon, old)
     wait_until(lambda: (to_guest() or 0) > 200, 5, "frames")
+    end(load)
+
+
+def fault_in(pid, thread):
+    """SIGSEGV in the thread of that name, as if it had made a fault. False when there is none (yet)."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        if (task / "comm").read_text().strip() == thread:
+            ctypes.CDLL(None).syscall(234, pid, int(task.name), int(signal.SIGSEGV))  # tgkill
+            return True
+    return False
+
+
+def test_a_guest_that_ends_the_switch_again_and_again_is_left_out(daemon, load):
+    for n in range(3):
+        old = daemon.switch_pid()
+        wait_until(lambda: fault_in(old, "a"), 5, "the thread of a")
+        another(daemon, old)
+    wait_until(lambda: daemon.call("status")["network"]["settled"], 5, "the switch")
+    states = {v["name"]: v["state"] for v in daemon.call("vif.list")["vifs"]}
+    assert states == {"a": "left out", "b": "serving"}
+    assert "thread of vif a" in daemon.output()
+    pid = daemon.switch_pid()
+    daemon.call("vif.set", name="a", link="up")
+    flowing(daemon)
+    assert daemon.switch_pid() == pid
     end(load)
 
 

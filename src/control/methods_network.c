@@ -155,6 +155,7 @@ static void change_done(struct change *c)
         json_decref(i->config);
         i->config = c->config;
         i->failed = false;
+        network_let_in(i);
         network_save(n, c->call, network_item_json(i));
     } else {
         network_item_remove(i);

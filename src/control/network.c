@@ -255,6 +255,7 @@ void network_go_on(struct network *n)
 
 static const char *state_name(const struct network_item *i)
 {
+    if (i->left_out) return "left out";
     if (i->state == NETWORK_PRESENT) return "serving";
     return i->error[0] ? "failed" : "waiting";
 }

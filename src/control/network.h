@@ -12,6 +12,9 @@
  * first, whenever it can be asked: that is how a new item gets there, how a new switch gets everything, and how a port
  * whose interface is not there yet is tried again. Then comes `settled`.
  *
+ * A switch that dies of a fault says whose thread made it. A card that is named again and again is left out for a
+ * while: its guest must not end everybody's network.
+ *
  * Held for a card: its listening socket, and every descriptor that the switch asked to have kept (the latter also
  * by the holder, under "vif/NAME"). All cards together may hold half of the descriptors that the daemon may have
  * open: disks never go short.
@@ -30,6 +33,7 @@
 
 #define NETWORK_BRIDGES_MAX 256u /* switch/switch.h */
 #define NETWORK_PORTS_MAX 8192u  /* ports and cards */
+#define NETWORK_FAULTS_MAX 3u    /* a card whose thread ends the switch as often in a minute is left out */
 #define NETWORK_ASKED_MAX 48u    /* requests to the switch at once: fewer than its link queues */
 #define NETWORK_ASK_MS 5000u
 #define NETWORK_FLOWS_MS 30000u /* what changes or lists flows */
@@ -59,6 +63,8 @@ struct network_item {
     int flows_fd;
     bool compact_wanted, compacting;
     /* A card's. */
+    uint64_t fault_ns[NETWORK_FAULTS_MAX - 1]; /* when its thread ended the switch, the last times */
+    bool left_out;                             /* because of that; until its limit fires, or an operator changes it */
     int listen_fd;
     struct held held;
     char front_end[16]; /* "listening", "connected", "broken" */
@@ -122,6 +128,8 @@ bool network_flows_path(char out[PATH_MAX], const struct network *n, const char 
 extern const struct switch_keeper_ops network_switch_ops;
 /* Tell the switch what it has not got. */
 void network_sync(struct network *n);
+/* A card that is left out is tried again. */
+void network_let_in(struct network_item *i);
 /* Ask the switch; counted. False when it cannot be asked now, and params were released. */
 bool network_ask(struct network *n, const char *method, json_t *params, unsigned limit_ms, peer_done done, void *arg);
 void network_answered(struct network *n); /* first thing in each done() */

@@ -62,8 +62,8 @@ static void what_is_given_is_kept(void **state)
 /* Every field of every kind, with every wrong type. */
 static void wrong_types(void **state)
 {
-    static const char *const wrong[] = {"{}", "[[]]", "[5.5]",  "\"?\"",  "\"\"",
-                                        "-1", "1e9",  "true", "[true]", "18446744073709551615"};
+    static const char *const wrong[] = {"{}", "[[]]", "[5.5]", "\"?\"",  "\"\"",
+                                        "-1", "1e9",  "true",  "[true]", "18446744073709551615"};
     for (enum network_kind kind = 0; kind < NETWORK_KINDS; kind++) {
         json_t *whole = load(full[kind]), *value;
         const char *key;

@@ -18,7 +18,8 @@
 #define DEATHS_MAX 1u         /* while something is being added; the switch may have died for another reason */
 #define WATCH_MS 5000u        /* is it still there? */
 #define WATCH_LIMIT_MS 35000u /* behind whatever else it is doing, which may take NETWORK_FLOWS_MS */
-#define RETRY_MS 2000u        /* what the switch could not make: its interface may be there by then */
+#define LEFT_OUT_MS 300000u
+#define RETRY_MS 2000u /* what the switch could not make: its interface may be there by then */
 
 /* ---- Asking ---- */
 
@@ -228,7 +229,7 @@ void network_sync(struct network *n)
             struct network_item *i = list_entry(node, struct network_item, node);
             if (n->asked + 2 >= NETWORK_ASKED_MAX || !switch_keeper_peer(n->keeper))
                 return; /* answers come back here */
-            if (i->state == NETWORK_ABSENT && !i->failed && !i->busy) ask_item(i);
+            if (i->state == NETWORK_ABSENT && !i->failed && !i->busy && !i->left_out) ask_item(i);
             else waiting |= i->state == NETWORK_ASKED;
         }
     }
@@ -325,6 +326,64 @@ static void note_front_end(struct network *n, json_t *params)
     if (why) log_limited(LOG_LEVEL_WARN, "vif %s: %s: %s", i->name, i->front_end, i->front_end_why);
 }
 
+/* How its switch calls the threads of a card: after it, cut to the 15 bytes that a thread's name may have. */
+static bool is_thread_of(const struct network_item *i, const char *thread)
+{
+    char name[16];
+    if (json_integer_value(json_object_get(i->config, "queues")) <= 1) {
+        snprintf(name, sizeof name, "%.15s", i->name);
+        return strcmp(name, thread) == 0;
+    }
+    int len = snprintf(name, sizeof name, "%.12s.", i->name);
+    return strncmp(name, thread, (size_t)len) == 0 && thread[len] >= '0' && thread[len] <= '9';
+}
+
+static void left_out_fired(struct loop_timer *t)
+{
+    network_let_in(container_of(t, struct network_item, limit));
+}
+
+void network_let_in(struct network_item *i)
+{
+    if (!i->left_out) return;
+    loop_timer_cancel(&i->limit);
+    i->left_out = false;
+    i->error[0] = 0;
+    memset(i->fault_ns, 0, sizeof i->fault_ns);
+    network_sync(i->network);
+}
+
+static void leave_out(struct network_item *i)
+{
+    i->left_out = true;
+    snprintf(i->error, sizeof i->error,
+             "left out for %u s, or until it is changed: its guest has ended the switch %u times in a minute",
+             LEFT_OUT_MS / 1000, NETWORK_FAULTS_MAX);
+    log_error("vif %s: %s", i->name, i->error);
+    loop_timer_arm(i->network->host->loop, &i->limit, LEFT_OUT_MS * NS_PER_MS, left_out_fired);
+}
+
+/* Who lies here ends cards that it has in its hands anyway. */
+static void note_fault(struct network *n, json_t *params)
+{
+    const char *thread = json_string_value(json_object_get(params, "thread"));
+    struct network_item *whose = NULL;
+    unsigned matches = 0;
+    LIST_FOR_EACH (node, &n->items[NETWORK_VIF]) {
+        struct network_item *i = list_entry(node, struct network_item, node);
+        if (!thread || i->state != NETWORK_PRESENT || !is_thread_of(i, thread)) continue;
+        whose = i;
+        matches++;
+    }
+    log_limited(LOG_LEVEL_ERROR, "switch: a fault in %s%s", whose ? "the thread of vif " : "a thread of its own",
+                whose ? whose->name : "");
+    if (matches != 1 || whose->left_out) return; /* several of a name that was cut: nobody can be blamed */
+    uint64_t now_ns = clock_now_ns(), first_ns = whose->fault_ns[0];
+    memmove(whose->fault_ns, whose->fault_ns + 1, sizeof whose->fault_ns - sizeof whose->fault_ns[0]);
+    whose->fault_ns[NETWORK_FAULTS_MAX - 2] = now_ns;
+    if (first_ns && now_ns - first_ns < 60 * NS_PER_SECOND) leave_out(whose);
+}
+
 static void switch_notified(void *arg, const char *method, json_t *params, struct link_msg *msg)
 {
     struct network *n = arg;
@@ -332,6 +391,7 @@ static void switch_notified(void *arg, const char *method, json_t *params, struc
     else if (strcmp(method, "unhold") == 0) network_unhold(n, params);
     else if (strcmp(method, "vif") == 0) note_front_end(n, params);
     else if (strcmp(method, "flows") == 0) network_compact(n, params);
+    else if (strcmp(method, "fault") == 0) note_fault(n, params);
     else log_limited(LOG_LEVEL_WARN, "switch: unknown notification \"%.32s\"", method);
 }
 

@@ -5,7 +5,8 @@
 Installed by tests as DIR/creedence-switch. How to behave stands in DIR/switch.json:
 
     {"die": "method", "hang": "method", "close": "method", "fail": {"method": [code, "message"]}, "hostile": "garbage" | ...,
-     "connected": ["vif", ...], "extra": N, "forget": ["vif/name", ...], "page": N, "version": "fail", "unknown": "bridge"}
+     "connected": ["vif", ...], "extra": N, "forget": ["vif/name", ...], "page": N, "version": "fail", "unknown": "bridge",
+     "fault": "vif", "fault_thread": "name"}
 
 Every request received goes to DIR/switch.jsonl with the names of its descriptors.
 """
@@ -290,6 +291,8 @@ class Switch:
             self.tell("vif", {"name": [], "front_end": 1})
             self.tell("vif", {"name": next(iter(self.vifs)), "front_end": "owned"})
             self.tell("flows", {"bridge": "../../etc/passwd", "compact": True})
+            self.tell("fault", {"thread": 5})
+            self.tell("fault", {})
             self.tell("nonsense", {})
         elif how == "escapes":
             self.tell("vif", {"name": next(iter(self.vifs)), "front_end": "broken", "why": "\x1b[2J\nfake \u009b2J"})
@@ -332,6 +335,9 @@ class Switch:
             self.resend()
         if method == "settled":
             self.hostile(how.get("hostile"))
+            if how.get("fault") in self.vifs or how.get("fault_thread"):
+                self.tell("fault", {"thread": how.get("fault_thread", how.get("fault"))})
+                os.kill(os.getpid(), signal.SIGSEGV)
             if how.get("compact"):
                 self.tell("flows", {"bridge": how["compact"], "compact": True})
 
