@@ -300,6 +300,7 @@ def test_an_upgrade_to_a_switch_that_fails_says_so(net):
     settled(net, 10)
 
 
+@pytest.mark.slow
 def test_a_switch_that_does_not_leave_is_killed(net):
     pid = net.switch_pid()
     net.behave_switch(hang="leave")
@@ -349,7 +350,7 @@ def test_a_switch_that_cannot_be_started(daemon):
     assert status(daemon)["switch"]["state"] == "off"
 
 
-@pytest.mark.parametrize("how", ["die", "hang"])
+@pytest.mark.parametrize("how", ["die", pytest.param("hang", marks=pytest.mark.slow)])
 def test_what_kills_the_switch_is_not_added(net, how):
     net.behave_switch(**{how: "port.add"})
     if how == "die":
