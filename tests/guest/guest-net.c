@@ -5,6 +5,7 @@
  *     guest-net serve PORT                                        answer for ever
  *     guest-net stream ADDRESS PORT up|down|both BYTES            one connection; BYTES each way
  *     guest-net steady ADDRESS PORT SECONDS                       small messages, echoed; how long the longest stood still
+ *     guest-net talk PORT BYTES ADDRESS...                        serve, and stream both ways with each of these; for the demo
  *     guest-net frame INTERFACE HEX [COUNT]                       send this Ethernet frame, whatever it says
  *     guest-net offloads INTERFACE on|off                         checksums, segmentation and merging left to the card, or not
  *
@@ -29,6 +30,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -181,10 +183,13 @@ static void set_up(int fd)
 
 /* ---- Server ---- */
 
+static atomic_uint connections; /* that are served, or that we have made */
+
 static void *serve_one(void *arg)
 {
     int fd = (int)(intptr_t)arg;
     struct request r;
+    atomic_fetch_add(&connections, 1);
     set_up(fd);
     if (read_whole(fd, &r, sizeof r) && r.magic == MAGIC) {
         if (r.echo) {
@@ -198,6 +203,7 @@ static void *serve_one(void *arg)
         }
     }
     close(fd);
+    atomic_fetch_sub(&connections, 1);
     return NULL;
 }
 
@@ -265,6 +271,77 @@ static int stream(const char *address, const char *port, const char *way, const 
     if (in.wrong_at) printf("byte %llu is not what was sent\n", (unsigned long long)in.wrong_at);
     printf("net: %s up %llu down %llu seconds %.4f\n", ok ? "ok" : "FAILED", (unsigned long long)theirs.right_bytes,
            (unsigned long long)in.verdict.right_bytes, seconds);
+    return ok ? 0 : 1;
+}
+
+/* ---- Talking to everybody ---- */
+
+enum { CONNECT_TRIES = 1200, TRY_US = 100000 };
+
+struct talk {
+    const char *address, *port;
+    uint64_t bytes;
+    pthread_t thread;
+    bool ok;
+};
+
+static volatile sig_atomic_t asked_to_end;
+
+static void ask_to_end(int signal)
+{
+    (void)signal;
+    asked_to_end = 1;
+}
+
+static void *talk_to(void *arg)
+{
+    struct talk *t = arg;
+    struct request r = {.magic = MAGIC, .seed = (uint64_t)getpid() * 1000003u + (uint64_t)(uintptr_t)t};
+    r.up_bytes = r.down_bytes = t->bytes;
+    int fd = -1;
+    for (int i = 0; fd < 0 && i < CONNECT_TRIES; i++) {
+        fd = connect_to(t->address, t->port); /* its guest may still be booting */
+        if (fd < 0) usleep(TRY_US);
+    }
+    struct direction in = {.seed = ~r.seed, .bytes = r.down_bytes}, out = {.seed = r.seed, .bytes = r.up_bytes};
+    struct verdict theirs = {0};
+    double begin_s = now_s();
+    if (fd >= 0 && write_whole(fd, &r, sizeof r)) exchange(fd, &in, &out);
+    t->ok = in.verdict.sound && read_whole(fd, &theirs, sizeof theirs) && theirs.sound;
+    double seconds = now_s() - begin_s;
+    if (fd >= 0) close(fd);
+    printf("demo: %s %s %llu %.3f\n", t->ok ? "talked" : "silent", t->address,
+           (unsigned long long)(theirs.right_bytes + in.verdict.right_bytes), seconds);
+    fflush(stdout);
+    return NULL;
+}
+
+static void *serve_for_ever(void *port)
+{
+    serve(port);
+    return NULL;
+}
+
+/* Asked to end (a guest shuts down), it stays until its own streams and those of others with it are over. */
+static int talk(const char *port, const char *bytes, char **addresses, int count)
+{
+    struct talk *all = calloc((size_t)count, sizeof *all);
+    pthread_t server;
+    if (!all) return fail("memory");
+    signal(SIGTERM, ask_to_end);
+    pthread_create(&server, NULL, serve_for_ever, (void *)(uintptr_t)port);
+    for (int i = 0; i < count; i++) {
+        all[i] = (struct talk){.address = addresses[i], .port = port, .bytes = strtoull(bytes, NULL, 10)};
+        pthread_create(&all[i].thread, NULL, talk_to, &all[i]);
+    }
+    bool ok = true;
+    for (int i = 0; i < count; i++) {
+        pthread_join(all[i].thread, NULL);
+        ok = ok && all[i].ok;
+    }
+    while (!asked_to_end || atomic_load(&connections)) {
+        usleep(TRY_US);
+    }
     return ok ? 0 : 1;
 }
 
@@ -350,11 +427,12 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     if (argc == 3 && strcmp(argv[1], "serve") == 0) return serve(argv[2]);
     if (argc == 6 && strcmp(argv[1], "stream") == 0) return stream(argv[2], argv[3], argv[4], argv[5]);
+    if (argc >= 5 && strcmp(argv[1], "talk") == 0) return talk(argv[2], argv[3], argv + 4, argc - 4);
     if (argc == 5 && strcmp(argv[1], "steady") == 0) return steady(argv[2], argv[3], argv[4]);
     if (argc >= 4 && strcmp(argv[1], "frame") == 0) return frame(argv[2], argv[3], argc > 4 ? argv[4] : NULL);
     if (argc == 4 && strcmp(argv[1], "offloads") == 0) return offloads(argv[2], argv[3]);
-    fprintf(stderr,
-            "usage: guest-net serve PORT | stream ADDRESS PORT up|down|both BYTES | steady ADDRESS PORT SECONDS | "
-            "frame INTERFACE HEX [COUNT] | offloads INTERFACE on|off\n");
+    fprintf(stderr, "usage: guest-net serve PORT | stream ADDRESS PORT up|down|both BYTES | steady ADDRESS PORT "
+                    "SECONDS | talk PORT BYTES ADDRESS... | "
+                    "frame INTERFACE HEX [COUNT] | offloads INTERFACE on|off\n");
     return 2;
 }
