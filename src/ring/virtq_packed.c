@@ -155,72 +155,8 @@ static inline void store_used(struct packed_queue *p, uint16_t at, bool wrap, ui
                      ENDIAN_LE(64, written_bytes | (uint64_t)id << 32 | flags << 48), __ATOMIC_RELEASE);
 }
 
-static int walk_ring(struct virtq *q, struct chain_walk *w, struct taking *t);
-
-/* One chain of a frame that a killed process was giving back. */
-struct left_chain {
-    uint16_t at, id;
-    bool wrap;
-    uint32_t room_bytes;
-};
-
-/* The chain at the position to be popped next, its room only: a walk without buffers counts them. */
-static int look_at(struct virtq *q, struct left_chain *out, unsigned *slots)
-{
-    struct packed_queue *p = &q->pack;
-    struct taking t = {.entry = p->free_head};
-    struct chain_walk w = {.counting = true};
-    struct virtq_chain c = {0};
-    int ret = walk_ring(q, &w, &t);
-    if (ret == 0) ret = virtq_walk_end(q, &w, &c);
-    if (ret) return ret;
-    *out = (struct left_chain){p->avail_next, t.id, p->avail_wrap, (uint32_t)min_u64(c.in_bytes, UINT32_MAX)};
-    *slots = t.slots;
-    return 0;
-}
-
-/* A process was killed between moving its place and showing what it had moved it for. Its frame's last chains may be given
- * back already, in front of chains that are not: those are given back now. A frame of one chain has no such chains. 0 or -errno. */
-static int finish_frame(struct virtq *q, uint16_t to, bool to_wrap)
-{
-    struct packed_queue *p = &q->pack;
-    struct left_chain *left = malloc(q->size * sizeof *left);
-    unsigned count = 0, slots, passed = 0;
-    if (!left) return -ENOMEM;
-    while (passed < q->size && !(p->avail_next == to && p->avail_wrap == to_wrap) && packed_has_work(q) &&
-           look_at(q, &left[count], &slots) == 0) {
-        advance(q, &p->avail_next, &p->avail_wrap, slots);
-        passed += slots;
-        count++;
-    }
-    bool all_intact = p->avail_next == to && p->avail_wrap == to_wrap;
-    if (all_intact) { /* nothing was shown, or could be: as if it had not been popped */
-        p->avail_next = p->used_next;
-        p->avail_wrap = p->used_wrap;
-    } else {
-        while (count-- > 0)
-            store_used(p, left[count].at, left[count].wrap, left[count].id, left[count].room_bytes);
-        p->avail_next = p->used_next = to;
-        p->avail_wrap = p->used_wrap = to_wrap;
-    }
-    free(left);
-    return 0;
-}
-
 /* Go on where the place says. 0 or -errno. */
-static int resume_place(struct virtq *q)
-{
-    struct packed_queue *p = &q->pack;
-    uint16_t to = p->avail_next;
-    bool to_wrap = p->avail_wrap;
-    if (to == p->used_next && to_wrap == p->used_wrap) return 0;
-    p->avail_next = p->used_next;
-    p->avail_wrap = p->used_wrap;
-    if (packed_has_work(q)) return finish_frame(q, to, to_wrap);
-    p->avail_next = p->used_next = to;
-    p->avail_wrap = p->used_wrap = to_wrap;
-    return 0;
-}
+static int resume_place(struct virtq *q);
 
 int packed_new(struct virtq *q, const struct virtq_setup *setup, struct errmsg *e)
 {
@@ -296,7 +232,8 @@ static inline void take_entry(struct packed_queue *p, struct taking *t, const st
     t->entry = p->entry[t->entry].next;
 }
 
-static int walk_ring(struct virtq *q, struct chain_walk *w, struct taking *t)
+/* Inlined into packed_pop() for speed; its other use is rare. */
+static inline __attribute__((always_inline)) int walk_ring(struct virtq *q, struct chain_walk *w, struct taking *t)
 {
     struct packed_queue *p = &q->pack;
     unsigned room = q->size - p->slots_in_flight;
@@ -400,6 +337,70 @@ int packed_resume(struct virtq *q, uint16_t entry, struct virtq_chain *c, struct
     if (ret) return ret;
     q->in_flight++;
     return 1;
+}
+
+/* One chain of a frame that a killed process was giving back. */
+struct left_chain {
+    uint16_t at, id;
+    bool wrap;
+    uint32_t room_bytes;
+};
+
+/* The chain at the position to be popped next, its room only: a walk without buffers counts them. */
+static int look_at(struct virtq *q, struct left_chain *out, unsigned *slots)
+{
+    struct packed_queue *p = &q->pack;
+    struct taking t = {.entry = p->free_head};
+    struct chain_walk w = {.counting = true};
+    struct virtq_chain c = {0};
+    int ret = walk_ring(q, &w, &t);
+    if (ret == 0) ret = virtq_walk_end(q, &w, &c);
+    if (ret) return ret;
+    *out = (struct left_chain){p->avail_next, t.id, p->avail_wrap, (uint32_t)min_u64(c.in_bytes, UINT32_MAX)};
+    *slots = t.slots;
+    return 0;
+}
+
+/* A process was killed between moving its place and showing what it had moved it for. Its frame's last chains may be given
+ * back already, in front of chains that are not: those are given back now. A frame of one chain has no such chains. 0 or -errno. */
+static int finish_frame(struct virtq *q, uint16_t to, bool to_wrap)
+{
+    struct packed_queue *p = &q->pack;
+    struct left_chain *left = malloc(q->size * sizeof *left);
+    unsigned count = 0, slots, passed = 0;
+    if (!left) return -ENOMEM;
+    while (passed < q->size && !(p->avail_next == to && p->avail_wrap == to_wrap) && packed_has_work(q) &&
+           look_at(q, &left[count], &slots) == 0) {
+        advance(q, &p->avail_next, &p->avail_wrap, slots);
+        passed += slots;
+        count++;
+    }
+    bool all_intact = p->avail_next == to && p->avail_wrap == to_wrap;
+    if (all_intact) { /* nothing was shown, or could be: as if it had not been popped */
+        p->avail_next = p->used_next;
+        p->avail_wrap = p->used_wrap;
+    } else {
+        while (count-- > 0)
+            store_used(p, left[count].at, left[count].wrap, left[count].id, left[count].room_bytes);
+        p->avail_next = p->used_next = to;
+        p->avail_wrap = p->used_wrap = to_wrap;
+    }
+    free(left);
+    return 0;
+}
+
+static int resume_place(struct virtq *q)
+{
+    struct packed_queue *p = &q->pack;
+    uint16_t to = p->avail_next;
+    bool to_wrap = p->avail_wrap;
+    if (to == p->used_next && to_wrap == p->used_wrap) return 0;
+    p->avail_next = p->used_next;
+    p->avail_wrap = p->used_wrap;
+    if (packed_has_work(q)) return finish_frame(q, to, to_wrap);
+    p->avail_next = p->used_next = to;
+    p->avail_wrap = p->used_wrap = to_wrap;
+    return 0;
 }
 
 static inline void forget_chain(struct packed_queue *p, uint16_t entry)
