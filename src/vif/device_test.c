@@ -662,6 +662,10 @@ static void test_link_down(void **state)
     struct packet *out[2];
     assert_int_equal(card_receive(&c, 0, out, 2), 0);
     assert_int_equal(traffic_sent_back(&c, 0), 1);
+    struct port_stats s = {0};
+    port->ops->stats(port, &s);
+    assert_int_equal(s.in_dropped, 1);
+    assert_int_equal(s.in_errors, 0);
     vif_set_link(c.vif, true);
     traffic_deliver(&c, &one, 1);
     assert_int_equal(traffic_stats(&c).rx_packets, 1);

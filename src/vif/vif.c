@@ -216,6 +216,8 @@ static void port_stats(struct port *p, struct port_stats *out)
     vif_stats_read(v, &s);
     out->out_copied_bytes += s.rx_copied_bytes;
     out->in_errors += s.tx_invalid;
+    for (unsigned i = 0; i < v->config.queue_pairs; i++)
+        out->in_dropped += counter_read(&v->tx[i].count.dropped);
 }
 
 /* The card outlives its port's use; who made it frees it. */
