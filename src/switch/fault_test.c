@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every allocation fails once: a change that could not be made has changed nothing, and frames go where they should all the same. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "switch/test_rig.h"
+
+#define A "02:00:00:00:00:0a"
+#define B "02:00:00:00:00:0b"
+
+static unsigned countdown; /* the allocation that fails; 0: none */
+static bool failed;
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t m);
+void *__real_aligned_alloc(size_t a, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t m);
+void *__wrap_aligned_alloc(size_t a, size_t n);
+
+static bool fails(void)
+{
+    if (countdown == 0 || --countdown > 0) return false;
+    failed = true;
+    return true;
+}
+
+void *__wrap_malloc(size_t n)
+{
+    return fails() ? NULL : __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t n, size_t m)
+{
+    return fails() ? NULL : __real_calloc(n, m);
+}
+
+void *__wrap_aligned_alloc(size_t a, size_t n)
+{
+    return fails() ? NULL : __real_aligned_alloc(a, n);
+}
+
+static uint32_t sent_to(struct rig *r)
+{
+    uint8_t f[128];
+    unsigned n = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1000, 2000);
+    rig_send(r, 1, f, n, 2);
+    return rig_got(r);
+}
+
+static int add(struct rig *r, const char *text)
+{
+    struct flow_spec f;
+    struct errmsg e;
+    unsigned n = countdown;
+    countdown = 0;
+    assert_int_equal(flow_parse(&f, text, FLOW_PARSE_ADD, NULL, &e), 0);
+    countdown = n;
+    int ret = bridge_flow_add(r->bridge, &f, &e);
+    countdown = 0;
+    instructions_clear(&f.instructions);
+    return ret;
+}
+
+static void flows(void **state)
+{
+    static const char *const texts[] = {
+        "priority=5,udp,nw_dst=10.0.0.2,actions=output:3",             /* a group, a leaf */
+        "priority=5,udp,nw_dst=10.0.0.2,actions=output:3,output:2",    /* in its place */
+        "priority=6,udp,nw_dst=10.0.0.2,tp_dst=2000,actions=output:3", /* in the same leaf */
+    };
+    static const uint32_t then[] = {1u << 3, 1u << 3 | 1u << 2, 1u << 3};
+    (void)state;
+    for (unsigned i = 0; i < 3; i++) {
+        bool done = false;
+        for (unsigned n = 1; !done; n++) {
+            struct rig r;
+            rig_open(&r, NULL, BRIDGE_SECURE, 3);
+            rig_flow(&r, "priority=1,actions=output:2");
+            for (unsigned j = 0; j < i; j++)
+                rig_flow(&r, texts[j]);
+            uint32_t before = sent_to(&r);
+            failed = false;
+            countdown = n;
+            int ret = add(&r, texts[i]);
+            assert_true(ret == 0 || (ret == -ENOMEM && failed));
+            assert_int_equal(sent_to(&r), ret ? before : then[i]);
+            done = !failed;
+            rig_close(&r);
+        }
+    }
+}
+
+static void packets(void **state)
+{
+    bool done = false;
+    (void)state;
+    for (unsigned n = 1; !done; n++) {
+        struct rig r;
+        rig_open(&r, NULL, BRIDGE_SECURE, 3);
+        rig_flow(&r, "priority=1,in_port=1,actions=set_field:02:00:00:00:00:cc->eth_dst,output:3");
+        assert_int_equal(sent_to(&r), 1u << 3); /* the thread has its structures for the port */
+        rig_flow(&r, "priority=2,udp,tp_dst=2000,actions=output:2,output:3");
+        failed = false;
+        countdown = n;
+        assert_int_equal(sent_to(&r), 1u << 2 | 1u << 3);
+        countdown = 0;
+        done = !failed;
+        assert_int_equal(sent_to(&r), 1u << 2 | 1u << 3);
+        rig_close(&r);
+    }
+}
+
+static void ports_and_bridges(void **state)
+{
+    bool done = false;
+    (void)state;
+    for (unsigned n = 1; !done; n++) {
+        struct rig r;
+        struct bridge *b = NULL;
+        struct errmsg e;
+        rig_open(&r, NULL, BRIDGE_STANDALONE, 2);
+        sent_to(&r);
+        failed = false;
+        countdown = n;
+        rig_port_remove(&r, 2); /* cannot fail */
+        int ret = bridge_new(&b, r.sw, "br1", BRIDGE_STANDALONE, &e);
+        countdown = 0;
+        assert_true(ret == 0 || (ret == -ENOMEM && !bridge_find(r.sw, "br1")));
+        done = !failed;
+        rig_close(&r);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(flows),
+        cmocka_unit_test(packets),
+        cmocka_unit_test(ports_and_bridges),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
