@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The switch as its users see it: frames in, frames out, what can be asked. */
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -330,6 +331,74 @@ static void idle_megaflows_go(void **state)
     rig_close(&r);
 }
 
+/* A source that gives some frames and then has none. */
+struct test_source {
+    struct port_source source; /* first */
+    _Atomic unsigned left;
+};
+
+static int receive(struct port_source *s, struct packet **out, unsigned max, struct packet_pool *pool)
+{
+    struct test_source *t = (struct test_source *)s;
+    unsigned n = 0;
+    for (; n < max && n < 5 && atomic_load(&t->left) > 0; n++) {
+        out[n] = packet_pool_packet(pool);
+        out[n]->length_bytes = frame_udp(out[n]->head, B, A, "10.0.0.1", "10.0.0.2", 1, 2);
+        out[n]->head_bytes = (uint16_t)out[n]->length_bytes;
+        atomic_fetch_sub(&t->left, 1);
+    }
+    return (int)n;
+}
+
+static void nothing(struct port_source *s)
+{
+    (void)s;
+}
+
+static bool arm(struct port_source *s)
+{
+    return atomic_load(&((struct test_source *)s)->left) > 0;
+}
+
+static const struct port_source_ops source_ops = {
+    .receive = receive, .release = nothing, .arm = arm, .disarm = nothing, .woken = nothing};
+
+static void wait_for_packets(struct rig *r, uint64_t count)
+{
+    uint64_t end = clock_now_ns() + 10 * NS_PER_SECOND;
+    while (stats(r).packets < count && clock_now_ns() < end)
+        sched_yield();
+    assert_int_equal(stats(r).packets, count);
+}
+
+static void on_runners(void **state)
+{
+    struct rig r;
+    struct runner *runner;
+    struct test_source s = {.source = {.ops = &source_ops, .fd = -1}};
+    struct megaflows m = {0};
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 3);
+    rig_flow(&r, "in_port=1,actions=output:2");
+    s.source.port = &r.ports[1]->port;
+    atomic_store(&s.left, 1000);
+    assert_int_equal(runner_new(&runner, "test", r.sink, RUNNER_POLL_NS_DEFAULT), 0);
+    assert_int_equal(runner_add(runner, &s.source), 0);
+    wait_for_packets(&r, 1000);
+    rig_flow(&r, "in_port=1,actions=output:3");
+    switch_barrier(r.sw);
+    atomic_store(&s.left, 1000);
+    wait_for_packets(&r, 2000);
+    switch_megaflow_each(r.sw, NULL, see_megaflow, &m);
+    assert_int_equal(m.count, 1);
+    runner_remove(&s.source);
+    assert_int_equal(r.ports[2]->got, 1000);
+    assert_int_equal(r.ports[3]->got, 1000);
+    rig_port_remove(&r, 2);
+    runner_free(runner);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -344,6 +413,7 @@ int main(void)
         cmocka_unit_test(exact_mode),
         cmocka_unit_test(masks_are_bounded),
         cmocka_unit_test(idle_megaflows_go),
+        cmocka_unit_test(on_runners),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
