@@ -3,15 +3,12 @@
  * Actions and instructions from text. Actions that stand by themselves are the apply-actions instruction; the others must
  * come in the order in which OpenFlow carries them out: meter, actions, clear_actions, write_actions, write_metadata,
  * goto_table.
- *
- * OpenFlow 1.0's mod_* become set-field, load becomes a set-field with a mask: the same notation for what is the same.
  */
 #include <errno.h>
 #include <stdlib.h>
 
-#include "switch/flow_text.h"
+#include "switch/flow_parse_action.h"
 
-enum rank { RANK_START, RANK_METER, RANK_APPLY, RANK_CLEAR, RANK_WRITE, RANK_METADATA, RANK_GOTO };
 static const char *rank_name(enum rank rank)
 {
     switch (rank) {
@@ -24,22 +21,11 @@ static const char *rank_name(enum rank rank)
     }
 }
 
-struct actions {
-    const struct text_source *s;
-    const struct flow_match *m; /* tells what tp_src is, and whether there is a tag */
-    struct instructions *out;
-    struct action_list *list; /* that actions go to */
-    unsigned room;            /* entries allocated in it */
-    enum rank rank;           /* of the last instruction */
-    bool nested;              /* within write_actions(..) or apply_actions(..) */
-    bool drop, tagged;
-};
-
 static int parse_list(struct actions *a, struct text t);
 
 /* ---- lists ---- */
 
-static int add(struct actions *a, struct text at, struct action action)
+int actions_add(struct actions *a, struct text at, struct action action)
 {
     if (a->list->count == ACTIONS_MAX) return text_refuse(a->s, at, "there are no more than %u actions", ACTIONS_MAX);
     if (a->list->count == a->room) {
@@ -53,17 +39,6 @@ static int add(struct actions *a, struct text at, struct action action)
     return 0;
 }
 
-static int add_set(struct actions *a, struct text at, enum field_id id, struct field_value v, struct field_value mask)
-{
-    return add(a, at,
-               (struct action){.type = ACTION_SET_FIELD, .set = {.field = (uint8_t)id, .value = v, .mask = mask}});
-}
-
-static int add_set_number(struct actions *a, struct text at, enum field_id id, uint64_t n)
-{
-    return add_set(a, at, id, field_value_of(n), field_all_ones(id));
-}
-
 /* An instruction, in its turn and once. */
 static int enter(struct actions *a, const struct text_item *i, enum rank rank)
 {
@@ -74,7 +49,7 @@ static int enter(struct actions *a, const struct text_item *i, enum rank rank)
     return 0;
 }
 
-static int number(struct actions *a, struct text t, uint64_t max, const char *expected, uint64_t *out)
+int actions_number(struct actions *a, struct text t, uint64_t max, const char *expected, uint64_t *out)
 {
     return text_number(t, max, out) ? 0 : text_fail(a->s, t, "%s", expected);
 }
@@ -84,9 +59,9 @@ static int number(struct actions *a, struct text t, uint64_t max, const char *ex
 static int add_output(struct actions *a, struct text at, uint32_t port, uint64_t max_len)
 {
     bool controller = port == SWITCH_PORT_CONTROLLER;
-    return add(a, at,
-               (struct action){.type = ACTION_OUTPUT,
-                               .output = {.port = port, .max_len = controller ? (uint16_t)max_len : 0}});
+    return actions_add(a, at,
+                       (struct action){.type = ACTION_OUTPUT,
+                                       .output = {.port = port, .max_len = controller ? (uint16_t)max_len : 0}});
 }
 
 static int parse_output(struct actions *a, const struct text_item *i)
@@ -106,7 +81,7 @@ static int parse_controller(struct actions *a, const struct text_item *i)
         t = value;
     }
     if (t.length) {
-        int ret = number(a, t, UINT16_MAX, "how many bytes to send (0 to 65535)", &length);
+        int ret = actions_number(a, t, UINT16_MAX, "how many bytes to send (0 to 65535)", &length);
         if (ret) return ret;
     }
     return add_output(a, i->whole, SWITCH_PORT_CONTROLLER, length);
@@ -141,188 +116,7 @@ static int parse_resubmit(struct actions *a, const struct text_item *i)
     if (n == SWITCH_TABLE_ALL && action.resubmit.port == SWITCH_PORT_IN_PORT)
         return text_refuse(a->s, i->whole, "the same port and the same table would go round for ever");
     action.resubmit.table = (uint8_t)n;
-    return add(a, i->whole, action);
-}
-
-/* ---- fields ---- */
-
-static int parse_mod(struct actions *a, const struct text_item *i, enum field_id id)
-{
-    struct field_value v, mask;
-    struct text value, after;
-    if (text_split(i->value, '/', &value, &after)) return text_refuse(a->s, after, "it has no mask");
-    int ret = text_field(a->s, id, i->value, &v, &mask);
-    return ret ? ret : add_set(a, i->whole, id, v, mask);
-}
-
-/* OpenFlow 1.0 adds a tag where there is none. */
-static int push_if_untagged(struct actions *a, const struct text_item *i)
-{
-    if (a->tagged) return 0;
-    a->tagged = true;
-    return add(a, i->whole, (struct action){.type = ACTION_PUSH_VLAN, .eth_type = 0x8100});
-}
-
-static int parse_mod_vlan_vid(struct actions *a, const struct text_item *i)
-{
-    uint64_t n;
-    int ret = number(a, i->value, 0xfff, "a VLAN number (0 to 4095)", &n);
-    if (!ret) ret = push_if_untagged(a, i);
-    return ret ? ret : add_set_number(a, i->whole, FIELD_VLAN_VID, n | FLOW_VLAN_PRESENT);
-}
-
-static int parse_mod_vlan_pcp(struct actions *a, const struct text_item *i)
-{
-    uint64_t n;
-    int ret = number(a, i->value, 7, "a VLAN priority (0 to 7)", &n);
-    if (!ret) ret = push_if_untagged(a, i);
-    return ret ? ret : add_set_number(a, i->whole, FIELD_VLAN_PCP, n);
-}
-
-static int parse_mod_nw_tos(struct actions *a, const struct text_item *i)
-{
-    uint64_t n;
-    int ret = number(a, i->value, 255, "a multiple of 4 up to 252", &n);
-    if (!ret && n % 4) ret = text_fail(a->s, i->value, "a multiple of 4 up to 252");
-    return ret ? ret : add_set_number(a, i->whole, FIELD_IP_DSCP, n / 4);
-}
-
-static int parse_mod_tp(struct actions *a, const struct text_item *i)
-{
-    static const enum field_id source[] = {FIELD_TCP_SRC, FIELD_UDP_SRC, FIELD_SCTP_SRC};
-    static const enum field_id destination[] = {FIELD_TCP_DST, FIELD_UDP_DST, FIELD_SCTP_DST};
-    const enum field_id *ids = text_is(i->key, "mod_tp_src") ? source : destination;
-    for (unsigned n = 0; n < 3; n++)
-        if (field_is_ensured(ids[n], a->m)) return parse_mod(a, i, ids[n]);
-    return text_refuse(a->s, i->whole, "the flow must match tcp, udp or sctp");
-}
-
-/* "X->Y" */
-static int split_arrow(struct actions *a, struct text t, struct text *from, struct text *to)
-{
-    for (size_t n = 0; n + 1 < t.length; n++)
-        if (t.at[n] == '-' && t.at[n + 1] == '>') {
-            *from = (struct text){t.at, n};
-            *to = (struct text){t.at + n + 2, t.length - n - 2};
-            return 0;
-        }
-    return text_fail(a->s, t, "SOURCE->DESTINATION");
-}
-
-/* Names for whole fields: tp_src is TCP's, as ovs-ofctl has it. */
-static enum field_id find_target(struct text t)
-{
-    if (text_is(t, "tp_src")) return FIELD_TCP_SRC;
-    if (text_is(t, "tp_dst")) return FIELD_TCP_DST;
-    return field_find(t.at, t.length);
-}
-
-static int parse_set_field(struct actions *a, const struct text_item *i)
-{
-    struct text from, to;
-    struct text_item mod = *i;
-    struct field_value v, mask;
-    int ret = split_arrow(a, i->value, &from, &to);
-    if (ret) return ret;
-    mod.value = from;
-    if (text_is(to, "nw_tos")) return parse_mod_nw_tos(a, &mod);
-    enum field_id id = find_target(to);
-    if (id == FIELD_COUNT) return text_fail(a->s, to, "a field");
-    if (!fields[id].writable) return text_refuse(a->s, to, "it cannot be written");
-    ret = text_field(a->s, id, from, &v, &mask);
-    if (ret) return ret;
-    if (text_field_is_zero(mask)) return text_fail(a->s, from, "a mask that is not 0");
-    return add_set(a, i->whole, id, v, mask);
-}
-
-struct bits {
-    enum field_id field;
-    unsigned at, count;
-};
-
-/* [], [N] or [FIRST..LAST] */
-static int parse_range(struct actions *a, struct text t, unsigned width, struct bits *b)
-{
-    uint64_t first, last;
-    struct text low, high;
-    if (t.length == 0) return 0;
-    bool range = text_split(t, '.', &low, &high);
-    if (range && (high.length < 1 || high.at[0] != '.')) return text_fail(a->s, t, "[FIRST..LAST]");
-    if (range) high = (struct text){high.at + 1, high.length - 1};
-    if (!text_number(low, width - 1, &first) || !text_number(range ? high : low, width - 1, &last) || last < first)
-        return text_fail(a->s, t, "bits from 0 to %u, the lower one first", width - 1);
-    b->at = (unsigned)first;
-    b->count = (unsigned)(last - first) + 1;
-    return 0;
-}
-
-/* NAME, NAME[], NAME[N], NAME[FIRST..LAST]. The whole of a VLAN's number is its 12 bits, without the mark that
- * there is a tag; the whole byte of the TOS is not one field, but its upper six bits are. */
-static int parse_bits(struct actions *a, struct text t, struct bits *b)
-{
-    struct text name, range;
-    bool has_range = text_split(t, '[', &name, &range), tos;
-    if (has_range && (range.length == 0 || range.at[range.length - 1] != ']')) return text_fail(a->s, t, "NAME[..]");
-    if (has_range) range.length--;
-    tos = text_is(name, "NXM_OF_IP_TOS");
-    b->field = tos ? FIELD_IP_DSCP : find_target(name);
-    if (b->field == FIELD_COUNT) return text_fail(a->s, name, "a field");
-    b->at = 0;
-    b->count = tos ? 8 : b->field == FIELD_VLAN_VID ? 12 : fields[b->field].bits;
-    int ret = parse_range(a, range, tos ? 8 : fields[b->field].bits, b);
-    if (ret || !tos) return ret;
-    if (b->at < 2) return text_refuse(a->s, t, "bits 2 to 7 only, the others are NXM_NX_IP_ECN");
-    b->at -= 2;
-    return 0;
-}
-
-static struct field_value shifted(uint64_t n, unsigned by)
-{
-    struct field_value v = {0};
-    for (unsigned bit = 0; bit < 64 && bit + by < 128; bit++)
-        if (n >> bit & 1) v.raw[15 - (bit + by) / 8] |= (uint8_t)(1u << (bit + by) % 8);
-    return v;
-}
-
-static struct field_value ones_at(unsigned at, unsigned count)
-{
-    struct field_value v = {0};
-    for (unsigned bit = at; bit < at + count; bit++)
-        v.raw[15 - bit / 8] |= (uint8_t)(1u << bit % 8);
-    return v;
-}
-
-static int parse_load(struct actions *a, const struct text_item *i)
-{
-    struct text from, to;
-    struct bits b;
-    uint64_t n;
-    int ret = split_arrow(a, i->value, &from, &to);
-    if (!ret) ret = parse_bits(a, to, &b);
-    if (ret) return ret;
-    if (!fields[b.field].writable) return text_refuse(a->s, to, "it cannot be written");
-    if (!text_number(from, b.count >= 64 ? UINT64_MAX : (1ull << b.count) - 1, &n))
-        return text_fail(a->s, from, "a number of %u bits", b.count);
-    return add_set(a, i->whole, b.field, shifted(n, b.at), ones_at(b.at, b.count));
-}
-
-static int parse_move(struct actions *a, const struct text_item *i)
-{
-    struct text from, to;
-    struct bits f, t;
-    int ret = split_arrow(a, i->value, &from, &to);
-    if (!ret) ret = parse_bits(a, from, &f);
-    if (!ret) ret = parse_bits(a, to, &t);
-    if (ret) return ret;
-    if (!fields[t.field].writable) return text_refuse(a->s, to, "it cannot be written");
-    if (f.count != t.count) return text_refuse(a->s, i->value, "%u bits do not go into %u", f.count, t.count);
-    return add(a, i->whole,
-               (struct action){.type = ACTION_MOVE,
-                               .move = {.from = (uint8_t)f.field,
-                                        .to = (uint8_t)t.field,
-                                        .from_bit = (uint8_t)f.at,
-                                        .to_bit = (uint8_t)t.at,
-                                        .bits = (uint8_t)f.count}});
+    return actions_add(a, i->whole, action);
 }
 
 /* ---- headers ---- */
@@ -335,7 +129,7 @@ static int parse_type(struct actions *a, const struct text_item *i, enum action_
         if (one) return text_fail(a->s, i->value, "the Ethernet type 0x%04x or 0x%04x", one, other);
         return text_fail(a->s, i->value, "an Ethernet type");
     }
-    return add(a, i->whole, (struct action){.type = (uint8_t)type, .eth_type = (uint16_t)n});
+    return actions_add(a, i->whole, (struct action){.type = (uint8_t)type, .eth_type = (uint16_t)n});
 }
 
 static int parse_push_vlan(struct actions *a, const struct text_item *i)
@@ -347,14 +141,14 @@ static int parse_push_vlan(struct actions *a, const struct text_item *i)
 static int parse_ttl(struct actions *a, const struct text_item *i, enum action_type type)
 {
     uint64_t n;
-    int ret = number(a, i->value, 255, "a time to live (0 to 255)", &n);
-    return ret ? ret : add(a, i->whole, (struct action){.type = (uint8_t)type, .ttl = (uint8_t)n});
+    int ret = actions_number(a, i->value, 255, "a time to live (0 to 255)", &n);
+    return ret ? ret : actions_add(a, i->whole, (struct action){.type = (uint8_t)type, .ttl = (uint8_t)n});
 }
 
 static int parse_plain(struct actions *a, const struct text_item *i, enum action_type type)
 {
     if (i->value.length) return text_refuse(a->s, i->whole, "it has no value");
-    return add(a, i->whole, (struct action){.type = (uint8_t)type});
+    return actions_add(a, i->whole, (struct action){.type = (uint8_t)type});
 }
 
 static int parse_pop_vlan(struct actions *a, const struct text_item *i)
@@ -366,15 +160,15 @@ static int parse_pop_vlan(struct actions *a, const struct text_item *i)
 static int parse_queue(struct actions *a, const struct text_item *i)
 {
     uint64_t n;
-    int ret = number(a, i->value, UINT32_MAX, "a queue's number", &n);
-    return ret ? ret : add(a, i->whole, (struct action){.type = ACTION_SET_QUEUE, .queue = (uint32_t)n});
+    int ret = actions_number(a, i->value, UINT32_MAX, "a queue's number", &n);
+    return ret ? ret : actions_add(a, i->whole, (struct action){.type = ACTION_SET_QUEUE, .queue = (uint32_t)n});
 }
 
 static int parse_group(struct actions *a, const struct text_item *i)
 {
     uint64_t n;
-    int ret = number(a, i->value, SWITCH_PORT_MAX, "a group's number", &n);
-    return ret ? ret : add(a, i->whole, (struct action){.type = ACTION_GROUP, .group = (uint32_t)n});
+    int ret = actions_number(a, i->value, SWITCH_PORT_MAX, "a group's number", &n);
+    return ret ? ret : actions_add(a, i->whole, (struct action){.type = ACTION_GROUP, .group = (uint32_t)n});
 }
 
 /* ---- instructions ---- */
@@ -383,7 +177,7 @@ static int parse_meter(struct actions *a, const struct text_item *i)
 {
     uint64_t n;
     int ret = enter(a, i, RANK_METER);
-    if (!ret) ret = number(a, i->value, 0xffff0000, "a meter's number (from 1)", &n);
+    if (!ret) ret = actions_number(a, i->value, 0xffff0000, "a meter's number (from 1)", &n);
     if (!ret && n == 0) ret = text_fail(a->s, i->value, "a meter's number (from 1)");
     if (!ret) a->out->meter = (uint32_t)n;
     return ret;
@@ -393,7 +187,7 @@ static int parse_goto(struct actions *a, const struct text_item *i)
 {
     uint64_t n;
     int ret = enter(a, i, RANK_GOTO);
-    if (!ret) ret = number(a, i->value, SWITCH_TABLES - 1, "a table's number (0 to 253)", &n);
+    if (!ret) ret = actions_number(a, i->value, SWITCH_TABLES - 1, "a table's number (0 to 253)", &n);
     if (ret) return ret;
     a->out->has_goto = true;
     a->out->goto_table = (uint8_t)n;
