@@ -18,7 +18,6 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -432,8 +431,9 @@ static void shape_ring(struct af_packet *a, uint32_t mtu, unsigned wanted)
 static bool kernel_has_uso(void)
 {
     struct utsname u;
-    unsigned major, minor;
-    if (uname(&u) < 0 || sscanf(u.release, "%u.%u", &major, &minor) != 2) return false;
+    char *end;
+    if (uname(&u) < 0) return false;
+    unsigned long major = strtoul(u.release, &end, 10), minor = *end == '.' ? strtoul(end + 1, NULL, 10) : 0;
     return major > 6 || (major == 6 && minor >= 2);
 }
 
