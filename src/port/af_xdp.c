@@ -27,6 +27,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <xdp/libxdp.h>
 #include <xdp/xsk.h>
 
 #include "port/device.h"
@@ -354,6 +355,9 @@ static int xdp_fill(struct af_xdp *x, const struct af_xdp_config *c, struct errm
 
 int af_xdp_open(struct af_xdp **out, const struct af_xdp_config *c, struct errmsg *e)
 {
+    /* What they say to standard error, we say in e. */
+    libbpf_set_print(NULL);
+    libxdp_set_print(NULL);
     struct af_xdp *x = calloc(1, sizeof *x);
     if (!x) return errmsg_sys(e, ENOMEM, "%s", c->device);
     port_init(&x->port, &ops, c->name);
