@@ -49,15 +49,19 @@ const char *fields_name(struct fields *f, const char *key)
     return name;
 }
 
+static int hex_of(char c)
+{
+    const char *digits = "0123456789abcdef", *at = c ? strchr(digits, tolower((unsigned char)c)) : NULL;
+    return at ? (int)(at - digits) : -1;
+}
+
 static bool mac_parse(const char *text, uint8_t *out)
 {
     if (!text || strlen(text) != 17) return false;
     for (unsigned i = 0; i < 6; i++, text += 3) {
-        unsigned v;
-        if (!isxdigit((unsigned char)text[0]) || !isxdigit((unsigned char)text[1]) || (i < 5 && text[2] != ':') ||
-            sscanf(text, "%2x", &v) != 1)
-            return false;
-        out[i] = (uint8_t)v;
+        int high = hex_of(text[0]), low = hex_of(text[1]);
+        if (high < 0 || low < 0 || (i < 5 && text[2] != ':')) return false;
+        out[i] = (uint8_t)(high << 4 | low);
     }
     return true;
 }
@@ -151,20 +155,29 @@ void fields_rate(struct fields *f, const char *key, struct vif_rate *out)
     fields_end(&in);
 }
 
+/* Decimal, up to 4095, and what comes behind it. */
+static bool vlan_number(const char *text, char **end, unsigned *out)
+{
+    if (!isdigit((unsigned char)*text)) return false;
+    unsigned long n = strtoul(text, end, 10);
+    *out = (unsigned)n;
+    return n <= 4095;
+}
+
 /* "trunks": [10, 20, "100-199"] */
 static bool trunk_add(struct switch_port_config *c, const json_t *v)
 {
     unsigned first, last;
-    int end = 0;
+    char *end;
     if (json_is_integer(v)) {
         json_int_t n = json_integer_value(v);
         if (n < 0 || n > 4095) return false;
         first = last = (unsigned)n;
-    } else if (!json_is_string(v) || sscanf(json_string_value(v), "%4u-%4u%n", &first, &last, &end) != 2 ||
-               json_string_value(v)[end]) {
+    } else if (!json_is_string(v) || !vlan_number(json_string_value(v), &end, &first) || *end != '-' ||
+               !vlan_number(end + 1, &end, &last) || *end) {
         return false;
     }
-    if (first > last || last > 4095) return false;
+    if (first > last) return false;
     for (unsigned i = first; i <= last; i++)
         c->trunks[i / 64] |= UINT64_C(1) << i % 64;
     return true;
