@@ -572,6 +572,13 @@ def test_no_space_for_a_flow(held, run_dir):
         subprocess.run(["umount", room], check=True)
 
 
+def test_flows_are_shown_as_they_can_be_added(held):
+    held.want("bridge.add", name="br0", fail_mode="secure")
+    flows = ["table=3,cookie=0x7,idle_timeout=60,priority=5,tcp actions=goto_table:4", "priority=9,arp actions=NORMAL"]
+    assert held.link.ask("flow.add", bridge="br0", flows=flows) == {"changed": 2}
+    assert sorted(texts(held)) == sorted(flows)
+
+
 # ---- addresses ----
 
 

@@ -428,8 +428,10 @@ static char *text_of(const struct flow_spec *f, const struct flow_names *names, 
     size_t bytes;
     FILE *out = open_memstream(&text, &bytes);
     if (!out) return NULL;
+    struct flow_spec plain = *f;
+    plain.cookie_mask = 0;
     if (actions) flow_format_actions(out, &f->instructions, names);
-    else flow_format(out, f, names);
+    else flow_format_all(out, &plain, names);
     fclose(out);
     return text;
 }
