@@ -609,6 +609,23 @@ def test_addresses_that_are_not_the_guests(held):
         held.link.ask("vif.set", name="a", allowed_macs=[f"52:54:00:00:00:{i:02x}" for i in range(17)])
 
 
+def test_the_rules_of_guards_are_shown_when_asked(held):
+    held.want("bridge.add", name="br0")
+    held.want("vif.attach", bridge="br0", name="a", mac="52:54:00:00:00:01", allowed_macs=["52:54:00:00:00:01"],
+              allowed_ips=["10.0.0.1", "fd00::/64"])
+    held.want("vif.attach", bridge="br0", name="b", mac="52:54:00:00:00:02")
+
+    def guards(**match):
+        flows = held.link.ask("flow.dump", bridge="br0", guards=True, **match)["flows"]
+        return [f for f in flows if "guard" in f]
+
+    assert len(texts(held)) == 1
+    assert len(guards()) > 10 and {g["guard"] for g in guards()} == {"a"}
+    assert len(guards(match="in_port=a")) == len(guards()) and not guards(match="in_port=b")
+    assert 0 < len(guards(match="arp")) < len(guards())
+    assert any(g["stage"] == "arp_spa" and "arp,in_port=a,arp_spa=10.0.0.1 " in g["text"] for g in guards())
+
+
 # ---- many, and all at once ----
 
 

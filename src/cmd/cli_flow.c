@@ -229,7 +229,9 @@ static double seconds(json_t *o, const char *key)
 static void print_flow(json_t *f, void *arg)
 {
     const bool *stats = arg;
-    if (*stats)
+    const char *guard = json_string_value(json_object_get(f, "guard"));
+    if (guard) printf("guard of %s, %s: ", guard, cli_string(f, "stage"));
+    else if (*stats)
         printf("n_packets=%lld, n_bytes=%lld, duration=%.3fs, idle=%.1fs, ", (long long)cli_integer(f, "packets"),
                (long long)cli_integer(f, "bytes"), seconds(f, "duration_s"), seconds(f, "idle_s"));
     puts(cli_string(f, "text"));
@@ -258,7 +260,7 @@ const struct cli_verb cli_flow_dump = {
     .run = flow_dump,
     .help = "With MATCH: those that it covers. By table, then falling priority.\n"
             "  --no-stats              as `flow add` reads them\n"
-            "  --guards                also the flows that check what guests send as (--allowed-mac, --allowed-ip)\n"
+            "  --guards                also the rules that check what guests send as (--allowed-mac, --allowed-ip)\n"
             "\nExamples:\n"
             "  creedence flow dump br0 tcp\n"
             "  creedence flow dump br0 --no-stats > rules.txt\n",

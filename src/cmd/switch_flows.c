@@ -23,6 +23,7 @@
 #include "base/log.h"
 #include "cmd/switch_net.h"
 #include "loop/clock.h"
+#include "switch/guard.h"
 
 #define LINES_SPARED 256u /* a file with fewer is never too long */
 #define FLOW_TEXT_MAX 65536u
@@ -420,6 +421,8 @@ int request_flows_file(struct net *n, struct net_request *r)
 struct dump {
     struct page page;
     struct net_bridge *b;
+    const struct flow_match *selected; /* of guards */
+    const char *vif;
 };
 
 static char *text_of(const struct flow_spec *f, const struct flow_names *names, bool actions)
@@ -457,6 +460,29 @@ static void dump_one(void *arg, const struct flow_spec *f, const struct flow_sta
     if (page_wants(&d->page)) page_add(&d->page, flow_json(f, s, &d->b->names));
 }
 
+static void dump_guard(void *arg, const char *stage, const struct flow_spec *f)
+{
+    struct dump *d = arg;
+    if (!flow_match_overlaps(d->selected, &f->match) || !page_wants(&d->page)) return;
+    struct flow_spec rule = *f;
+    rule.table = 0; /* it is in none: the stage says where it stands */
+    char *text = text_of(&rule, &d->b->names, false);
+    json_t *j = json_pack("{s:s, s:s, s:s}", "guard", d->vif, "stage", stage, "text", text ? text : "");
+    free(text);
+    page_add(&d->page, j);
+}
+
+static void dump_guards(struct dump *d, const struct flow_match *selected)
+{
+    d->selected = selected;
+    LIST_FOR_EACH (node, &d->b->net->attachments) {
+        struct attachment *a = list_entry(node, struct attachment, node);
+        if (a->bridge != d->b || !a->is_vif || !a->sp) continue;
+        d->vif = a->name;
+        guard_each(net_vif_of(a)->guard, switch_port_number(a->sp), dump_guard, d);
+    }
+}
+
 int request_flow_dump(struct net *n, struct net_request *r)
 {
     struct field_error why = {0};
@@ -467,10 +493,12 @@ int request_flow_dump(struct net *n, struct net_request *r)
     d.b = request_bridge(n, &f, r->e, &ret);
     if (ret < 0) return ret;
     const char *match = fields_string(&f, "match", "", FLOW_TEXT_MAX);
+    bool guards = fields_bool(&f, "guards", false);
     page_read(&d.page, &f);
     ret = fields_done(&f, r->e);
     if (ret == 0) ret = flow_parse(&selection, match, FLOW_PARSE_SELECT, &d.b->names, r->e);
     if (ret == 0) bridge_flow_each(d.b->bridge, &selection, dump_one, &d);
+    if (ret == 0 && guards) dump_guards(&d, &selection.match);
     if (ret == 0) r->result = page_json(&d.page, "flows");
     else page_drop(&d.page);
     return ret;
