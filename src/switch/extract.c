@@ -62,9 +62,9 @@ static enum extract icmpv6(const struct view *v, struct flow_key *k, uint16_t *l
     k->tp_dst = be16_make(h[1]);
     *l4_at = (uint16_t)v->at;
     if ((h[0] != 135 && h[0] != 136) || h[1] != 0 || !has(v, 24)) return EXTRACT_FULL;
+    if (v->end > v->head_bytes) return EXTRACT_FULL; /* an option that is not seen may be the one that hosts believe */
     memcpy(k->nd_target, h + 8, 16);
-    uint32_t end = v->end < v->head_bytes ? v->end : v->head_bytes;
-    options(h + 24, end - v->at - 24, h[0], k);
+    options(h + 24, v->end - v->at - 24, h[0], k);
     return EXTRACT_FULL;
 }
 

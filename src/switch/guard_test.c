@@ -453,6 +453,7 @@ static void advertisements_that_hide_their_lie(void **state)
 {
     static const uint8_t mine[] = {MINE}, lie[] = {LIE}, two[] = {MINE, LIE}, reversed[] = {LIE, MINE};
     static const uint8_t behind_another[] = {14, 2, [16] = LIE};
+    static const uint8_t behind_all[256] = {14, 31, [248] = LIE}; /* behind what is looked at of a frame */
     static const uint8_t hop[] = {58, 0, 1, 4, 0, 0, 0, 0}, first_fragment[] = {58, 0, 0, 1, 0, 0, 0, 1};
     static const uint8_t later_fragment[] = {58, 0, 0, 8, 0, 0, 0, 1}, long_chain[256] = {58, 31, 1, 252};
 #define OF(array) array, .options_bytes = sizeof array
@@ -467,6 +468,7 @@ static void advertisements_that_hide_their_lie(void **state)
         {{.options = OF(two)}, false},
         {{.options = OF(reversed)}, false},
         {{.options = OF(behind_another)}, false},
+        {{.options = OF(behind_all)}, false},
         {{.first = 0, .between = BEHIND(hop), .options = OF(mine)}, true},
         {{.first = 0, .between = BEHIND(hop), .options = OF(lie)}, false},
         {{.first = 0, .between = BEHIND(long_chain), .options = OF(lie)}, false},
