@@ -165,7 +165,7 @@ static bool may_enter(struct walk *w)
         return false;
     }
     if (!c || guard_allows(c->guard, &w->key, seen(w))) return true;
-    walk_trace(w, "the port's guard (%s): drop", guard_drops_in(c->guard, &w->key));
+    if (w->r->trace) walk_trace(w, "the port's guard (%s): drop", guard_drops_in(c->guard, &w->key));
     return false;
 }
 
