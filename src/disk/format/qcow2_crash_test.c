@@ -361,8 +361,10 @@ static void power_cuts_at_points(void **state)
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct fault_rule rule = {.action = FAULT_CUT, .point = cases[i].point, .nth = 1};
         if (getenv("VERBOSE")) fprintf(stderr, "%s, %s\n", cases[i].at->name, rule.point);
-        for (; one_cut(cases[i].at, &rule, 16); rule.nth += rule.nth * (thorough() ? 1 : 3))
-            continue;
+        /* Some are passed by the keeper on its own time: on a busy machine perhaps not before the end. */
+        for (unsigned tries = 0; rule.nth == 1 && tries < 8; tries++)
+            for (; one_cut(cases[i].at, &rule, 16); rule.nth += rule.nth * (thorough() ? 1 : 3))
+                continue;
         if (rule.nth == 1) fail_msg("%s never came to %s", cases[i].at->name, rule.point);
     }
 }
