@@ -102,6 +102,20 @@ static struct mac_slot *room_in(struct mac_slot *b)
     return oldest;
 }
 
+/* With the table full: the oldest of those behind a port that has more than this one. NULL: none here. */
+static struct mac_slot *room_from_others(struct mac_table *t, struct mac_slot *b, uint64_t value)
+{
+    struct mac_slot *oldest = NULL;
+    for (unsigned i = 0; i < BUCKET; i++) {
+        uint64_t other = atomic_load_explicit(&b[i].value, memory_order_relaxed);
+        if (atomic_load_explicit(&b[i].key, memory_order_relaxed) == 0 || *behind(t, other) <= *behind(t, value))
+            continue;
+        if (!oldest || (uint32_t)other < (uint32_t)atomic_load_explicit(&oldest->value, memory_order_relaxed))
+            oldest = &b[i];
+    }
+    return oldest;
+}
+
 static bool learn_locked(struct mac_table *t, uint64_t key, uint32_t port, uint32_t now_s, uint64_t *evicted)
 {
     struct mac_slot *b = &t->slots[bucket_of(t, key)];
@@ -113,8 +127,9 @@ static bool learn_locked(struct mac_table *t, uint64_t key, uint32_t port, uint3
         ++*behind(t, value);
         return old >> 32 != port;
     }
-    if (t->count >= t->max || *behind(t, value) >= t->max / 2) return false;
-    struct mac_slot *s = room_in(b);
+    if (*behind(t, value) >= t->max / 2) return false;
+    struct mac_slot *s = t->count >= t->max ? room_from_others(t, b, value) : room_in(b);
+    if (!s) return false;
     *evicted = atomic_load_explicit(&s->key, memory_order_relaxed);
     if (*evicted) take_away(t, s);
     atomic_store_explicit(&s->value, value, memory_order_release);

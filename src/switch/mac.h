@@ -6,7 +6,8 @@
  * with its VLAN, and the port with the time it was last used; readers look at the first again after the second.
  *
  * Bounds: entries in all, and half of that behind one port; what is over is not learnt (and so flooded to) until something has
- * aged out. A guest that sends from addresses that it makes up harms the table for itself.
+ * aged out. In a full table a port may take the place of one with more addresses, never the other way round: a guest that sends
+ * from addresses that it makes up harms the table for itself.
  *
  * Thread-safety: mac_lookup(), mac_refresh() lock-free; the rest takes the table's mutex. All from any thread.
  */
