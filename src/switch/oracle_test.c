@@ -3,7 +3,8 @@
  * Random flows, random frames, random changes. What leaves the switch, caches and all, is what the naive interpreter says;
  * and no bit that a translation's mask leaves out has an influence on what it says.
  *
- * CREEDENCE_ORACLE_S: seconds to go on for (default: a few rounds at fixed seeds).
+ * CREEDENCE_ORACLE_S: seconds to go on for, with the seeds that follow (default: a few rounds at fixed seeds).
+ * CREEDENCE_ORACLE_SEED: the seed to begin with; without the above only that one.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -446,17 +447,12 @@ static void run(uint64_t from)
 
 static void as_the_naive_interpreter(void **state)
 {
-    const char *seconds = getenv("CREEDENCE_ORACLE_S"), *only = getenv("CREEDENCE_ORACLE_SEED");
-    (void)state;
-    if (only) {
-        run(strtoull(only, NULL, 10));
-        return;
-    }
-    for (uint64_t i = 1; i <= ROUNDS; i++)
-        run(i);
+    const char *seconds = getenv("CREEDENCE_ORACLE_S"), *from = getenv("CREEDENCE_ORACLE_SEED");
     uint64_t end = clock_now_ns() + (seconds ? strtoull(seconds, NULL, 10) : 0) * NS_PER_SECOND;
-    for (uint64_t i = clock_now_ns(); clock_now_ns() < end; i++) {
-        if (i % 64 == 0) print_message("CREEDENCE_ORACLE_SEED=%llu and on\n", (unsigned long long)i);
+    uint64_t first = from ? strtoull(from, NULL, 10) : 1, least = first + (from ? 1 : ROUNDS);
+    (void)state;
+    for (uint64_t i = first; i < least || clock_now_ns() < end; i++) {
+        if (seconds) print_message("seed %llu\n", (unsigned long long)i);
         run(i);
     }
 }
