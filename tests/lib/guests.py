@@ -215,7 +215,7 @@ class UmlGuest(Guest):
 
     def environment(self):
         return {"TMPDIR": "/dev/shm",  # its memory is a file: keep it off the disk
-                "LD_PRELOAD": str(built("contrib/uml/uml-xstate.so"))}  # a host with AMX
+                "LD_PRELOAD": str(built("contrib/uml/uml-xstate.so"))}  # a host with AMX; a disk and a card
 
     def command(self):
         return [uml_kernel()[0], f"mem={self.mem_mib}M", f"initrd={self.initrd}", "quiet", "con=null", "con0=fd:0,fd:1",
