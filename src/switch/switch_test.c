@@ -277,6 +277,38 @@ static void exact_mode(void **state)
     rig_close(&r);
 }
 
+/* What is below labels and I-tags decides, once they are off. */
+static void what_comes_to_light(void **state)
+{
+    struct rig r;
+    uint8_t f[128], inner[128];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 4);
+    rig_flow(&r, "table=0,in_port=1,ip,actions=push_mpls:0x8847,set_field:77->mpls_label,output:2");
+    rig_flow(&r, "table=0,in_port=3,mpls,mpls_label=77,actions=pop_mpls:0x0800,goto_table:1");
+    rig_flow(&r, "table=0,in_port=4,dl_type=0x88e7,actions=pop_pbb,goto_table:1");
+    rig_flow(&r, "table=1,ip,nw_dst=10.0.0.2,actions=output:2");
+    rig_flow(&r, "table=1,ip,nw_dst=10.0.0.3,actions=output:1");
+    unsigned n = frame_udp(inner, B, A, "10.0.0.1", "10.0.0.2", 1, 2);
+    rig_send(&r, 1, inner, n, 2);
+    assert_int_equal(rig_got(&r), bit(2));
+    assert_int_equal(r.ports[2]->last[1].length, n + 4);
+    assert_memory_equal(r.ports[2]->last[1].bytes + 12, "\x88\x47\x00\x04\xd1\x40\x45", 7);
+    memcpy(f, r.ports[2]->last[1].bytes, n + 4);
+    rig_send(&r, 3, f, n + 4, 3);
+    assert_int_equal(rig_got(&r), bit(2));
+    assert_memory_equal(r.ports[2]->last[0].bytes, inner, n);
+    f[37] = 3; /* the same label, for another */
+    rig_send(&r, 3, f, n + 4, 3);
+    assert_int_equal(rig_got(&r), bit(1));
+    memcpy(f, "\x02\0\0\0\0\x01\x02\0\0\0\0\x02\x88\xe7\0\0\0\x07", 18);
+    memcpy(f + 18, inner, n);
+    rig_send(&r, 4, f, n + 18, 2);
+    assert_int_equal(rig_got(&r), bit(2));
+    assert_memory_equal(r.ports[2]->last[1].bytes, inner, n);
+    rig_close(&r);
+}
+
 /* Flows whose masks differ in every bit of two fields: however a guest sends, the masks of its port are bounded, those of others
  * are not touched, and everything is still forwarded as it should be. */
 static void masks_are_bounded(void **state)
@@ -414,6 +446,7 @@ int main(void)
         cmocka_unit_test(masks_are_bounded),
         cmocka_unit_test(idle_megaflows_go),
         cmocka_unit_test(on_runners),
+        cmocka_unit_test(what_comes_to_light),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
