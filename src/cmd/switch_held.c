@@ -15,7 +15,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/cleanup.h"
 #include "base/log.h"
 #include "cmd/switch_net.h"
 
@@ -66,25 +65,16 @@ static int held_add(struct held **list, unsigned *count, const char *name, int f
     return 0;
 }
 
+/* Whoever keeps it has the duplicate; the session has the one that it uses. */
 static void keep(void *arg, const char *name, int fd)
 {
     struct net_vif *v = arg;
-    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    int ret = copy < 0 ? -errno : held_add(&v->held, &v->held_count, name, copy);
-    if (ret < 0) {
-        log_limited(LOG_LEVEL_ERROR, "VIF %s: cannot keep %s for a successor: %s", v->a.name, name, strerror(-ret));
-        return;
-    }
-    if (v->net->keeper.hold) v->net->keeper.hold(v->net->keeper.arg, v->a.name, name, copy);
+    if (v->net->keeper.hold) v->net->keeper.hold(v->net->keeper.arg, v->a.name, name, fd);
 }
 
 static void drop(void *arg, const char *name)
 {
     struct net_vif *v = arg;
-    struct held *h = find(v, name);
-    if (!h) return;
-    close(h->fd);
-    *h = v->held[--v->held_count];
     if (v->net->keeper.unhold) v->net->keeper.unhold(v->net->keeper.arg, v->a.name, name);
 }
 
@@ -93,22 +83,35 @@ struct guest_hold vif_hold(struct net_vif *v)
     return v->state_fd < 0 ? (struct guest_hold){0} : (struct guest_hold){.keep = keep, .drop = drop, .arg = v};
 }
 
-unsigned vif_held_copies(struct net_vif *v, const char **names, int *fds, unsigned max)
+unsigned vif_held_give(struct net_vif *v, const char **names, int *fds)
 {
     unsigned count = 0;
-    for (unsigned i = 0; i < v->held_count && count < max; i++) {
-        if (strcmp(v->held[i].name, STATE) == 0) continue;
-        fds[count] = fcntl(v->held[i].fd, F_DUPFD_CLOEXEC, 0);
-        if (fds[count] >= 0) names[count++] = v->held[i].name;
+    for (unsigned i = 0; i < v->held_count; i++) {
+        if (strcmp(v->held[i].name, STATE) == 0 || v->held[i].fd < 0) continue;
+        names[count] = v->held[i].name;
+        fds[count++] = v->held[i].fd;
+        v->held[i].fd = -1;
     }
     return count;
 }
 
+void vif_held_forget(struct net_vif *v, bool dropped)
+{
+    for (unsigned i = 0; i < v->held_count; i++) {
+        if (v->held[i].fd >= 0) close(v->held[i].fd);
+        if (dropped && strcmp(v->held[i].name, STATE) != 0) drop(v, v->held[i].name);
+    }
+    free(v->held);
+    v->held = NULL;
+    v->held_count = 0;
+}
+
 void vif_held_again(struct net_vif *v)
 {
-    struct net_keeper *k = &v->net->keeper;
-    for (unsigned i = 0; k->hold && i < v->held_count; i++)
-        k->hold(k->arg, v->a.name, v->held[i].name, v->held[i].fd);
+    if (v->state_fd >= 0) keep(v, STATE, v->state_fd);
+    for (unsigned i = 0; i < v->held_count; i++)
+        if (strcmp(v->held[i].name, STATE) != 0 && v->held[i].fd >= 0) keep(v, v->held[i].name, v->held[i].fd);
+    if (v->session) vhost_session_rekeep(v->session);
 }
 
 /* ---- what a predecessor left ---- */
@@ -219,7 +222,7 @@ int vif_state_open(struct net_vif *v, struct errmsg *e)
     v->state_bytes = STATE_HEAD_BYTES + align_up(vhost_state_bytes(), 4096);
     if (h && (uint64_t)lseek(h->fd, 0, SEEK_END) != v->state_bytes) {
         log_error("VIF %s: the state left by the last process is of another size", v->a.name);
-        vif_held_end(v, true);
+        vif_held_forget(v, true);
         h = NULL;
     }
     if (h) v->state_fd = fcntl(h->fd, F_DUPFD_CLOEXEC, 0);
@@ -246,24 +249,14 @@ struct vhost_state *vif_state_session(struct net_vif *v)
 
 void vif_state_forget_session(struct net_vif *v)
 {
-    for (unsigned i = v->held_count; i-- > 0;) {
-        char name[sizeof v->held[i].name];
-        memcpy(name, v->held[i].name, sizeof name);
-        if (strcmp(name, STATE) != 0) drop(v, name);
-    }
+    vif_held_forget(v, true);
     memset(v->state + STATE_HEAD_BYTES, 0, v->state_bytes - STATE_HEAD_BYTES);
 }
 
 void vif_held_end(struct net_vif *v, bool dropped)
 {
-    while (v->held_count) {
-        char name[sizeof v->held->name];
-        memcpy(name, v->held[v->held_count - 1].name, sizeof name);
-        if (dropped) drop(v, name);
-        else close(v->held[--v->held_count].fd);
-    }
-    free(v->held);
-    v->held = NULL;
+    vif_held_forget(v, dropped);
+    if (dropped && v->state_fd >= 0) drop(v, STATE);
     if (v->state) munmap(v->state, v->state_bytes);
     v->state = NULL;
     if (v->state_fd >= 0) close(v->state_fd);

@@ -217,8 +217,8 @@ struct net_vif {
     int state_fd;
     char *state;
     size_t state_bytes;
-    struct held *held;
-    unsigned held_count, held_room;
+    struct held *held; /* of a predecessor, until the session goes on with it */
+    unsigned held_count;
 };
 
 int request_vif_attach(struct net *n, struct net_request *r);
@@ -247,8 +247,10 @@ struct vhost_state *vif_state_session(struct net_vif *v);
 void vif_state_forget_session(struct net_vif *v);
 struct guest_hold vif_hold(struct net_vif *v);
 const struct held *vif_held_find(const struct net_vif *v, const char *name);
-/* Duplicates of all that belongs to the session. How many. */
-unsigned vif_held_copies(struct net_vif *v, const char **names, int *fds, unsigned max);
+/* All that belongs to the session, which takes it over; the names are good until vif_held_forget(). How many. */
+unsigned vif_held_give(struct net_vif *v, const char **names, int *fds);
+/* What a predecessor left; drop: the keeper is to forget it too. */
+void vif_held_forget(struct net_vif *v, bool drop);
 /* Tell the keeper everything once more. */
 void vif_held_again(struct net_vif *v);
 /* drop: nobody shall find anything any more; else a successor goes on with it. */

@@ -116,7 +116,7 @@ static int session_resume(struct net_vif *v, struct errmsg *e)
     int *fds = calloc(max + 1, sizeof *fds);
     int ret = names && fds ? 0 : -ENOMEM;
     if (ret == 0) {
-        unsigned count = vif_held_copies(v, names, fds, max);
+        unsigned count = vif_held_give(v, names, fds);
         struct vhost_args args = session_args(v);
         ret = vhost_session_resume(&v->session, &args, names, fds, count, e);
     }
@@ -132,6 +132,7 @@ void net_vif_serve(struct net_vif *v)
     if (vif_held_find(v, "conn")) {
         v->used = true;
         if (session_resume(v, &e) == 0) {
+            vif_held_forget(v, false);
             tell(v, "connected", NULL);
             return;
         }
@@ -140,6 +141,7 @@ void net_vif_serve(struct net_vif *v)
         vif_state_forget_session(v);
         vif_guest_ops(v->vif)->reset(v->vif, GUEST_RESET_END);
     }
+    vif_held_forget(v, true); /* without a connection the rest is of no use */
     if (v->connected_fd >= 0 && session_start(v, steal_fd(&v->connected_fd)) == 0) return;
     if (v->connect_path) connect_now(v);
     else serve_anew(v);
