@@ -86,6 +86,9 @@ class Switch:
     def upcalls(self):
         raise NotImplementedError
 
+    def made(self):
+        raise NotImplementedError
+
 
 class CreedenceSwitch(Switch):
     """creedence-switch without a daemon; both VIFs on one always-polling thread, as OVS's PMD has them."""
@@ -142,6 +145,11 @@ class CreedenceSwitch(Switch):
     def upcalls(self):
         """Translations so far."""
         return self.ask("megaflow.stats")["translations"]
+
+    def made(self):
+        """Megaflows that were put in so far, those that have gone again included."""
+        stats = self.ask("megaflow.stats")
+        return stats["megaflows"] + stats["evicted"] + stats["expired"]
 
 
 class OvsDpdk(Switch):
@@ -220,6 +228,11 @@ class OvsDpdk(Switch):
         """Misses so far; of a packet that came when the table was full, too: it was translated all the same."""
         perf = self.appctl("dpif-netdev/pmd-stats-show")
         return sum(int(n) for n in re.findall(r"miss with (?:success|failed) upcall: (\d+)", perf))
+
+    def made(self):
+        """Megaflows that were put in so far."""
+        perf = self.appctl("dpif-netdev/pmd-stats-show")
+        return sum(int(n) for n in re.findall(r"miss with success upcall: (\d+)", perf))
 
 
 # ---- What drives them ----
