@@ -66,6 +66,7 @@ class Wire:
         self.guest.start().wait_ready(120)
         self.guest.check(f"ip addr add {self.GUEST}/24 dev eth0 && ip link set eth0 up")
         self.guest.check(f"guest-net serve {self.PORT} >/tmp/serve 2>&1 &")
+        self.guest.check("n=0; until grep -q serving /tmp/serve || [ $n = 100 ]; do usleep 50000; n=$((n + 1)); done; grep serving /tmp/serve")
 
     def measure(self, gro):
         def once():

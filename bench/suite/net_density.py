@@ -57,7 +57,7 @@ def _cards(bed):
     section.checks += [
         Check("cards attached at once", result["attached"]["count"], count, "cards"),
         Check("private memory of the switch, by card", result["whole_vif_bytes"] / (1 << 20), VIF_MEMORY_MIB, "MiB", at_most=True),
-        Check("processor use of the switch, all cards idle", result["idle_cpu_s"] / result["idle_s"] * 100, 0.1, "%", at_most=True),
+        Check("processor use of the switch, by idle card", result["idle_cpu_s"] / result["idle_s"] / count * 100, 0.001, "%", at_most=True),
     ]
     progress_end()
     return section
