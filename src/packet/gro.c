@@ -12,6 +12,9 @@
 #include "packet/parse.h"
 #include "packet/wire.h"
 
+/* A large segment of smaller ones would be refused by whoever reads headers strictly, as we do (port/vnet.h, vif/). */
+#define SEGMENT_MIN 16u
+
 /* One segment, as far as it has been looked at. */
 struct segment {
     struct packet *packet;
@@ -243,7 +246,7 @@ static uint8_t begin_flow(struct gro *g, const struct segment *s)
                                         .first = member,
                                         .last = member,
                                         .last_flags = s->tcp->flags,
-                                        .open = !ends(s, s->size)};
+                                        .open = s->size >= SEGMENT_MIN && !ends(s, s->size)};
     return index;
 }
 

@@ -560,6 +560,27 @@ static void whatever_goes_in_comes_out(void **state)
     batch_free(b);
 }
 
+/* Large segments of pieces that small are refused by those who read headers strictly. */
+static void tiny_segments_stay(void **state)
+{
+    struct test_random r = {11};
+    struct batch *b = batch_new();
+    for (unsigned bytes = 14; bytes < 18; bytes++) {
+        struct test_spec s;
+        plain_stream(&r, &s);
+        s.payload_bytes = bytes;
+        for (unsigned i = 0; i < 8; i++) {
+            if (i == 7) s.payload_bytes = 3; /* the last one may be shorter */
+            add(b, &r, &s, 0);
+            advance(&s);
+        }
+        assert_int_equal(merge(b), bytes < 16 ? 8 : 1);
+        compare(b, bytes < 16 ? 8 : 1);
+        batch_clear(b);
+    }
+    batch_free(b);
+}
+
 static void random_bytes_pass(void **state)
 {
     struct test_random r = {9};
@@ -603,6 +624,7 @@ int main(void)
         cmocka_unit_test(identifications_that_stay_need_dont_fragment),
         cmocka_unit_test(frames_in_one_buffer_are_one_piece_each),
         cmocka_unit_test(whatever_goes_in_comes_out),
+        cmocka_unit_test(tiny_segments_stay),
         cmocka_unit_test(random_bytes_pass),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
