@@ -12,7 +12,7 @@ struct runner {
     struct packet_pool *pool;
     struct mailbox mailbox;
     int epoll_fd;
-    bool quit;
+    bool quit, no_pwait2; /* no_pwait2: the kernel, or a filter, does not have the call */
     pthread_t thread;
     struct list active, idle, unkicked, throttled, broken;
     uint64_t unkicked_due_ns; /* when unkicked sources are looked at again */

@@ -20,6 +20,7 @@
  * every WATCH_ROUNDS.
  */
 #include <errno.h>
+#include <limits.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 
@@ -226,13 +227,26 @@ static void event_for(struct port_source *s, uint64_t now_ns)
     else if (s->state == SOURCE_THROTTLED) unwatch(s);
 }
 
+/* Kernels before 5.11 and filters that know no better refuse the call that takes nanoseconds: milliseconds must do then, rounded
+ * up, so that the thread does not spin before a time has come. */
+static int wait_epoll(struct runner *r, struct epoll_event *events, uint64_t timeout_ns)
+{
+    if (!r->no_pwait2) {
+        struct timespec ts = {.tv_sec = (time_t)(timeout_ns / NS_PER_SECOND),
+                              .tv_nsec = (long)(timeout_ns % NS_PER_SECOND)};
+        int n = epoll_pwait2(r->epoll_fd, events, EVENTS_MAX, timeout_ns == UINT64_MAX ? NULL : &ts, NULL);
+        if (n >= 0 || (errno != ENOSYS && errno != EPERM)) return n;
+        r->no_pwait2 = true;
+    }
+    int timeout_ms = timeout_ns == UINT64_MAX ? -1 : (int)min_u64(div_round_up(timeout_ns, NS_PER_MS), INT_MAX);
+    return epoll_wait(r->epoll_fd, events, EVENTS_MAX, timeout_ms);
+}
+
 /* Look at the descriptors, for timeout_ns at most. */
 static void wait_events(struct runner *r, uint64_t timeout_ns)
 {
     struct epoll_event events[EVENTS_MAX];
-    struct timespec ts = {.tv_sec = (time_t)(timeout_ns / NS_PER_SECOND),
-                          .tv_nsec = (long)(timeout_ns % NS_PER_SECOND)};
-    int n = epoll_pwait2(r->epoll_fd, events, EVENTS_MAX, timeout_ns == UINT64_MAX ? NULL : &ts, NULL);
+    int n = wait_epoll(r, events, timeout_ns);
     if (n <= 0) return;
     uint64_t now_ns = clock_now_ns();
     for (int i = 0; i < n; i++)

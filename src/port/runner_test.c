@@ -12,12 +12,25 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "loop/clock.h"
 #include "port/capture.h"
+
+/* In the place of libc's: a kernel, or a filter, without the call. */
+static _Atomic int pwait2_fails_with;
+
+int epoll_pwait2(int fd, struct epoll_event *events, int max, const struct timespec *timeout, const sigset_t *mask)
+{
+    errno = atomic_load(&pwait2_fails_with);
+    if (errno) return -1;
+    return (int)syscall(SYS_epoll_pwait2, fd, events, max, timeout, mask, (size_t)8);
+}
 
 /* A source whose frames are a number: `made` so many there are, `taken` so many were received. As a virtqueue does it, whoever makes
  * frames signals only while the source is armed. */
@@ -515,6 +528,37 @@ static void polling_can_be_for_ever_and_never(void **state)
     fake_free(f);
 }
 
+static void old_kernels_do_not_make_it_spin(void **state)
+{
+    static const int errors[] = {ENOSYS, EPERM};
+    for (unsigned i = 0; i < 2; i++) {
+        struct fake_sink sink;
+        atomic_store(&pwait2_fails_with, errors[i]);
+        struct runner *r = start(&sink, 0);
+        struct fake *f = fake_new(true), *slow = fake_new(true);
+        slow->gap_ns = 5 * NS_PER_MS;
+        assert_int_equal(runner_add(r, &f->source), 0);
+        WAIT_FOR(atomic_load(&f->armed));
+        uint64_t before = sleeps_of(r);
+        usleep(50000);
+        assert_true(sleeps_of(r) - before < 5);
+        for (unsigned n = 1; n <= 20; n++) {
+            fake_make(f, 1);
+            WAIT_FOR(atomic_load(&f->taken) == n && atomic_load(&f->armed));
+        }
+        assert_int_equal(runner_add(r, &slow->source), 0);
+        fake_make(slow, 4 * PACKET_BATCH);
+        WAIT_FOR(atomic_load(&slow->taken) == 4 * PACKET_BATCH);
+        assert_true(sleeps_of(r) - before < 200);
+        runner_remove(&f->source);
+        runner_remove(&slow->source);
+        runner_free(r);
+        fake_free(f);
+        fake_free(slow);
+    }
+    atomic_store(&pwait2_fails_with, 0);
+}
+
 static void what_cannot_be_watched_is_refused(void **state)
 {
     struct fake_sink sink;
@@ -554,6 +598,7 @@ int main(void)
         cmocka_unit_test(calls_run_on_the_thread),
         cmocka_unit_test(after_remove_nobody_is_called),
         cmocka_unit_test(polling_can_be_for_ever_and_never),
+        cmocka_unit_test(old_kernels_do_not_make_it_spin),
         cmocka_unit_test(what_cannot_be_watched_is_refused),
         cmocka_unit_test(no_memory_for_the_sink),
     };
