@@ -532,6 +532,21 @@ def test_a_flow_file_that_grows_is_written_anew(held, run_dir):
     assert len(texts(held)) == 101
 
 
+def test_a_new_flow_file_is_asked_of_the_next_daemon(held, run_dir):
+    """The file grew while no daemon was connected: flows timed out."""
+    held.want("bridge.add", name="br0", fail_mode="secure", fds={"flows": open_flows(run_dir / "f")})
+    held.link.ask("flow.add", bridge="br0", flows=[f"priority={i},hard_timeout=1,actions=drop" for i in range(1, 201)])
+    assert not any(method == "flows" for method, _ in held.link.notifications)
+    held.link.close()
+    wait_until(lambda: len((run_dir / "f").read_text().splitlines()) >= 400, 10, "the flow file")
+    for dies in (True, False):  # before it answers
+        held.link = SwitchLink(run_dir / "switch-link.sock", held.notified)
+        held.link.ask("adopt")
+        held.link.wait_notification(lambda m, p: m == "flows" and p["bridge"] == "br0")
+        if dies:
+            held.link.close()
+
+
 def test_flows_that_time_out_do_not_come_back(held, run_dir):
     held.want("bridge.add", name="br0", fail_mode="secure", fds={"flows": open_flows(run_dir / "f")})
     held.link.ask("flow.add", bridge="br0", flows=[f"priority={i},hard_timeout=1,tcp,actions=drop" for i in range(1, 201)])

@@ -134,6 +134,13 @@ static void look_at_length(struct net_bridge *b)
     if (b->file_lines > 2 * (uint64_t)bridge_flow_count(b->bridge) + LINES_SPARED) ask_for_new_file(b);
 }
 
+void net_flows_ask_again(struct net_bridge *b)
+{
+    if (!b->file_asked) return;
+    b->file_asked = false;
+    ask_for_new_file(b);
+}
+
 static int write_file(struct net_bridge *b, int fd);
 
 /* All of it, or nothing that a reader would see. A file that missed a change gets everything anew behind what it has. */

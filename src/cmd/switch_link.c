@@ -156,7 +156,7 @@ static int dispatch(struct link_server *s, const char *method, struct net_reques
 
 /* ---- from the other side ---- */
 
-/* After `adopt`: everything that the new daemon must hold, and where front ends are. */
+/* After `adopt`: everything that the new daemon must hold, where front ends are, and what nobody was there to be asked for. */
 static void tell_all(struct link_server *s)
 {
     if (!s->own) return;
@@ -167,6 +167,8 @@ static void tell_all(struct link_server *s)
         vif_held_again(v);
         tell_vif(s, a->name, v->serving ? net_vif_state(v) : "listening", vif_broken(v->vif));
     }
+    LIST_FOR_EACH (node, &s->net->bridges)
+        net_flows_ask_again(list_entry(node, struct net_bridge, node));
 }
 
 static void handle(struct link_server *s, struct link_msg *m)

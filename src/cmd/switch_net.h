@@ -293,6 +293,8 @@ int request_flows_file(struct net *n, struct net_request *r);
 /* Load the file (taken over) into a new bridge, or begin it. */
 int net_flows_open(struct net_bridge *b, int fd, struct errmsg *e);
 void net_flows_close(struct net_bridge *b);
+/* There is another keeper: what was asked of the one before, or of none, is asked of it. */
+void net_flows_ask_again(struct net_bridge *b);
 /* After each switch_tick(). */
 void net_flows_ticked(struct net_bridge *b);
 
