@@ -108,7 +108,7 @@ static void put(struct outlet *o, struct packet *p)
     if (o->count == PACKET_BATCH) flush(o);
 }
 
-/* Segments leave before the next ones are made: there may be more than the pool has. */
+/* Segments leave before the next ones are made: there may be more than the pool has, or than others left in it. */
 static void cut(struct outlet *o, struct packet *p, uint32_t takes)
 {
     struct gso g;
@@ -120,16 +120,22 @@ static void cut(struct outlet *o, struct packet *p, uint32_t takes)
     flush(o);
     struct packet_pool_mark mark = packet_pool_mark(o->pool);
     uint64_t segments = 0;
-    struct packet *s;
-    while ((s = gso_next(&g)) != NULL) {
-        segments++;
-        put(o, s);
+    for (;;) {
+        struct packet *s = gso_next(&g);
+        if (s) {
+            segments++;
+            put(o, s);
+        } else if (gso_left(&g) == 0 || o->count == 0) {
+            break;
+        } else {
+            flush(o);
+        }
         if (o->count == 0) packet_pool_rewind(o->pool, mark);
     }
     flush(o);
     packet_pool_rewind(o->pool, mark);
     count(&o->port->segmented, segments);
-    if (gso_left(&g)) count(&o->port->out.dropped, 1);
+    if (gso_left(&g) || segments == 0) count(&o->port->out.dropped, 1);
 }
 
 static void finish(struct outlet *o, struct packet *p, uint32_t takes)

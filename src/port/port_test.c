@@ -303,6 +303,38 @@ static void impossible_offloads_are_dropped(void **state)
     assert_int_equal(stats.out_dropped, 2);
 }
 
+/* Others took most of the pool: segments leave in small batches then, all of them. */
+static void a_pool_that_is_nearly_empty_is_enough(void **state)
+{
+    struct rig *r = *state;
+    for (unsigned i = 0; i < PACKET_POOL_PACKETS - 10; i++)
+        assert_non_null(packet_pool_packet(r->pool));
+    set_gso(add(r, 60000, 0), 1400);
+    send_all(r, 0);
+    struct keeper *k = &r->keeper;
+    assert_int_equal(k->frames, 43);
+    assert_int_equal(k->largest_batch, 10);
+    for (unsigned i = 0; i < 43; i++)
+        assert_int_equal(k->sent[i].mark, i * 350);
+    struct port_stats stats;
+    port_stats_read(&k->port, &stats);
+    assert_int_equal(stats.segmented, 43);
+    assert_int_equal(stats.out_dropped, 0);
+}
+
+static void a_pool_that_is_empty_is_counted(void **state)
+{
+    struct rig *r = *state;
+    while (packet_pool_packet(r->pool))
+        ;
+    set_gso(add(r, 60000, 0), 1400);
+    send_all(r, 0);
+    assert_int_equal(r->keeper.frames, 0);
+    struct port_stats stats;
+    port_stats_read(&r->keeper.port, &stats);
+    assert_int_equal(stats.out_dropped, 1);
+}
+
 /* A flood: the first port needs what the second does not. */
 static void a_packet_may_go_to_several_ports(void **state)
 {
@@ -330,7 +362,8 @@ int main(void)
         RIG(plain_frames_pass_as_they_are),    RIG(large_frames_stay_large_for_who_takes_them),
         RIG(others_get_finished_segments),     RIG(or_segments_without_sums),
         RIG(what_is_too_long_is_dropped),      RIG(impossible_offloads_are_dropped),
-        RIG(a_packet_may_go_to_several_ports),
+        RIG(a_packet_may_go_to_several_ports), RIG(a_pool_that_is_nearly_empty_is_enough),
+        RIG(a_pool_that_is_empty_is_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
