@@ -41,6 +41,26 @@ static const uint8_t gso_takes[] = {
     [PACKET_GSO_UDP6] = PORT_TAKES_USO6,
 };
 
+/* Can a kernel behind the port find IP in a large segment? Behind tags that it knows it looks, behind anything else (MPLS,
+ * another Ethernet header) it loses the frame, whatever the port takes. */
+static bool is_plain_ip(const struct packet *p)
+{
+    for (uint32_t at = 12, i = 0; i <= TAGS_MAX && at + 2 <= p->head_bytes; at += TAG_BYTES, i++) {
+        struct be16 raw;
+        memcpy(&raw, p->head + at, sizeof raw);
+        uint16_t type = be16_get(raw);
+        if (type == 0x0800 || type == 0x86dd) return true;
+        if (type != 0x8100 && type != 0x88a8) break;
+    }
+    return false;
+}
+
+/* What the port takes of this frame: of one that must be cut up here, not its checksum either. */
+static uint32_t takes_of(const struct packet *p, uint32_t takes)
+{
+    return p->offload.gso == PACKET_GSO_NONE || is_plain_ip(p) ? takes : 0;
+}
+
 /* What a receiver must take to get the frame as it is. */
 static uint32_t needs(const struct packet *p)
 {
@@ -140,6 +160,7 @@ static void cut(struct outlet *o, struct packet *p, uint32_t takes)
 
 static void finish(struct outlet *o, struct packet *p, uint32_t takes)
 {
+    takes = takes_of(p, takes);
     uint32_t missing = needs(p) & ~takes;
     if (too_long(p, atomic_load_explicit(&o->port->mtu, memory_order_relaxed))) {
         count(&o->port->out.dropped, 1);
@@ -170,7 +191,7 @@ void port_send(struct port *port, struct packet *const *packets, unsigned n, str
         uint32_t special = 0;
         uint64_t bytes = 0;
         for (unsigned i = 0; i < batch; i++) {
-            special |= (needs(packets[i]) & ~takes) | (packets[i]->length_bytes > short_bytes);
+            special |= (needs(packets[i]) & ~takes_of(packets[i], takes)) | (packets[i]->length_bytes > short_bytes);
             bytes += packets[i]->length_bytes;
         }
         if (!special) {

@@ -303,6 +303,58 @@ static void impossible_offloads_are_dropped(void **state)
     assert_int_equal(stats.out_dropped, 2);
 }
 
+/* Insert n bytes before the frame's Ethernet type: tags, or another type and labels. */
+static struct frame *push(struct frame *f, const char *bytes, uint16_t n)
+{
+    assert_true(packet_insert(&f->packet, 12, n));
+    memcpy(f->packet.head + 12, bytes, n);
+    return f;
+}
+
+static void large_frames_that_no_kernel_cuts_are_cut_here(void **state)
+{
+    static const struct {
+        const char *before;
+        uint16_t bytes;
+        bool cut;
+    } cases[] = {
+        {"\x81\0\0\1", 4, false},             /* one tag */
+        {"\x88\xa8\0\1\x81\0\0\2", 8, false}, /* two */
+        {"\x91\0\0\1", 4, true},              /* of a type that kernels do not know */
+    };
+    struct rig *r = *state;
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct keeper *k = &r->keeper;
+        k->frames = 0;
+        struct frame *f = add(r, 60000, 0);
+        set_gso(f, 1400);
+        push(f, cases[i].before, cases[i].bytes);
+        send_all(r, PORT_TAKES_ALL);
+        assert_int_equal(k->frames, cases[i].cut ? 43 : 1);
+        for (unsigned n = 0; n < k->frames; n++)
+            assert_int_equal(k->sent[n].offload.csum_partial, !cases[i].cut);
+        free(f);
+        r->count = 0;
+    }
+    /* MPLS takes the place of the type; a plain frame's checksum is still the port's. */
+    struct frame *f = add(r, 60000, 0);
+    set_gso(f, 1400);
+    assert_true(packet_insert(&f->packet, ETHERNET, 4));
+    memcpy(f->packet.head + 12, "\x88\x47\0\1\1\x40", 6);
+    f = add(r, 100, 1);
+    set_csum(f);
+    assert_true(packet_insert(&f->packet, ETHERNET, 4));
+    memcpy(f->packet.head + 12, "\x88\x47\0\1\1\x40", 6);
+    r->keeper.frames = 0;
+    send_all(r, PORT_TAKES_ALL);
+    assert_int_equal(r->keeper.frames, 44);
+    for (unsigned n = 0; n < 43; n++) {
+        assert_int_equal(r->keeper.sent[n].offload.gso, PACKET_GSO_NONE);
+        assert_false(r->keeper.sent[n].offload.csum_partial);
+    }
+    assert_true(r->keeper.sent[43].offload.csum_partial);
+}
+
 /* Others took most of the pool: segments leave in small batches then, all of them. */
 static void a_pool_that_is_nearly_empty_is_enough(void **state)
 {
@@ -363,7 +415,7 @@ int main(void)
         RIG(others_get_finished_segments),     RIG(or_segments_without_sums),
         RIG(what_is_too_long_is_dropped),      RIG(impossible_offloads_are_dropped),
         RIG(a_packet_may_go_to_several_ports), RIG(a_pool_that_is_nearly_empty_is_enough),
-        RIG(a_pool_that_is_empty_is_counted),
+        RIG(a_pool_that_is_empty_is_counted),  RIG(large_frames_that_no_kernel_cuts_are_cut_here),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
