@@ -30,6 +30,7 @@
 #include <xdp/libxdp.h>
 #include <xdp/xsk.h>
 
+#include "packet/hash.h"
 #include "port/device.h"
 #include "port/frame.h"
 
@@ -172,20 +173,41 @@ static void kick(struct xdp_queue *q)
     }
 }
 
-static void xdp_send(struct port *port, struct packet *const *packets, unsigned n, struct packet_pool *pool)
+static void send_through(struct xdp_queue *q, struct packet *const *packets, unsigned n)
 {
-    struct af_xdp *x = device_of(port);
-    struct xdp_queue *q = &x->queues[packets[0]->hash % x->queue_count];
     unsigned sent = 0;
-    (void)pool;
     pthread_mutex_lock(&q->send_lock);
     take_completed(q);
     for (unsigned i = 0; i < n; i++)
         if (put(q, packets[i])) sent++;
     xsk_ring_prod__submit(&q->tx, sent);
     pthread_mutex_unlock(&q->send_lock);
-    if (sent < n) count(&port->out.dropped, n - sent);
+    if (sent < n) count(&q->device->port.out.dropped, n - sent);
     kick(q);
+}
+
+/* Each frame through the queue of its flow, in order within each. */
+static void xdp_send(struct port *port, struct packet *const *packets, unsigned n, struct packet_pool *pool)
+{
+    struct af_xdp *x = device_of(port);
+    uint8_t to[PACKET_BATCH];
+    uint32_t wanted = 0;
+    (void)pool;
+    if (x->queue_count == 1) {
+        send_through(&x->queues[0], packets, n);
+        return;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        to[i] = (uint8_t)packet_queue(packets[i], x->queue_count);
+        wanted |= 1u << to[i];
+    }
+    for (; wanted; wanted &= wanted - 1) {
+        unsigned queue = (unsigned)__builtin_ctz(wanted), found = 0;
+        struct packet *mine[PACKET_BATCH];
+        for (unsigned i = 0; i < n; i++)
+            if (to[i] == queue) mine[found++] = packets[i];
+        send_through(&x->queues[queue], mine, found);
+    }
 }
 
 static bool xdp_link_up(struct port *port)

@@ -12,6 +12,8 @@
 #include <linux/ethtool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "loop/clock.h"
@@ -22,8 +24,18 @@
 
 static bool permitted;
 
+/* In the place of libc's, to see which queues the kernel is told to send. */
+static _Atomic unsigned kicks[1024];
+
+ssize_t sendto(int fd, const void *data, size_t bytes, int flags, const struct sockaddr *to, socklen_t to_bytes)
+{
+    if (fd >= 0 && fd < 1024) atomic_fetch_add(&kicks[fd], 1);
+    return syscall(SYS_sendto, fd, data, bytes, flags, to, to_bytes);
+}
+
 struct rig {
     int nets[2], ours, before;
+    unsigned queues; /* of the veth pair; 0: one */
     struct af_xdp *xdp;
     struct tap *tap;
     struct hub hub;
@@ -32,7 +44,7 @@ struct rig {
 static void make_hosts(struct rig *r)
 {
     struct errmsg e;
-    memset(r, 0, sizeof *r);
+    unsigned queues = r->queues ? r->queues : 1;
     r->before = net_here();
     r->ours = net_new();
     for (unsigned i = 0; i < 2; i++)
@@ -41,8 +53,10 @@ static void make_hosts(struct rig *r)
     struct tap_config tap = {.name = "tap", .device = "cr-host", .queues = 1};
     assert_int_equal(tap_open(&r->tap, &tap, &e), 0);
     net_enter(r->ours);
-    net_run(r->ours, "ip link add cr-0 type veth peer name cr-host netns /proc/%d/fd/%d && ip link set cr-0 up",
-            getpid(), r->nets[0]);
+    net_run(r->ours,
+            "ip link add cr-0 numrxqueues %u numtxqueues %u type veth peer name cr-host numrxqueues %u numtxqueues %u "
+            "netns /proc/%d/fd/%d && ip link set cr-0 up",
+            queues, queues, queues, queues, getpid(), r->nets[0]);
     for (unsigned i = 0; i < 2; i++)
         net_run(r->nets[i],
                 "ip addr add 10.0.0.%u/24 dev cr-host && ip -6 addr add fd00::%u/64 dev cr-host nodad && ip link set "
@@ -97,7 +111,7 @@ static void talk(struct rig *r)
 
 static void hosts_talk(enum af_xdp_mode mode)
 {
-    struct rig r;
+    struct rig r = {0};
     rig_open(&r, mode);
     if (mode != AF_XDP_AUTO) assert_int_equal(af_xdp_mode(r.xdp), mode);
     talk(&r);
@@ -128,6 +142,22 @@ static void whatever_is_possible(void **state)
     hosts_talk(AF_XDP_AUTO);
 }
 
+static void several_queues(void **state)
+{
+    if (!permitted) skip();
+    struct rig r = {.queues = 3};
+    rig_open(&r, AF_XDP_AUTO);
+    assert_non_null(af_xdp_source(r.xdp, 2));
+    assert_null(af_xdp_source(r.xdp, 3));
+    for (unsigned q = 0; q < 3; q++)
+        atomic_store(&kicks[af_xdp_source(r.xdp, q)->fd], 0);
+    net_send_flows(af_xdp_port(r.xdp));
+    for (unsigned q = 0; q < 3; q++)
+        assert_true(atomic_load(&kicks[af_xdp_source(r.xdp, q)->fd]) > 0);
+    talk(&r);
+    rig_close(&r);
+}
+
 #define WAIT_FOR(condition)                                                                                            \
     do {                                                                                                               \
         uint64_t until_ns_ = clock_now_ns() + 10 * NS_PER_SECOND;                                                      \
@@ -140,7 +170,7 @@ static void whatever_is_possible(void **state)
 static void an_interface_goes_down_and_is_removed(void **state)
 {
     if (!permitted) skip();
-    struct rig r;
+    struct rig r = {0};
     rig_open(&r, AF_XDP_AUTO);
     struct port *p = af_xdp_port(r.xdp);
     net_stream(r.nets[0], r.nets[1], "10.0.0.2", MIB);
@@ -164,7 +194,7 @@ static void an_interface_goes_down_and_is_removed(void **state)
 static void what_cannot_be_opened(void **state)
 {
     if (!permitted) skip();
-    struct rig r;
+    struct rig r = {0};
     struct errmsg e;
     struct af_xdp *x;
     rig_open(&r, AF_XDP_AUTO);
@@ -188,7 +218,7 @@ static int open_one(void *arg)
 static void few_descriptors(void **state)
 {
     if (!permitted) skip();
-    struct rig r;
+    struct rig r = {0};
     rig_open(&r, AF_XDP_AUTO); /* or skip */
     struct port *p = af_xdp_port(r.xdp);
     hub_stop(&r.hub);
@@ -201,9 +231,10 @@ int main(void)
 {
     permitted = net_permitted();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(in_the_driver),         cmocka_unit_test(before_the_stack),
-        cmocka_unit_test(whatever_is_possible),  cmocka_unit_test(an_interface_goes_down_and_is_removed),
-        cmocka_unit_test(what_cannot_be_opened), cmocka_unit_test(few_descriptors),
+        cmocka_unit_test(in_the_driver),        cmocka_unit_test(before_the_stack),
+        cmocka_unit_test(whatever_is_possible), cmocka_unit_test(an_interface_goes_down_and_is_removed),
+        cmocka_unit_test(several_queues),       cmocka_unit_test(what_cannot_be_opened),
+        cmocka_unit_test(few_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,6 +16,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "packet/hash.h"
 #include "port/frame.h"
 
 /* Linux 6.2; older headers lack them. */
@@ -132,7 +133,7 @@ static void tap_send(struct port *port, struct packet *const *packets, unsigned 
     bool sent = false;
     (void)pool;
     for (unsigned i = 0; i < n; i++) {
-        const struct tap_queue *q = &t->queues[t->queue_count == 1 ? 0 : packets[i]->hash % t->queue_count];
+        const struct tap_queue *q = &t->queues[t->queue_count == 1 ? 0 : packet_queue(packets[i], t->queue_count)];
         int error = send_one(q->source.fd, packets[i]);
         if (error) send_failed(t, error);
         else sent = true;

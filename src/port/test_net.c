@@ -408,3 +408,20 @@ void net_ethtool(int net, const char *device, uint32_t command, uint32_t value)
     close(before);
     assert_int_equal(ret, 0);
 }
+
+void net_send_flows(struct port *p)
+{
+    static const char headers[] = "\x02\0\0\0\0\1\x02\0\0\0\0\2\x08\0\x45\0\0\x2e\0\0\x40\0\x40\x11\x26\xbd"
+                                  "\x0a\0\0\1\x0a\0\0\2\x10\0\x20\0\0\x1a\0\0";
+    static uint8_t frames[PACKET_BATCH][PACKET_BUFFER_BYTES];
+    struct packet packets[PACKET_BATCH], *list[PACKET_BATCH];
+    for (unsigned i = 0; i < PACKET_BATCH; i++) {
+        uint8_t *head = frames[i] + PACKET_ROOM_BYTES;
+        memcpy(head, headers, sizeof headers - 1);
+        head[35] = (uint8_t)i; /* of the source port */
+        packets[i] = (struct packet){
+            .head = head, .head_bytes = 60, .length_bytes = 60, .l3_at = PACKET_NO_LAYER, .l4_at = PACKET_NO_LAYER};
+        list[i] = &packets[i];
+    }
+    p->ops->send(p, list, PACKET_BATCH, NULL);
+}

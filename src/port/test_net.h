@@ -40,6 +40,8 @@ void net_shout(int net, const char *device, const char *address);
 uint64_t net_bad_checksums(int net);
 /* Call make() with room for 0, 1, 2, ... more descriptors until it succeeds (returns 0): each failure must leave none open. */
 void net_few_descriptors(int (*make)(void *arg), void *arg);
+/* A batch of datagrams' frames, of as many flows, through the port. */
+void net_send_flows(struct port *p);
 /* An ethtool command that takes a value (ETHTOOL_STSO, ...). */
 void net_ethtool(int net, const char *device, uint32_t command, uint32_t value);
 

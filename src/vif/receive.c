@@ -16,6 +16,7 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "packet/hash.h"
 #include "vif/vif_impl.h"
 
 /* ---- popping ---- */
@@ -306,9 +307,7 @@ static unsigned spread(struct vif *v, struct packet *const *packets, unsigned co
     unsigned given = 0;
     uint32_t wanted = 0;
     for (unsigned i = 0; i < count; i++) {
-        uint32_t hash = packets[i]->hash ? packets[i]->hash : vif_hash(packets[i]);
-        /* Symmetric or weak hashes of others are mixed once more: what counts here are the upper bits. */
-        unsigned at = (unsigned)(((uint64_t)(hash * UINT32_C(0x9e3779b1)) * queues) >> 32);
+        unsigned at = packet_queue(packets[i], queues);
         to[i] = (pairs >> (at * 4)) & 15;
         wanted |= 1u << to[i];
     }

@@ -6,7 +6,6 @@
  *   transmit.c  a transmit queue as a source of frames (its runner's thread)
  *   receive.c   the port's send: which receive queue, and the copy into its buffers (any runner's thread)
  *   header.c    the virtio-net header, both ways
- *   steer.c     the hash that spreads frames over receive queues
  */
 #ifndef VIF_VIF_IMPL_H
 #define VIF_VIF_IMPL_H
@@ -155,8 +154,5 @@ void vif_rx_set_map(struct vif_rx *r, struct guest_map *map);
 bool vif_header_parse(const struct virtio_net_hdr *h, uint64_t features, struct packet *p);
 /* What a driver with these features is told of the packet. */
 void vif_header_make(struct virtio_net_hdr *h, uint64_t features, const struct packet *p, unsigned buffers);
-
-/* steer.c */
-uint32_t vif_hash(const struct packet *p);
 
 #endif

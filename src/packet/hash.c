@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The hash that spreads frames over a guest's receive queues, where nobody before us has made one: over the addresses and
- * ports of TCP and UDP, of the addresses alone for other IP and for fragments (all pieces of a datagram go one
- * way), of the Ethernet addresses for all else. Reads the private head only.
- */
+#include "packet/hash.h"
+
 #include <string.h>
 
-#include "vif/vif_impl.h"
+#define ETH_BYTES 14u
 
 static uint64_t load64(const uint8_t *p)
 {
@@ -46,9 +43,9 @@ static uint64_t hash_ipv6(const struct packet *p, unsigned at)
     return hash_ports(p, at + 40, ip[6], h);
 }
 
-uint32_t vif_hash(const struct packet *p)
+uint32_t packet_hash(const struct packet *p)
 {
-    if (p->head_bytes < VIF_ETH_BYTES) return 1;
+    if (p->head_bytes < ETH_BYTES) return 1;
     unsigned at = 12, type = (unsigned)(p->head[12] << 8 | p->head[13]);
     while ((type == 0x8100 || type == 0x88a8) && at + 6 <= p->head_bytes) {
         at += 4;
