@@ -348,6 +348,17 @@ static int be_promiscuous(struct af_xdp *x, const struct af_xdp_config *c, struc
     return 0;
 }
 
+/* What the card takes off a frame nobody gives us: there is only the frame. */
+static int keep_tags(struct af_xdp *x, const struct af_xdp_config *c, struct errmsg *e)
+{
+    int ret = device_keep_tags(&x->nic);
+    if (ret == 0) return 0;
+    return errmsg_sys(
+        e, -ret,
+        "%s: it takes VLAN tags off, which would be lost, and cannot be told not to (ethtool -K %s rxvlan off)",
+        c->device, c->device);
+}
+
 static int xdp_fill(struct af_xdp *x, const struct af_xdp_config *c, struct errmsg *e)
 {
     int ret = device_open(&x->nic, c->device, e);
@@ -368,7 +379,8 @@ static int xdp_fill(struct af_xdp *x, const struct af_xdp_config *c, struct errm
         q->source = (struct port_source){.ops = &source_ops, .port = &x->port, .fd = -1, .gro = !c->no_gro};
         pthread_mutex_init(&q->send_lock, NULL);
     }
-    ret = attach(x, c, e);
+    ret = keep_tags(x, c, e);
+    if (ret == 0) ret = attach(x, c, e);
     if (ret == 0) ret = make_umem(x, c, e);
     for (unsigned i = 0; ret == 0 && i < queues; i++)
         ret = queue_open(x, i, c, e);

@@ -4,8 +4,9 @@
  *
  * Received frames are used where the card put them (UMEM); frames to be sent are copied there, and finished before (checksums,
  * segments): there is no offload. The card's queues are all served; a program of ours in the kernel, which goes when the port goes
- * or this process dies, hands their frames over. A card whose frames' checksums are not finished (a veth pair's other end with
- * tx-checksumming on) must be told to finish them.
+ * or this process dies, hands their frames over. A card that takes VLAN tags off the frames (rxvlan) is told not to,
+ * and stays so; one that cannot is refused. What is beside a frame and not in it is lost: the other end of a veth pair must
+ * be told to finish checksums and to put tags into its frames (ethtool -K DEV tx-checksumming off txvlan off).
  *
  * native: in the card's driver, without a copy where it can; generic: any card, with one copy more.
  *

@@ -10,8 +10,12 @@
 
 #include <errno.h>
 #include <linux/ethtool.h>
+#include <linux/sockios.h>
+#include <net/if.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -66,10 +70,9 @@ static void make_hosts(struct rig *r)
     net_ethtool(r->nets[0], "cr-host", ETHTOOL_STXCSUM, 0);
 }
 
-static void rig_open(struct rig *r, enum af_xdp_mode mode)
+static void rig_open_port(struct rig *r, enum af_xdp_mode mode)
 {
     struct errmsg e;
-    make_hosts(r);
     struct af_xdp_config c = {.name = "xdp", .device = "cr-0", .mode = mode};
     int ret = af_xdp_open(&r->xdp, &c, &e);
     if (ret == -ENOSYS || ret == -EPERM || ret == -EOPNOTSUPP) {
@@ -82,6 +85,12 @@ static void rig_open(struct rig *r, enum af_xdp_mode mode)
     for (unsigned q = 0; af_xdp_source(r->xdp, q); q++)
         hub_add(&r->hub, af_xdp_source(r->xdp, q));
     hub_add(&r->hub, tap_source(r->tap, 0));
+}
+
+static void rig_open(struct rig *r, enum af_xdp_mode mode)
+{
+    make_hosts(r);
+    rig_open_port(r, mode);
 }
 
 static void rig_close(struct rig *r)
@@ -140,6 +149,29 @@ static void whatever_is_possible(void **state)
 {
     if (!permitted) skip();
     hosts_talk(AF_XDP_AUTO);
+}
+
+static bool takes_tags_off(const char *device)
+{
+    struct ethtool_value v = {.cmd = ETHTOOL_GFLAGS};
+    struct ifreq request = {.ifr_data = (char *)&v};
+    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", device);
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(ioctl(fd, SIOCETHTOOL, &request), 0);
+    close(fd);
+    return v.data & ETH_FLAG_RXVLAN;
+}
+
+static void the_card_leaves_vlan_tags_alone(void **state)
+{
+    if (!permitted) skip();
+    struct rig r = {0};
+    make_hosts(&r);
+    net_ethtool(r.ours, "cr-0", ETHTOOL_SFLAGS, ETH_FLAG_RXVLAN);
+    assert_true(takes_tags_off("cr-0"));
+    rig_open_port(&r, AF_XDP_AUTO);
+    assert_false(takes_tags_off("cr-0"));
+    rig_close(&r);
 }
 
 static void several_queues(void **state)
@@ -231,10 +263,10 @@ int main(void)
 {
     permitted = net_permitted();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(in_the_driver),        cmocka_unit_test(before_the_stack),
-        cmocka_unit_test(whatever_is_possible), cmocka_unit_test(an_interface_goes_down_and_is_removed),
-        cmocka_unit_test(several_queues),       cmocka_unit_test(what_cannot_be_opened),
-        cmocka_unit_test(few_descriptors),
+        cmocka_unit_test(in_the_driver),         cmocka_unit_test(before_the_stack),
+        cmocka_unit_test(whatever_is_possible),  cmocka_unit_test(an_interface_goes_down_and_is_removed),
+        cmocka_unit_test(several_queues),        cmocka_unit_test(the_card_leaves_vlan_tags_alone),
+        cmocka_unit_test(what_cannot_be_opened), cmocka_unit_test(few_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -69,3 +69,26 @@ unsigned device_queues(const struct device *d)
     unsigned n = channels.rx_count + channels.combined_count;
     return n ? n : 1;
 }
+
+static int ethtool_value(const struct device *d, uint32_t command, uint32_t *value)
+{
+    struct ifreq request;
+    struct ethtool_value v = {.cmd = command, .data = *value};
+    if (!name_of(d, &request)) return -ENODEV;
+    request.ifr_data = (char *)&v;
+    if (ioctl(d->control_fd, SIOCETHTOOL, &request) < 0) return -errno;
+    *value = v.data;
+    return 0;
+}
+
+int device_keep_tags(const struct device *d)
+{
+    uint32_t flags = 0;
+    int ret = ethtool_value(d, ETHTOOL_GFLAGS, &flags);
+    if (ret == -EOPNOTSUPP) return 0; /* it has no such thing */
+    if (ret < 0 || !(flags & ETH_FLAG_RXVLAN)) return ret;
+    flags &= ~(uint32_t)ETH_FLAG_RXVLAN;
+    ret = ethtool_value(d, ETHTOOL_SFLAGS, &flags);
+    if (ret == 0) ret = ethtool_value(d, ETHTOOL_GFLAGS, &flags);
+    return ret < 0 ? ret : flags & ETH_FLAG_RXVLAN ? -EOPNOTSUPP : 0;
+}

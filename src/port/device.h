@@ -28,5 +28,7 @@ bool device_flags(const struct device *d, short *flags);
 bool device_link_up(const struct device *d);
 /* Receive queues that it has in use; 1 when it does not say. */
 unsigned device_queues(const struct device *d);
+/* Frames that are received are to keep their VLAN tags from now on. 0, or -errno: it takes them off all the same. */
+int device_keep_tags(const struct device *d);
 
 #endif
