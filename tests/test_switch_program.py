@@ -461,6 +461,63 @@ def test_taps_stay_when_the_switch_ends_and_go_with_their_port(held):
         ip("link", "del", made, check=False)
 
 
+def send_to_port(kind, names):
+    """A frame of the host's to a port on names[0]."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind((names[0] if kind == "tap" else names[1], 0))
+        sender.send(b"\xff" * 6 + b"\x02\0\0\0\0\1" + b"\x88\xb5" + bytes(50))
+
+
+@pytest.mark.parametrize("kind", ["af_packet", "af_xdp", "tap"])
+def test_an_interface_that_is_deleted_and_made_anew(held, veth, run_dir, kind):
+    names = veth if kind != "tap" else [f"crt{os.getpid() % 100000}"]
+    held.want("bridge.add", name="br0")
+    held.want("port.add", bridge="br0", name="out", type=kind, device=names[0], number=77, tag=5, gro=False)
+    ip("link", "set", names[0], "up")
+    capture = os.open(run_dir / "out.pcapng", os.O_RDWR | os.O_CREAT, 0o600)
+    held.link.ask("capture.start", port="out", fds={"file": capture})
+
+    def port():
+        return held.link.ask("port.list")["ports"][0]
+
+    def received():
+        return held.link.ask("port.stats", name="out")["ports"][0]["in_packets"]
+
+    def frame_comes():
+        before = received()
+        send_to_port(kind, names)
+        wait_until(lambda: received() > before, 5, "a frame")
+
+    whole = port()
+    assert "broken" not in whole and whole["number"] == 77
+    frame_comes()
+    for _ in range(2):
+        counted = received()
+        ip("link", "del", names[0])
+        wait_until(lambda: "broken" in port(), 5, "being told")
+        assert names[0] in port()["broken"] and port()["link"] == "down"
+        held.link.ask("port.set", name="out", tag=6)
+        assert {**port(), "broken": "", "link": "", "tag": 5} == {**whole, "broken": "", "link": ""}
+        if kind != "tap":
+            assert received() == counted
+            wait_until(lambda: "No such device" in port()["broken"], 5, "the next try")
+            ip("link", "add", names[0], "type", "veth", "peer", "name", names[1])
+            for name in names:
+                ip("link", "set", name, "up")
+        wait_until(lambda: "broken" not in port(), 10, "the port")
+        assert received() >= counted and port()["tag"] == 6 and port()["number"] == 77
+        ip("link", "set", names[0], "up")
+        frame_comes()
+    held.link.ask("capture.stop", port="out")
+    assert (run_dir / "out.pcapng").read_bytes().count(b"\x88\xb5" + bytes(50)) >= 3
+    ip("link", "del", names[0])
+    wait_until(lambda: "broken" in port(), 5, "being told")
+    held.link.ask("port.del", name="out")
+    assert held.link.ask("port.list")["ports"] == []
+    output = held.process.output()
+    assert output.count("port out is broken") == 3 and output.count("port out works again") == 2
+
+
 # ---- flow files ----
 
 

@@ -249,9 +249,14 @@ int request_take_fd(struct net_request *r, const char *name)
 static void tick(struct loop_timer *t)
 {
     struct net *n = container_of(t, struct net, tick);
-    switch_tick(n->sw, clock_now_ns());
+    uint64_t now_ns = clock_now_ns();
+    switch_tick(n->sw, now_ns);
     LIST_FOR_EACH (node, &n->bridges)
         net_flows_ticked(list_entry(node, struct net_bridge, node));
+    LIST_FOR_EACH (node, &n->attachments) {
+        struct attachment *a = list_entry(node, struct attachment, node);
+        if (!a->is_vif) net_port_look(a, now_ns);
+    }
     loop_timer_arm(n->loop, t, NS_PER_SECOND, tick);
 }
 

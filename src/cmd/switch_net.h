@@ -170,6 +170,8 @@ int request_port_del(struct net *n, struct net_request *r);
 int request_port_set(struct net *n, struct net_request *r);
 json_t *net_port_json(struct attachment *a);
 void net_port_settle(struct attachment *a);
+/* Every second: is it still alive, or again? */
+void net_port_look(struct attachment *a, uint64_t now_ns);
 void net_port_free(struct attachment *a);
 
 /* ---- VIFs (switch_vif.c) ---- */

@@ -2,6 +2,9 @@
 /*
  * Ports: what they have in common with VIFs (a name, a place on a bridge), and those that are the host's: tap, af_packet,
  * af_xdp. Every receive queue of such a port is a source with a runner of its own.
+ *
+ * A port whose interface is gone (deleted, or its driver loaded anew) stays, with its number, settings, capture and statistics:
+ * one that drops everything takes its place on the bridge, and the interface is tried again until it can be opened.
  */
 #include "cmd/switch_net.h"
 
@@ -15,12 +18,15 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "loop/clock.h"
 #include "port/af_packet.h"
 #include "port/af_xdp.h"
+#include "port/capture.h"
 #include "port/tap.h"
 
 #define MTU_MIN 68u
 #define MTU_MAX 65535u
+#define RETRY_NS (2 * NS_PER_SECOND)
 
 /* ---- what all have in common ---- */
 
@@ -70,6 +76,9 @@ struct net_port {
     uint32_t mtu; /* 0: as the device has it */
     struct port_source *source[NET_PORT_QUEUES_MAX];
     struct runner *runner[NET_PORT_QUEUES_MAX];
+    struct port lost; /* a.port, when it is broken: why, and when it is tried again */
+    char why[256];
+    uint64_t retry_ns;
 };
 
 static struct net_port *port_of(struct attachment *a)
@@ -184,6 +193,105 @@ void net_port_settle(struct attachment *a)
     if (ret < 0) log_error("port %s: its threads cannot be started: %s", a->name, strerror(-ret));
 }
 
+/* ---- without its interface ---- */
+
+static void lost_send(struct port *port, struct packet *const *packets, unsigned n, struct packet_pool *pool)
+{
+    (void)packets;
+    (void)pool;
+    atomic_fetch_add_explicit(&port->out.dropped, n, memory_order_relaxed);
+}
+
+static bool lost_link_up(struct port *port)
+{
+    (void)port;
+    return false;
+}
+
+static void lost_free(struct port *port)
+{
+    (void)port; /* it is part of the net_port */
+}
+
+static const struct port_ops lost_ops[] = {
+    [TYPE_TAP] = {.type = "tap", .send = lost_send, .link_up = lost_link_up, .free = lost_free},
+    [TYPE_AF_PACKET] = {.type = "af_packet", .send = lost_send, .link_up = lost_link_up, .free = lost_free},
+    [TYPE_AF_XDP] = {.type = "af_xdp", .send = lost_send, .link_up = lost_link_up, .free = lost_free},
+};
+
+static bool is_lost(const struct net_port *p)
+{
+    return p->a.port == &p->lost;
+}
+
+/* `by` in the place of the port, which is freed. No source of either is on a runner. */
+static void replace(struct net_port *p, struct port *by)
+{
+    struct attachment *a = &p->a;
+    struct port *old = a->port;
+    struct port_stats counted = {0};
+    struct errmsg e;
+    uint32_t number = switch_port_number(a->sp);
+    bridge_remove_port(a->sp); /* nobody uses it any more */
+    port_stats_read(old, &counted);
+    port_stats_go_on(by, &counted);
+    if (a->capture) port_capture_move(a->capture, by);
+    old->ops->free(old);
+    a->port = by;
+    while (bridge_add_port(a->bridge->bridge, by, number, &a->vlan, &a->sp, &e) <
+           0) /* no memory; it has a right to its place */
+        switch_barrier(p->net->sw);
+    switch_barrier(p->net->sw);
+}
+
+static void lose(struct net_port *p, int error)
+{
+    stop(p);
+    snprintf(p->why, sizeof p->why, "%s: %s", p->device, strerror(-error));
+    log_limited(LOG_LEVEL_WARN, "port %s is broken: %s; it is tried again every two seconds", p->a.name, p->why);
+    port_init(&p->lost, &lost_ops[p->type], p->a.name);
+    atomic_store(&p->lost.mtu, atomic_load(&p->a.port->mtu));
+    replace(p, &p->lost);
+    memset(p->source, 0, sizeof p->source);
+    p->retry_ns = clock_now_ns() + RETRY_NS;
+}
+
+static void try_again(struct net_port *p)
+{
+    struct errmsg e = {""};
+    int ret = open_port(p, &e);
+    if (ret < 0) {
+        snprintf(p->why, sizeof p->why, "%s", e.text);
+        p->retry_ns = clock_now_ns() + RETRY_NS;
+        return;
+    }
+    struct port *opened = p->a.port;
+    p->a.port = &p->lost;
+    replace(p, opened);
+    ret = start(p);
+    if (ret < 0) lose(p, ret);
+    else log_limited(LOG_LEVEL_INFO, "port %s works again: %s could be opened", p->a.name, p->device);
+}
+
+static int error_of(struct net_port *p)
+{
+    int error = p->a.port->ops->broken ? p->a.port->ops->broken(p->a.port) : 0;
+    for (unsigned i = 0; error == 0 && i < p->queues; i++)
+        if (p->source[i]) error = atomic_load(&p->source[i]->broken);
+    return error;
+}
+
+void net_port_look(struct attachment *a, uint64_t now_ns)
+{
+    struct net_port *p = port_of(a);
+    if (is_lost(p)) {
+        if (now_ns >= p->retry_ns) try_again(p);
+        return;
+    }
+    int error = p->running ? error_of(p) : 0;
+    if (error) lose(p, error);
+}
+
 void net_port_free(struct attachment *a)
 {
     struct net_port *p = port_of(a);
@@ -264,7 +372,7 @@ int request_port_del(struct net *n, struct net_request *r)
     struct net_port *p = request_port(n, &f, r->e, &ret);
     if (ret == 0) ret = fields_done(&f, r->e);
     if (ret < 0) return ret;
-    if (p->ours) ioctl(p->source[0]->fd, TUNSETPERSIST, 0);
+    if (p->ours && p->source[0]) ioctl(p->source[0]->fd, TUNSETPERSIST, 0);
     net_port_free(&p->a);
     return 0;
 }
@@ -308,5 +416,6 @@ json_t *net_port_json(struct attachment *a)
                           "type", type_names[p->type], "number", (json_int_t)switch_port_number(a->sp), "device",
                           p->device, "queues", (int)p->queues, "mtu", (json_int_t)atomic_load(&a->port->mtu), "gro",
                           p->gro, "link", link ? "up" : "down");
+    if (is_lost(p)) json_object_set_new(j, "broken", json_string(p->why));
     return vlan_json(&a->vlan, j);
 }

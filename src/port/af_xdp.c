@@ -12,7 +12,7 @@
  * while frames are copied and not while the kernel sends them.
  *
  * That the interface went down or is gone wakes nobody here (the kernel's poll does not tell): the source stays silent,
- * frames to be sent are dropped when the ring is full, and the link is down.
+ * frames to be sent are dropped when the ring is full, and the link is down. Whoever asks (ops->broken) is told that it is gone.
  */
 #include "port/af_xdp.h"
 
@@ -215,6 +215,12 @@ static bool xdp_link_up(struct port *port)
     return device_link_up(&device_of(port)->nic);
 }
 
+static int xdp_broken(struct port *port)
+{
+    short flags;
+    return device_flags(&device_of(port)->nic, &flags) ? 0 : -ENODEV;
+}
+
 static void xdp_stats(struct port *port, struct port_stats *out)
 {
     struct af_xdp *x = device_of(port);
@@ -251,8 +257,12 @@ static void xdp_free(struct port *port)
     free(x);
 }
 
-static const struct port_ops ops = {
-    .type = "af_xdp", .send = xdp_send, .link_up = xdp_link_up, .stats = xdp_stats, .free = xdp_free};
+static const struct port_ops ops = {.type = "af_xdp",
+                                    .send = xdp_send,
+                                    .link_up = xdp_link_up,
+                                    .broken = xdp_broken,
+                                    .stats = xdp_stats,
+                                    .free = xdp_free};
 
 /* ---- opening ---- */
 

@@ -213,8 +213,10 @@ static void an_interface_goes_down_and_is_removed(void **state)
     net_run(r.ours, "ip link set cr-0 up");
     WAIT_FOR(p->ops->link_up(p));
     net_stream(r.nets[1], r.nets[0], "10.0.0.1", MIB);
+    assert_int_equal(p->ops->broken(p), 0);
     net_run(r.ours, "ip link del cr-0");
     WAIT_FOR(!p->ops->link_up(p));
+    assert_int_equal(p->ops->broken(p), -ENODEV);
     net_shout(r.nets[1], "cr-host", "10.0.0.1");
     usleep(20000);
     struct port_stats stats;

@@ -67,6 +67,7 @@ struct packet_block_end { /* after the frame, padded to a multiple of 4 */
 
 struct port_capture {
     struct port *port;
+    char name[PORT_NAME_BYTES]; /* the port's, for the writer: the port may be another by then */
     int fd, stop_fd;
     bool whole_writes; /* a file takes all at once, and nobody waits */
     uint32_t snap_bytes, direction;
@@ -262,7 +263,7 @@ static void write_beginning(struct port_capture *c)
     put_u32(&b, 0);
     put_u32(&b, LINK_ETHERNET);
     put_u32(&b, c->snap_bytes);
-    put_option(&b, OPTION_INTERFACE_NAME, c->port->name, strlen(c->port->name));
+    put_option(&b, OPTION_INTERFACE_NAME, c->name, strlen(c->name));
     put_option(&b, OPTION_INTERFACE_RESOLUTION, &(const uint8_t){9}, 1);
     put_end(&b, start);
     write_out(c, b.data, b.bytes);
@@ -363,6 +364,7 @@ int port_capture_start(struct port_capture **out, struct port *p, const struct p
     if (!c) return errmsg_sys(e, ENOMEM, "capture of %s", p->name);
     memset(c, 0, sizeof *c);
     c->port = p;
+    memcpy(c->name, p->name, sizeof c->name);
     c->fd = c->stop_fd = -1;
     int ret = capture_fill(c, config, e);
     if (ret < 0) {
@@ -373,6 +375,13 @@ int port_capture_start(struct port_capture **out, struct port *p, const struct p
     atomic_store_explicit(&p->capture, c, memory_order_release);
     *out = c;
     return 0;
+}
+
+void port_capture_move(struct port_capture *c, struct port *to)
+{
+    atomic_store(&c->port->capture, NULL);
+    c->port = to;
+    atomic_store(&to->capture, c);
 }
 
 void port_capture_stop(struct port_capture *c)

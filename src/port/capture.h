@@ -44,6 +44,8 @@ struct port_capture_stats {
 /* From now on. -EBUSY: the port is being captured already. */
 int port_capture_start(struct port_capture **out, struct port *p, const struct port_capture_config *c,
                        struct errmsg *e);
+/* Of that port from now on, which takes the other's place. No thread may use either of them. */
+void port_capture_move(struct port_capture *c, struct port *to);
 /* Nothing is put in after it returned; what is in the ring has been written, or given up when the reader of a pipe takes longer than
  * a second. */
 void port_capture_stop(struct port_capture *c);

@@ -229,3 +229,19 @@ void port_stats_read(struct port *p, struct port_stats *out)
     };
     if (p->ops->stats) p->ops->stats(p, out);
 }
+
+void port_stats_go_on(struct port *p, const struct port_stats *from)
+{
+    count(&p->in.packets, from->in_packets);
+    count(&p->in.bytes, from->in_bytes);
+    count(&p->in.dropped, from->in_dropped);
+    count(&p->in.errors, from->in_errors);
+    count(&p->out.packets, from->out_packets);
+    count(&p->out.bytes, from->out_bytes);
+    count(&p->out.dropped, from->out_dropped);
+    count(&p->out.errors, from->out_errors);
+    count(&p->copied_bytes, from->out_copied_bytes);
+    count(&p->segmented, from->segmented);
+    count(&p->checksummed, from->checksummed);
+    count(&p->merged, from->merged);
+}

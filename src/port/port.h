@@ -54,6 +54,8 @@ struct port_ops {
     void (*send)(struct port *p, struct packet *const *packets, unsigned count, struct packet_pool *pool);
     /* Link seen by the port (a guest's LINK_UP, a NIC's carrier). May be NULL: always up. */
     bool (*link_up)(struct port *p);
+    /* 0, or the -errno for which it will never have frames again, where its sources' receive does not say so. May be NULL. */
+    int (*broken)(struct port *p);
     /* Add what the port counts itself to *out (already filled from in and out). May be NULL. */
     void (*stats)(struct port *p, struct port_stats *out);
     void (*free)(struct port *p);
@@ -81,5 +83,7 @@ struct port {
 void port_init(struct port *p, const struct port_ops *ops, const char *name);
 void port_send(struct port *p, struct packet *const *packets, unsigned count, struct packet_pool *pool);
 void port_stats_read(struct port *p, struct port_stats *out);
+/* It takes the place of a port that counted that much, and counts on from there. Before it is used. */
+void port_stats_go_on(struct port *p, const struct port_stats *from);
 
 #endif

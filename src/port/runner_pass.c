@@ -67,17 +67,18 @@ static void move(struct port_source *s, enum source_state state, struct list *to
     s->state = (uint8_t)state;
 }
 
-static void set_broken(struct port_source *s)
+static void set_broken(struct port_source *s, int error)
 {
     unwatch(s);
-    s->broken = true;
+    atomic_store(&s->broken, error);
     move(s, SOURCE_BROKEN, &s->runner->broken);
 }
 
 static void set_active(struct port_source *s)
 {
     /* A source that cannot be watched could sleep for ever. */
-    if (watch(s) < 0) set_broken(s);
+    int ret = watch(s);
+    if (ret < 0) set_broken(s, ret);
     else move(s, SOURCE_ACTIVE, &s->runner->active);
 }
 
@@ -206,7 +207,7 @@ static unsigned serve_active(struct runner *r)
         s->not_before_ns = 0;
         int n = serve(r, s);
         if (n < 0) {
-            set_broken(s);
+            set_broken(s, n);
             continue;
         }
         total += (unsigned)n;
@@ -335,7 +336,7 @@ void runner_pass_init(struct runner *r)
 int runner_pass_add(struct runner *r, struct port_source *s)
 {
     s->runner = r;
-    s->broken = false;
+    atomic_store(&s->broken, 0);
     s->events = 0;
     s->not_before_ns = s->idle_since_ns = s->window_ns = 0;
     list_init(&s->node);

@@ -424,7 +424,7 @@ static void a_broken_source_is_left_alone(void **state)
     fake_make(good, 50);
     WAIT_FOR(atomic_load(&good->taken) == 51);
     assert_int_equal(atomic_load(&bad->receives), 1);
-    assert_true(bad->source.broken);
+    assert_int_equal(atomic_load(&bad->source.broken), -EIO);
     /* Again, when it was removed and added. */
     runner_remove(&bad->source);
     atomic_store(&bad->fail_with, 0);

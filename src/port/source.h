@@ -50,8 +50,8 @@ struct port_source {
     struct list node;
     struct runner *runner;
     uint8_t state;
-    bool broken;
-    uint32_t events; /* watched for; 0: not at all */
+    _Atomic int broken; /* the -errno that receive failed with, or 0; any thread may look */
+    uint32_t events;    /* watched for; 0: not at all */
     uint64_t idle_since_ns, window_ns;
 };
 

@@ -154,7 +154,7 @@ struct broken {
 static void look_broken(void *arg)
 {
     struct broken *b = arg;
-    b->broken = b->source->broken;
+    b->broken = atomic_load(&b->source->broken) != 0;
 }
 
 bool hub_broken(struct hub *h, unsigned i)
