@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "packet/parse.h"
 #include "vif/test_card.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -129,6 +130,18 @@ static void write_memory(struct input *in)
     in->at += length;
 }
 
+/* Finishing the checksum changes no address and no port, nor anything before them. */
+static void check_csum_place(const struct packet *p)
+{
+    const struct packet_offload *o = &p->offload;
+    struct packet_layers l = packet_parse(p);
+    must(l.l4_at != PACKET_NO_LAYER && o->csum_start >= l.l4_at);
+    must(o->csum_offset == 16 || o->csum_offset == 6);
+    if (o->csum_start == l.l4_at) must(l.proto == (o->csum_offset == 16 ? 6 : 17));
+    else must(o->csum_start >= l.l4_at + 4u && l.proto != 6);
+    must(o->csum_start + o->csum_offset + 2 <= p->head_bytes);
+}
+
 static void check_packet(const struct packet *p)
 {
     uint64_t bytes = p->head_bytes;
@@ -141,8 +154,9 @@ static void check_packet(const struct packet *p)
     }
     must(bytes == p->length_bytes);
     const struct packet_offload *o = &p->offload;
-    if (o->csum_partial) must(o->csum_start >= 14 && o->csum_start + o->csum_offset + 2 <= p->head_bytes);
-    if (o->gso) must(o->csum_partial && o->gso_size > 0 && o->gso <= PACKET_GSO_UDP6);
+    if (o->csum_partial) check_csum_place(p);
+    if (o->gso)
+        must(packet_csum_place(p) == PACKET_CSUM_L4 && o->csum_partial && o->gso_size > 0 && o->gso <= PACKET_GSO_UDP6);
 }
 
 static void release(struct guest *g)

@@ -169,3 +169,31 @@ struct packet_layers packet_parse(const struct packet *p)
     else if (type == ETH_TYPE_IPV6) parse_ipv6(p, &l, at);
     return l;
 }
+
+static bool is_csum_of(uint8_t proto, unsigned offset)
+{
+    return (proto == IP_PROTO_TCP && offset == TCP_CSUM_OFFSET) || (proto == IP_PROTO_UDP && offset == UDP_CSUM_OFFSET);
+}
+
+/* Where what a tunnel carries begins at the earliest; PACKET_NO_LAYER: this is none. */
+static uint32_t tunnel_end(const struct packet_layers *l)
+{
+    switch (l->proto) {
+    case IP_PROTO_UDP: return l->l4_at + (uint32_t)sizeof(struct wire_udp);
+    case IP_PROTO_GRE: return l->l4_at + GRE_HEADER_BYTES;
+    case IP_PROTO_IPV4: return l->l4_at + IPV4_HEADER_BYTES;
+    case IP_PROTO_IPV6: return l->l4_at + IPV6_HEADER_BYTES;
+    default: return PACKET_NO_LAYER;
+    }
+}
+
+enum packet_csum_place packet_csum_place(const struct packet *p)
+{
+    uint32_t start = p->offload.csum_start, offset = p->offload.csum_offset;
+    if (start + offset + 2u > p->head_bytes) return PACKET_CSUM_WRONG;
+    struct packet_layers l = packet_parse(p);
+    if (l.l4_at == PACKET_NO_LAYER) return PACKET_CSUM_WRONG;
+    if (start == l.l4_at) return is_csum_of(l.proto, offset) ? PACKET_CSUM_L4 : PACKET_CSUM_WRONG;
+    if (offset != TCP_CSUM_OFFSET && offset != UDP_CSUM_OFFSET) return PACKET_CSUM_WRONG;
+    return start >= tunnel_end(&l) ? PACKET_CSUM_INNER : PACKET_CSUM_WRONG;
+}

@@ -31,4 +31,16 @@ struct packet_layers packet_parse(const struct packet *p);
 /* From the IP header at l3_at on, whose version is told by its first four bits; no type_at, no tags. */
 struct packet_layers packet_parse_ip(const struct packet *p, uint16_t l3_at);
 
+/*
+ * Where a sender wants the checksum finished (offload.csum_start and csum_offset), against the frame. A place that is not a
+ * checksum's would be a way to rewrite a frame after it was looked at: an address, a port. So it is the field of the TCP or
+ * UDP header that the frame has, or such a field of a frame in a tunnel, behind every header that a switch looks at.
+ */
+enum packet_csum_place {
+    PACKET_CSUM_WRONG, /* to be dropped */
+    PACKET_CSUM_L4,    /* of the header at l4_at */
+    PACKET_CSUM_INNER,
+};
+enum packet_csum_place packet_csum_place(const struct packet *p);
+
 #endif

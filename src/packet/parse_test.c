@@ -153,13 +153,70 @@ static void anything_stays_inside(void **state)
     }
 }
 
+static enum packet_csum_place place_of(struct test_packet *t, uint32_t start, uint32_t offset)
+{
+    t->p.offload =
+        (struct packet_offload){.csum_partial = true, .csum_start = (uint16_t)start, .csum_offset = (uint16_t)offset};
+    return packet_csum_place(&t->p);
+}
+
+/* Of all places only the protocol's own is right, and in a tunnel those behind the outer headers. */
+static void places_of_checksums(void **state)
+{
+    struct test_random r = {5};
+    static struct test_built b;
+    for (unsigned round = 0; round < 400; round++) {
+        struct test_spec s;
+        random_spec(&r, &s);
+        test_build(&b, &s);
+        struct test_packet *t =
+            test_packet_with_head(&r, b.bytes, b.n, b.n < PACKET_HEAD_BYTES ? b.n : PACKET_HEAD_BYTES);
+        uint32_t own = s.proto == 6 ? 16 : s.proto == 17 ? 6 : UINT32_MAX;
+        for (uint32_t start = 0; start < 280; start++)
+            for (uint32_t offset = 0; offset < 20; offset += 2) {
+                bool fits = start + offset + 2 <= t->p.head_bytes && !is_later(&s);
+                bool l4 = fits && start == b.l4_at && offset == own;
+                bool inner = fits && s.proto == 17 && start >= b.l4_at + 8u && (offset == 6 || offset == 16);
+                enum packet_csum_place wanted = l4 ? PACKET_CSUM_L4 : inner ? PACKET_CSUM_INNER : PACKET_CSUM_WRONG;
+                assert_int_equal(place_of(t, start, offset), wanted);
+            }
+        assert_int_equal(place_of(t, 65535, 65535), PACKET_CSUM_WRONG);
+        test_packet_free(t);
+    }
+}
+
+static void places_in_tunnels(void **state)
+{
+    static const struct {
+        uint8_t proto;
+        unsigned bytes; /* of the outer header */
+    } tunnels[] = {{4, 20}, {41, 40}, {47, 4}, {17, 8}};
+    static const uint8_t none[] = {1, 2, 6, 50, 58, 89, 132};
+    struct test_random r = {6};
+    uint8_t f[200] = {[12] = 8, [14] = 0x45, [17] = 186};
+    for (unsigned i = 0; i < 4; i++) {
+        f[23] = tunnels[i].proto;
+        struct test_packet *t = test_packet_with_head(&r, f, sizeof f, sizeof f);
+        assert_int_equal(place_of(t, 34 + tunnels[i].bytes, 16), PACKET_CSUM_INNER);
+        assert_int_equal(place_of(t, 34 + tunnels[i].bytes, 6), PACKET_CSUM_INNER);
+        assert_int_equal(place_of(t, 34 + tunnels[i].bytes, 8), PACKET_CSUM_WRONG);
+        assert_int_equal(place_of(t, 34 + tunnels[i].bytes - 1, 16), PACKET_CSUM_WRONG);
+        test_packet_free(t);
+    }
+    for (unsigned i = 0; i < sizeof none; i++) {
+        f[23] = none[i];
+        struct test_packet *t = test_packet_with_head(&r, f, sizeof f, sizeof f);
+        assert_int_equal(place_of(t, 100, 16), PACKET_CSUM_WRONG);
+        test_packet_free(t);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(headers_are_found),
-        cmocka_unit_test(short_heads),
-        cmocka_unit_test(lengths_that_cannot_be),
-        cmocka_unit_test(anything_stays_inside),
+        cmocka_unit_test(headers_are_found),      cmocka_unit_test(short_heads),
+        cmocka_unit_test(lengths_that_cannot_be), cmocka_unit_test(anything_stays_inside),
+        cmocka_unit_test(places_of_checksums),    cmocka_unit_test(places_in_tunnels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -42,13 +42,17 @@ static inline bool eth_type_is_mpls(uint16_t type)
 #define MPLS_BOTTOM 0x100u /* of a label stack entry */
 
 #define IP_PROTO_ICMP 1u
+#define IP_PROTO_IPV4 4u /* in IP */
 #define IP_PROTO_TCP 6u
 #define IP_PROTO_UDP 17u
+#define IP_PROTO_IPV6 41u /* in IP */
+#define IP_PROTO_GRE 47u
 #define IP_PROTO_DCCP 33u
 #define IP_PROTO_ICMPV6 58u
 #define IP_PROTO_SCTP 132u
 #define IP_PROTO_UDPLITE 136u
 
+#define GRE_HEADER_BYTES 4u   /* without key, sum and number */
 #define IPV4_HEADER_BYTES 20u /* without options */
 #define IPV6_HEADER_BYTES 40u
 #define IPV4_DONT_FRAGMENT 0x4000u

@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "base/endian.h"
+#include "packet/parse.h"
 
 #ifndef VIRTIO_NET_HDR_GSO_UDP_L4
 #define VIRTIO_NET_HDR_GSO_UDP_L4 5 /* Linux 6.2 */
@@ -46,8 +47,8 @@ static bool is_tcp(uint8_t gso)
     return gso == PACKET_GSO_TCP4 || gso == PACKET_GSO_TCP6;
 }
 
-/* The headers are what the kind of segmentation says, and are all in the head. IPv6 extension headers are not walked:
- * who cuts the frame up does that. */
+/* The headers are what the kind of segmentation says, and are all in the head. Behind IPv6
+ * extension headers, packet_csum_place() has found L4. */
 static bool gso_fits(const struct packet *p, unsigned *headers_bytes)
 {
     const struct packet_offload *o = &p->offload;
@@ -101,13 +102,13 @@ bool vnet_read(const uint8_t header[VNET_HEADER_BYTES], struct packet *p)
     memcpy(&h, header, sizeof h);
     p->offload = (struct packet_offload){.csum_valid = h.flags & VIRTIO_NET_HDR_F_DATA_VALID};
     if (h.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
-        /* The sum is written into the head, and only there. */
-        if (h.csum_start < ETHERNET_BYTES || !range_fits(h.csum_start, h.csum_offset + 2u, p->head_bytes)) return false;
         p->offload.csum_partial = true;
         p->offload.csum_start = h.csum_start;
         p->offload.csum_offset = h.csum_offset;
     }
-    return h.gso_type == VIRTIO_NET_HDR_GSO_NONE || read_gso(&h, p);
+    enum packet_csum_place place = p->offload.csum_partial ? packet_csum_place(p) : PACKET_CSUM_WRONG;
+    if (h.gso_type != VIRTIO_NET_HDR_GSO_NONE) return place == PACKET_CSUM_L4 && read_gso(&h, p);
+    return !p->offload.csum_partial || place != PACKET_CSUM_WRONG;
 }
 
 void vnet_write(uint8_t header[VNET_HEADER_BYTES], const struct packet *p)

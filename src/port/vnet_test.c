@@ -11,6 +11,7 @@
 #include <linux/virtio_net.h>
 #include <string.h>
 
+#include "packet/parse.h"
 #include "port/frame.h"
 
 #define UDP_L4 5
@@ -121,6 +122,10 @@ static void what_is_impossible_is_refused(void **state)
     assert_false(read_header(header(l4, 1, 1, 1000, 6), &p));      /* not TCP's checksum */
     assert_false(read_header(header(l4 + 4, 1, 1, 1000, 16), &p)); /* not where L4 begins */
     assert_false(read_header(header(13, 1, 0, 0, 16), &p));        /* in the Ethernet header */
+    assert_false(read_header(header(14, 1, 0, 0, 16), &p));        /* the destination address */
+    assert_false(read_header(header(20, 1, 0, 0, 6), &p));         /* the source address */
+    assert_false(read_header(header(l4, 1, 0, 0, 2), &p));         /* a port */
+    assert_false(read_header(header(l4 + 40, 1, 0, 0, 16), &p));   /* TCP is no tunnel */
     assert_false(read_header(header(255, 1, 0, 0, 0), &p));        /* behind the head */
     assert_false(read_header(header(65535, 1, 0, 0, 65535), &p));
     p.head[l4 + 12] = 4 << 4; /* a TCP header of 16 bytes */
@@ -131,8 +136,11 @@ static void what_is_impossible_is_refused(void **state)
     p = frame(UDP4, &l4);
     assert_false(read_header(header(l4, 1, 0x80 | UDP_L4, 1000, 6), &p)); /* ECN is TCP's */
     assert_false(read_header(header(l4, 1, UDP_L4, 40, 6), &p));
+    assert_false(read_header(header(l4 + 40, 1, 1, 1000, 16), &p)); /* segments in a tunnel */
+    assert_true(read_header(header(l4 + 40, 1, 0, 0, 16), &p));
     p = frame(ARP, &l4);
     assert_false(read_header(header(l4, 1, 1, 1000, 16), &p));
+    assert_false(read_header(header(l4, 1, 0, 0, 16), &p));
 }
 
 static uint32_t next_random(uint32_t *state)
@@ -145,7 +153,7 @@ static uint32_t next_random(uint32_t *state)
 static void check_sound(const struct packet *p)
 {
     const struct packet_offload *o = &p->offload;
-    if (o->csum_partial) assert_true(o->csum_start >= 14 && o->csum_start + o->csum_offset + 2u <= p->head_bytes);
+    if (o->csum_partial) assert_int_not_equal(packet_csum_place(p), PACKET_CSUM_WRONG);
     if (o->gso == PACKET_GSO_NONE) {
         assert_int_equal(o->gso_size, 0);
         return;

@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "base/checked.h"
+#include "packet/parse.h"
 #include "vif/test_traffic.h"
 
 #define VIRTIO_NET_F_CTRL_VQ 17
@@ -156,10 +157,20 @@ static const struct header_case header_cases[] = {
     {"unknown flags", TCP4, 0xfe, 0, 500, 500, 0, 0, 60, 0, true, 0},
     {"a checksum", TCP4, 1, 0, -1, -1, 0, 0, 60, 0, true, 0},
     {"a checksum that was not agreed on", TCP4, 1, 0, -1, -1, 0, 0, 60, BIT64(VIRTIO_NET_F_CSUM), false, 0},
-    {"a checksum past the end", TCP4, 1, 0, 40, 19, 0, 0, 60, 0, false, 0},
-    {"a checksum at the end", TCP4, 1, 0, 40, 18, 0, 0, 60, 0, true, 0},
-    {"a checksum past the head", TCP4, 1, 0, 240, 15, 0, 0, 1000, 0, false, 0},
-    {"a checksum at the head's end", TCP4, 1, 0, 240, 14, 0, 0, 1000, 0, true, 0},
+    {"a checksum past the end", TCP4, 1, 0, -1, -1, 0, 0, 51, 0, false, 0},
+    {"a checksum at the end", TCP4, 1, 0, -1, -1, 0, 0, 52, 0, true, 0},
+    {"a checksum past the head", UDP4, 1, 0, 250, 6, 0, 0, 1000, 0, false, 0},
+    {"a checksum at the head's end", UDP4, 1, 0, 248, 6, 0, 0, 1000, 0, true, 0},
+    {"a checksum, tagged", TCP4_TAGGED, 1, 0, -1, -1, 0, 0, 1000, 0, true, 0},
+    {"a checksum over the destination", TCP4, 1, 0, 14, 16, 0, 0, 60, 0, false, 0},
+    {"a checksum over the source", TCP4, 1, 0, 20, 6, 0, 0, 60, 0, false, 0},
+    {"a checksum over the ports", TCP4, 1, 0, -1, 0, 0, 0, 60, 0, false, 0},
+    {"a checksum over the flags", TCP4, 1, 0, -1, 12, 0, 0, 60, 0, false, 0},
+    {"a checksum over the payload", TCP4, 1, 0, 60, 16, 0, 0, 1000, 0, false, 0},
+    {"the checksum of another protocol", UDP4, 1, 0, -1, 16, 0, 0, 60, 0, false, 0},
+    {"a checksum in a tunnel", UDP4, 1, 0, 100, 16, 0, 0, 1000, 0, true, 0},
+    {"tso in a tunnel", UDP4, 1, 1, 100, 16, 1448, 54, 9000, 0, false, 0},
+    {"a checksum of arp", ARP, 1, 0, 22, 6, 0, 0, 60, 0, false, 0},
     {"a start that is out of bounds", TCP4, 1, 0, 65535, 65535, 0, 0, 1000, 0, false, 0},
     {"a checksum within the addresses", TCP4, 1, 0, 2, 4, 0, 0, 60, 0, false, 0},
     {"tso4", TCP4, 1, 1, -1, -1, 1448, 54, 9000, 0, true, PACKET_GSO_TCP4},
@@ -255,12 +266,13 @@ static void test_random_headers(void **state)
         if (!vif_header_parse(&h, UINT64_MAX, &p)) continue;
         const struct packet_offload *o = &p.offload;
         accepted++;
-        if (o->csum_partial) assert_true(o->csum_start >= 14 && o->csum_start + o->csum_offset + 2 <= p.head_bytes);
+        if (o->csum_partial) assert_int_not_equal(packet_csum_place(&p), PACKET_CSUM_WRONG);
         if (!o->gso) {
             assert_false(o->gso_ecn);
             continue;
         }
         assert_true(o->csum_partial && o->gso_size > 0 && o->gso <= PACKET_GSO_UDP6);
+        assert_int_equal(packet_csum_place(&p), PACKET_CSUM_L4);
         unsigned headers = o->csum_start + (o->gso >= PACKET_GSO_UDP4 ? 8 : (head[o->csum_start + 12] >> 4) * 4u);
         assert_true(headers <= p.head_bytes && headers < p.length_bytes);
         assert_true(div_round_up(p.length_bytes - headers, o->gso_size) <= 65536 / VIF_TCP_SEGMENT_MIN);

@@ -2,11 +2,12 @@
 /*
  * The virtio-net header (Virtual I/O Device 1.2, section 5.1.6): from a driver into offloads, and back.
  *
- * What a driver wrote is believed in nothing: positions lie within the frame and within the part of it that
+ * What a driver wrote is believed in nothing: a checksum is where the frame's headers say, within the part of it that
  * was copied out, segmentation was agreed on, and the frame is what it is said to be (a length of headers that is claimed
  * is not used at all, only compared). A frame for which any of that fails is dropped; its guest hurts nobody else by it, and
  * the queue is sound.
  */
+#include "packet/parse.h"
 #include "vif/vif_impl.h"
 
 #define ETH_TYPE_AT 12u
@@ -51,7 +52,7 @@ static bool carries(const struct packet *p, unsigned type, uint8_t protocol)
         return !fragment && p->head[l3 + 9] == protocol && l3 + (p->head[l3] & 15u) * 4 == l4 && l4 >= l3 + IPV4_BYTES;
     }
     if (l3 + IPV6_BYTES > p->head_bytes || p->head[l3] >> 4 != 6 || l4 < l3 + IPV6_BYTES) return false;
-    /* With extension headers in between, the last one is not looked for: the checksum's place says which protocol it is. */
+    /* With extension headers in between: the checksum's place, which was compared with the frame, says which protocol it is. */
     return l4 > l3 + IPV6_BYTES || p->head[l3 + 6] == protocol;
 }
 
@@ -103,12 +104,13 @@ bool vif_header_parse(const struct virtio_net_hdr *h, uint64_t features, struct 
     if (h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
         unsigned start = le16_get(h->csum_start), offset = le16_get(h->csum_offset);
         if (!(features & BIT64(VIRTIO_NET_F_CSUM))) return false;
-        if (start < VIF_ETH_BYTES || start + offset + 2 > p->head_bytes) return false;
         p->offload.csum_partial = true;
         p->offload.csum_start = (uint16_t)start;
         p->offload.csum_offset = (uint16_t)offset;
     }
-    return h->gso_type == VIRTIO_NET_HDR_GSO_NONE || parse_gso(h, features, p);
+    enum packet_csum_place place = p->offload.csum_partial ? packet_csum_place(p) : PACKET_CSUM_WRONG;
+    if (h->gso_type != VIRTIO_NET_HDR_GSO_NONE) return place == PACKET_CSUM_L4 && parse_gso(h, features, p);
+    return !p->offload.csum_partial || place != PACKET_CSUM_WRONG;
 }
 
 /* Bytes of all headers of a frame that is to be cut: a hint for the driver (5.1.6.4). */
