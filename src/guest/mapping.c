@@ -28,6 +28,7 @@
 #include <linux/magic.h>
 
 #include "base/checked.h"
+#include "guest/memory.h"
 
 #define SLOTS_PER_CHUNK 128
 
@@ -177,6 +178,16 @@ int guest_mapping_key(struct guest_mapping_key *key, int fd, uint64_t offset_byt
     if (fs.f_type == HUGETLBFS_MAGIC) page_bytes = (uint64_t)fs.f_bsize;
     *key = (struct guest_mapping_key){st.st_dev, st.st_ino, offset_bytes, size_bytes, page_bytes};
     return 0;
+}
+
+int guest_memory_check_file(int fd, struct errmsg *e)
+{
+    struct statfs fs;
+    if (fstatfs(fd, &fs)) return errmsg_sys(e, errno, "cannot look at its file");
+    if (fs.f_type == TMPFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC) return 0;
+    return errmsg_set(
+        e, EINVAL, "its file is on a file system of type 0x%lx, expected memory: memfd, tmpfs (/dev/shm) or hugetlbfs",
+        (unsigned long)fs.f_type);
 }
 
 int guest_mapping_new(struct guest_mapping **out, const struct guest_mapping_key *key, int fd, struct errmsg *e)

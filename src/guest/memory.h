@@ -67,6 +67,9 @@ int guest_map_new(struct guest_map **out, const struct guest_region_desc *desc, 
 struct guest_map *guest_map_ref(struct guest_map *m);
 void guest_map_unref(struct guest_map *m); /* NULL is legal */
 
+/* Is a region's file one of memory (tmpfs, memfd, hugetlbfs), whose pages come from the kernel itself? 0 or -errno. */
+int guest_memory_check_file(int fd, struct errmsg *e);
+
 /* Host address of [addr, addr + length), or NULL unless it lies within one region. */
 void *guest_map_at(const struct guest_map *m, struct gpa addr, uint64_t length_bytes);
 /* The same for an address of the front end's own (vhost-user ring addresses). */

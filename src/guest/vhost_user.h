@@ -59,7 +59,8 @@ struct guest_device_ops {
     unsigned config_bytes;
     uint64_t features; /* device's own and ring features offered; the session adds its own */
     /* Every queue completes in order: there are no in-flight tables; the session keeps each queue's place
-     * (virtq_setup.place), and a queue that ran when a process ended is started with `resume` at it. */
+     * (virtq_setup.place), and a queue that ran when a process ended is started with `resume` at it. Such devices share
+     * their process with others': guest memory must be memory (guest_memory_check_file()). */
     bool in_order;
 
     /* The driver accepted these. 0 or -errno (then the message fails). */

@@ -58,10 +58,25 @@ static int table_now(const struct vhost_session *s, struct table *t, int without
     return 0;
 }
 
-static int table_map(const struct table *t, struct guest_map *reuse, struct guest_map **out, struct errmsg *e)
+/*
+ * A device that shares its process with others' must not wait for whoever serves a file's page faults: with FUSE that is a
+ * program, perhaps the front end itself. Memory that is in memory needs nobody.
+ */
+static int table_check(const struct vhost_session *s, const struct table *t, struct errmsg *e)
+{
+    for (unsigned i = 0; s->args.ops->in_order && i < t->count; i++) {
+        int ret = guest_memory_check_file(t->fd[i], e);
+        if (ret < 0) return errmsg_prefix(e, ret, "memory region %u", i);
+    }
+    return 0;
+}
+
+static int table_map(const struct vhost_session *s, const struct table *t, struct guest_map **out, struct errmsg *e)
 {
     *out = NULL;
-    return t->count ? guest_map_new(out, t->desc, t->fd, t->count, reuse, e) : 0;
+    int ret = table_check(s, t, e);
+    if (ret < 0) return ret;
+    return t->count ? guest_map_new(out, t->desc, t->fd, t->count, s->map, e) : 0;
 }
 
 /* ---- changing over ---- */
@@ -216,7 +231,7 @@ int vhost_set_mem_table(struct vhost_session *s, struct vhost_message *m, struct
     for (unsigned i = 0; i < count && ret == 0; i++)
         ret = table_add(t, &region[i], m->fd[i], e);
     struct guest_map *map = NULL;
-    if (ret == 0) ret = table_map(t, s->map, &map, e);
+    if (ret == 0) ret = table_map(s, t, &map, e);
     free(t);
     return ret < 0 ? ret : replace_table(s, m, region, count, map, e);
 }
@@ -229,7 +244,7 @@ static int map_changed(struct vhost_session *s, const struct vu_region *more, in
     if (!t) return errmsg_set(e, ENOMEM, "out of memory");
     int ret = table_now(s, t, without, e);
     if (ret == 0 && more) ret = table_add(t, more, more_fd, e);
-    if (ret == 0) ret = table_map(t, s->map, out, e);
+    if (ret == 0) ret = table_map(s, t, out, e);
     free(t);
     return ret;
 }

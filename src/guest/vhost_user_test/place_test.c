@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Devices that complete in order: the session keeps where their queues stand. And who is told that a guest has moved. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "guest/vhost_user_test/front.h"
@@ -97,6 +102,34 @@ static void packed(void **state)
     assert_int_equal(setup(f, 0)->base, 0);
 }
 
+static uint64_t set_region(struct front *f, int fd)
+{
+    struct {
+        struct vu_mem_table_head head;
+        struct vu_region region;
+    } m = {{1, 0}, {MEM_GUEST, 4096, MEM_USER, 0}};
+    return front_ack(f, VU_SET_MEM_TABLE, &m, sizeof m, &fd, 1);
+}
+
+/* Whoever serves a file's page faults could stop the thread that touches it, and with it the other cards. */
+static void memory_that_is_a_file(void **state)
+{
+    struct front *f = *state;
+    struct statfs fs;
+    int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), memory = memfd_create("more", MFD_CLOEXEC);
+    assert_true(file >= 0 && memory >= 0 && ftruncate(memory, 4096) == 0);
+    assert_int_equal(fstatfs(file, &fs), 0);
+    if (fs.f_type == TMPFS_MAGIC) skip();
+    negotiate(f, 0);
+    f->fake.ops.in_order = false; /* a disk has its process for itself: the file is tried, and cannot be written */
+    assert_int_equal(set_region(f, file), EACCES);
+    f->fake.ops.in_order = true;
+    assert_int_equal(set_region(f, file), EINVAL);
+    assert_int_equal(set_region(f, memory), 0);
+    close(file);
+    close(memory);
+}
+
 static void rarp(void **state)
 {
     struct front *f = *state;
@@ -120,8 +153,8 @@ static void no_rarp_for_disks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        FRONT_TEST(goes_on_where_it_was), FRONT_TEST(left_in_order), FRONT_TEST(packed), FRONT_TEST(rarp),
-        FRONT_TEST(no_rarp_for_disks),
+        FRONT_TEST(goes_on_where_it_was),  FRONT_TEST(left_in_order), FRONT_TEST(packed),
+        FRONT_TEST(memory_that_is_a_file), FRONT_TEST(rarp),          FRONT_TEST(no_rarp_for_disks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
