@@ -300,11 +300,72 @@ static void test_wakes(void **state)
     card_close(&receiver);
 }
 
+static void ready_to_receive(void)
+{
+    atomic_store(&arrived, 0);
+    card_open(&receiver, &(struct card_options){.size = QUEUE_SIZE});
+    for (unsigned i = 0; i < QUEUE_SIZE; i++)
+        post(&receiver.queue[0], i);
+    driver_sim_calls_on(receiver.queue[0].driver);
+    driver_sim_publish(receiver.queue[0].driver);
+}
+
+static int called(const struct card_queue *q, int timeout_ms)
+{
+    uint64_t v;
+    struct pollfd call = {.fd = q->call, .events = POLLIN};
+    int n = poll(&call, 1, timeout_ms);
+    if (n > 0) assert_int_equal(read(q->call, &v, sizeof v), sizeof v);
+    return n;
+}
+
+/* At the old limit the second frame would wait for minutes. */
+static void test_limit_taken_away(void **state)
+{
+    uint64_t last[SENDERS] = {0};
+    ready_to_receive();
+    card_open(&senders[0], &(struct card_options){.size = QUEUE_SIZE, .from_guest = {.bits_per_s = 10}});
+    struct card_queue *out = &senders[0].queue[1];
+    for (uint64_t number = 0; number < 8; number += 7) { /* neither is long */
+        struct driver_sim_buf buf = {
+            {out->gpa + CARD_BUFFERS_AT + number * SLOT_BYTES}, frame_length(number) + 12, false};
+        fill(out->memory + CARD_BUFFERS_AT + number * SLOT_BYTES, 0, number);
+        assert_true(driver_sim_add(out->driver, &buf, 1, false, number));
+    }
+    driver_sim_publish(out->driver);
+    kick(out);
+    assert_int_equal(called(&receiver.queue[0], 5000), 1);
+    collect(&receiver.queue[0], last);
+    assert_int_equal(atomic_load(&arrived), 1);
+    driver_sim_calls_on(receiver.queue[0].driver);
+    usleep(20000);
+    vif_set_rate(senders[0].vif, (struct vif_rate){0}, (struct vif_rate){0});
+    assert_int_equal(called(&receiver.queue[0], 5000), 1);
+    collect(&receiver.queue[0], last);
+    assert_int_equal(atomic_load(&arrived), 2);
+    card_close(&senders[0]);
+    card_close(&receiver);
+}
+
+/* Said while the link is down, heard when it is up. */
+static void test_announced_later(void **state)
+{
+    ready_to_receive();
+    card_open(&senders[0], &(struct card_options){.size = QUEUE_SIZE});
+    vif_set_link(senders[0].vif, false);
+    vif_announce(senders[0].vif);
+    assert_int_equal(called(&receiver.queue[0], 50), 0);
+    vif_set_link(senders[0].vif, true);
+    assert_int_equal(called(&receiver.queue[0], 5000), 1);
+    card_close(&senders[0]);
+    card_close(&receiver);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wakes),
-        cmocka_unit_test(test_flood_split),
+        cmocka_unit_test(test_wakes),           cmocka_unit_test(test_limit_taken_away),
+        cmocka_unit_test(test_announced_later), cmocka_unit_test(test_flood_split),
         cmocka_unit_test(test_flood_packed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

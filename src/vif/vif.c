@@ -172,15 +172,20 @@ static void op_set_map(void *device, struct guest_map *map, bool grows)
     }
 }
 
-static void announce(struct vif *v)
+static void announce_now(struct vif *v)
 {
-    v->config.kept->announce = 1;
-    atomic_store(&v->announce, true);
     for (unsigned i = 0; i < v->config.queue_pairs; i++)
         if (v->tx[i].runner) {
             vif_tx_wake(&v->tx[i]);
             return;
         }
+}
+
+static void announce(struct vif *v)
+{
+    v->config.kept->announce = 1;
+    atomic_store(&v->announce, true);
+    announce_now(v);
 }
 
 /* The front end names the address; it is the card's, or none of ours. */
@@ -291,11 +296,11 @@ int vif_new(struct vif **out, const struct vif_config *c, const struct vif_runne
     atomic_store(&v->link_down, c->kept->link_down != 0);
     atomic_store(&v->announce, c->kept->announce != 0);
     v->from_guest.start_ns = v->to_guest.start_ns = clock_now_ns();
-    vif_set_rate(v, c->from_guest, c->to_guest);
     for (unsigned i = 0; i < c->queue_pairs; i++) {
         vif_tx_init(&tx[i], v, i);
         vif_rx_init(&rx[i], v, i);
     }
+    vif_set_rate(v, c->from_guest, c->to_guest);
     ops_fill(v);
     *out = v;
     return 0;
@@ -330,7 +335,9 @@ struct port *vif_port(struct vif *v)
 bool vif_set_link(struct vif *v, bool up)
 {
     v->config.kept->link_down = !up;
-    return atomic_exchange(&v->link_down, !up) == up;
+    bool changed = atomic_exchange(&v->link_down, !up) == up;
+    if (changed && up && atomic_load(&v->announce)) announce_now(v); /* it has waited for the link */
+    return changed;
 }
 
 bool vif_set_mtu(struct vif *v, uint16_t mtu)
@@ -349,8 +356,12 @@ bool vif_announce(struct vif *v)
 
 void vif_set_rate(struct vif *v, struct vif_rate from_guest, struct vif_rate to_guest)
 {
+    bool held_back = bucket_limits(&v->from_guest);
     bucket_set(&v->from_guest, from_guest.bits_per_s, from_guest.packets_per_s);
     bucket_set(&v->to_guest, to_guest.bits_per_s, to_guest.packets_per_s);
+    /* They would wait for as long as the old limit said, which may be very long. */
+    for (unsigned i = 0; held_back && i < v->config.queue_pairs; i++)
+        vif_tx_wake(&v->tx[i]);
 }
 
 /* ---- looking at it ---- */
