@@ -20,6 +20,7 @@
 #include "base/checked.h"
 #include "base/endian.h"
 #include "base/log.h"
+#include "guest/notify.h"
 #include "guest/vhost_user_session.h"
 
 #define PACKED_DESC_F_USED (1u << 15)
@@ -151,9 +152,9 @@ void vhost_ring_stop(struct vhost_session *s, unsigned index)
 /* Something that can be waited for or written to without end: an eventfd, a pipe, a socket. */
 static int check_ring_fd(int fd, const char *what, unsigned index, struct errmsg *e)
 {
-    struct stat st;
-    if (fstat(fd, &st) < 0) return errmsg_sys(e, errno, "%s descriptor of ring %u", what, index);
-    if (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode) || S_ISLNK(st.st_mode))
+    int kind = guest_fd_kind(fd);
+    if (kind < 0) return errmsg_sys(e, -kind, "%s descriptor of ring %u", what, index);
+    if (kind != 0 && kind != S_IFIFO && kind != S_IFSOCK)
         return errmsg_set(e, EINVAL, "%s descriptor of ring %u is a file, expected an eventfd, pipe or socket", what,
                           index);
     int flags = fcntl(fd, F_GETFL);
@@ -232,8 +233,7 @@ void vhost_session_ring_failed(struct vhost_session *s, unsigned index)
 {
     assert(index < VHOST_QUEUES_MAX);
     int fd = s->ring[index].err_fd;
-    if (fd >= 0 && write(fd, &(uint64_t){1}, sizeof(uint64_t)) < 0 && errno != EAGAIN)
-        log_limited(LOG_LEVEL_WARN, "vhost-user: ring %u: its error descriptor: %s", index, strerror(errno));
+    if (fd >= 0) guest_notify(fd, guest_fd_kind(fd));
 }
 
 /* ---- messages ---- */

@@ -4,12 +4,14 @@
  * announcements, changes of memory, taking over.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -755,6 +757,39 @@ static void test_calls(void **state)
     }
 }
 
+/* The other holder of its eventfds has made them blocking, filled one and emptied the other. Nobody waits. */
+static void test_hostile_descriptors(void **state)
+{
+    struct card c;
+    struct packet p, *one = &p;
+    struct iovec body;
+    uint64_t v = UINT64_MAX - 1;
+    int call = eventfd(0, 0);
+    alarm(10);
+    card_open(&c, &(struct card_options){.no_event_idx = true});
+    assert_int_equal(write(call, &v, sizeof v), sizeof v);
+    vif_guest_ops(c.vif)->queue_set_call(c.vif, 0, call);
+    vif_guest_ops(c.vif)->queue_set_call(c.vif, 1, call);
+    frame_of(&p, 60, &body);
+    traffic_post(&c, 0, 0, 256, 1, false);
+    driver_sim_publish(c.queue[0].driver);
+    driver_sim_calls_on(c.queue[0].driver);
+    traffic_deliver(&c, &one, 1);
+    assert_int_equal(traffic_stats(&c).calls, 1);
+    assert_int_equal(read(call, &v, sizeof v), sizeof v);
+    assert_int_equal(fcntl(c.queue[1].kick, F_SETFL, 0), 0);
+    struct port_source *s = &c.vif->tx[0].source;
+    s->ops->woken(s);
+    v = 5;
+    assert_int_equal(write(c.queue[1].kick, &v, sizeof v), sizeof v);
+    s->ops->woken(s);
+    struct pollfd left = {.fd = c.queue[1].kick, .events = POLLIN};
+    assert_int_equal(poll(&left, 1, 0), 0);
+    card_close(&c);
+    close(call);
+    alarm(0);
+}
+
 /* ---- memory ---- */
 
 static void test_set_map(void **state)
@@ -866,6 +901,7 @@ int main(void)
         cmocka_unit_test(test_link_down),
         cmocka_unit_test(test_announce),
         cmocka_unit_test(test_calls),
+        cmocka_unit_test(test_hostile_descriptors),
         cmocka_unit_test(test_set_map),
         cmocka_unit_test(test_truncated_memory),
         cmocka_unit_test(test_take_over),

@@ -11,6 +11,7 @@
  * Nobody waits for a guest: what finds no buffer is dropped and counted.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -266,8 +267,8 @@ static void fill(struct vif_rx *r, unsigned count)
     counter_add(&r->count.copied_bytes, bytes);
 }
 
-/* Returns how many were given to the guest. */
-static unsigned deliver_locked(struct vif_rx *r, struct packet *const *packets, unsigned count)
+/* Returns how many were given to the guest; *call: it must be told. */
+static unsigned deliver_locked(struct vif_rx *r, struct packet *const *packets, unsigned count, bool *call)
 {
     struct packet *within[PACKET_BATCH];
     unsigned given = 0;
@@ -283,20 +284,42 @@ static unsigned deliver_locked(struct vif_rx *r, struct packet *const *packets, 
         packets += done;
         count -= done;
     }
-    if (given && virtq_publish(r->vq)) {
-        counter_add(&r->count.calls, 1);
-        vif_call_driver(&r->call);
-    }
+    *call = given && virtq_publish(r->vq);
+    if (*call) counter_add(&r->count.calls, 1);
     if (unlikely(guest_map_truncated(r->map)) && !r->broken) broke(r, "the guest's memory was cut short");
     return given;
 }
 
+/* The driver is called when the lock is free again: that is a system call, and others want to copy. */
 static unsigned deliver(struct vif_rx *r, struct packet *const *packets, unsigned count)
 {
+    bool must_call = false;
     pthread_mutex_lock(&r->lock);
-    unsigned given = deliver_locked(r, packets, count);
+    unsigned given = deliver_locked(r, packets, count, &must_call), turn = r->turn;
+    struct vif_call call = r->call;
+    if (must_call) atomic_fetch_add_explicit(&r->calling[turn], 1, memory_order_relaxed);
     pthread_mutex_unlock(&r->lock);
+    if (must_call) {
+        vif_call_driver(&call);
+        atomic_fetch_sub_explicit(&r->calling[turn], 1, memory_order_release);
+    }
     return given;
+}
+
+/* Under the lock. Then call_wait(), without it, before the old descriptor may be closed. */
+static unsigned call_change(struct vif_rx *r, int fd)
+{
+    unsigned old = r->turn;
+    vif_call_set(&r->call, fd);
+    r->turn = !old;
+    return old;
+}
+
+/* Who calls waits for nobody, so this is short. Those who come now count in the other turn. */
+static void call_wait(struct vif_rx *r, unsigned old)
+{
+    while (atomic_load_explicit(&r->calling[old], memory_order_acquire) > 0)
+        sched_yield();
 }
 
 /* Several queues run: each frame to the one that its flow's hash says, in order within each. */
@@ -374,9 +397,10 @@ int vif_rx_start(struct vif_rx *r, const struct guest_queue *q, struct guest_map
     r->iov_max = iov_max;
     r->map = guest_map_ref(map);
     vif_call_set(&r->call, q->call_fd);
-    if (q->setup.resume) vif_call_driver(&r->call); /* was it told of the last publication? tell it again */
     r->vq = vq;
+    struct vif_call call = r->call;
     pthread_mutex_unlock(&r->lock);
+    if (q->setup.resume) vif_call_driver(&call); /* was it told of the last publication? tell it again */
     return 0;
 }
 
@@ -392,17 +416,21 @@ uint32_t vif_rx_stop(struct vif_rx *r)
     r->map = NULL;
     r->chain = NULL;
     r->iov = NULL;
-    vif_call_set(&r->call, -1);
+    unsigned old = call_change(r, -1);
     pthread_mutex_unlock(&r->lock);
+    call_wait(r, old);
     return base;
 }
 
 void vif_rx_set_call(struct vif_rx *r, int call_fd)
 {
     pthread_mutex_lock(&r->lock);
-    vif_call_set(&r->call, call_fd);
-    if (r->vq) vif_call_driver(&r->call); /* what was delivered while there was no descriptor would never be told */
+    unsigned old = call_change(r, call_fd);
+    struct vif_call call = {.fd = -1};
+    if (r->vq) call = r->call; /* what was delivered while there was no descriptor would never be told */
     pthread_mutex_unlock(&r->lock);
+    vif_call_driver(&call);
+    call_wait(r, old);
 }
 
 void vif_rx_set_map(struct vif_rx *r, struct guest_map *map)

@@ -13,16 +13,13 @@
  * Only a violation of the ring's own rules breaks the card.
  */
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "guest/notify.h"
 #include "vif/vif_impl.h"
 
 #define HEAD_STRIDE (PACKET_ROOM_BYTES + PACKET_HEAD_BYTES)
@@ -276,28 +273,14 @@ static void disarm(struct port_source *s)
     if (!t->broken) virtq_kick_disable(t->vq);
 }
 
-/* Never waits. poll() first: another holder of the pipe may have made it blocking. */
-static ssize_t kick_read(struct vif_tx *t, char *buf, size_t bytes)
-{
-    int fd = t->source.fd;
-    if (t->kick_kind == S_IFSOCK) return recv(fd, buf, bytes, MSG_DONTWAIT);
-    struct pollfd p = {.fd = fd, .events = POLLIN};
-    if (poll(&p, 1, 0) <= 0 || !(p.revents & POLLIN)) return 0;
-    return read(fd, buf, bytes);
-}
-
 static void woken(struct port_source *s)
 {
     struct vif_tx *t = tx_of(s);
     char buf[1024];
     counter_add(&t->count.kicks, 1);
-    if (t->kick_kind == 0) {
-        ssize_t n = read(s->fd, buf, sizeof(uint64_t));
-        (void)n; /* nothing there: it has been looked at already */
-        return;
-    }
-    for (unsigned i = 0; i < KICK_READS; i++)
-        if (kick_read(t, buf, sizeof buf) <= 0) return;
+    unsigned reads = t->kick_kind == 0 ? 1 : KICK_READS; /* an eventfd is empty after one */
+    while (reads > 0 && guest_notify_take(s->fd, t->kick_kind, buf, sizeof buf) > 0)
+        reads--;
 }
 
 static const struct port_source_ops tx_ops = {
@@ -343,11 +326,8 @@ static void release_all(struct vif_tx *t)
 
 static void set_kick(struct vif_tx *t, int fd)
 {
-    struct stat st;
     t->source.fd = fd;
-    t->kick_kind = 0;
-    if (fd >= 0 && fstat(fd, &st) == 0 && (S_ISSOCK(st.st_mode) || S_ISFIFO(st.st_mode)))
-        t->kick_kind = st.st_mode & S_IFMT;
+    t->kick_kind = fd >= 0 ? guest_fd_kind(fd) : 0;
 }
 
 static int run(struct vif_tx *t)

@@ -6,12 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "guest/notify.h"
 #include "vif/vif_impl.h"
 
 #define OFFLOADS                                                                                                       \
@@ -76,18 +75,13 @@ void vif_break(struct vif *v, unsigned queue, const char *why)
 
 void vif_call_set(struct vif_call *c, int fd)
 {
-    struct stat st;
     c->fd = fd;
-    c->is_socket = fd >= 0 && fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
+    c->kind = fd >= 0 ? guest_fd_kind(fd) : 0;
 }
 
 void vif_call_driver(const struct vif_call *c)
 {
-    uint64_t one = 1;
-    if (c->fd < 0) return;
-    ssize_t n =
-        c->is_socket ? send(c->fd, &one, sizeof one, MSG_DONTWAIT | MSG_NOSIGNAL) : write(c->fd, &one, sizeof one);
-    (void)n; /* full: the driver has not looked at earlier ones yet; gone: the session will hear of it */
+    guest_notify(c->fd, c->kind);
 }
 
 /* ---- the session's orders ---- */

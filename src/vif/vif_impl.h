@@ -47,8 +47,8 @@ static inline uint64_t counter_read(const struct vif_counter *c)
 
 /* How the driver is told of used buffers. */
 struct vif_call {
-    int fd;         /* -1: it polls */
-    bool is_socket; /* User-mode Linux: written to without blocking */
+    int fd;   /* -1: it polls */
+    int kind; /* guest_fd_kind() */
 };
 
 struct vif_tx {
@@ -61,7 +61,7 @@ struct vif_tx {
     struct virtq *vq;
     struct guest_map *map;
     struct vif_call call;
-    mode_t kick_kind; /* S_IFIFO, S_IFSOCK, or 0: an eventfd */
+    int kick_kind; /* guest_fd_kind() */
     uint64_t features;
     unsigned header_bytes;
     bool broken;
@@ -92,6 +92,9 @@ struct vif_rx {
     struct virtq *vq; /* NULL: not running */
     struct guest_map *map;
     struct vif_call call;
+    /* Senders that are calling the driver, without the lock; those from before and since the descriptor last changed. */
+    _Atomic unsigned calling[2];
+    unsigned turn;
     uint64_t features;
     unsigned header_bytes;
     bool mergeable, broken;

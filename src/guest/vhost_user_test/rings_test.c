@@ -148,6 +148,13 @@ static void failure_is_signalled(void **state)
     vhost_session_ring_failed(f->session, 0);
     assert_int_equal(read(err, &v, sizeof v), sizeof v);
     assert_int_equal(v, 1);
+    /* Full, and made blocking after it was handed over: nobody waits for that. */
+    v = UINT64_MAX - 1;
+    assert_int_equal(write(err, &v, sizeof v), sizeof v);
+    assert_int_equal(fcntl(err, F_SETFL, 0), 0);
+    alarm(10);
+    vhost_session_ring_failed(f->session, 0);
+    alarm(0);
     close_events();
 }
 
