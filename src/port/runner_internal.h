@@ -16,6 +16,7 @@ struct runner {
     pthread_t thread;
     struct list active, idle, unkicked, throttled, broken;
     uint64_t unkicked_due_ns; /* when unkicked sources are looked at again */
+    uint64_t idle_due_ns;     /* when the next idle source wants to be asked; UINT64_MAX: none does */
     unsigned watch_countdown;
     long preemptions;
     uint64_t shy_ns, shy_until_ns; /* nothing is polled until then; how long that was */

@@ -5,7 +5,7 @@
  * Where a source is, it says itself:
  *
  *   ACTIVE     asked in each round. A round takes one batch from each of them, so that a busy one cannot starve the others.
- *   IDLE       armed: its descriptor wakes the thread. (A source without one is looked at every UNKICKED_POLL_NS.)
+ *   IDLE       armed: its descriptor wakes the thread, or the time look_at_ns. (A source without one is looked at every UNKICKED_POLL_NS.)
  *   THROTTLED  not_before_ns lies ahead; asked again then, whatever comes before.
  *   BROKEN     receive failed; never asked again.
  *
@@ -166,12 +166,14 @@ static int serve(struct runner *r, struct port_source *s)
 /* The source has nothing at the moment, and was polled for long enough. */
 static void park(struct runner *r, struct port_source *s)
 {
+    s->look_at_ns = 0;
     if (s->ops->arm && s->ops->arm(s)) {
         if (s->ops->disarm) s->ops->disarm(s);
         return;
     }
     if (s->fd >= 0) {
         move(s, SOURCE_IDLE, &r->idle);
+        if (s->look_at_ns) r->idle_due_ns = min_u64(r->idle_due_ns, s->look_at_ns);
         return;
     }
     if (list_empty(&r->unkicked)) r->unkicked_due_ns = clock_now_ns() + UNKICKED_POLL_NS;
@@ -254,11 +256,24 @@ static void wait_events(struct runner *r, uint64_t timeout_ns)
         if (events[i].data.ptr) event_for(events[i].data.ptr, now_ns);
 }
 
+/* Idle sources that wanted to be asked by now. Returns when the next one does. */
+static uint64_t wake_idle(struct runner *r, uint64_t now_ns)
+{
+    if (r->idle_due_ns > now_ns) return r->idle_due_ns;
+    r->idle_due_ns = UINT64_MAX;
+    LIST_FOR_EACH_SAFE (node, &r->idle) {
+        struct port_source *s = list_entry(node, struct port_source, node);
+        if (s->look_at_ns > now_ns) r->idle_due_ns = min_u64(r->idle_due_ns, s->look_at_ns);
+        else if (s->look_at_ns) unpark(s, now_ns);
+    }
+    return r->idle_due_ns;
+}
+
 /* Sources whose time has come. Returns how long until the next one's. */
 static uint64_t wake_due(struct runner *r)
 {
-    if (list_empty(&r->throttled) && list_empty(&r->unkicked)) return UINT64_MAX;
-    uint64_t now_ns = clock_now_ns(), next_ns = UINT64_MAX;
+    if (list_empty(&r->throttled) && list_empty(&r->unkicked) && r->idle_due_ns == UINT64_MAX) return UINT64_MAX;
+    uint64_t now_ns = clock_now_ns(), next_ns = wake_idle(r, now_ns);
     LIST_FOR_EACH_SAFE (node, &r->throttled) {
         struct port_source *s = list_entry(node, struct port_source, node);
         if (s->not_before_ns > now_ns) {
@@ -325,6 +340,7 @@ void runner_pass(struct runner *r)
 void runner_pass_init(struct runner *r)
 {
     r->watch_countdown = WATCH_ROUNDS;
+    r->idle_due_ns = UINT64_MAX;
     list_init(&r->active);
     list_init(&r->idle);
     list_init(&r->unkicked);

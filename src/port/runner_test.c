@@ -46,7 +46,8 @@ struct fake {
     _Atomic uint64_t receives, arms;
     uint64_t gap_ns; /* between two batches: a rate limit */
     uint64_t next_ns;
-    bool held; /* received and not released */
+    uint64_t look_after_ns; /* armed: asks to be looked at after that long */
+    bool held;              /* received and not released */
 };
 
 static int fake_receive(struct port_source *s, struct packet **out, unsigned max, struct packet_pool *pool)
@@ -87,6 +88,7 @@ static bool fake_arm(struct port_source *s)
     assert_false(atomic_load(&f->armed));
     atomic_store(&f->armed, true);
     atomic_fetch_add(&f->arms, 1);
+    if (f->look_after_ns) s->look_at_ns = clock_now_ns() + f->look_after_ns;
     return atomic_load(&f->made) != atomic_load(&f->taken);
 }
 
@@ -247,6 +249,29 @@ static void frames_come_through_and_are_counted(void **state)
     runner_free(r);
     assert_int_equal(atomic_load(&sink.threads), 0);
     fake_free(f);
+}
+
+/* Nobody signals, but it has said when it wants to be looked at. */
+static void looked_at_in_time(void **state)
+{
+    struct fake_sink sink;
+    struct runner *r = start(&sink, 0);
+    struct fake *f = fake_new(true), *other = fake_new(true);
+    f->look_after_ns = 50 * NS_PER_MS;
+    uint64_t start_ns = clock_now_ns();
+    assert_int_equal(runner_add(r, &f->source), 0);
+    assert_int_equal(runner_add(r, &other->source), 0);
+    WAIT_FOR(atomic_load(&f->armed) && atomic_load(&other->armed));
+    atomic_fetch_add(&f->made, 1);
+    WAIT_FOR(atomic_load(&f->taken) == 1);
+    assert_true(clock_now_ns() - start_ns >= 50 * NS_PER_MS);
+    assert_int_equal(atomic_load(&other->arms), 1);
+    assert_true(atomic_load(&f->receives) < 10);
+    runner_remove(&f->source);
+    runner_remove(&other->source);
+    runner_free(r);
+    fake_free(f);
+    fake_free(other);
 }
 
 struct producer {
@@ -587,6 +612,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frames_come_through_and_are_counted),
+        cmocka_unit_test(looked_at_in_time),
         cmocka_unit_test(nothing_is_missed_without_polling),
         cmocka_unit_test(nothing_is_missed_with_polling),
         cmocka_unit_test(one_that_is_idle_costs_nothing),

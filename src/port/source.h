@@ -46,6 +46,7 @@ struct port_source {
     int fd;                 /* readable when there may be frames; -1: must be polled every millisecond */
     bool gro;               /* merge TCP segments before the sink sees them */
     uint64_t not_before_ns; /* set by receive: a rate limit says that nothing may be taken before (0: none) */
+    uint64_t look_at_ns;    /* set by arm: to be asked again then, though nothing wakes it (0: no) */
     /* The runner's own. */
     struct list node;
     struct runner *runner;

@@ -3,7 +3,7 @@
  * A rate limit in bits and in packets per second: the generic cell rate algorithm, once for each. What is left of a limit is the
  * time at which it would be used up exactly; a frame moves that time on by what it costs at the rate. While the time is at
  * most BUCKET_BURST_NS ahead of now, frames pass; so a burst is what the rate gives in that time and one
- * frame more.
+ * frame more. A large frame costs what its segments will.
  *
  * Time is in 64ths of a nanosecond since the bucket was made: at 400 Gb/s the smallest frame costs 1.2 ns.
  *
@@ -20,6 +20,8 @@
 
 #define BUCKET_BURST_NS (5 * NS_PER_MS)
 #define BUCKET_UNITS 64u /* per nanosecond */
+#define BUCKET_DEBT_MAX                                                                                                \
+    (UINT64_C(1) << 61) /* units: more than a year; what is charged twice and more does not wrap around */
 
 struct bucket {
     _Atomic uint64_t bits_per_s, packets_per_s; /* 0: no limit */
@@ -64,19 +66,21 @@ static inline uint64_t bucket_ns(const struct bucket *b, uint64_t units)
 static inline void bucket_move(_Atomic uint64_t *until, uint64_t now, uint64_t amount, uint64_t per_s)
 {
     if (per_s == 0) return;
-    /* A frame has at most 2^20 bits: 2^20 * 10^9 * 64 fits. */
+    /* At most 2^27 bits: 2^27 * 10^9 * 64 is less than 2^63. */
     uint64_t cost = (amount * NS_PER_SECOND * BUCKET_UNITS + per_s - 1) / per_s;
-    uint64_t old = atomic_load_explicit(until, memory_order_relaxed);
-    while (!atomic_compare_exchange_weak_explicit(until, &old, (old > now ? old : now) + cost, memory_order_relaxed,
-                                                  memory_order_relaxed))
-        ;
+    uint64_t old = atomic_load_explicit(until, memory_order_relaxed), next;
+    do {
+        next = (old > now ? old : now) + cost;
+        if (next > now + BUCKET_DEBT_MAX) next = now + BUCKET_DEBT_MAX;
+    } while (!atomic_compare_exchange_weak_explicit(until, &old, next, memory_order_relaxed, memory_order_relaxed));
 }
 
-static inline void bucket_charge(struct bucket *b, uint64_t now, uint32_t bytes)
+static inline void bucket_charge(struct bucket *b, uint64_t now, uint32_t packets, uint32_t bytes)
 {
-    uint64_t bits = (bytes < (1u << 17) - 1 ? bytes : (1u << 17) - 1) * UINT64_C(8);
+    uint64_t bits = (bytes < 1u << 24 ? bytes : 1u << 24) * UINT64_C(8);
     bucket_move(&b->bits_until, now, bits, atomic_load_explicit(&b->bits_per_s, memory_order_relaxed));
-    bucket_move(&b->packets_until, now, 1, atomic_load_explicit(&b->packets_per_s, memory_order_relaxed));
+    bucket_move(&b->packets_until, now, packets < 1u << 24 ? packets : 1u << 24,
+                atomic_load_explicit(&b->packets_per_s, memory_order_relaxed));
 }
 
 #endif

@@ -587,7 +587,7 @@ static void test_bucket(void **state)
                 continue;
             }
             uint32_t bytes = 60 + (uint32_t)traffic_pick(60000);
-            bucket_charge(&b, now, bytes);
+            bucket_charge(&b, now, 1, bytes);
             bits += bytes * UINT64_C(8);
             packets++;
         }
@@ -653,6 +653,45 @@ static void test_limit_to_guest(void **state)
     card_close(&c);
 }
 
+/* A large frame is as many packets as it will be cut into, with as many headers: 7 of 1448 bytes and 54 each. */
+static void test_limit_of_large_frames(void **state)
+{
+    struct card c;
+    struct packet *out[2];
+    struct vif_rate rate = {.bits_per_s = 8000000, .packets_per_s = 1000};
+    card_open(&c, &(struct card_options){.from_guest = rate, .to_guest = rate});
+    memset(scratch, 0, sizeof scratch);
+    struct header_case k = {"", TCP4, 1, 1, -1, -1, 1448, 54, 0, 0, true, PACKET_GSO_TCP4};
+    uint32_t length = 54 + 6 * 1448 + 1;
+    struct virtio_net_hdr h = header_of(&k, make_headers(scratch, TCP4));
+    traffic_send_frame(&c, &h, scratch, length, 1);
+    uint64_t before = bucket_now(&c.vif->from_guest);
+    assert_int_equal(card_receive(&c, 0, out, 1), 1);
+    uint64_t after = bucket_now(&c.vif->from_guest), ms = NS_PER_MS * BUCKET_UNITS;
+    struct vif_cost cost = vif_cost(out[0]);
+    assert_int_equal(cost.packets, 7);
+    assert_int_equal(cost.bytes, length + 6 * 54);
+    assert_in_range(atomic_load(&c.vif->from_guest.packets_until), before + 7 * ms, after + 7 * ms);
+    uint64_t bits = (cost.bytes + 12) * (ms / 1000); /* 1 byte a microsecond */
+    assert_in_range(atomic_load(&c.vif->from_guest.bits_until), before + bits, after + bits + ms);
+    for (unsigned i = 0; i < 8; i++)
+        traffic_post(&c, 0, i * 2048, 2048, 1, false);
+    driver_sim_publish(c.queue[0].driver);
+    before = bucket_now(&c.vif->to_guest);
+    traffic_deliver(&c, out, 1);
+    after = bucket_now(&c.vif->to_guest);
+    assert_int_equal(traffic_stats(&c).rx_packets, 1);
+    assert_in_range(atomic_load(&c.vif->to_guest.packets_until), before + 7 * ms, after + 7 * ms);
+    card_release(&c, 0);
+    traffic_sent_back(&c, 0);
+    /* Debts do not wrap around, at any rate. */
+    vif_set_rate(c.vif, (struct vif_rate){1, 1}, (struct vif_rate){1, 1});
+    for (unsigned i = 0; i < 100; i++)
+        bucket_charge(&c.vif->from_guest, after, UINT32_MAX, UINT32_MAX);
+    assert_true(bucket_waits_until(&c.vif->from_guest, after) > after + NS_PER_SECOND * BUCKET_UNITS);
+    card_close(&c);
+}
+
 /* ---- link, announcements, calls ---- */
 
 static void test_link_down(void **state)
@@ -711,9 +750,20 @@ static void test_announce(void **state)
     card_release(&c, 0);
     assert_int_equal(c.kept.announce, 0);
     assert_int_equal(card_receive(&c, 0, out, 2), 0);
+    /* However often it is asked for: one a second. */
+    s = &c.vif->tx[0].source;
+    uint64_t now_ns = clock_now_ns();
     vif_guest_ops(c.vif)->announce(c.vif, mac);
+    vif_guest_ops(c.vif)->announce(c.vif, mac);
+    assert_int_equal(card_receive(&c, 0, out, 2), 0);
+    s->look_at_ns = 0;
+    assert_false(s->ops->arm(s));
+    assert_in_range(s->look_at_ns, now_ns + NS_PER_SECOND / 2, now_ns + NS_PER_SECOND);
+    s->ops->disarm(s);
+    atomic_store(&c.vif->announce_after_ns, now_ns);
     assert_int_equal(card_receive(&c, 0, out, 2), 1);
     card_release(&c, 0);
+    assert_int_equal(card_receive(&c, 0, out, 2), 0);
     card_close(&c);
 }
 
@@ -898,6 +948,7 @@ int main(void)
         cmocka_unit_test(test_bucket),
         cmocka_unit_test(test_limit_from_guest),
         cmocka_unit_test(test_limit_to_guest),
+        cmocka_unit_test(test_limit_of_large_frames),
         cmocka_unit_test(test_link_down),
         cmocka_unit_test(test_announce),
         cmocka_unit_test(test_calls),

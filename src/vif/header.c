@@ -122,6 +122,15 @@ static unsigned headers_bytes(const struct packet *p)
     return at + (p->head[at + 12] >> 4) * 4u;
 }
 
+struct vif_cost vif_cost(const struct packet *p)
+{
+    unsigned headers = headers_bytes(p), size = p->offload.gso_size;
+    if (p->offload.gso == PACKET_GSO_NONE || size == 0 || p->length_bytes <= headers + size)
+        return (struct vif_cost){1, p->length_bytes};
+    uint32_t more = (p->length_bytes - headers - 1) / size;
+    return (struct vif_cost){1 + more, p->length_bytes + more * headers};
+}
+
 void vif_header_make(struct virtio_net_hdr *h, uint64_t features, const struct packet *p, unsigned buffers)
 {
     static const uint8_t types[] = {[PACKET_GSO_TCP4] = VIRTIO_NET_HDR_GSO_TCPV4,

@@ -239,7 +239,8 @@ static bool conforms(struct vif_rx *r, const struct packet *p, uint64_t now)
         counter_add(&r->count.limited, 1);
         return false;
     }
-    bucket_charge(b, now, p->length_bytes);
+    struct vif_cost cost = vif_cost(p);
+    bucket_charge(b, now, cost.packets, cost.bytes);
     return true;
 }
 

@@ -25,6 +25,7 @@
 #define HEAD_STRIDE (PACKET_ROOM_BYTES + PACKET_HEAD_BYTES)
 #define KICK_READS 64u /* of a pipe or socket that the guest kicks through, at one wake-up */
 #define RARP_BYTES 60u
+#define ANNOUNCE_GAP_NS NS_PER_SECOND /* it reaches all of a network, and a front end may ask for as many as it likes */
 
 static struct vif_tx *tx_of(struct port_source *s)
 {
@@ -165,7 +166,7 @@ static int pop_limited(struct vif_tx *t, unsigned max)
         ret = virtq_pop(t->vq, c, t->iov + used, t->iov_max - used);
         if (ret <= 0) break;
         used += c->out_count + c->in_count;
-        bucket_charge(b, now, (uint32_t)min_u64(c->out_bytes, UINT32_MAX));
+        bucket_charge(b, now, 1, (uint32_t)min_u64(c->out_bytes, UINT32_MAX)); /* the rest in charge_segments() */
         n++;
     }
     return n ? (int)n : ret;
@@ -200,14 +201,29 @@ static unsigned make_announcement(struct vif_tx *t, struct packet **out)
     memcpy(f + 22, mac, 6);
     memcpy(f + 32, mac, 6);
     t->vif->config.kept->announce = 0;
+    atomic_store_explicit(&t->vif->announce_after_ns, clock_now_ns() + ANNOUNCE_GAP_NS, memory_order_relaxed);
     out[0] = p;
     return 1;
 }
 
+static bool announcement_waits(struct vif *v)
+{
+    return unlikely(atomic_load_explicit(&v->announce, memory_order_relaxed)) &&
+           !atomic_load_explicit(&v->link_down, memory_order_relaxed);
+}
+
 static bool announcement_is_due(struct vif *v)
 {
-    return atomic_load_explicit(&v->announce, memory_order_relaxed) &&
-           !atomic_load_explicit(&v->link_down, memory_order_relaxed);
+    return announcement_waits(v) && clock_now_ns() >= atomic_load_explicit(&v->announce_after_ns, memory_order_relaxed);
+}
+
+/* What pop_limited() could not know yet: that the frame is several, each with headers. */
+static void charge_segments(struct vif_tx *t, const struct packet *p)
+{
+    struct bucket *b = &t->vif->from_guest;
+    if (!bucket_limits(b)) return;
+    struct vif_cost cost = vif_cost(p);
+    bucket_charge(b, bucket_now(b), cost.packets - 1, cost.bytes - p->length_bytes);
 }
 
 /* Those of the batch that are sound, in out[]. */
@@ -222,6 +238,7 @@ static unsigned take_batch(struct vif_tx *t, unsigned count, struct packet **out
         bool sound = take_frame(t, c, iov, p, i);
         iov += c->out_count + c->in_count;
         if (unlikely(!sound)) continue;
+        if (p->offload.gso) charge_segments(t, p);
         bytes += p->length_bytes;
         out[n++] = p;
     }
@@ -262,6 +279,8 @@ static bool arm(struct port_source *s)
     struct vif_tx *t = tx_of(s);
     if (t->broken) return false;
     if (announcement_is_due(t->vif)) return true;
+    if (announcement_waits(t->vif))
+        s->look_at_ns = atomic_load_explicit(&t->vif->announce_after_ns, memory_order_relaxed);
     /* Held back by its limit: the time matters, not the guest's kicks. */
     if (s->not_before_ns) return false;
     return virtq_kick_enable(t->vq);

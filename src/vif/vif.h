@@ -80,7 +80,7 @@ struct port *vif_port(struct vif *v);
 bool vif_set_link(struct vif *v, bool up);
 bool vif_set_mtu(struct vif *v, uint16_t mtu);
 /* Announce where the guest is, after it moved or its switch was replaced: its transmit queue gives a reverse ARP request of
- * its address (what vhost-user front ends ask for with SEND_RARP). */
+ * its address (what vhost-user front ends ask for with SEND_RARP), at most one a second. */
 bool vif_announce(struct vif *v);
 void vif_set_rate(struct vif *v, struct vif_rate from_guest, struct vif_rate to_guest);
 

@@ -115,7 +115,8 @@ struct vif {
     struct guest_device_ops ops;
     uint64_t features; /* accepted */
     _Atomic bool link_down;
-    _Atomic bool announce; /* a frame that says where the guest is now is due */
+    _Atomic bool announce;              /* a frame that says where the guest is now is due */
+    _Atomic uint64_t announce_after_ns; /* not before */
     _Atomic uint32_t mtu;
     struct bucket from_guest, to_guest;
     /* Which receive queues run: how many, and their pairs, four bits each. */
@@ -157,5 +158,11 @@ void vif_rx_set_map(struct vif_rx *r, struct guest_map *map);
 bool vif_header_parse(const struct virtio_net_hdr *h, uint64_t features, struct packet *p);
 /* What a driver with these features is told of the packet. */
 void vif_header_make(struct virtio_net_hdr *h, uint64_t features, const struct packet *p, unsigned buffers);
+
+/* What the frame is in packets, which a large one is cut into, and the bytes of these. */
+struct vif_cost {
+    uint32_t packets, bytes;
+};
+struct vif_cost vif_cost(const struct packet *p);
 
 #endif
