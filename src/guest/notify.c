@@ -18,6 +18,7 @@
 #include <linux/aio_abi.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -29,6 +30,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "loop/thread.h"
 
 #define SUBMITS 64u /* whose ends may lie unread */
 
@@ -37,6 +39,41 @@ int guest_fd_kind(int fd)
     struct statx st;
     if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) < 0) return -errno;
     return st.stx_mode & S_IFMT;
+}
+
+/* ---- what is not wanted ---- */
+
+static _Atomic unsigned drops;
+
+static void *drop_main(void *arg)
+{
+    close((int)(intptr_t)arg);
+    atomic_fetch_sub(&drops, 1);
+    return NULL;
+}
+
+static bool drop_slowly(int fd)
+{
+    pthread_t thread;
+    if (atomic_fetch_add(&drops, 1) < GUEST_DROPS_MAX &&
+        thread_start(&thread, "drop", drop_main, (void *)(intptr_t)fd) == 0)
+        return pthread_detach(thread) == 0;
+    atomic_fetch_sub(&drops, 1);
+    return false;
+}
+
+void guest_fd_drop(int fd)
+{
+    int kind = guest_fd_kind(fd);
+    bool is_file = kind != 0 && kind != S_IFSOCK && kind != S_IFIFO && fcntl(fd, F_GET_SEALS) < 0;
+    if (!is_file) close(fd);
+    else if (!drop_slowly(fd))
+        log_limited(LOG_LEVEL_WARN, "vhost-user: files that a front end handed over do not close, one more stays open");
+}
+
+unsigned guest_fd_drops(void)
+{
+    return atomic_load(&drops);
 }
 
 /* ---- eventfds ---- */

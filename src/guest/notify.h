@@ -16,6 +16,12 @@
  * none, in an int). Whoever serves the file system of a file is not asked. */
 int guest_fd_kind(int fd);
 
+/* Close what is not wanted. A file's close may be answered by whoever serves its file system (FUSE), and is left to a thread
+ * of its own; to GUEST_DROPS_MAX at a time: further ones stay open. */
+#define GUEST_DROPS_MAX 16u
+void guest_fd_drop(int fd);
+unsigned guest_fd_drops(void); /* how many of them are closing */
+
 /* Signal it. What is full is not waited for: the other side has not looked at earlier signals yet. */
 void guest_notify(int fd, int kind);
 

@@ -142,11 +142,54 @@ static void while_it_changes(void **state)
     close(shared);
 }
 
+static _Atomic bool slow;
+static _Atomic unsigned closing, closed;
+
+int __real_close(int fd);
+int __wrap_close(int fd);
+
+/* As FUSE does it: closing a file asks whoever serves it. */
+int __wrap_close(int fd)
+{
+    struct stat st;
+    if (!atomic_load(&slow) || fstat(fd, &st) < 0 || !S_ISDIR(st.st_mode)) return __real_close(fd);
+    atomic_fetch_add(&closing, 1);
+    while (atomic_load(&slow))
+        usleep(1000);
+    atomic_fetch_add(&closed, 1);
+    return __real_close(fd);
+}
+
+static void files_that_do_not_close(void **state)
+{
+    int fd[GUEST_DROPS_MAX + 4], memory = memfd_create("memory", 0);
+    atomic_store(&slow, true);
+    for (unsigned i = 0; i < GUEST_DROPS_MAX + 4; i++) {
+        fd[i] = open("/", O_RDONLY);
+        guest_fd_drop(fd[i]);
+    }
+    guest_fd_drop(memory);
+    assert_int_equal(fcntl(memory, F_GETFD), -1);
+    while (atomic_load(&closing) < GUEST_DROPS_MAX)
+        usleep(1000);
+    atomic_store(&slow, false);
+    while (atomic_load(&closed) < GUEST_DROPS_MAX)
+        usleep(1000);
+    assert_int_equal(atomic_load(&closing), GUEST_DROPS_MAX);
+    for (unsigned i = GUEST_DROPS_MAX; i < GUEST_DROPS_MAX + 4; i++)
+        assert_int_equal(close(fd[i]), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kinds),      cmocka_unit_test(eventfds_count),    cmocka_unit_test(a_full_eventfd),
-        cmocka_unit_test(no_eventfd), cmocka_unit_test(pipes_and_sockets), cmocka_unit_test(while_it_changes),
+        cmocka_unit_test(kinds),
+        cmocka_unit_test(eventfds_count),
+        cmocka_unit_test(a_full_eventfd),
+        cmocka_unit_test(no_eventfd),
+        cmocka_unit_test(pipes_and_sockets),
+        cmocka_unit_test(while_it_changes),
+        cmocka_unit_test(files_that_do_not_close),
     };
     alarm(20);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "guest/notify.h"
 #include "guest/vhost_user_session.h"
 
 /* Tell of the change that is noted, if that is possible now. */
@@ -108,9 +109,7 @@ void vhost_backend_close(struct vhost_session *s, bool drop)
 
 int vhost_set_backend_req_fd(struct vhost_session *s, struct vhost_message *m, struct errmsg *e)
 {
-    struct stat st;
-    if (fstat(m->fd[0], &st) < 0 || !S_ISSOCK(st.st_mode))
-        return errmsg_set(e, EINVAL, "its descriptor is not a socket");
+    if (guest_fd_kind(m->fd[0]) != S_IFSOCK) return errmsg_set(e, EINVAL, "its descriptor is not a socket");
     loop_remove(&s->req_watch);
     if (s->req_fd >= 0) close(s->req_fd);
     s->req_waiting = false;

@@ -16,6 +16,7 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "guest/notify.h"
 #include "guest/vhost_user_session.h"
 
 uint64_t vhost_features_offered(const struct vhost_session *s)
@@ -39,7 +40,7 @@ uint64_t vhost_protocol_features_offered(const struct vhost_session *s)
 void vhost_message_close_fds(struct vhost_message *m)
 {
     for (unsigned i = 0; i < m->fd_count; i++)
-        if (m->fd[i] >= 0) close(m->fd[i]);
+        if (m->fd[i] >= 0) guest_fd_drop(m->fd[i]);
     m->fd_count = 0;
 }
 

@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "guest/notify.h"
 #include "guest/vhost_user_session.h"
 
 #define REPLY_SLOT_BYTES 1024u
@@ -72,7 +73,7 @@ static void take_fds(struct vhost_message *m, struct msghdr *h)
             if (m->fd_count < VU_FDS_MAX) {
                 m->fd[m->fd_count++] = fd;
             } else {
-                close(fd);
+                guest_fd_drop(fd);
                 m->fds_lost = true;
             }
         }
@@ -82,7 +83,7 @@ static void take_fds(struct vhost_message *m, struct msghdr *h)
 static void give_back_fds(struct vhost_message *m, unsigned keep)
 {
     while (m->fd_count > keep)
-        close(m->fd[--m->fd_count]);
+        guest_fd_drop(m->fd[--m->fd_count]);
     m->fds_lost = false;
 }
 
