@@ -143,8 +143,8 @@ static unsigned exthdr_bit(uint8_t type)
 }
 
 /* Over the extension headers. What is behind them, or the first that cannot be read (which then is the protocol). *ends:
- * there is nothing to be read behind it. */
-static uint8_t extensions(struct view *v, uint8_t next, struct flow_key *k, bool *ends)
+ * there is nothing to be read behind it. *passed: the last that was passed, if any. */
+static uint8_t extensions(struct view *v, uint8_t next, struct flow_key *k, bool *ends, uint8_t *passed)
 {
     unsigned bits = 0, last = 0, destinations = 0;
     *ends = false;
@@ -173,11 +173,19 @@ static uint8_t extensions(struct view *v, uint8_t next, struct flow_key *k, bool
         }
         if (!has(v, bytes)) return next;
         v->at += bytes;
+        *passed = next;
         next = h[0];
         *ends = false;
     }
     if (exthdr_bit(next)) *ends = true;
     return next;
+}
+
+/* The packet has its L4 header, but it does not lie in the head. */
+static bool is_out_of_sight(const struct view *v, uint8_t proto)
+{
+    uint32_t least = proto == IP_TCP ? 20 : proto == IP_SCTP ? 12 : proto == IP_UDP || proto == IP_ICMPV6 ? 8 : 0;
+    return least && v->at <= v->end && least <= v->end - v->at && !has(v, least);
 }
 
 static enum extract ipv6(struct view *v, struct flow_key *k, uint16_t *l4_at)
@@ -193,8 +201,11 @@ static enum extract ipv6(struct view *v, struct flow_key *k, uint16_t *l4_at)
     v->at += 40;
     v->end = v->at + payload;
     bool ends;
-    k->nw_proto = extensions(v, h[6], k, &ends);
-    if (ends) return EXTRACT_FULL;
+    uint8_t passed = h[6];
+    k->nw_proto = extensions(v, h[6], k, &ends, &passed);
+    /* Ports or a type that nobody saw are not 0: the chain that hides them is what the packet is known by. */
+    if (!ends && is_out_of_sight(v, k->nw_proto)) k->nw_proto = passed;
+    if (ends || exthdr_bit(k->nw_proto)) return EXTRACT_FULL;
     if (k->nw_proto == IP_ICMPV6) return icmpv6(v, k, l4_at);
     if (k->nw_proto != IP_ICMP) l4(v, k->nw_proto, k, l4_at);
     return EXTRACT_FULL;

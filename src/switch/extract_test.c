@@ -187,6 +187,31 @@ static void ipv6(void **state)
     assert_int_equal(get(&k, FIELD_ND_SLL), 0x020000000001);
 }
 
+/* A chain that goes on past what is looked at of a frame: what it carries has no ports, rather than ports 0. */
+static void what_is_out_of_sight(void **state)
+{
+    uint8_t f[512] = {2,    [6] = 2,    [12] = 0x86, 0xdd,
+                      0x60, [19] = 208, 60,          64}; /* Ethernet, IPv6, Destination Options */
+    static const struct {
+        uint8_t proto, header, seen_as;
+        uint16_t head;
+    } cases[] = {{58, 8, 60, 256}, {17, 8, 60, 256}, {6, 20, 60, 256}, {132, 12, 60, 256}, {58, 8, 58, 262},
+                 {17, 8, 17, 262}, {6, 20, 60, 262}, {6, 20, 6, 274},  {47, 8, 47, 256},   {17, 4, 17, 256}};
+    (void)state;
+    f[55] = 24; /* of 200 bytes */
+    memset(f + 254, 0x11, 20);
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct flow_key k;
+        struct packet p = {.head = f, .head_bytes = cases[i].head, .length_bytes = 400};
+        f[19] = (uint8_t)(200 + cases[i].header);
+        f[54] = cases[i].proto;
+        assert_int_equal(extract_key(&p, &k), EXTRACT_FULL);
+        assert_int_equal(k.nw_proto, cases[i].seen_as);
+        bool sees = cases[i].head > 256 && cases[i].seen_as != 60;
+        assert_int_equal(get(&k, FIELD_TCP_DST), !sees ? 0 : cases[i].proto == 58 ? 0x11 : 0x1111);
+    }
+}
+
 /* Padding is never a header: an IP packet too short for its ports, in a frame that goes on. */
 static void padding_is_no_header(void **state)
 {
@@ -231,8 +256,12 @@ static void cut_and_changed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fields_are_found),     cmocka_unit_test(fragments_have_no_ports), cmocka_unit_test(ipv6),
-        cmocka_unit_test(padding_is_no_header), cmocka_unit_test(cut_and_changed),
+        cmocka_unit_test(fields_are_found),
+        cmocka_unit_test(fragments_have_no_ports),
+        cmocka_unit_test(ipv6),
+        cmocka_unit_test(padding_is_no_header),
+        cmocka_unit_test(cut_and_changed),
+        cmocka_unit_test(what_is_out_of_sight),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

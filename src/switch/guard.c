@@ -257,12 +257,12 @@ static void compile_arp(struct compiler *c)
     }
 }
 
-/* Extension headers that are the last that could be read: the chain is longer than what is looked at. A fragment
- * header is the last of every fragment but the first. ICMPv6 whose type is 0 in a first fragment: its header is not there. */
+/* Extension headers that are the last that could be read: the chain is longer than what is looked at, or what it carries is
+ * out of sight. A fragment header is the last of every fragment but the first. ICMPv6 whose type is 0: its header is not there. */
 static void compile_hidden(struct compiler *c)
 {
-    static const uint8_t chains[] = {0, 43, 60};
-    static const uint8_t whole[] = {0, ND_RS, ND_RA, ND_NS, ND_NA, ND_REDIRECT};
+    static const uint8_t chains[] = {0, 43, 51, 60};
+    static const uint8_t whole[] = {ND_RS, ND_RA, ND_NS, ND_NA, ND_REDIRECT};
     for (unsigned i = 0; i < sizeof chains; i++) {
         struct flow_match m = with(of_type(TYPE_IPV6), FIELD_IP_PROTO, chains[i]);
         add(c, HIDDEN, false, &m);
@@ -270,6 +270,8 @@ static void compile_hidden(struct compiler *c)
     struct field_value later = field_value_of(FLOW_FRAG_LATER), fragment = field_value_of(FLOW_FRAG_ANY);
     struct flow_match m = with(of_type(TYPE_IPV6), FIELD_IP_PROTO, PROTO_FRAGMENT);
     m = with_masked(m, FIELD_IP_FRAG, field_value_of(0), later);
+    add(c, HIDDEN, false, &m);
+    m = of_icmpv6(0);
     add(c, HIDDEN, false, &m);
     for (unsigned i = 0; i < sizeof whole; i++) {
         m = with_masked(of_icmpv6(whole[i]), FIELD_IP_FRAG, fragment, fragment);

@@ -179,6 +179,8 @@ static const struct test_case {
     {BOTH, NA "ipv6_src=2001:db8::5,nd_target=2001:db8::5,nd_tll=" MAC ",ip_frag=first", "hidden"},
     {MACS, NS "ipv6_src=2001:db8::5,nd_target=2001:db8::5,ip_frag=first", "hidden"},
     {MACS, ETH "icmp6,ipv6_src=2001:db8::5,icmp_type=0,ip_frag=first", "hidden"},
+    {MACS, ETH "icmp6,ipv6_src=2001:db8::5,icmp_type=0", "hidden"},
+    {MACS, ETH "ipv6,nw_proto=51,ipv6_src=2001:db8::5", "hidden"},
     {MACS, ETH "icmp6,ipv6_src=2001:db8::5,icmp_type=137,ip_frag=first", "hidden"},
     {BOTH, ETH "icmp6,ipv6_src=2001:db8::5,icmp_type=128,ip_frag=first", NULL},
     {BOTH, ETH "ipv6,nw_proto=50,ipv6_src=2001:db8::5", NULL},
@@ -456,6 +458,7 @@ static void advertisements_that_hide_their_lie(void **state)
     static const uint8_t behind_all[256] = {14, 31, [248] = LIE}; /* behind what is looked at of a frame */
     static const uint8_t hop[] = {58, 0, 1, 4, 0, 0, 0, 0}, first_fragment[] = {58, 0, 0, 1, 0, 0, 0, 1};
     static const uint8_t later_fragment[] = {58, 0, 0, 8, 0, 0, 0, 1}, long_chain[256] = {58, 31, 1, 252};
+    static const uint8_t to_the_edge[200] = {58, 24, 1, 196}; /* just so long that what is behind it is not looked at */
 #define OF(array) array, .options_bytes = sizeof array
 #define BEHIND(array) array, .between_bytes = sizeof array
     static const struct {
@@ -473,6 +476,10 @@ static void advertisements_that_hide_their_lie(void **state)
         {{.first = 0, .between = BEHIND(hop), .options = OF(lie)}, false},
         {{.first = 0, .between = BEHIND(long_chain), .options = OF(lie)}, false},
         {{.first = 60, .between = BEHIND(long_chain), .options = OF(mine)}, false},
+        {{.first = 60, .between = BEHIND(to_the_edge), .options = OF(lie)}, false},
+        {{.first = 60, .between = BEHIND(to_the_edge), .options = OF(mine)}, false},
+        {{.first = 0, .between = BEHIND(to_the_edge), .options = OF(lie)}, false},
+        {{.first = 51, .between = BEHIND(to_the_edge), .options = OF(lie)}, false},
         {{.first = 44, .between = BEHIND(first_fragment), .options = OF(mine)}, false},
         {{.first = 44, .between = BEHIND(first_fragment), .options = OF(lie)}, false},
         {{.first = 44, .between = BEHIND(later_fragment), .options = OF(lie)}, true}, /* of no use without the first */

@@ -56,7 +56,7 @@ struct flow_key {
             /* 6 */
             struct be32 ipv4_src, ipv4_dst; /* ARP: spa, tpa */
             /* 7 */
-            uint8_t nw_proto; /* IPv6: of the last header */
+            uint8_t nw_proto; /* IPv6: of the last header that could be read */
             uint8_t nw_tos;   /* DSCP and ECN */
             uint8_t nw_ttl;
             uint8_t nw_frag;
