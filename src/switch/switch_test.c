@@ -103,6 +103,35 @@ static void vlans(void **state)
     rig_close(&r);
 }
 
+/* A priority tag is taken off again: what is behind it must not become the tag that counts. */
+static void a_priority_tag_hides_no_vlan(void **state)
+{
+    static const unsigned inner[] = {0x8100, 0x88a8, 0x9100};
+    static const struct switch_port_config in[] = {
+        {.vlan_mode = VLAN_ACCESS, .tag = 5}, {.vlan_mode = VLAN_TRUNK}, {.vlan_mode = VLAN_NATIVE_UNTAGGED, .tag = 5}};
+    struct switch_port_config native = {.vlan_mode = VLAN_NATIVE_UNTAGGED, .tag = 5};
+    uint8_t f[128];
+    (void)state;
+    for (unsigned i = 0; i < 3; i++) {
+        struct rig r;
+        rig_open(&r, NULL, BRIDGE_STANDALONE, 0);
+        rig_port_add(&r, 1, &in[i]);
+        rig_port_add(&r, 2, &native);
+        rig_port_add(&r, 3, &in[1]);
+        unsigned n = frame_udp(f, ALL, A, "10.0.0.1", "10.0.0.2", 1, 2);
+        n = frame_tag(f, n, 0x8100, 0xa000); /* only a priority */
+        rig_send(&r, 1, f, n, 2);
+        assert_int_equal(rig_got(&r), bit(2) | bit(3));
+        for (unsigned j = 0; j < 3; j++) {
+            n = frame_udp(f, ALL, A, "10.0.0.1", "10.0.0.2", 1, 2);
+            n = frame_tag(f, frame_tag(f, n, inner[j], 20), 0x8100, 0);
+            rig_send(&r, 1, f, n, 2);
+            assert_int_equal(rig_got(&r), 0);
+        }
+        rig_close(&r);
+    }
+}
+
 static void flows_are_obeyed_and_counted(void **state)
 {
     struct rig r;
@@ -437,6 +466,7 @@ int main(void)
         cmocka_unit_test(learns_and_floods),
         cmocka_unit_test(removed_port_is_gone),
         cmocka_unit_test(vlans),
+        cmocka_unit_test(a_priority_tag_hides_no_vlan),
         cmocka_unit_test(flows_are_obeyed_and_counted),
         cmocka_unit_test(counters_and_timeouts),
         cmocka_unit_test(actions_of_a_pipeline),

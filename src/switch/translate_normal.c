@@ -45,6 +45,17 @@ static bool vlan_in(const struct port_settings *s, uint16_t tci, uint16_t *vlan)
     return s->c.vlan_mode != VLAN_ACCESS && carries(s, *vlan);
 }
 
+/* A tag with number 0 before another tag. Where the outer one is taken off again, the inner one would come into force: whoever
+ * may only send to one VLAN could choose another. */
+static bool hides_a_tag(struct walk *w)
+{
+    uint16_t tci = be16_get(w->key.vlan[0].tci), type = be16_get(w->key.eth_type);
+    if (!(tci & FLOW_VLAN_PRESENT) || (tci & 0xfff)) return false;
+    struct be16 *inner = &seen(w)->vlan[1].tci;
+    *inner = be16_make(be16_get(*inner) | FLOW_VLAN_PRESENT);
+    return (be16_get(w->key.vlan[1].tci) & FLOW_VLAN_PRESENT) || type == 0x8100 || type == 0x88a8 || type == 0x9100;
+}
+
 static void learn(struct walk *w, uint64_t key, uint32_t port)
 {
     struct mac_table *macs = atomic_load_explicit(&w->r->bridge->macs, memory_order_acquire);
@@ -124,7 +135,8 @@ void walk_normal(struct walk *w)
     memset(m->eth_dst, 0xff, sizeof m->eth_dst);
     memset(&m->vlan[0], 0xff, sizeof m->vlan[0]);
     uint16_t vlan;
-    if (!in || is_reserved(k->eth_dst) || !vlan_in(port_settings(in), be16_get(k->vlan[0].tci), &vlan)) {
+    if (!in || is_reserved(k->eth_dst) || hides_a_tag(w) ||
+        !vlan_in(port_settings(in), be16_get(k->vlan[0].tci), &vlan)) {
         walk_trace(w, "NORMAL: drop");
         return;
     }
