@@ -16,6 +16,8 @@
 #define BUCKETS_MIN 4u
 #define LISTS_MIN 64u
 #define GENERATION_MAX 0x7fffffffu
+/* A megaflow of each size: lines given back in one size do not serve for another. */
+#define LINES_OF_ALL_SIZES ((unsigned)(MEGAFLOW_LINES_MAX * (MEGAFLOW_LINES_MAX + 1) / 2))
 
 /* Not in huge pages: a quiet port's cache is to take no more than it uses. */
 static void *map(size_t bytes)
@@ -43,7 +45,7 @@ int cache_init(struct cache *c, const struct switch_config_cache *config)
     if (getrandom(c->seed, sizeof c->seed, GRND_NONBLOCK) != sizeof c->seed) c->seed[0] = (uintptr_t)c;
     for (unsigned i = 0; i < ARRAY_LEN(c->seed); i++)
         c->seed[i] |= 1; /* never 0 */
-    c->lines_max = (uint32_t)(config->megaflows_max * MEGAFLOW_LINES_MAX + 1);
+    c->lines_max = config->megaflows_max * LINES_OF_ALL_SIZES + 1;
     c->lines_used = 1; /* 0 is none */
     c->lines = map((size_t)c->lines_max * 64);
     c->cold = map(c->lines_max * sizeof *c->cold);
@@ -434,6 +436,18 @@ static void line_put(struct cache *c, uint32_t line, unsigned lines)
     c->free[lines] = line;
 }
 
+/* With no megaflow left: what lines took goes back to the system. Generations begin anew, so nobody may remember one. */
+static void lines_give_back(struct cache *c)
+{
+    if (c->stats.megaflows || c->lines_used <= 1) return;
+    (void)madvise(c->cold, c->lines_max * sizeof *c->cold, MADV_DONTNEED);
+    if (madvise(c->lines, (size_t)c->lines_max * 64, MADV_DONTNEED)) return;
+    if (c->exact && madvise(c->exact, exact_bytes(c), MADV_DONTNEED)) memset(c->exact, 0, exact_bytes(c));
+    memset(c->free, 0, sizeof c->free);
+    c->lines_used = 1;
+    c->victim = 0;
+}
+
 /* ---- megaflows ---- */
 
 static bool is_simple(const struct flow_key *mask)
@@ -695,5 +709,7 @@ void cache_sweep(struct cache *c, uint64_t now_ns, uint32_t max,
     }
     for (; max > 0 && c->sweep_at < c->lines_used; max--, c->sweep_at++)
         if (c->cold[c->sweep_at].table) sweep_one(c, c->sweep_at, now_ns, refreshed, arg);
-    if (c->sweep_at >= c->lines_used) c->sweep_at = 0;
+    if (c->sweep_at < c->lines_used) return;
+    c->sweep_at = 0;
+    lines_give_back(c);
 }

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A thread's caches by themselves: room, counting, ageing. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "loop/clock.h"
+#include "switch/cache.h"
+
+#define MEGAFLOWS 64u
+#define LONG_AGO (100 * NS_PER_SECOND)
+
+static const struct switch_config_cache config = {MEGAFLOWS, 32, 64, false};
+
+/* A mask that looks at `words` words, and a key that differs by i. */
+static void make(struct flow_key *k, struct flow_key *mask, unsigned words, unsigned i)
+{
+    memset(k, 0, sizeof *k);
+    memset(mask, 0, sizeof *mask);
+    mask->words[0] = UINT64_MAX;
+    for (unsigned w = 1; w <= words; w++) {
+        mask->words[w] = UINT64_MAX;
+        k->words[w] = i + 1;
+    }
+}
+
+static uint32_t add(struct cache *c, const struct flow_key *k, const struct flow_key *mask, uint64_t now_ns)
+{
+    static const struct change_deps deps = {.mac = true, .mac_src = 7};
+    struct cache_add a = {.key = k, .mask = mask, .deps = &deps, .refresh = true, .now_ns = now_ns};
+    struct dp_action nothing = {0};
+    a.actions = &nothing;
+    struct cache_port *p = cache_port_get(c, 1);
+    assert_non_null(p);
+    return cache_add(c, p, &a);
+}
+
+static uint32_t find(struct cache *c, const struct flow_key *k)
+{
+    uint32_t line;
+    cache_lookup(c, cache_port_get(c, 1), &k, 1, 0, &line);
+    return line;
+}
+
+/* Until all that nobody uses is gone. */
+static void let_age(struct cache *c, uint64_t *now_ns)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        *now_ns += LONG_AGO;
+        cache_sweep(c, *now_ns, UINT32_MAX, NULL, NULL);
+    }
+}
+
+/* Whatever sizes a scan took all of the room in, those of other sizes have theirs afterwards. */
+static void room_is_for_all_sizes(void **state)
+{
+    static const unsigned words[] = {1, 12, 16, 3, 16, 8};
+    struct flow_key k, mask;
+    (void)state;
+    for (unsigned keep = 0; keep < 2; keep++) {
+        struct cache c;
+        uint64_t now_ns = LONG_AGO;
+        assert_int_equal(cache_init(&c, &config), 0);
+        for (unsigned round = 0; round < sizeof words / sizeof words[0]; round++) {
+            for (unsigned i = 0; i < MEGAFLOWS; i++) {
+                make(&k, &mask, words[round], i);
+                uint32_t line = add(&c, &k, &mask, now_ns);
+                assert_int_not_equal(line, 0);
+                assert_int_equal(find(&c, &k), line);
+            }
+            assert_int_equal(c.stats.megaflows, MEGAFLOWS);
+            for (uint32_t line = 1; keep && line < c.lines_used; line++)
+                if (c.cold[line].table) cache_remove(&c, line); /* without a sweep */
+            if (!keep) let_age(&c, &now_ns);
+            assert_int_equal(c.stats.megaflows, 0);
+            if (!keep) assert_int_equal(c.lines_used, 1);
+            assert_int_equal(find(&c, &k), 0);
+        }
+        cache_destroy(&c);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(room_is_for_all_sizes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
