@@ -538,6 +538,7 @@ static uint32_t fill(struct cache *c, struct subtable *t, const struct cache_add
     cold->tables = (uint16_t)a->tables;
     cold->used_ns = a->now_ns;
     cold->packets = cold->bytes = 0;
+    cold->used = false;
     return line;
 }
 
@@ -645,6 +646,7 @@ void cache_fold(struct cache *c, uint32_t line, uint64_t now_ns)
     cold->packets += m->packets;
     cold->bytes += m->bytes;
     cold->used_ns = now_ns;
+    cold->used = true;
     m->packets = 0;
     m->bytes = 0;
 }
@@ -661,11 +663,11 @@ static uint64_t idle_limit(const struct cache *c)
 static void sweep_one(struct cache *c, uint32_t line, uint64_t now_ns,
                       void (*refreshed)(void *arg, const struct change_deps *d, uint32_t in_port), void *arg)
 {
-    struct megaflow *m = cache_megaflow(c, line);
     struct megaflow_cold *cold = &c->cold[line];
-    if (m->packets) {
+    cache_fold(c, line, now_ns);
+    if (cold->used) {
+        cold->used = false;
         if (cold->refresh && refreshed) refreshed(arg, &cold->deps, be32_get(cold->table->port->in_port));
-        cache_fold(c, line, now_ns);
     } else if (now_ns > cold->used_ns && now_ns - cold->used_ns >= idle_limit(c)) {
         cache_remove(c, line);
         c->stats.expired++;

@@ -55,6 +55,7 @@ struct megaflow_cold {
     struct subtable *table; /* NULL: not in use */
     struct change_deps deps;
     bool refresh;
+    bool used; /* since the last sweep, whoever folded in between */
     uint16_t tables;
     uint64_t hash, used_ns, packets, bytes;
     struct flow *flows[MEGAFLOW_FLOWS];

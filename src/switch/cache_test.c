@@ -84,10 +84,44 @@ static void room_is_for_all_sizes(void **state)
     }
 }
 
+static void count_refreshed(void *arg, const struct change_deps *d, uint32_t in_port)
+{
+    (void)in_port;
+    assert_int_equal(d->mac_src, 7);
+    ++*(unsigned *)arg;
+}
+
+/* An address is in use, though the counters were asked for just before the sweep. */
+static void folding_does_not_hide_use(void **state)
+{
+    struct cache c;
+    struct flow_key k, mask;
+    uint64_t now_ns = LONG_AGO;
+    unsigned refreshed = 0;
+    (void)state;
+    assert_int_equal(cache_init(&c, &config), 0);
+    make(&k, &mask, 3, 1);
+    uint32_t line = add(&c, &k, &mask, now_ns);
+    cache_sweep(&c, now_ns += NS_PER_SECOND, UINT32_MAX, count_refreshed, &refreshed);
+    assert_int_equal(refreshed, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        cache_megaflow(&c, line)->packets++;
+        if (i != 1) cache_fold(&c, line, now_ns);
+        cache_sweep(&c, now_ns += NS_PER_SECOND, UINT32_MAX, count_refreshed, &refreshed);
+        assert_int_equal(refreshed, i + 1);
+    }
+    cache_sweep(&c, now_ns += NS_PER_SECOND, UINT32_MAX, count_refreshed, &refreshed);
+    assert_int_equal(refreshed, 3);
+    let_age(&c, &now_ns);
+    assert_int_equal(c.stats.megaflows, 0);
+    cache_destroy(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(room_is_for_all_sizes),
+        cmocka_unit_test(folding_does_not_hide_use),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

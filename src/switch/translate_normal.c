@@ -60,7 +60,11 @@ static void learn(struct walk *w, uint64_t key, uint32_t port)
 {
     struct mac_table *macs = atomic_load_explicit(&w->r->bridge->macs, memory_order_acquire);
     w->out->refresh = true;
-    if (!w->r->learn || mac_lookup(macs, key) == port) return;
+    if (!w->r->learn) return;
+    if (mac_lookup(macs, key) == port) {
+        mac_refresh(macs, key, port, w->r->now_s);
+        return;
+    }
     uint64_t evicted;
     struct change_log *log = &w->r->bridge->sw->log;
     if (mac_learn(macs, key, port, w->r->now_s, &evicted)) change_mac(log, w->r->bridge->index, key);
