@@ -56,6 +56,8 @@ struct packet_in_handler {
     void *arg;
 };
 
+static_assert(SWITCH_BRIDGES_MAX <= CHANGE_BRIDGES, "each has its numbers");
+
 struct net_switch {
     struct switch_config config;
     struct runner_sink sink;

@@ -117,11 +117,56 @@ static void folding_does_not_hide_use(void **state)
     cache_destroy(&c);
 }
 
+static uint64_t last_of(struct change_log *l, uint16_t bridge)
+{
+    return atomic_load(&l->bridges[bridge].last);
+}
+
+/* However often addresses of one bridge move: megaflows of another are as true as they were. */
+static void changes_of_other_bridges_do_not_count(void **state)
+{
+    struct change_log *l = aligned_alloc(64, (sizeof *l + 63) / 64 * 64);
+    struct change_deps d = {.bridge = 3, .mac = true, .mac_src = 7, .mac_dst = 8};
+    static const struct flow_match any;
+    (void)state;
+    change_init(l);
+    change_mac(l, 3, 7);
+    uint64_t from = last_of(l, 3);
+    for (unsigned i = 0; i < 1000; i++)
+        change_mac(l, 2, 7);
+    assert_int_equal(last_of(l, 3), from);
+    assert_false(change_concerns(l, from, last_of(l, 3), &d, &any));
+    change_mac(l, 3, 9); /* one of its own, of nobody that it knows */
+    assert_false(change_concerns(l, from, last_of(l, 3), &d, &any));
+    for (unsigned i = 0; i < 2 * CHANGE_LOG; i++)
+        change_bridge(l, 2);
+    change_mac(l, 3, 9);
+    assert_true(change_concerns(l, from, last_of(l, 3), &d, &any)); /* forgotten what was before */
+    from = last_of(l, 3);
+    change_mac(l, 3, 8);
+    for (unsigned i = 0; i < CHANGE_WALK_MAX - 1; i++) {
+        change_mac(l, 3, 9);
+        change_bridge(l, 2);
+    }
+    assert_true(change_concerns(l, from, last_of(l, 3), &d, &any));
+    assert_false(change_concerns(l, from + 1, last_of(l, 3), &d, &any));
+    change_mac(l, 3, 9);
+    change_mac(l, 3, 9);
+    assert_true(change_concerns(l, from + 1, last_of(l, 3), &d, &any)); /* too many to look at */
+    from = last_of(l, 3);
+    change_bridge(l, 3);
+    assert_true(change_concerns(l, from, last_of(l, 3), &d, &any));
+    assert_int_equal(atomic_load(&l->bridges[3].last_but_mac), last_of(l, 3));
+    change_destroy(l);
+    free(l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(room_is_for_all_sizes),
         cmocka_unit_test(folding_does_not_hide_use),
+        cmocka_unit_test(changes_of_other_bridges_do_not_count),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

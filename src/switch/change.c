@@ -22,22 +22,29 @@ void change_destroy(struct change_log *l)
     pthread_mutex_destroy(&l->lock);
 }
 
+static void number_it(struct change *c, struct change_bridge *b, uint64_t number, bool is_mac)
+{
+    atomic_store_explicit(&c->number, number, RELEASE);
+    atomic_store_explicit(&b->last, number, RELEASE);
+    if (!is_mac) atomic_store_explicit(&b->last_but_mac, number, RELEASE);
+}
+
 static void add(struct change_log *l, enum change_kind kind, uint16_t bridge, uint8_t table, uint64_t mac,
                 const struct flow_match *m)
 {
+    struct change_bridge *b = &l->bridges[bridge % CHANGE_BRIDGES];
     pthread_mutex_lock(&l->lock);
-    uint64_t number = atomic_load_explicit(&l->last, memory_order_relaxed) + 1;
+    uint64_t number = ++l->last;
     struct change *c = &l->changes[number % CHANGE_LOG];
     atomic_store_explicit(&c->number, 0, RELEASE);
+    atomic_store_explicit(&c->before, atomic_load_explicit(&b->last, memory_order_relaxed), RELEASE);
     atomic_store_explicit(&c->what, what_make(kind, bridge, table), RELEASE);
     atomic_store_explicit(&c->mac, mac, RELEASE);
     for (unsigned i = 0; m && i < FLOW_KEY_PACKET_WORDS; i++) {
         atomic_store_explicit(&c->value[i], m->key.words[i], RELEASE);
         atomic_store_explicit(&c->mask[i], m->mask.words[i], RELEASE);
     }
-    atomic_store_explicit(&c->number, number, RELEASE);
-    atomic_store_explicit(&l->last, number, RELEASE);
-    if (kind != CHANGE_MAC) atomic_store_explicit(&l->last_but_mac, number, RELEASE);
+    number_it(c, b, number, kind == CHANGE_MAC);
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -65,15 +72,15 @@ static bool may_overlap(struct change *c, const struct flow_match *megaflow)
     return true;
 }
 
+/* *before: the one to look at next, if it does not. */
 static bool one_concerns(struct change *c, uint64_t number, const struct change_deps *d,
-                         const struct flow_match *megaflow)
+                         const struct flow_match *megaflow, uint64_t *before)
 {
     if (atomic_load_explicit(&c->number, ACQUIRE) != number) return true;
     uint64_t what = atomic_load_explicit(&c->what, ACQUIRE);
-    bool ours = (what >> 8 & 0xffff) == d->bridge, concerns = true;
-    if (!ours) {
-        concerns = false;
-    } else if (what >> 32 == CHANGE_MAC) {
+    bool concerns = true;
+    *before = atomic_load_explicit(&c->before, ACQUIRE);
+    if (what >> 32 == CHANGE_MAC) {
         uint64_t mac = atomic_load_explicit(&c->mac, ACQUIRE);
         concerns = d->mac && (mac == d->mac_src || mac == d->mac_dst);
     } else if (what >> 32 == CHANGE_FLOW) {
@@ -85,8 +92,9 @@ static bool one_concerns(struct change *c, uint64_t number, const struct change_
 bool change_concerns(struct change_log *l, uint64_t from, uint64_t to, const struct change_deps *d,
                      const struct flow_match *megaflow)
 {
-    if (to - from > CHANGE_WALK_MAX) return true;
-    for (uint64_t n = from + 1; n <= to; n++)
-        if (one_concerns(&l->changes[n % CHANGE_LOG], n, d, megaflow)) return true;
+    unsigned walked = 0;
+    for (uint64_t n = to, before; n > from; n = before)
+        if (walked++ == CHANGE_WALK_MAX || one_concerns(&l->changes[n % CHANGE_LOG], n, d, megaflow, &before))
+            return true;
     return false;
 }

@@ -3,9 +3,10 @@
  * What has changed, lately: so that a thread can tell whether a megaflow that it made earlier is still true.
  *
  * Changes are numbered. A change is published (in a table, in a bridge's ports, in its addresses) before it gets its number. A megaflow
- * has the number up to which it is known to be true; when that is behind, the changes in between are looked at one by one:
- * does one touch a table it consulted, and a packet it could cover? If not, it lives on. What the log has already
- * forgotten is taken for a hit.
+ * has the number up to which it is known to be true; when that is behind its bridge's last, the bridge's changes in between
+ * are looked at one by one, from the last back: does one touch a table it consulted, and a packet it could cover? If not, it
+ * lives on. What the log has already forgotten is taken for a hit. Of other bridges' changes it takes no notice, but that they
+ * push others out of the log.
  *
  * Thread-safety: any thread. An entry is read without a lock; its number before and after tells whether it was overwritten.
  */
@@ -20,6 +21,7 @@
 
 #define CHANGE_LOG 1024u
 #define CHANGE_WALK_MAX 128u /* entries looked at for one megaflow: translating again is cheaper */
+#define CHANGE_BRIDGES 256u
 
 enum change_kind {
     CHANGE_BRIDGE, /* anything: its ports, their settings */
@@ -29,15 +31,22 @@ enum change_kind {
 
 struct change {
     _Atomic uint64_t number;
-    _Atomic uint64_t what; /* kind, bridge, table */
+    _Atomic uint64_t before; /* number of the same bridge's last one before */
+    _Atomic uint64_t what;   /* kind, bridge, table */
     _Atomic uint64_t mac;
     _Atomic uint64_t value[FLOW_KEY_PACKET_WORDS], mask[FLOW_KEY_PACKET_WORDS];
 };
 
+/* Numbers of a bridge's last change of any kind, and of the last that was no CHANGE_MAC; 0: none. */
+struct change_bridge {
+    _Alignas(64) _Atomic uint64_t last;
+    _Atomic uint64_t last_but_mac;
+};
+
 struct change_log {
-    _Alignas(64) _Atomic uint64_t last; /* number of the last change of any kind */
-    _Atomic uint64_t last_but_mac;      /* of the last that was no CHANGE_MAC */
+    struct change_bridge bridges[CHANGE_BRIDGES];
     _Alignas(64) pthread_mutex_t lock;
+    uint64_t last; /* of all bridges; under the lock */
     struct change changes[CHANGE_LOG];
 };
 
@@ -56,7 +65,7 @@ void change_bridge(struct change_log *l, uint16_t bridge);
 void change_flow(struct change_log *l, uint16_t bridge, uint8_t table, const struct flow_match *m);
 void change_mac(struct change_log *l, uint16_t bridge, uint64_t mac);
 
-/* Could one of the changes after `from`, up to `to`, concern a megaflow? */
+/* Could one of its bridge's changes after `from`, up to `to` (a number that was the bridge's last), concern a megaflow? */
 bool change_concerns(struct change_log *l, uint64_t from, uint64_t to, const struct change_deps *d,
                      const struct flow_match *megaflow);
 

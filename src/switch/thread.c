@@ -212,11 +212,11 @@ static bool simple(struct burst *b, struct packet *p)
 
 /* ---- the sink ---- */
 
-static void see_changes(struct switch_thread *t)
+static void see_changes(struct switch_thread *t, const struct bridge *b)
 {
-    const struct change_log *l = &t->sw->log;
-    t->seen[0] = atomic_load_explicit(&l->last_but_mac, memory_order_acquire);
-    t->seen[1] = atomic_load_explicit(&l->last, memory_order_acquire);
+    const struct change_bridge *c = &t->sw->log.bridges[b->index];
+    t->seen[0] = atomic_load_explicit(&c->last_but_mac, memory_order_acquire);
+    t->seen[1] = atomic_load_explicit(&c->last, memory_order_acquire);
 }
 
 static void burst_begin(struct burst *b, struct switch_thread *t, struct switch_port *in, struct cache_port *p)
@@ -243,7 +243,7 @@ static void input(void *thread, struct port *in, struct packet *const *packets, 
         t->dropped += count;
         return;
     }
-    see_changes(t);
+    see_changes(t, sp->bridge);
     if (all_straight(t, p, packets, count)) return;
     struct burst b;
     uint32_t is_short = 0;

@@ -31,7 +31,7 @@ struct switch_thread {
     pthread_mutex_t own;
     _Atomic unsigned wanted;
     uint64_t now_ns;
-    uint64_t seen[2]; /* last change but of addresses; last change */
+    uint64_t seen[2]; /* of the burst's bridge: last change but of addresses; last change */
     uint64_t simple_hits, packets, translations, revalidated, dropped;
     struct thread_counters counters;
     struct cache cache;
