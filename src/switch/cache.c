@@ -661,13 +661,14 @@ static uint64_t idle_limit(const struct cache *c)
 }
 
 static void sweep_one(struct cache *c, uint32_t line, uint64_t now_ns,
-                      void (*refreshed)(void *arg, const struct change_deps *d, uint32_t in_port), void *arg)
+                      bool (*refreshed)(void *arg, const struct change_deps *d, uint32_t in_port), void *arg)
 {
     struct megaflow_cold *cold = &c->cold[line];
     cache_fold(c, line, now_ns);
     if (cold->used) {
         cold->used = false;
-        if (cold->refresh && refreshed) refreshed(arg, &cold->deps, be32_get(cold->table->port->in_port));
+        if (cold->refresh && refreshed && !refreshed(arg, &cold->deps, be32_get(cold->table->port->in_port)))
+            cache_remove(c, line);
     } else if (now_ns > cold->used_ns && now_ns - cold->used_ns >= idle_limit(c)) {
         cache_remove(c, line);
         c->stats.expired++;
@@ -699,7 +700,7 @@ static void rank(struct cache_port *p)
 }
 
 void cache_sweep(struct cache *c, uint64_t now_ns, uint32_t max,
-                 void (*refreshed)(void *arg, const struct change_deps *d, uint32_t in_port), void *arg)
+                 bool (*refreshed)(void *arg, const struct change_deps *d, uint32_t in_port), void *arg)
 {
     if (!c->sweep_at) {
         if (now_ns - c->sweep_ns < SWEEP_EVERY_NS) return;

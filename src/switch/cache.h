@@ -181,8 +181,8 @@ bool cache_same(struct cache *c, uint32_t line, const struct cache_add *a);
 
 /* Its counters into its flows. */
 void cache_fold(struct cache *c, uint32_t line, uint64_t now_ns);
-/* Look at up to max lines: fold, expire; refreshed() is told of addresses in use. */
+/* Look at up to max lines: fold, expire; refreshed() is told of addresses in use: false: translate again. */
 void cache_sweep(struct cache *c, uint64_t now_ns, uint32_t max,
-                 void (*refreshed)(void *arg, const struct change_deps *d, uint32_t in_port), void *arg);
+                 bool (*refreshed)(void *arg, const struct change_deps *d, uint32_t in_port), void *arg);
 
 #endif

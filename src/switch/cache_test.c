@@ -84,11 +84,11 @@ static void room_is_for_all_sizes(void **state)
     }
 }
 
-static void count_refreshed(void *arg, const struct change_deps *d, uint32_t in_port)
+static bool count_refreshed(void *arg, const struct change_deps *d, uint32_t in_port)
 {
     (void)in_port;
     assert_int_equal(d->mac_src, 7);
-    ++*(unsigned *)arg;
+    return ++*(unsigned *)arg != 4;
 }
 
 /* An address is in use, though the counters were asked for just before the sweep. */
@@ -112,6 +112,11 @@ static void folding_does_not_hide_use(void **state)
     }
     cache_sweep(&c, now_ns += NS_PER_SECOND, UINT32_MAX, count_refreshed, &refreshed);
     assert_int_equal(refreshed, 3);
+    assert_int_equal(c.stats.megaflows, 1);
+    cache_megaflow(&c, line)->packets++;
+    cache_sweep(&c, now_ns += NS_PER_SECOND, UINT32_MAX, count_refreshed, &refreshed); /* which says: translate again */
+    assert_int_equal(c.stats.megaflows, 0);
+    line = add(&c, &k, &mask, now_ns);
     let_age(&c, &now_ns);
     assert_int_equal(c.stats.megaflows, 0);
     cache_destroy(&c);

@@ -116,22 +116,31 @@ static struct mac_slot *room_from_others(struct mac_table *t, struct mac_slot *b
     return oldest;
 }
 
+/* True: it has moved. */
+static bool is_there(struct mac_table *t, struct mac_slot *s, uint64_t value)
+{
+    uint64_t old = atomic_load_explicit(&s->value, memory_order_relaxed); /* refreshing changes its time only */
+    bool moves = old >> 32 != value >> 32;
+    if (moves && s->moved_s == (uint32_t)value) return false;
+    if (moves) s->moved_s = (uint32_t)value;
+    atomic_store_explicit(&s->value, value, memory_order_release);
+    --*behind(t, old);
+    ++*behind(t, value);
+    return moves;
+}
+
 static bool learn_locked(struct mac_table *t, uint64_t key, uint32_t port, uint32_t now_s, uint64_t *evicted)
 {
     struct mac_slot *b = &t->slots[bucket_of(t, key)];
     uint64_t value = value_make(port, now_s);
     unsigned i = slot_in(b, key);
-    if (i < BUCKET) {
-        uint64_t old = atomic_exchange_explicit(&b[i].value, value, memory_order_acq_rel);
-        --*behind(t, old);
-        ++*behind(t, value);
-        return old >> 32 != port;
-    }
+    if (i < BUCKET) return is_there(t, &b[i], value);
     if (*behind(t, value) >= t->max / 2) return false;
     struct mac_slot *s = t->count >= t->max ? room_from_others(t, b, value) : room_in(b);
     if (!s) return false;
     *evicted = atomic_load_explicit(&s->key, memory_order_relaxed);
     if (*evicted) take_away(t, s);
+    s->moved_s = 0;
     atomic_store_explicit(&s->value, value, memory_order_release);
     atomic_store_explicit(&s->key, key, memory_order_release);
     t->count++;

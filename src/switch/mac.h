@@ -7,7 +7,8 @@
  *
  * Bounds: entries in all, and half of that behind one port; what is over is not learnt (and so flooded to) until something has
  * aged out. In a full table a port may take the place of one with more addresses, never the other way round: a guest that sends
- * from addresses that it makes up harms the table for itself.
+ * from addresses that it makes up harms the table for itself. An address moves to another port at most once in a second: two
+ * ports that both send from it do not keep everyone busy with its moves.
  *
  * Thread-safety: mac_lookup(), mac_refresh() lock-free; the rest takes the table's mutex. All from any thread.
  */
@@ -30,6 +31,7 @@
 struct mac_slot {
     _Atomic uint64_t key;   /* 0: empty */
     _Atomic uint64_t value; /* port, second of last use */
+    uint32_t moved_s;       /* second of the last move; under the lock */
 };
 
 struct mac_table {
@@ -51,7 +53,8 @@ void mac_free(struct mac_table *t);
 
 /* 0: not known. */
 uint32_t mac_lookup(const struct mac_table *t, uint64_t key);
-/* True: the address is new, or was behind another port. *evicted: one that had to go (0: none). */
+/* True: the address is new, or was behind another port. *evicted: one that had to go (0: none). Where it is not learnt, because
+ * of a bound, mac_lookup() says something else than the port. */
 bool mac_learn(struct mac_table *t, uint64_t key, uint32_t port, uint32_t now_s, uint64_t *evicted);
 /* Still in use, if it is still behind this port. */
 void mac_refresh(struct mac_table *t, uint64_t key, uint32_t port, uint32_t now_s);

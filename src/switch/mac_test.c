@@ -54,6 +54,27 @@ static void learns(void **state)
     mac_free(t);
 }
 
+/* Two ports that send from one address. */
+static void moves_once_a_second(void **state)
+{
+    struct mac_table *t = mac_new(MAX);
+    unsigned moves = 0;
+    (void)state;
+    assert_true(learn(t, 1, 5, 100));
+    assert_true(learn(t, 1, 6, 100)); /* where it has really moved to is known at once */
+    for (unsigned i = 0; i < 1000; i++)
+        moves += learn(t, 1, 5 + i % 2, 100);
+    assert_int_equal(moves, 0);
+    assert_int_equal(mac_lookup(t, key(1)), 6);
+    assert_true(learn(t, 1, 5, 101));
+    assert_false(learn(t, 1, 6, 101));
+    assert_true(learn(t, 2, 6, 101)); /* others are not concerned */
+    assert_int_equal(mac_lookup(t, key(1)), 5);
+    assert_int_equal(t->behind[5], 1);
+    assert_int_equal(t->behind[6], 1);
+    mac_free(t);
+}
+
 static unsigned known(struct mac_table *t, unsigned from, unsigned count, uint32_t port)
 {
     unsigned n = 0;
@@ -92,6 +113,7 @@ static void bounded(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(learns), cmocka_unit_test(bounded)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(learns), cmocka_unit_test(moves_once_a_second),
+                                       cmocka_unit_test(bounded)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

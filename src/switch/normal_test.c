@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -23,6 +24,8 @@ struct model {
     struct switch_port_config config[PORTS + 1];
     bool there[PORTS + 1];
     unsigned behind[VLANS][MACS]; /* 0: not known */
+    bool moved[VLANS][MACS];      /* in this second: it stays where it is */
+    time_t second;
 };
 
 static uint64_t seed = 4711;
@@ -65,7 +68,25 @@ static void forget_behind(struct model *m, unsigned port)
 {
     for (unsigned v = 0; v < VLANS; v++)
         for (unsigned a = 0; a < MACS; a++)
-            if (m->behind[v][a] == port) m->behind[v][a] = 0;
+            if (m->behind[v][a] == port) m->behind[v][a] = m->moved[v][a] = 0;
+}
+
+static void forget_all(struct model *m)
+{
+    memset(m->behind, 0, sizeof m->behind);
+    memset(m->moved, 0, sizeof m->moved);
+}
+
+/* The second that the switch's time is in. Where one ends both forget, rather than that the model would have to know exactly when. */
+static bool is_next_second(struct model *m)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    if (m->second == now.tv_sec) return false;
+    m->second = now.tv_sec;
+    bridge_mac_flush(m->rig.bridge);
+    forget_all(m);
+    return true;
 }
 
 static void add(struct model *m, unsigned port)
@@ -80,7 +101,7 @@ static void change(struct model *m)
     unsigned port = 1 + rnd(PORTS);
     if (rnd(8) == 0) {
         bridge_mac_flush(m->rig.bridge);
-        memset(m->behind, 0, sizeof m->behind);
+        forget_all(m);
     } else if (!m->there[port]) {
         add(m, port);
     } else if (rnd(2)) {
@@ -101,7 +122,10 @@ static uint32_t expected(struct model *m, unsigned in, unsigned dst, unsigned sr
     if (c->no_receive) return 0;
     *vlan = tag > 0 ? (unsigned)tag : c->vlan_mode == VLAN_TRUNK ? 0 : c->tag;
     if ((tag > 0 && c->vlan_mode == VLAN_ACCESS) || !carries(c, *vlan)) return 0;
-    m->behind[*vlan][src] = in;
+    unsigned *known = &m->behind[*vlan][src];
+    bool moves = *known && *known != in;
+    if (!moves || !m->moved[*vlan][src]) *known = in;
+    m->moved[*vlan][src] |= moves;
     unsigned to = dst < MACS ? m->behind[*vlan][dst] : 0;
     for (unsigned p = 1; p <= PORTS; p++) {
         const struct switch_port_config *o = &m->config[p];
@@ -134,8 +158,13 @@ static void send(struct model *m)
     snprintf(src, sizeof src, "02:00:00:00:00:%02x", from);
     unsigned n = frame_udp(f, dst, src, "10.0.0.1", "10.0.0.2", 1, 2), bytes = n;
     if (tag >= 0) bytes = frame_tag(f, n, 0x8100, (unsigned)tag | (rnd(2) << 13));
+    is_next_second(m);
     uint32_t want = expected(m, in, to, from, tag, &vlan);
     rig_send(&m->rig, in, f, bytes, 1);
+    if (is_next_second(m)) {
+        rig_got(&m->rig);
+        return;
+    }
     for (unsigned p = 1; p <= PORTS; p++)
         if (m->there[p] && (want >> p & 1) && m->rig.ports[p]->got == 1) check_tag(m, p, vlan, n);
     assert_int_equal(rig_got(&m->rig), want);

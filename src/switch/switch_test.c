@@ -57,6 +57,27 @@ static void learns_and_floods(void **state)
     rig_close(&r);
 }
 
+/* Two ports that send from one address do not keep the switch busy. */
+static void an_address_in_two_places(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_STANDALONE, 3);
+    send_udp(&r, 3, A, B, 1);
+    uint64_t before = stats(&r).translations, start_ns = clock_now_ns();
+    for (unsigned i = 0; i < 200; i++)
+        send_udp(&r, 1 + i % 2, B, A, 1);
+    assert_int_equal(r.ports[3]->got, 200);
+    uint64_t seconds = (clock_now_ns() - start_ns) / NS_PER_SECOND + 2;
+    assert_true(stats(&r).translations - before <= 6 * seconds);
+    switch_tick(r.sw, clock_now_ns() + 2 * NS_PER_SECOND); /* it may be there by now, after all */
+    before = stats(&r).translations;
+    send_udp(&r, 1, B, A, 1);
+    send_udp(&r, 2, B, A, 1);
+    assert_true(stats(&r).translations > before);
+    rig_close(&r);
+}
+
 static void removed_port_is_gone(void **state)
 {
     struct rig r;
@@ -464,6 +485,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(learns_and_floods),
+        cmocka_unit_test(an_address_in_two_places),
         cmocka_unit_test(removed_port_is_gone),
         cmocka_unit_test(vlans),
         cmocka_unit_test(a_priority_tag_hides_no_vlan),

@@ -281,13 +281,16 @@ static void publish(struct switch_thread *t)
     atomic_store_explicit(&t->counters.masks, c->masks, memory_order_relaxed);
 }
 
-static void refreshed(void *arg, const struct change_deps *d, uint32_t in_port)
+/* False: the address is said to be elsewhere, which nobody doubted while it could not move (mac.h). */
+static bool refreshed(void *arg, const struct change_deps *d, uint32_t in_port)
 {
     struct switch_thread *t = arg;
     struct bridge *b = atomic_load_explicit(&t->sw->bridges[d->bridge], memory_order_acquire);
-    if (!b) return;
+    if (!b) return true;
     struct mac_table *macs = atomic_load_explicit(&b->macs, memory_order_acquire);
     mac_refresh(macs, d->mac_src, in_port, (uint32_t)(t->now_ns / NS_PER_SECOND));
+    uint32_t port = mac_lookup(macs, d->mac_src);
+    return port == 0 || port == in_port;
 }
 
 /* Somebody wants what is ours: let him, holding nothing. */
