@@ -149,6 +149,13 @@ static const uint8_t *nd_option(const struct packet *p)
     return nothing;
 }
 
+/* Layers anew, after another header has come to be where one was. */
+static bool relayer(struct packet *p)
+{
+    struct flow_key k;
+    return extract_key(p, &k) != EXTRACT_INVALID;
+}
+
 static bool set_field(struct packet *p, const struct dp_action *a)
 {
     const uint16_t l3 = p->l3_at, l4 = p->l4_at;
@@ -158,6 +165,8 @@ static bool set_field(struct packet *p, const struct dp_action *a)
     case FIELD_VLAN_VID:
     case FIELD_VLAN_TCI: return set_vlan(p, a, 0);
     case FIELD_VLAN_PCP: return set_vlan(p, a, 13);
+    case FIELD_ETH_TYPE: return packet_set_eth_type(p, be16_make((uint16_t)value_of(a))) && relayer(p);
+    case FIELD_IP_PROTO: return packet_set_ip_proto(p, (uint8_t)value_of(a)) && relayer(p);
     case FIELD_IP_DSCP: return set_tos(p, a, 2);
     case FIELD_IP_ECN: return set_tos(p, a, 0);
     case FIELD_IP_TTL: return set_ttl(p, a);
@@ -194,13 +203,6 @@ static bool set_field(struct packet *p, const struct dp_action *a)
 }
 
 /* ---- one action ---- */
-
-/* Layers anew, after what was inside has come out. */
-static bool relayer(struct packet *p)
-{
-    struct flow_key k;
-    return extract_key(p, &k) != EXTRACT_INVALID;
-}
 
 bool execute_change(struct packet *p, const struct dp_action *a)
 {

@@ -88,6 +88,16 @@ static void forget_from_l3(struct flow_match *m)
         if (id != FIELD_TUNNEL_ID) forget(m, id, field_all_ones(id));
 }
 
+/* Another type or protocol: what is behind it is something else. */
+static void forget_behind(struct flow_match *m, enum field_id id)
+{
+    static const enum field_id l4[] = {FIELD_TCP_SRC,   FIELD_TCP_DST, FIELD_TCP_FLAGS,
+                                       FIELD_ND_TARGET, FIELD_ND_SLL,  FIELD_ND_TLL};
+    if (id == FIELD_ETH_TYPE) forget_from_l3(m);
+    for (unsigned i = 0; id == FIELD_IP_PROTO && i < sizeof l4 / sizeof l4[0]; i++)
+        forget(m, l4[i], field_all_ones(l4[i]));
+}
+
 static void forget_vlan(struct flow_match *m)
 {
     forget(m, FIELD_VLAN_TCI, field_all_ones(FIELD_VLAN_TCI));
@@ -135,7 +145,9 @@ static int check_set(struct check *c, struct flow_match *m, const struct action 
     char what[64];
     snprintf(what, sizeof what, "set_field of %s", fields[id].name);
     int ret = check_needed(c, m, id, what);
-    if (!ret) learn(m, id, a->set.value, a->set.mask);
+    if (ret) return ret;
+    forget_behind(m, id);
+    learn(m, id, a->set.value, a->set.mask);
     return ret;
 }
 
@@ -159,7 +171,9 @@ static int check_move(struct check *c, struct flow_match *m, const struct action
     int ret = tag ? check_needed(c, m, FIELD_VLAN_PCP, "move of vlan_vid") : 0;
     if (!ret) ret = check_needed(c, m, a->move.from, "move");
     if (!ret) ret = check_needed(c, m, a->move.to, "move");
-    if (!ret) forget(m, a->move.to, ones_at(a->move.to_bit, a->move.bits));
+    if (ret) return ret;
+    forget_behind(m, a->move.to);
+    forget(m, a->move.to, ones_at(a->move.to_bit, a->move.bits));
     return ret;
 }
 

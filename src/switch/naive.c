@@ -116,6 +116,10 @@ static void set(struct run *r, const struct action *a)
         mask.raw[14] &= 0xef;
     }
     field_set_masked(&r->key, id, a->set.value, mask);
+    if (id == FIELD_ETH_TYPE) memset(&r->key.words[4], 0, 13 * 8); /* to what has nothing that is looked at in it */
+    if (id == FIELD_IP_PROTO) r->key.words[8] = r->key.words[13] = r->key.words[14] = 0;
+    if (id == FIELD_IP_PROTO) r->key.words[15] = r->key.words[16] = 0;
+    if ((id == FIELD_ETH_TYPE || id == FIELD_IP_PROTO) && r->out->deep) r->out->unsure = true;
 }
 
 static void move(struct run *r, const struct action *a)
@@ -223,7 +227,7 @@ void naive_run(const struct naive *n, const struct flow_key *k, struct naive_res
 {
     struct run r = {.n = n, .out = out, .key = *k};
     out->count = 0;
-    out->deep = false;
+    out->deep = out->unsure = false;
     table(&r, 0);
     last(&r, ACTION_POP_VLAN);
     last(&r, ACTION_PUSH_VLAN);

@@ -23,7 +23,8 @@ struct naive_result {
         uint32_t port;
         struct flow_key key; /* of the frame that leaves */
     } out[NAIVE_OUTPUTS];
-    bool deep; /* more tags than a key shows */
+    bool deep;   /* more tags than a key shows */
+    bool unsure; /* a header was to be read anew below tags that the key has no room for: none of it may be relied on */
 };
 
 /* The same as bridge_flow_*(). False: full. */

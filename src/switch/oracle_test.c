@@ -224,7 +224,7 @@ static struct action set_action(enum field_id id, uint64_t value, uint64_t mask)
 static struct action random_action(uint8_t table, bool apply)
 {
     static const uint32_t special[] = {SWITCH_PORT_IN_PORT, SWITCH_PORT_ALL, SWITCH_PORT_FLOOD};
-    switch (rnd(14)) {
+    switch (rnd(15)) {
     case 0: return set_action(FIELD_ETH_DST, UINT64_C(0x020000000000) | rnd(4), UINT64_MAX);
     case 1: return set_action(FIELD_IPV4_DST, random_ip(), apply && rnd(2) ? 255 : UINT64_MAX);
     case 2: return set_action(FIELD_TCP_DST, 80 + rnd(4), UINT64_MAX);
@@ -244,6 +244,9 @@ static struct action random_action(uint8_t table, bool apply)
         return (struct action){
             .type = ACTION_RESUBMIT,
             .resubmit = {.port = rnd(3) ? SWITCH_PORT_IN_PORT : 1 + rnd(PORTS), .table = (uint8_t)(table + 1)}};
+    case 12: /* seldom: what is left has little more to look at */
+        if (rnd(3)) break;
+        return rnd(2) ? set_action(FIELD_ETH_TYPE, 0x1234, UINT64_MAX) : set_action(FIELD_IP_PROTO, 47, UINT64_MAX);
     default: break;
     }
     return (struct action){.type = ACTION_OUTPUT, .output = {.port = rnd(5) ? 1 + rnd(PORTS + 1) : special[rnd(3)]}};
@@ -354,6 +357,10 @@ static void check_frame(struct both *b, unsigned i, unsigned at)
 static void compare(struct both *b)
 {
     unsigned expected[32] = {0};
+    if (b->said.unsure) {
+        rig_got(&b->rig);
+        return;
+    }
     for (unsigned i = 0; i < b->said.count; i++)
         expected[b->said.out[i].port]++;
     for (unsigned port = 1; port <= PORTS; port++)
@@ -411,6 +418,7 @@ static void flip(struct both *b)
     naive_run(&b->naive, &k, &b->said);
     struct translation_request r = {.bridge = b->rig.bridge, .key = &k};
     translate(&r, b->translation);
+    if (b->translation->once) return; /* nobody looks at its mask */
     memset(&possible, 0xff, sizeof possible);
     extract_trim_mask(&k, &possible);
     for (unsigned bit = 64; bit < FLOW_KEY_PACKET_WORDS * 64; bit++) {

@@ -359,6 +359,37 @@ static void what_comes_to_light(void **state)
     rig_close(&r);
 }
 
+/* Another type or protocol is in the frame, not only in what is known of it, and decides what the rest is taken for. */
+static void another_shape(void **state)
+{
+    struct rig r;
+    uint8_t f[128];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 4);
+    rig_flow(&r, "table=0,in_port=1,udp,actions=set_field:6->ip_proto,output:2,goto_table:1");
+    rig_flow(&r, "table=0,in_port=2,actions=set_field:0x88cc->eth_type,output:3,goto_table:1");
+    rig_flow(&r, "table=0,in_port=3,dl_type=0x88cc,actions=set_field:0x0800->eth_type,goto_table:1");
+    rig_flow(&r, "table=1,priority=9,udp,tp_dst=2,actions=output:1");
+    rig_flow(&r, "table=1,priority=1,actions=output:4");
+    unsigned n = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1, 2);
+    for (unsigned i = 0; i < 3; i++) {
+        rig_send(&r, 1, f, n, 2);
+        assert_int_equal(rig_got(&r), bit(2) | bit(4));
+        assert_int_equal(r.ports[2]->last[1].bytes[23], 6);
+        assert_int_equal(f[23], 17);
+        rig_send(&r, 2, f, n, 2);
+        assert_int_equal(rig_got(&r), bit(3) | bit(4));
+        assert_memory_equal(r.ports[3]->last[1].bytes + 12, "\x88\xcc\x45", 3);
+        rig_send(&r, 3, r.ports[3]->last[1].bytes, n, 2);
+        assert_int_equal(rig_got(&r), bit(1));
+        assert_memory_equal(r.ports[1]->last[1].bytes, f, n);
+    }
+    n = frame_tag(f, n, 0x8100, 7);
+    rig_send(&r, 2, f, n, 2);
+    assert_memory_equal(r.ports[3]->last[1].bytes + 12, "\x81\x00\x00\x07\x88\xcc\x45", 7);
+    rig_close(&r);
+}
+
 /* Flows whose masks differ in every bit of two fields: however a guest sends, the masks of its port are bounded, those of others
  * are not touched, and everything is still forwarded as it should be. */
 static void masks_are_bounded(void **state)
@@ -499,6 +530,7 @@ int main(void)
         cmocka_unit_test(idle_megaflows_go),
         cmocka_unit_test(on_runners),
         cmocka_unit_test(what_comes_to_light),
+        cmocka_unit_test(another_shape),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -76,13 +76,44 @@ static void output(struct walk *w, const struct action *a)
     }
 }
 
+/* ---- what comes to light ---- */
+
+/* The packet as it is by now, parsed anew. */
+static void look_inside(struct walk *w)
+{
+    struct flow_key k = w->key;
+    w->out->once = true;
+    if (!w->r->packet) {
+        walk_trace(w, "what is inside is not known without a packet");
+        return;
+    }
+    struct packet *p = packet_clone(w->r->pool, w->r->packet);
+    for (unsigned i = 0; p && i < w->out->count; i++)
+        if (!dp_is_output(&w->out->actions[i]) && !execute_change(p, &w->out->actions[i])) p = NULL;
+    if (!p || extract_key(p, &k) == EXTRACT_INVALID) {
+        w->out->failed = w->stop = true;
+        return;
+    }
+    memcpy(w->key.words + 1, k.words + 1, (FLOW_KEY_PACKET_WORDS - 1) * sizeof k.words[0]);
+}
+
 /* ---- fields ---- */
+
+/* Says what the headers behind it are: with another value they are others. */
+static bool is_a_shape(enum field_id id)
+{
+    return id == FIELD_ETH_TYPE || id == FIELD_IP_PROTO;
+}
 
 /* Written whole, as the bits of mask say. */
 static void set_bits(struct walk *w, enum field_id id, struct field_value value, struct field_value mask)
 {
     field_set_masked(seen(w), id, mask, mask);
     field_set_masked(&w->key, id, value, mask);
+    if (is_a_shape(id)) {
+        value = field_get(&w->key, id);
+        mask = field_all_ones(id);
+    }
     if (fields[id].bit_at >= FLOW_KEY_PACKET_WORDS * 64) return; /* not in the packet */
     w->out->deps.modified = true;
     struct dp_action *a = walk_emit(w, DP_SET);
@@ -90,6 +121,7 @@ static void set_bits(struct walk *w, enum field_id id, struct field_value value,
     a->field = (uint8_t)id;
     a->set.value = value;
     a->set.mask = mask;
+    if (is_a_shape(id)) look_inside(w);
 }
 
 static void set_u64(struct walk *w, enum field_id id, uint64_t value)
@@ -137,27 +169,6 @@ static void move(struct walk *w, const struct action *a)
     }
     field_set_masked(seen(w), from, looked_at, looked_at);
     set_bits(w, to, value, mask);
-}
-
-/* ---- what comes to light ---- */
-
-/* The packet as it is by now, parsed anew. */
-static void look_inside(struct walk *w)
-{
-    struct flow_key k = w->key;
-    w->out->once = true;
-    if (!w->r->packet) {
-        walk_trace(w, "what is inside is not known without a packet");
-        return;
-    }
-    struct packet *p = packet_clone(w->r->pool, w->r->packet);
-    for (unsigned i = 0; p && i < w->out->count; i++)
-        if (!dp_is_output(&w->out->actions[i]) && !execute_change(p, &w->out->actions[i])) p = NULL;
-    if (!p || extract_key(p, &k) == EXTRACT_INVALID) {
-        w->out->failed = w->stop = true;
-        return;
-    }
-    memcpy(w->key.words + 1, k.words + 1, (FLOW_KEY_PACKET_WORDS - 1) * sizeof k.words[0]);
 }
 
 /* ---- tags ---- */
