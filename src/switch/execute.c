@@ -107,7 +107,9 @@ static bool set_tos(struct packet *p, const struct dp_action *a, unsigned shift)
 
 static bool set_ttl(struct packet *p, const struct dp_action *a)
 {
-    uint8_t ttl = (uint8_t)value_of(a);
+    const uint8_t *old = at(p, p->l3_at, is_v6(p) ? 7 : 8, 1);
+    if (!old) return false;
+    uint8_t ttl = merge8(*old, (uint8_t)value_of(a), (uint8_t)mask_of(a));
     return is_v6(p) ? packet_set_ipv6_hop_limit(p, ttl) : packet_set_ipv4_ttl(p, ttl);
 }
 
@@ -142,11 +144,29 @@ static bool set_outer_word(struct packet *p, const struct dp_action *a, unsigned
     return set(p, be32_make((be32_get(raw) & ~mask) | value));
 }
 
-static const uint8_t *nd_option(const struct packet *p)
+static bool set_icmp(struct packet *p, const struct dp_action *a, unsigned offset,
+                     bool (*set)(struct packet *, uint8_t))
 {
-    static const uint8_t nothing[6]; /* set-field on these has no mask */
-    (void)p;
-    return nothing;
+    const uint8_t *old = at(p, p->l4_at, offset, 1);
+    return old && set(p, merge8(*old, (uint8_t)value_of(a), (uint8_t)mask_of(a)));
+}
+
+/* The address in the option of that type. */
+static const uint8_t *nd_option(const struct packet *p, uint8_t type)
+{
+    const uint8_t *o;
+    for (unsigned offset = 24; (o = at(p, p->l4_at, offset, 8)) && o[1]; offset += o[1] * 8u)
+        if (o[0] == type && o[1] == 1) return o + 2;
+    return NULL;
+}
+
+/* A packet without the option stays as it is. */
+static bool set_nd_link(struct packet *p, const struct dp_action *a, uint8_t type,
+                        bool (*set)(struct packet *, const uint8_t[6]))
+{
+    const uint8_t *old = nd_option(p, type);
+    if (old) (void)set_mac(p, a, old, set);
+    return true;
 }
 
 /* Layers anew, after another header has come to be where one was. */
@@ -182,17 +202,17 @@ static bool set_field(struct packet *p, const struct dp_action *a)
     case FIELD_UDP_DST:
     case FIELD_SCTP_DST: return set_be16(p, a, at(p, l4, 2, 2), packet_set_port_dst);
     case FIELD_ICMPV4_TYPE:
-    case FIELD_ICMPV6_TYPE: return packet_set_icmp_type(p, (uint8_t)value_of(a));
+    case FIELD_ICMPV6_TYPE: return set_icmp(p, a, 0, packet_set_icmp_type);
     case FIELD_ICMPV4_CODE:
-    case FIELD_ICMPV6_CODE: return packet_set_icmp_code(p, (uint8_t)value_of(a));
+    case FIELD_ICMPV6_CODE: return set_icmp(p, a, 1, packet_set_icmp_code);
     case FIELD_ARP_OP: return set_be16(p, a, at(p, l3, 6, 2), packet_set_arp_op);
     case FIELD_ARP_SHA: return set_mac(p, a, at(p, l3, 8, 6), packet_set_arp_sha);
     case FIELD_ARP_SPA: return set_be32(p, a, at(p, l3, 14, 4), packet_set_arp_spa);
     case FIELD_ARP_THA: return set_mac(p, a, at(p, l3, 18, 6), packet_set_arp_tha);
     case FIELD_ARP_TPA: return set_be32(p, a, at(p, l3, 24, 4), packet_set_arp_tpa);
     case FIELD_ND_TARGET: return set_in6(p, a, at(p, l4, 8, 16), packet_set_nd_target);
-    case FIELD_ND_SLL: return set_mac(p, a, nd_option(p), packet_set_nd_sll);
-    case FIELD_ND_TLL: return set_mac(p, a, nd_option(p), packet_set_nd_tll);
+    case FIELD_ND_SLL: return set_nd_link(p, a, 1, packet_set_nd_sll);
+    case FIELD_ND_TLL: return set_nd_link(p, a, 2, packet_set_nd_tll);
     case FIELD_MPLS_LABEL: return set_outer_word(p, a, 12, packet_set_mpls_entry);
     case FIELD_MPLS_TC: return set_outer_word(p, a, 9, packet_set_mpls_entry);
     case FIELD_MPLS_BOS: return set_outer_word(p, a, 8, packet_set_mpls_entry);

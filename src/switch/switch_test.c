@@ -359,6 +359,57 @@ static void what_comes_to_light(void **state)
     rig_close(&r);
 }
 
+/* Of a neighbour solicitation with its link-layer address or without, and hop limit 255. */
+static unsigned frame_ns(uint8_t *f, bool option)
+{
+    static const uint8_t head[] = {0x33, 0x33, 0,    0,    0, 1, 2, 0, 0,  0,  0,
+                                   0xa,  0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255};
+    static const uint8_t link[] = {1, 1, 2, 0, 0, 0, 0, 0xa};
+    memset(f, 0, 128);
+    memcpy(f, head, sizeof head);
+    f[22] = f[38] = 0xfd;
+    f[54] = 135;
+    f[62] = 0xfd;
+    if (option) memcpy(f + 78, link, sizeof link);
+    f[19] = option ? 32 : 24;
+    return option ? 86 : 78;
+}
+
+/* What a mask leaves out stays as it was. */
+static void written_in_parts(void **state)
+{
+    struct rig r;
+    uint8_t f[128];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 4);
+    rig_flow(&r, "in_port=1,udp,actions=move:NXM_NX_REG0[0..3]->NXM_NX_IP_TTL[2..5],output:2");
+    rig_flow(&r, "in_port=1,icmp,actions=move:NXM_NX_REG0[0..1]->NXM_OF_ICMP_TYPE[1..2],"
+                 "set_field:0x80/0x80->icmp_code,output:2");
+    rig_flow(&r,
+             "in_port=1,icmp6,icmp_type=135,actions=set_field:00:00:00:00:00:77/00:00:00:00:00:ff->nd_sll,output:2");
+    unsigned n = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1, 2);
+    f[22] = 0xff;
+    rig_send(&r, 1, f, n, 2);
+    assert_int_equal(rig_got(&r), bit(2));
+    assert_int_equal(r.ports[2]->last[1].bytes[22], 0xc3);
+    f[23] = 1;
+    f[34] = 0xff;
+    f[35] = 0x05;
+    rig_send(&r, 1, f, n, 2);
+    assert_int_equal(rig_got(&r), bit(2));
+    assert_int_equal(r.ports[2]->last[1].bytes[34], 0xf9);
+    assert_int_equal(r.ports[2]->last[1].bytes[35], 0x85);
+    n = frame_ns(f, true);
+    rig_send(&r, 1, f, n, 2);
+    assert_int_equal(rig_got(&r), bit(2));
+    assert_memory_equal(r.ports[2]->last[1].bytes + 78, "\1\1\2\0\0\0\0\x77", 8);
+    n = frame_ns(f, false); /* not dropped for what it does not have */
+    rig_send(&r, 1, f, n, 2);
+    assert_int_equal(rig_got(&r), bit(2));
+    assert_memory_equal(r.ports[2]->last[1].bytes, f, n);
+    rig_close(&r);
+}
+
 /* Another type or protocol is in the frame, not only in what is known of it, and decides what the rest is taken for. */
 static void another_shape(void **state)
 {
@@ -531,6 +582,7 @@ int main(void)
         cmocka_unit_test(on_runners),
         cmocka_unit_test(what_comes_to_light),
         cmocka_unit_test(another_shape),
+        cmocka_unit_test(written_in_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -124,6 +124,21 @@ static void set_bits(struct walk *w, enum field_id id, struct field_value value,
     if (is_a_shape(id)) look_inside(w);
 }
 
+/* In the packet's key there is no difference between an option with address 0 and none. */
+static bool lacks_option(struct walk *w, enum field_id id)
+{
+    if (id != FIELD_ND_SLL && id != FIELD_ND_TLL) return false;
+    struct field_value v = field_get(&w->key, id), none = {{0}};
+    field_set(seen(w), id, field_all_ones(id));
+    return memcmp(&v, &none, sizeof v) == 0;
+}
+
+/* Can it be written? */
+static bool is_there(struct walk *w, enum field_id id)
+{
+    return field_exists(id, &w->key, seen(w)) && !lacks_option(w, id);
+}
+
 static void set_u64(struct walk *w, enum field_id id, uint64_t value)
 {
     set_bits(w, id, field_value_of(value), field_all_ones(id));
@@ -132,7 +147,7 @@ static void set_u64(struct walk *w, enum field_id id, uint64_t value)
 static void set_field(struct walk *w, const struct action *a)
 {
     enum field_id id = a->set.field;
-    if (!field_exists(id, &w->key, seen(w))) {
+    if (!is_there(w, id)) {
         walk_trace(w, "%s: the packet has none", fields[id].name);
         return;
     }
@@ -160,7 +175,7 @@ static void bit_set(struct field_value *v, unsigned bit)
 static void move(struct walk *w, const struct action *a)
 {
     enum field_id from = a->move.from, to = a->move.to;
-    if (!field_exists(from, &w->key, seen(w)) || !field_exists(to, &w->key, seen(w))) return;
+    if (!field_exists(from, &w->key, seen(w)) || !is_there(w, to)) return;
     struct field_value source = field_get(&w->key, from), looked_at = {{0}}, value = {{0}}, mask = {{0}};
     for (unsigned i = 0; i < a->move.bits; i++) {
         bit_set(&looked_at, a->move.from_bit + i);
