@@ -167,13 +167,14 @@ static int check_move(struct check *c, struct flow_match *m, const struct action
     if (!to->writable) return WRONG(c, FLOW_BAD_SET_TYPE, "%s cannot be written", to->name);
     if (a->move.bits == 0 || a->move.from_bit + a->move.bits > from->bits || a->move.to_bit + a->move.bits > to->bits)
         return WRONG(c, FLOW_BAD_SET_ARGUMENT, "move from %s to %s: bits that are not there", from->name, to->name);
-    bool tag = a->move.from == FIELD_VLAN_VID || a->move.to == FIELD_VLAN_VID;
-    int ret = tag ? check_needed(c, m, FIELD_VLAN_PCP, "move of vlan_vid") : 0;
+    bool tag = a->move.from == FIELD_VLAN_VID || a->move.to == FIELD_VLAN_VID || a->move.to == FIELD_VLAN_TCI;
+    int ret = tag ? check_needed(c, m, FIELD_VLAN_PCP, "move of a VLAN tag") : 0;
     if (!ret) ret = check_needed(c, m, a->move.from, "move");
     if (!ret) ret = check_needed(c, m, a->move.to, "move");
     if (ret) return ret;
     forget_behind(m, a->move.to);
     forget(m, a->move.to, ones_at(a->move.to_bit, a->move.bits));
+    if (tag) learn(m, FIELD_VLAN_VID, field_value_of(FLOW_VLAN_PRESENT), field_value_of(FLOW_VLAN_PRESENT));
     return ret;
 }
 

@@ -448,6 +448,8 @@ static void wrong_actions_are_found(void **state)
         {{.type = ACTION_MOVE, .move = {.from = FIELD_REG0, .to = FIELD_REG0, .bits = 33}}, FLOW_BAD_SET_ARGUMENT},
         {{.type = ACTION_MOVE, .move = {.from = FIELD_REG0, .to = FIELD_REG0, .from_bit = 255, .bits = 255}},
          FLOW_BAD_SET_ARGUMENT},
+        {{.type = ACTION_MOVE, .move = {.from = FIELD_REG0, .to = FIELD_VLAN_TCI, .bits = 16}},
+         FLOW_BAD_MATCH_INCONSISTENT},
         {{.type = ACTION_MOVE, .move = {.from = FIELD_TCP_SRC, .to = FIELD_REG0, .bits = 16}},
          FLOW_BAD_MATCH_INCONSISTENT},
         {{.type = ACTION_PUSH_VLAN, .eth_type = 0x800}, FLOW_BAD_ARGUMENT},

@@ -124,14 +124,18 @@ static void set(struct run *r, const struct action *a)
 
 static void move(struct run *r, const struct action *a)
 {
-    if (!field_exists(a->move.from, &r->key, NULL) || !field_exists(a->move.to, &r->key, NULL)) return;
+    enum field_id id = a->move.to;
+    bool tag = id == FIELD_VLAN_VID || id == FIELD_VLAN_TCI;
+    if (!field_exists(a->move.from, &r->key, NULL) || !field_exists(id, &r->key, NULL)) return;
+    if (tag && !(be16_get(r->key.vlan[0].tci) & FLOW_VLAN_PRESENT)) return;
     struct field_value from = field_get(&r->key, a->move.from), to = field_get(&r->key, a->move.to);
     for (unsigned i = 0; i < a->move.bits; i++) {
         unsigned f = a->move.from_bit + i, t = a->move.to_bit + i;
         unsigned bit = from.raw[15 - f / 8] >> f % 8 & 1;
         to.raw[15 - t / 8] = (uint8_t)((to.raw[15 - t / 8] & ~(1u << t % 8)) | bit << t % 8);
     }
-    field_set(&r->key, a->move.to, to);
+    if (tag) to.raw[14] |= 0x10;
+    field_set(&r->key, id, to);
 }
 
 static void dec_ttl(struct run *r)

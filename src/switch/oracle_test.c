@@ -237,6 +237,12 @@ static struct action random_action(uint8_t table, bool apply)
     case 9: return set_action(FIELD_IP_DSCP, rnd(3), UINT64_MAX);
     case 10:
         if (!apply) break;
+        if (rnd(3) == 0) { /* into a tag, over its presence, too */
+            enum field_id to = rnd(2) ? FIELD_VLAN_TCI : FIELD_VLAN_VID;
+            unsigned bits = 13 + (to == FIELD_VLAN_TCI) * rnd(4), from = rnd(2) ? FIELD_ETH_SRC : FIELD_REG0;
+            return (struct action){.type = ACTION_MOVE,
+                                   .move = {.from = (uint8_t)from, .to = (uint8_t)to, .bits = (uint8_t)bits}};
+        }
         return (struct action){.type = ACTION_MOVE,
                                .move = {.from = FIELD_ETH_SRC, .to = FIELD_REG0, .bits = 2, .to_bit = (uint8_t)rnd(2)}};
     case 11:

@@ -359,6 +359,25 @@ static void what_comes_to_light(void **state)
     rig_close(&r);
 }
 
+/* A move into a tag makes none and takes none away. */
+static void moves_into_tags(void **state)
+{
+    struct rig r;
+    uint8_t f[128];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 4);
+    rig_flow(
+        &r, "table=0,in_port=1,vlan_tci=0x1000/0x1000,actions=move:NXM_NX_REG0[0..15]->NXM_OF_VLAN_TCI[],goto_table:1");
+    rig_flow(&r, "table=1,priority=2,vlan_tci=0x1000/0x1000,actions=output:2");
+    rig_flow(&r, "table=1,priority=1,actions=output:3");
+    unsigned n = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1, 2);
+    n = frame_tag(f, n, 0x8100, 0xa007);
+    rig_send(&r, 1, f, n, 2);
+    assert_int_equal(rig_got(&r), bit(2));
+    assert_memory_equal(r.ports[2]->last[1].bytes + 12, "\x81\0\0\0\x08\0", 6);
+    rig_close(&r);
+}
+
 /* Of a neighbour solicitation with its link-layer address or without, and hop limit 255. */
 static unsigned frame_ns(uint8_t *f, bool option)
 {
@@ -583,6 +602,7 @@ int main(void)
         cmocka_unit_test(what_comes_to_light),
         cmocka_unit_test(another_shape),
         cmocka_unit_test(written_in_parts),
+        cmocka_unit_test(moves_into_tags),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

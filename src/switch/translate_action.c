@@ -133,10 +133,21 @@ static bool lacks_option(struct walk *w, enum field_id id)
     return memcmp(&v, &none, sizeof v) == 0;
 }
 
+static bool is_tag(enum field_id id)
+{
+    return id == FIELD_VLAN_VID || id == FIELD_VLAN_TCI;
+}
+
 /* Can it be written? */
 static bool is_there(struct walk *w, enum field_id id)
 {
-    return field_exists(id, &w->key, seen(w)) && !lacks_option(w, id);
+    return field_exists(is_tag(id) ? FIELD_VLAN_PCP : id, &w->key, seen(w)) && !lacks_option(w, id);
+}
+
+/* A tag's presence is a bit that is not to be written: only push and pop change it. */
+static void spare_presence(enum field_id id, struct field_value *mask)
+{
+    if (is_tag(id)) mask->raw[FIELD_VALUE_BYTES - 2] &= (uint8_t) ~(FLOW_VLAN_PRESENT >> 8);
 }
 
 static void set_u64(struct walk *w, enum field_id id, uint64_t value)
@@ -152,10 +163,7 @@ static void set_field(struct walk *w, const struct action *a)
         return;
     }
     struct field_value mask = a->set.mask, value = a->set.value;
-    if (id == FIELD_VLAN_VID || id == FIELD_VLAN_TCI) { /* the tag's presence is no bit of it */
-        if (!field_exists(FIELD_VLAN_PCP, &w->key, seen(w))) return;
-        mask.raw[FIELD_VALUE_BYTES - 2] &= (uint8_t) ~(FLOW_VLAN_PRESENT >> 8);
-    }
+    spare_presence(id, &mask);
     for (unsigned i = 0; i < FIELD_VALUE_BYTES; i++)
         value.raw[i] &= mask.raw[i];
     set_bits(w, id, value, mask);
@@ -183,6 +191,9 @@ static void move(struct walk *w, const struct action *a)
         if (bit_get(&source, a->move.from_bit + i)) bit_set(&value, a->move.to_bit + i);
     }
     field_set_masked(seen(w), from, looked_at, looked_at);
+    spare_presence(to, &mask);
+    for (unsigned i = 0; i < FIELD_VALUE_BYTES; i++)
+        value.raw[i] &= mask.raw[i];
     set_bits(w, to, value, mask);
 }
 
