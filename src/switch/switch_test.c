@@ -359,6 +359,26 @@ static void what_comes_to_light(void **state)
     rig_close(&r);
 }
 
+/* A full burst of packets that are each copied more often than the pool would have copies for. */
+static void many_copies(void **state)
+{
+    struct rig r;
+    char text[4096] = "in_port=1,actions=";
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 2);
+    for (unsigned i = 0; i < 40; i++)
+        snprintf(text + strlen(text), sizeof text - strlen(text), "set_field:02:00:00:00:01:%02x->eth_dst,output:2,",
+                 i);
+    rig_flow(&r, text);
+    for (unsigned i = 0; i < 3; i++) {
+        send_udp(&r, 1, B, A, PACKET_BATCH);
+        assert_int_equal(r.ports[2]->got, 40 * PACKET_BATCH * (i + 1));
+        assert_memory_equal(r.ports[2]->last[7].bytes, "\2\0\0\0\1\x27", 6);
+    }
+    assert_int_equal(stats(&r).dropped, 0);
+    rig_close(&r);
+}
+
 /* A move into a tag makes none and takes none away. */
 static void moves_into_tags(void **state)
 {
@@ -603,6 +623,7 @@ int main(void)
         cmocka_unit_test(another_shape),
         cmocka_unit_test(written_in_parts),
         cmocka_unit_test(moves_into_tags),
+        cmocka_unit_test(many_copies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

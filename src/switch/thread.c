@@ -20,6 +20,7 @@ struct burst {
     struct switch_port *in;
     struct cache_port *port;
     struct execute_context run;
+    struct packet_pool_mark mark; /* what the pool had given before this burst */
     unsigned count;
     struct packet *packets[PACKET_BATCH];
     const struct flow_key *keys[PACKET_BATCH];
@@ -34,13 +35,29 @@ static bool is_valid(const struct switch_thread *t, const struct megaflow *m)
     return m->valid_at >= t->seen[m->watches_mac];
 }
 
+#define POOL_ENOUGH (PACKET_POOL_PACKETS / 2) /* left at least, for the copies of one packet */
+
+/* Copies are taken back as soon as the next packet might go short of some, rather than at the end of the batch. */
+static void take_back_copies(struct burst *b)
+{
+    if (packet_pool_mark(b->t->pool).packets < POOL_ENOUGH) return;
+    outbox_flush(&b->t->outbox);
+    packet_pool_rewind(b->t->pool, b->mark);
+}
+
+static void carry_out(struct burst *b, struct packet *p, const struct dp_action *a, unsigned count)
+{
+    if (count == 0 || !execute(&b->run, p, a, count)) b->t->dropped++;
+    take_back_copies(b);
+}
+
 static void obey(struct burst *b, struct megaflow *m, struct packet *p)
 {
     const struct dp_list *l = m->list;
     m->packets++;
     m->bytes += p->length_bytes;
     if (l->single) outbox_put(&b->t->outbox, l->single, p);
-    else if (l->count == 0 || !execute(&b->run, p, l->actions, l->count)) b->t->dropped++;
+    else carry_out(b, p, l->actions, l->count);
 }
 
 static void count_directly(const struct translation *tr, const struct packet *p, uint64_t now_ns)
@@ -114,7 +131,7 @@ static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_gen
     }
     const struct translation *tr = t->translation;
     count_directly(tr, p, t->now_ns);
-    if (tr->count == 0 || !execute(&b->run, p, tr->actions, tr->count)) t->dropped++;
+    carry_out(b, p, tr->actions, tr->count);
 }
 
 /* Hits first; what is no longer true, and what was not found, afterwards and in order. */
@@ -225,6 +242,7 @@ static void burst_begin(struct burst *b, struct switch_thread *t, struct switch_
     b->t = t;
     b->in = in;
     b->port = p;
+    b->mark = packet_pool_mark(t->pool);
     b->count = b->fresh_count = 0;
     b->run = (struct execute_context){.outbox = &t->outbox,
                                       .bridge = in->bridge,
