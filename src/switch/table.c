@@ -205,25 +205,38 @@ void flow_unref(struct flow *f)
     }
 }
 
+static void note_use(struct flow *f, uint64_t now_ns)
+{
+    if (atomic_load_explicit(&f->used_ns, memory_order_relaxed) < now_ns)
+        atomic_store_explicit(&f->used_ns, now_ns, memory_order_relaxed);
+}
+
+/* What was counted for f goes to its successor. Every amount is taken once, by who sees the successor; sequentially consistent,
+ * so that of one who adds and one who names a successor the latter sees the amount, or the former the successor. */
+static void pass_on(struct flow *f, struct flow *to)
+{
+    atomic_fetch_add(&to->packets, atomic_exchange(&f->packets, 0));
+    atomic_fetch_add(&to->bytes, atomic_exchange(&f->bytes, 0));
+    note_use(to, atomic_load_explicit(&f->used_ns, memory_order_relaxed));
+}
+
 void flow_count(struct flow *f, uint64_t packets, uint64_t bytes, uint64_t now_ns)
 {
     for (struct flow *s; (s = atomic_load_explicit(&f->successor, memory_order_acquire));)
         f = s;
-    atomic_fetch_add_explicit(&f->packets, packets, memory_order_relaxed);
-    atomic_fetch_add_explicit(&f->bytes, bytes, memory_order_relaxed);
-    if (atomic_load_explicit(&f->used_ns, memory_order_relaxed) < now_ns)
-        atomic_store_explicit(&f->used_ns, now_ns, memory_order_relaxed);
+    atomic_fetch_add(&f->packets, packets);
+    atomic_fetch_add(&f->bytes, bytes);
+    note_use(f, now_ns);
+    for (struct flow *s; (s = atomic_load(&f->successor)); f = s)
+        pass_on(f, s);
 }
 
 void flow_succeed(struct flow *f, struct flow *new)
 {
     bool referenced = flow_ref(new);
     assert(referenced);
-    atomic_store_explicit(&f->successor, new, memory_order_release);
-    /* What came in the meantime went to either of them. */
-    atomic_fetch_add_explicit(&new->packets, atomic_load_explicit(&f->packets, memory_order_relaxed),
-                              memory_order_relaxed);
-    atomic_fetch_add_explicit(&new->bytes, atomic_load_explicit(&f->bytes, memory_order_relaxed), memory_order_relaxed);
+    atomic_store(&f->successor, new);
+    pass_on(f, new);
 }
 
 void flow_to_match(const struct flow *f, struct flow_match *out)

@@ -3,6 +3,7 @@
  * The classifier against a walk through all flows: thousands of them, of few addresses (so that leaves overflow, to finer groups)
  * and of many; while they are added, replaced and removed. A bit that the mask leaves out may be flipped.
  */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -194,12 +195,48 @@ static void some_addresses(void **state)
     run(60);
 }
 
+#define COUNTED 20000u
+
+static void *count_many(void *arg)
+{
+    struct flow *f = arg;
+    for (unsigned i = 0; i < COUNTED; i++)
+        flow_count(f, 1, 60, i);
+    return NULL;
+}
+
+/* Whatever is counted while a flow takes another's place is counted once. */
+static void no_count_is_lost(void **state)
+{
+    struct flow_spec spec = {0};
+    (void)state;
+    for (unsigned round = 0; round < 200; round++) {
+        struct flow *f[4];
+        pthread_t thread;
+        for (unsigned i = 0; i < 4; i++)
+            f[i] = flow_new(&spec, i, 0);
+        assert_int_equal(pthread_create(&thread, NULL, count_many, f[0]), 0);
+        for (unsigned i = 0; i < 3; i++) {
+            while (atomic_load(&f[i]->packets) < 10 && atomic_load(&f[i]->packets) < COUNTED)
+                ;
+            flow_succeed(f[i], f[i + 1]);
+        }
+        pthread_join(thread, NULL);
+        assert_int_equal(atomic_load(&f[3]->packets), COUNTED);
+        assert_int_equal(atomic_load(&f[3]->bytes), COUNTED * 60);
+        assert_int_equal(atomic_load(&f[3]->used_ns), COUNTED - 1);
+        for (unsigned i = 0; i < 4; i++)
+            flow_unref(f[i]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_addresses),
         cmocka_unit_test(few_addresses),
         cmocka_unit_test(some_addresses),
+        cmocka_unit_test(no_count_is_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
