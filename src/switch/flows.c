@@ -141,6 +141,7 @@ int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict,
         free(list);
         return no_memory(e);
     }
+    if (count && (f->flags & FLOW_RESET_COUNTS)) switch_fold(b->sw); /* what was counted before is not to come back */
     for (long i = 0; i < count; i++) {
         struct flow_code *old = atomic_exchange_explicit(&list[i]->code, codes[i], memory_order_acq_rel);
         epoch_retire(&b->sw->epoch, &old->retired, code_free);

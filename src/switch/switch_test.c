@@ -234,6 +234,36 @@ static void counters_and_timeouts(void **state)
     rig_close(&r);
 }
 
+static struct seen counts(struct rig *r, unsigned table)
+{
+    struct seen all = {0};
+    struct flow_spec select = {.table = (uint8_t)table, .out_port = SWITCH_PORT_ANY, .out_group = SWITCH_PORT_ANY};
+    bridge_flow_each(r->bridge, &select, see, &all);
+    return all;
+}
+
+/* What threads had not told yet when the counters were reset belongs to before. */
+static void counts_are_reset(void **state)
+{
+    struct rig r;
+    struct flow_spec f;
+    struct errmsg e;
+    unsigned changed;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 2);
+    rig_flow(&r, "in_port=1,actions=output:2");
+    send_udp(&r, 1, B, A, 10);
+    assert_int_equal(flow_parse(&f, "in_port=1,actions=output:2", FLOW_PARSE_ADD, NULL, &e), 0);
+    f.flags |= FLOW_RESET_COUNTS;
+    assert_int_equal(bridge_flow_modify(r.bridge, &f, true, &changed, &e), 0);
+    instructions_clear(&f.instructions);
+    assert_int_equal(changed, 1);
+    assert_int_equal(counts(&r, 0).packets, 0);
+    send_udp(&r, 1, B, A, 3);
+    assert_int_equal(counts(&r, 0).packets, 3);
+    rig_close(&r);
+}
+
 static void actions_of_a_pipeline(void **state)
 {
     struct rig r;
@@ -612,6 +642,7 @@ int main(void)
         cmocka_unit_test(a_priority_tag_hides_no_vlan),
         cmocka_unit_test(flows_are_obeyed_and_counted),
         cmocka_unit_test(counters_and_timeouts),
+        cmocka_unit_test(counts_are_reset),
         cmocka_unit_test(actions_of_a_pipeline),
         cmocka_unit_test(resubmit_without_end),
         cmocka_unit_test(trace_explains),
