@@ -264,6 +264,28 @@ static void counts_are_reset(void **state)
     rig_close(&r);
 }
 
+/* Of many flows on the way those with an idle time-out count: they are in use. */
+static void long_pipelines_do_not_time_out(void **state)
+{
+    struct rig r;
+    char text[160];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 2);
+    for (unsigned i = 0; i < 100; i++) {
+        const char *timeout = i % 30 == 29 ? "idle_timeout=10," : "";
+        snprintf(text, sizeof text, "table=%u,priority=5,%sactions=goto_table:%u", i, timeout, i + 1);
+        rig_flow(&r, text);
+    }
+    rig_flow(&r, "table=100,priority=5,idle_timeout=10,actions=output:2");
+    send_udp(&r, 1, B, A, 4);
+    send_udp(&r, 1, B, A, 4);
+    assert_int_equal(rig_got(&r), bit(2));
+    for (unsigned i = 29; i < 100; i += 30)
+        assert_int_equal(counts(&r, i).packets, 8);
+    assert_int_equal(counts(&r, 100).packets, 8);
+    rig_close(&r);
+}
+
 static void actions_of_a_pipeline(void **state)
 {
     struct rig r;
@@ -643,6 +665,7 @@ int main(void)
         cmocka_unit_test(flows_are_obeyed_and_counted),
         cmocka_unit_test(counters_and_timeouts),
         cmocka_unit_test(counts_are_reset),
+        cmocka_unit_test(long_pipelines_do_not_time_out),
         cmocka_unit_test(actions_of_a_pipeline),
         cmocka_unit_test(resubmit_without_end),
         cmocka_unit_test(trace_explains),

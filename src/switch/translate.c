@@ -53,12 +53,23 @@ struct switch_port *bridge_find_port(const struct bridge *b, uint32_t number)
 
 /* ---- one flow ---- */
 
+/* A flow that nobody counted packets for would be taken for idle. */
+static void remember_instead(struct translation *t, struct flow *f)
+{
+    for (unsigned i = 0; i < t->flow_count; i++) {
+        if (t->flows[i]->idle_timeout_s) continue;
+        t->flows[i] = f;
+        return;
+    }
+}
+
 static void remember_flow(struct walk *w, struct flow *f)
 {
     struct translation *t = w->out;
     for (unsigned i = 0; i < t->flow_count; i++)
         if (t->flows[i] == f) return;
     if (t->flow_count < TRANSLATION_FLOWS) t->flows[t->flow_count++] = f;
+    else if (f->idle_timeout_s) remember_instead(t, f);
 }
 
 static void write_set(struct walk *w, const struct action_list *l)

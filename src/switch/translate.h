@@ -21,7 +21,8 @@
 
 #define RESUBMITS_MAX 4096u
 #define RESUBMIT_DEPTH 64u
-#define TRANSLATION_FLOWS 16u /* matched on the way, that count packets; further ones do not */
+#define TRANSLATION_FLOWS                                                                                              \
+    64u /* matched on the way, that count packets; further ones do not, those without an idle time-out first */
 
 struct translation {
     struct flow_key mask; /* trimmed: no metadata, nothing that such a packet lacks; all of in_port and bridge */
