@@ -544,6 +544,7 @@ static uint32_t fill(struct cache *c, struct subtable *t, const struct cache_add
 
 uint32_t cache_add(struct cache *c, struct cache_port *p, const struct cache_add *a)
 {
+    c->now_ns = a->now_ns;
     make_room(c);
     if (c->stats.megaflows >= c->config.megaflows_max) return 0;
     struct subtable *t = table_for(c, p, a->mask);
@@ -573,7 +574,7 @@ void cache_remove(struct cache *c, uint32_t line)
     struct megaflow *m = cache_megaflow(c, line);
     struct megaflow_cold *cold = &c->cold[line];
     struct subtable *t = cold->table;
-    cache_fold(c, line, cold->used_ns);
+    cache_fold(c, line, c->now_ns > cold->used_ns ? c->now_ns : cold->used_ns);
     simple_forget(t->port, line);
     table_take(c, t, cold->hash, line);
     list_put(c, m->list);
@@ -702,6 +703,7 @@ static void rank(struct cache_port *p)
 void cache_sweep(struct cache *c, uint64_t now_ns, uint32_t max,
                  bool (*refreshed)(void *arg, const struct change_deps *d, uint32_t in_port), void *arg)
 {
+    c->now_ns = now_ns;
     if (!c->sweep_at) {
         if (now_ns - c->sweep_ns < SWEEP_EVERY_NS) return;
         c->sweep_ns = now_ns;

@@ -122,6 +122,7 @@ struct cache {
     unsigned list_count, list_mask;
     uint32_t sweep_at; /* next line to look at; 0: no sweep under way */
     uint64_t sweep_ns; /* when the last one began */
+    uint64_t now_ns;   /* as last told */
     uint32_t victim;
     struct cache_stats stats;
 };

@@ -122,6 +122,33 @@ static void folding_does_not_hide_use(void **state)
     cache_destroy(&c);
 }
 
+/* What a megaflow counted before it had to go was counted now, not when it was last looked at. */
+static void use_is_known_when_it_goes(void **state)
+{
+    struct cache c;
+    struct flow_key k, mask;
+    uint64_t now_ns = LONG_AGO;
+    struct flow_spec spec = {.idle_timeout_s = 1};
+    struct flow *f = flow_new(&spec, 1, now_ns);
+    static const struct change_deps deps;
+    struct dp_action nothing = {0};
+    (void)state;
+    assert_int_equal(cache_init(&c, &config), 0);
+    make(&k, &mask, 3, 1);
+    struct cache_add a = {.key = &k, .mask = &mask, .deps = &deps, .actions = &nothing, .now_ns = now_ns};
+    a.flows = &f;
+    a.flow_count = 1;
+    uint32_t line = cache_add(&c, cache_port_get(&c, 1), &a);
+    for (unsigned i = 0; i < 3; i++)
+        cache_sweep(&c, now_ns += NS_PER_SECOND, UINT32_MAX, NULL, NULL);
+    cache_megaflow(&c, line)->packets++;
+    cache_remove(&c, line);
+    assert_int_equal(atomic_load(&f->packets), 1);
+    assert_int_equal(atomic_load(&f->used_ns), now_ns);
+    flow_unref(f);
+    cache_destroy(&c);
+}
+
 static uint64_t last_of(struct change_log *l, uint16_t bridge)
 {
     return atomic_load(&l->bridges[bridge].last);
@@ -171,6 +198,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(room_is_for_all_sizes),
         cmocka_unit_test(folding_does_not_hide_use),
+        cmocka_unit_test(use_is_known_when_it_goes),
         cmocka_unit_test(changes_of_other_bridges_do_not_count),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
