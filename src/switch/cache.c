@@ -555,6 +555,7 @@ uint32_t cache_add(struct cache *c, struct cache_port *p, const struct cache_add
         cache_remove(c, old);
         t = table_for(c, p, a->mask);
         if (!t) return 0;
+        hash = cache_hash(c, t, a->key); /* it may have another mask */
     }
     uint32_t line = fill(c, t, a, hash);
     if (!line) {

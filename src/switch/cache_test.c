@@ -149,6 +149,35 @@ static void use_is_known_when_it_goes(void **state)
     cache_destroy(&c);
 }
 
+/* The table of a widened mask goes with its last megaflow, and what comes in its place has the mask as it was. */
+static void found_after_its_table_went(void **state)
+{
+    struct cache c;
+    struct flow_key k, mask;
+    uint32_t lines[8];
+    (void)state;
+    assert_int_equal(cache_init(&c, &config), 0);
+    for (unsigned i = 0; i < 8; i++) { /* from a quarter of the masks on they are widened */
+        make(&k, &mask, 2, i);
+        mask.reg[0] = be32_make(i + 1);
+        lines[i] = add(&c, &k, &mask, LONG_AGO);
+        assert_int_not_equal(lines[i], 0);
+    }
+    assert_int_equal(c.stats.masks, 8);
+    make(&k, &mask, 2, 99);
+    mask.ipv4_src = be32_make(0xe0000000);
+    k.ipv4_src = be32_make(0xf0000000);
+    assert_int_not_equal(add(&c, &k, &mask, LONG_AGO), 0);
+    assert_int_equal(c.stats.masks, 9);
+    cache_remove(&c, lines[0]);
+    assert_int_equal(c.stats.masks, 8);
+    uint32_t line = add(&c, &k, &mask, LONG_AGO);
+    assert_int_not_equal(line, 0);
+    assert_int_equal(c.stats.masks, 8);
+    assert_int_equal(find(&c, &k), line);
+    cache_destroy(&c);
+}
+
 static uint64_t last_of(struct change_log *l, uint16_t bridge)
 {
     return atomic_load(&l->bridges[bridge].last);
@@ -199,6 +228,7 @@ int main(void)
         cmocka_unit_test(room_is_for_all_sizes),
         cmocka_unit_test(folding_does_not_hide_use),
         cmocka_unit_test(use_is_known_when_it_goes),
+        cmocka_unit_test(found_after_its_table_went),
         cmocka_unit_test(changes_of_other_bridges_do_not_count),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
