@@ -23,7 +23,8 @@ struct switch_port {
     struct bridge *bridge;
     struct port *port;
     uint32_t number;
-    uint64_t word; /* in_port and bridge, as in a key */
+    uint64_t word;                       /* in_port and bridge, as in a key */
+    const struct change_bridge *changes; /* its bridge's */
     _Atomic(struct port_settings *) settings;
     struct epoch_node retired;
 };

@@ -277,6 +277,7 @@ int bridge_add_port(struct bridge *b, struct port *p, uint32_t number, const str
     *sp = (struct switch_port){.bridge = b, .port = p, .number = number};
     struct flow_key k = {.in_port = be32_make(number), .bridge = b->index};
     sp->word = k.words[0];
+    sp->changes = &s->log.bridges[b->index];
     atomic_init(&sp->settings, settings);
     if (remap(b, sp, NULL)) goto no_memory;
     s->port_count++;

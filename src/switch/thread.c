@@ -229,9 +229,8 @@ static bool simple(struct burst *b, struct packet *p)
 
 /* ---- the sink ---- */
 
-static void see_changes(struct switch_thread *t, const struct bridge *b)
+static void see_changes(struct switch_thread *t, const struct change_bridge *c)
 {
-    const struct change_bridge *c = &t->sw->log.bridges[b->index];
     t->seen[0] = atomic_load_explicit(&c->last_but_mac, memory_order_acquire);
     t->seen[1] = atomic_load_explicit(&c->last, memory_order_acquire);
 }
@@ -261,7 +260,7 @@ static void input(void *thread, struct port *in, struct packet *const *packets, 
         t->dropped += count;
         return;
     }
-    see_changes(t, sp->bridge);
+    see_changes(t, sp->changes);
     if (all_straight(t, p, packets, count)) return;
     struct burst b;
     uint32_t is_short = 0;
