@@ -18,6 +18,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -37,7 +38,7 @@
 #define LIVES 2
 #define KILLS 60
 #else
-#define LIVES 10
+#define LIVES 5
 #define KILLS 250
 #endif
 
@@ -278,6 +279,7 @@ static pid_t start_child(void)
     assert_true(pid >= 0);
     if (pid == 0) {
         in_child = true;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL)) _exit(99);
         raise(SIGSTOP);
         struct device v;
@@ -363,6 +365,7 @@ static pid_t start_racer(void)
     assert_true(pid >= 0);
     if (pid == 0) {
         in_child = true;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         struct device v;
         attach(&v);
         for (;;) {
