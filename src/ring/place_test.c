@@ -99,8 +99,9 @@ static void guest_adds(struct driver_sim *d, unsigned at_most)
             buf[i] = (struct driver_sim_buf){{at + room}, 1 + (uint32_t)pick(ROOM_MAX / 3), writable};
             room += buf[i].length;
         }
-        if (!driver_sim_add(d, buf, count, pick(3) == 0, number)) break;
+        /* Before it is added: in a packed ring a device that races may have it at once. */
         if (writable) __atomic_store_n(buffer(number), 0, __ATOMIC_RELAXED);
+        if (!driver_sim_add(d, buf, count, pick(3) == 0, number)) break;
         guest.room_bytes[number % NAMES] = writable ? room : 0;
         guest.added++;
     }
