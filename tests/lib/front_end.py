@@ -81,7 +81,9 @@ class FrontEnd:
         return self.memory[status], self.memory[data:data + 512]
 
     def signalled(self, fd, timeout_s=10):
-        return bool(select.select([fd], [], [], timeout_s)[0])
+        poll = select.poll()  # select() takes no descriptor past 1,023
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
 
     def close(self):
         self.sock.close()
