@@ -765,4 +765,4 @@ def test_many_vifs(alone, run_dir):
     vifs = link.ask_all("vif.stats", "vifs")
     assert len(vifs) == 300 and len({v["name"] for v in vifs}) == 300
     for front_end in front_ends:
-        front_end.sock.close()
+        front_end.close()
