@@ -704,12 +704,12 @@ def test_the_rules_of_guards_are_shown_when_asked(held):
 def hostile_visit(link, run_dir, name, random):
     """A card that comes, breaks its rings or not, and goes."""
     link.ask("vif.attach", bridge="br0", name=name, socket=str(run_dir / f"{name}.sock"), allowed_macs=["52:54:00:00:00:01"])
-    front_end = FrontEnd(run_dir / f"{name}.sock")
-    front_end.start_ring(random.randrange(2))
-    front_end.jump_available_index(random.choice([1, 3, 1000]))
-    if random.randrange(2):
-        front_end.sock.close()
-    link.ask("vif.detach", name=name)
+    with FrontEnd(run_dir / f"{name}.sock") as front_end:
+        front_end.start_ring(random.randrange(2))
+        front_end.jump_available_index(random.choice([1, 3, 1000]))
+        if random.randrange(2):
+            front_end.sock.close()
+        link.ask("vif.detach", name=name)
 
 
 def capture_a_moment(link, run_dir):
