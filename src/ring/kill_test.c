@@ -23,6 +23,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -276,6 +277,7 @@ static pid_t start_child(void)
     assert_true(pid >= 0);
     if (pid == 0) {
         in_child = true;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL)) _exit(99);
         raise(SIGSTOP);
         struct device v;
@@ -365,6 +367,7 @@ static pid_t start_racer(void)
     assert_true(pid >= 0);
     if (pid == 0) {
         in_child = true;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         struct device v;
         attach(&v);
         for (;;) {
