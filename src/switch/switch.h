@@ -25,6 +25,7 @@
 
 struct net_switch;
 struct bridge;
+struct flow_list;
 struct guard;
 struct switch_port;
 
@@ -92,7 +93,7 @@ int bridge_flow_add(struct bridge *b, const struct flow_spec *f,
 int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed, struct errmsg *e);
 int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed, struct errmsg *e);
 
-enum flow_gone { FLOW_GONE_IDLE, FLOW_GONE_HARD, FLOW_GONE_DELETED };
+enum flow_gone { FLOW_GONE_IDLE, FLOW_GONE_HARD, FLOW_GONE_DELETED, FLOW_GONE_GROUP, FLOW_GONE_METER };
 struct flow_stats {
     uint64_t packets, bytes;
     uint64_t duration_ns, idle_ns;
@@ -101,6 +102,12 @@ struct flow_stats {
 void bridge_flow_each(struct bridge *b, const struct flow_spec *selection,
                       void (*visit)(void *arg, const struct flow_spec *f, const struct flow_stats *s), void *arg);
 unsigned bridge_flow_count(const struct bridge *b); /* of all tables */
+/* The same flows, to be taken piece by piece however long that takes: a list of those that are there now; one that is removed
+ * meanwhile is passed over. NULL: no memory. */
+struct flow_list *bridge_flow_list(struct bridge *b, const struct flow_spec *selection);
+/* False: that was the last. The specification's actions are good until the next call. */
+bool flow_list_next(struct flow_list *l, struct flow_spec *f, struct flow_stats *s);
+void flow_list_free(struct flow_list *l);
 /* Told of flows that go (for OpenFlow, and for who saves them). May be NULL. */
 void bridge_on_flow_gone(struct bridge *b,
                          void (*gone)(void *arg, const struct flow_spec *f, const struct flow_stats *s,
@@ -120,6 +127,38 @@ struct packet_in {
     uint16_t max_len;
 };
 void switch_on_packet_in(struct net_switch *s, void (*received)(void *arg, const struct packet_in *in), void *arg);
+
+/* A packet that a controller sends: carried out before it returns, like what a datapath thread does. in_port: SWITCH_PORT_MAX at most,
+ * or SWITCH_PORT_CONTROLLER, SWITCH_PORT_LOCAL, SWITCH_PORT_ANY; an output to SWITCH_PORT_TABLE takes it through the tables. 0 or -errno with
+ * *why (may be NULL). */
+int bridge_packet_out(struct bridge *b, uint32_t in_port, const struct action_list *actions, const void *data,
+                      size_t bytes, enum flow_wrong *why, struct errmsg *e);
+
+/* ---- for OpenFlow ---- */
+
+struct table_stats {
+    unsigned active;
+    uint64_t lookups, matched; /* counted when megaflows are folded: about a second late */
+};
+void bridge_table_stats(struct bridge *b, uint8_t table, struct table_stats *out);
+
+struct switch_port_info {
+    struct switch_port *sp;
+    uint32_t number;
+    const char *name;
+    uint8_t mac[6];
+    uint32_t config, state; /* OFPPC_*, OFPPS_* */
+    struct port *port;      /* for port_stats_read() */
+    uint64_t duration_ns;
+};
+/* By rising number. */
+void bridge_port_each(struct bridge *b, void (*visit)(void *arg, const struct switch_port_info *p), void *arg);
+/* OFPPC_PORT_DOWN, NO_RECV, NO_FWD and NO_PACKET_IN, the bits of mask. */
+void switch_port_set_config(struct switch_port *sp, uint32_t config, uint32_t mask);
+enum port_event { PORT_EVENT_ADD, PORT_EVENT_DELETE, PORT_EVENT_MODIFY }; /* OFPPR_* */
+/* Told of ports that come, go, or change their configuration or link (which switch_tick() looks at). May be NULL. */
+void bridge_on_port(struct bridge *b, void (*event)(void *arg, enum port_event what, const struct switch_port_info *p),
+                    void *arg);
 
 /* ---- looking inside ---- */
 

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A bridge's OpenFlow agent: all connections of one bridge, and what they ask.
+ *
+ * Thread-safety: the control thread; packets for controllers come from datapath threads through a bounded queue per port.
+ */
+#ifndef OPENFLOW_AGENT_H
+#define OPENFLOW_AGENT_H
+
+#include "loop/loop.h"
+#include "openflow/tls.h"
+#include "switch/group.h"
+#include "switch/meter.h"
+#include "switch/switch.h"
+
+#define OF_CONNECTIONS_MAX 64u           /* of a bridge */
+#define OF_PACKET_INS_QUEUED_MAX 256u    /* of a port, on their way to the control thread */
+#define OF_PACKET_IN_RATE_DEFAULT 1000u  /* a second, of a port */
+#define OF_BUFFERS_MAX 256u              /* packets kept for a controller that was sent their head */
+#define OF_OUTPUT_PAUSE_BYTES (1u << 20) /* queued for a peer: its requests are not read until it is less */
+#define OF_OUTPUT_MAX_BYTES (16u << 20)  /* then its connection is closed */
+
+struct of_agents; /* of a process: what its bridges' agents share */
+struct of_agent;
+
+enum of_change {
+    OF_FLOW_ADD,
+    OF_FLOW_MODIFY,
+    OF_FLOW_MODIFY_STRICT,
+    OF_FLOW_DELETE,
+    OF_FLOW_DELETE_STRICT,
+    OF_GROUP_ADD,
+    OF_GROUP_MODIFY,
+    OF_GROUP_DELETE,
+    OF_METER_ADD,
+    OF_METER_MODIFY,
+    OF_METER_DELETE,
+    OF_PORT_CONFIG
+};
+
+/* Who makes changes outlive the process. Each was carried out when it is noted; commit() is called before an answer (a barrier's
+ * reply, or any other) could tell that it was. Members may be NULL. */
+struct of_keeper {
+    void (*flow)(void *arg, enum of_change change, const struct flow_spec *f);
+    void (*group)(void *arg, enum of_change change, const struct group_spec *g);
+    void (*meter)(void *arg, enum of_change change, const struct meter_spec *m);
+    void (*port)(void *arg, uint32_t port, uint32_t config, uint32_t mask); /* OFPPC_* */
+    void (*commit)(void *arg);
+    void *arg;
+};
+
+struct of_agent_args {
+    struct loop *loop;
+    struct bridge *bridge;
+    const struct flow_names *names; /* of ports; outlives the agent */
+    uint64_t datapath_id;
+    struct of_keeper keeper;
+    unsigned packet_in_rate; /* a second, of a port; 0: OF_PACKET_IN_RATE_DEFAULT */
+};
+
+/* One for a switch: takes its packet-ins (switch_on_packet_in). */
+int of_agents_new(struct of_agents **out, struct net_switch *s, struct loop *loop);
+void of_agents_free(struct of_agents *all); /* all agents must be gone */
+
+int of_agent_new(struct of_agent **out, struct of_agents *all, const struct of_agent_args *args, struct errmsg *e);
+void of_agent_free(struct of_agent *a); /* ends its connections */
+
+enum of_peer {
+    OF_PEER_CONTROLLER, /* told of packets, ports and flows as it asks */
+    OF_PEER_SERVICE,    /* a tool at BRIDGE.mgmt: told of nothing until it asks to be */
+    OF_PEER_SNOOP,      /* hears what is said to and by controllers */
+};
+struct of_connection_args {
+    int fd;             /* connected, non-blocking; taken over, whatever happens */
+    struct of_tls *tls; /* NULL: none; outlives the connection */
+    bool tls_client;    /* the switch began the connection */
+    enum of_peer peer;
+    const char *name; /* for people */
+    unsigned echo_s;  /* idle seconds before an echo request, as many again without a reply end it; 0: 15 */
+    void (*established)(void *arg); /* hello and, for a controller, features were exchanged; may be NULL */
+    void (*ended)(void *arg, const char *reason); /* it is gone; may be NULL; not called by of_agent_free() */
+    void *arg;
+};
+/* 0 or -errno. */
+int of_agent_connect(struct of_agent *a, const struct of_connection_args *c, struct errmsg *e);
+
+/* Standalone bridges: whether a controller that is no tool is established. The owner adds or removes the NORMAL flow by it. */
+unsigned of_agent_controllers(const struct of_agent *a);
+
+struct of_connection_info {
+    const char *name, *role, *state; /* "master", "slave", "equal"; "connecting", "established" */
+    enum of_peer peer;
+    bool tls;
+    uint64_t received, sent, packet_ins, packet_ins_dropped, since_ns;
+};
+void of_agent_each(struct of_agent *a, void (*visit)(void *arg, const struct of_connection_info *c), void *arg);
+
+#endif

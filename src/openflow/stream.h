@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The bytes of a connection, plain or TLS, without waiting.
+ *
+ * Thread-safety: the control thread.
+ */
+#ifndef OPENFLOW_STREAM_H
+#define OPENFLOW_STREAM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "openflow/tls.h"
+
+struct of_stream;
+
+/* fd is taken over when it succeeds. 0 or -errno. */
+int of_stream_new(struct of_stream **out, int fd, struct of_tls *tls, bool client);
+void of_stream_free(struct of_stream *s);
+int of_stream_fd(const struct of_stream *s);
+
+/* Bytes; 0: the end (read); -EAGAIN: of_stream_wants() says what to wait for; -errno. */
+ssize_t of_stream_read(struct of_stream *s, void *to, size_t max);
+ssize_t of_stream_write(struct of_stream *s, const void *from, size_t bytes);
+/* EPOLLIN, EPOLLOUT: what a read (write) that said -EAGAIN waits for; TLS may want the other direction. */
+uint32_t of_stream_wants(const struct of_stream *s, bool writing);
+/* Bytes that were read off the socket already: no event will tell of them. */
+bool of_stream_has_more(const struct of_stream *s);
+
+#endif
