@@ -12,6 +12,8 @@
 #ifndef SWITCH_GROUP_H
 #define SWITCH_GROUP_H
 
+#include <stdio.h>
+
 #include "base/errmsg.h"
 #include "switch/action.h"
 
