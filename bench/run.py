@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure Creedence on this machine, against qemu-storage-daemon, Open vSwitch, the Linux bridge, fio and memcpy, and write a report.
 
-    bench/run.py [--quick] [--only cached,leaf,storm,density,net_pps,...] [--rounds N] [--build DIR]
+    bench/run.py [--quick] [--only cached,leaf,storm,density,net_pps,...] [--update] [--rounds N] [--build DIR]
 
 Needs root (page cache, other processes' accounts), an otherwise quiet machine with two cores, and about 10 GB of
 disk and memory. Writes latest.json, latest.md and latest.svg into bench/results.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
@@ -20,7 +22,7 @@ sys.path[:0] = [str(TOP / "bench"), str(TOP / "tests")]
 from suite import (cached, density, host, leaf, net_ablation, net_acl, net_attack, net_density, net_pps, net_stream,  # noqa: E402
                    net_tap, report, storm)
 from suite.bed import BenchError, Plan, ProcessError, open_bed  # noqa: E402
-from suite.measure import Section, progress_end  # noqa: E402
+from suite.measure import Section, progress_end, section_from  # noqa: E402
 
 PARTS = {"cached": cached.run, "leaf": leaf.run, "storm": storm.run, "density": density.run,
          "net_pps": net_pps.run, "net_acl": net_acl.run, "net_stream": net_stream.run, "net_tap": net_tap.run,
@@ -36,6 +38,8 @@ def parse_arguments():
     parser.add_argument("--build", default=os.environ.get("CREEDENCE_BUILD", TOP / "build" / "release"))
     parser.add_argument("--work", default="/var/tmp", help="where the images are made (on the storage to measure)")
     parser.add_argument("--results", default=TOP / "bench" / "results", type=Path)
+    parser.add_argument("--update", action="store_true",
+                        help="keep the parts of the last results that are not measured now (each says when it was)")
     parser.add_argument("--debug-anyway", action="store_true", help="measure a debug build, and say so")
     arguments = parser.parse_args()
     unknown = set(arguments.only.split(",")) - set(PARTS)
@@ -72,22 +76,40 @@ def check_machine(bed, arguments):
     return machine
 
 
-def measure_parts(bed, parts):
+def measure_parts(bed, parts, plan, commit):
     """All sections. A part that fails costs only itself, and is in the report."""
     sections = []
     for part in parts:
         try:
-            sections += PARTS[part](bed)
+            measured = PARTS[part](bed)
         except (BenchError, ProcessError) as error:
             progress_end()
             print(f"bench: {part}: {error}", file=sys.stderr)
-            sections.append(Section(f"NOT MEASURED: {part}", [], notes=[str(error)], failed=True))
+            measured = [Section(f"NOT MEASURED: {part}", [], notes=[str(error)], failed=True)]
+        for section in measured:
+            section.part = part
+            section.origin = (f"Part `{part}`, commit {commit}, {time.strftime('%Y-%m-%d')}, {plan.rounds} rounds of "
+                              f"{plan.runtime_s:g} s.")
+        sections += measured
     return sections
+
+
+def kept_from(results, parts, sections, commands):
+    """The sections of an earlier run that stay, in the suite's order, and its command lines."""
+    path = results / "latest.json"
+    if not path.exists():
+        return sections, commands
+    before = json.loads(path.read_text())
+    kept = [section_from(data) for data in before["sections"] if data.get("part") and data["part"] not in parts]
+    order = list(PARTS)
+    return sorted(kept + sections, key=lambda s: order.index(s.part)), {**before["commands"], **commands}
 
 
 def write_results(arguments, machine, plan, sections, commands):
     results = arguments.results
     results.mkdir(parents=True, exist_ok=True)
+    if arguments.update:
+        sections, commands = kept_from(results, arguments.only.split(","), sections, commands)
     text = report.markdown(machine, plan, sections, commands)
     (results / "latest.json").write_text(report.as_json(machine, plan, sections, commands))
     (results / "latest.md").write_text(text)
@@ -102,7 +124,7 @@ def main():
     try:
         with open_bed(arguments.build, plan, arguments.work) as bed:
             machine = check_machine(bed, arguments)
-            sections = measure_parts(bed, arguments.only.split(","))
+            sections = measure_parts(bed, arguments.only.split(","), plan, machine["commit"])
     except (BenchError, ProcessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

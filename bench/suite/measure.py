@@ -68,6 +68,17 @@ class Section:
     notes: list = field(default_factory=list)
     checks: list = field(default_factory=list)
     failed: bool = False
+    part: str = ""    # of the suite
+    origin: str = ""  # when, from which commit, how often
+
+
+def section_from(data):
+    """The other way round from asdict(): a section of an earlier run."""
+    checks = [Check(**{k: v for k, v in c.items() if k != "verdict"}) for c in data["checks"]]
+    rows = [Row(**{**r, "series": {name: Series(**s) for name, s in r["series"].items()},
+                   "checks": [Check(**{k: v for k, v in c.items() if k != "verdict"}) for c in r["checks"]]})
+            for r in data["rows"]]
+    return Section(**{**data, "rows": rows, "checks": checks})
 
 
 _last_topic = None

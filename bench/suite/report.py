@@ -75,7 +75,7 @@ def markdown(machine, plan, sections, commands):
               "- figures are medians (lowest to highest); ratios are medians of the ratios within each round", "",
               "Where it falls short of its goals:", "", *_losses(sections), ""]
     for section in sections:
-        lines += [f"## {section.title}", ""]
+        lines += [f"## {section.title}", "", *([section.origin + "\n"] if section.origin else [])]
         if section.rows:
             lines += _table(["", *section.contenders],
                             [[row.label, *(_cell(row, c) for c in section.contenders)] for row in section.rows])
