@@ -6,6 +6,7 @@
 #include "base/endian.h"
 
 #define ROOM_MIN 4096u
+#define ROOM_KEPT (256u << 10) /* of an empty buffer: what one long answer needed is not kept */
 #define MESSAGE_MAX 65535u
 #define VERSION 4u
 
@@ -75,6 +76,14 @@ static void forget_sent(struct of_out *o)
     memmove(o->bytes, o->bytes + o->start, o->count - o->start);
     o->count -= o->start;
     o->start = 0;
+}
+
+void of_out_sent(struct of_out *o, size_t bytes)
+{
+    o->start += bytes;
+    if (o->start < o->count) return;
+    o->start = o->count = 0;
+    if (o->room > ROOM_KEPT) of_out_clear(o);
 }
 
 void of_out_begin(struct of_out *o, uint8_t type, uint32_t xid)

@@ -31,6 +31,14 @@ static inline size_t of_out_at(const struct of_out *o)
 }
 void *of_out_ptr(struct of_out *o, size_t offset); /* what was put there, to be filled in later */
 
+/* Whole messages that wait. */
+static inline size_t of_out_queued(const struct of_out *o)
+{
+    return o->count - o->start;
+}
+/* So many bytes from `start` were sent. Not between begin and end. */
+void of_out_sent(struct of_out *o, size_t bytes);
+
 /* A header of version 4. */
 void of_out_begin(struct of_out *o, uint8_t type, uint32_t xid);
 /* Its length is filled in. False: no memory, or it is longer than 65,535 bytes: it is taken back. */
