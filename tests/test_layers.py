@@ -44,6 +44,7 @@ PLATFORM = {
     r"liburing(\.h|/.*)": {"disk/engine/uring.c"},
     r"xen(gnttab|evtchn|foreignmemory|call)\.h|xen/.*": {"guest/xen.c"},
     r"xenstore(_lib)?\.h": {"control/xenstore.c"},
+    r"openssl/.*": {"openflow/tls.c"},
     r"(xdp/.*|linux/if_xdp\.h|bpf/.*)": {"port/af_xdp.c"},
 }
 

@@ -8,17 +8,16 @@
 #define OPENFLOW_AGENT_H
 
 #include "loop/loop.h"
+#include "openflow/conn.h" /* OF_OUTPUT_*_BYTES: what may be queued for a peer */
 #include "openflow/tls.h"
 #include "switch/group.h"
 #include "switch/meter.h"
 #include "switch/switch.h"
 
-#define OF_CONNECTIONS_MAX 64u           /* of a bridge */
-#define OF_PACKET_INS_QUEUED_MAX 256u    /* of a port, on their way to the control thread */
-#define OF_PACKET_IN_RATE_DEFAULT 1000u  /* a second, of a port */
-#define OF_BUFFERS_MAX 256u              /* packets kept for a controller that was sent their head */
-#define OF_OUTPUT_PAUSE_BYTES (1u << 20) /* queued for a peer: its requests are not read until it is less */
-#define OF_OUTPUT_MAX_BYTES (16u << 20)  /* then its connection is closed */
+#define OF_CONNECTIONS_MAX 64u          /* of a bridge */
+#define OF_PACKET_INS_QUEUED_MAX 256u   /* of a port, on their way to the control thread */
+#define OF_PACKET_IN_RATE_DEFAULT 1000u /* a second, of a port */
+#define OF_BUFFERS_MAX 256u             /* packets kept for a controller that was sent their head */
 
 struct of_agents; /* of a process: what its bridges' agents share */
 struct of_agent;
