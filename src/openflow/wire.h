@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Numbers and layouts of OpenFlow 1.3 (wire version 4), by the names of the specification (1.3.5, chapter 7 and appendix A), and
- * Nicira's extensions that are spoken here. All is big-endian; structures are made of bytes, so they may lie anywhere.
+ * Numbers and layouts of OpenFlow 1.3 (wire version 4), by the names of the specification (1.3.5, chapter 7), and of those
+ * of Nicira's extensions that are spoken here. All is big-endian; structures are made of bytes, so they may lie anywhere.
  */
 #ifndef OPENFLOW_WIRE_H
 #define OPENFLOW_WIRE_H
@@ -212,8 +212,8 @@ static_assert(sizeof(struct ofp_action_output) == 16 && sizeof(struct ofp_action
                   sizeof(struct ofp_action_u16) == 8 && sizeof(struct ofp_action_u8) == 8,
               "wire layout");
 
-enum { NXAST_RESUBMIT = 1, NXAST_SET_TUNNEL = 2, NXAST_SET_QUEUE = 4, NXAST_POP_QUEUE = 5, NXAST_REG_MOVE = 6 };
-enum { NXAST_REG_LOAD = 7, NXAST_NOTE = 8, NXAST_SET_TUNNEL64 = 9, NXAST_RESUBMIT_TABLE = 14, NXAST_DEC_TTL = 18 };
+enum { NXAST_RESUBMIT = 1, NXAST_SET_TUNNEL = 2, NXAST_REG_MOVE = 6 };
+enum { NXAST_REG_LOAD = 7, NXAST_SET_TUNNEL64 = 9, NXAST_RESUBMIT_TABLE = 14, NXAST_DEC_TTL = 18 };
 enum { NXAST_CONTROLLER = 20, NXAST_REG_LOAD2 = 33 };
 struct nx_action_header {
     struct be16 type, len;
@@ -528,6 +528,7 @@ enum { OFPET_BAD_MATCH = 4, OFPET_FLOW_MOD_FAILED = 5, OFPET_GROUP_MOD_FAILED = 
 enum { OFPET_TABLE_MOD_FAILED = 8, OFPET_QUEUE_OP_FAILED = 9, OFPET_SWITCH_CONFIG_FAILED = 10 };
 enum { OFPET_ROLE_REQUEST_FAILED = 11, OFPET_METER_MOD_FAILED = 12, OFPET_TABLE_FEATURES_FAILED = 13 };
 enum { OFPET_EXPERIMENTER = 0xffff };
+enum { ONFERR_DUP_INSTRUCTION = 2600 }; /* of the ONF: 1.3 has no code of its own for it */
 
 enum { OFPHFC_INCOMPATIBLE = 0, OFPHFC_EPERM = 1 };
 
@@ -543,7 +544,7 @@ enum { OFPBAC_BAD_SET_TYPE = 13, OFPBAC_BAD_SET_LEN = 14, OFPBAC_BAD_SET_ARGUMEN
 
 enum { OFPBIC_UNKNOWN_INST = 0, OFPBIC_UNSUP_INST = 1, OFPBIC_BAD_TABLE_ID = 2, OFPBIC_UNSUP_METADATA = 3 };
 enum { OFPBIC_UNSUP_METADATA_MASK = 4, OFPBIC_BAD_EXPERIMENTER = 5, OFPBIC_BAD_EXP_TYPE = 6, OFPBIC_BAD_LEN = 7 };
-enum { OFPBIC_EPERM = 8, OFPBIC_DUP_INST = 9 };
+enum { OFPBIC_EPERM = 8 };
 
 enum { OFPBMC_BAD_TYPE = 0, OFPBMC_BAD_LEN = 1, OFPBMC_BAD_TAG = 2, OFPBMC_BAD_DL_ADDR_MASK = 3 };
 enum { OFPBMC_BAD_NW_ADDR_MASK = 4, OFPBMC_BAD_WILDCARDS = 5, OFPBMC_BAD_FIELD = 6, OFPBMC_BAD_VALUE = 7 };
