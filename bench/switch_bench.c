@@ -79,11 +79,13 @@ static void drop(struct port *p, struct packet *const *packets, unsigned count, 
 
 static const struct port_ops ops = {.type = "none", .send = drop};
 
-static void open_switch(struct bench *b)
+/* megaflows_max: 0: as many as there are by default. */
+static void open_with(struct bench *b, unsigned megaflows_max)
 {
     struct switch_config c;
     struct errmsg e;
     switch_config_default(&c);
+    if (megaflows_max) c.megaflows_max = megaflows_max;
     if (switch_new(&b->sw, &c) || bridge_new(&b->bridge, b->sw, "br0", BRIDGE_SECURE, &e)) fail("no switch");
     for (unsigned i = 0; i < PORTS; i++) {
         char name[16];
@@ -96,6 +98,11 @@ static void open_switch(struct bench *b)
     b->pool = packet_pool_new();
     b->thread = b->sink->thread_new(b->sink->arg, b->pool);
     if (!b->pool || !b->thread) fail("no thread");
+}
+
+static void open_switch(struct bench *b)
+{
+    open_with(b, 0);
 }
 
 static void close_switch(struct bench *b)
@@ -291,6 +298,25 @@ static void misses(struct bench *b)
     close_switch(b);
 }
 
+/* What an action writes is looked at: a megaflow for each source address. */
+static void new_megaflows(struct bench *b)
+{
+    static const struct {
+        const char *name;
+        unsigned megaflows_max;
+    } kinds[] = {{"new megaflows, two rules", 0}, {"the same without room for them", 1}};
+    for (unsigned kind = 0; kind < 2; kind++) {
+        open_with(b, kinds[kind].megaflows_max);
+        flow(b, "priority=10,ip,in_port=1,actions=set_field:10.9.9.9->ip_src,output:2");
+        flow(b, "priority=10,ip,in_port=2,actions=set_field:10.9.9.9->ip_src,output:1");
+        tuples_spread(b, FLOWS, 1);
+        for (unsigned i = 0; i < FLOWS; i++)
+            b->tuples[i].src = 0x0b000000u | i;
+        measure(b, kinds[kind].name, false, true, FLOWS);
+        close_switch(b);
+    }
+}
+
 /* ---- an access list ---- */
 
 struct rule {
@@ -377,8 +403,8 @@ static const struct figure {
     const char *name;
     void (*run)(struct bench *b);
 } figures[] = {
-    {"in_port", in_port}, {"exact", exact},   {"subtable", one_subtable},
-    {"masks", masks},     {"misses", misses}, {"acl", access_list},
+    {"in_port", in_port}, {"exact", exact},       {"subtable", one_subtable}, {"masks", masks},
+    {"misses", misses},   {"new", new_megaflows}, {"acl", access_list},
 };
 
 int main(int argc, char **argv)
