@@ -172,6 +172,8 @@ struct cache_add {
 /* The line of a new megaflow, or 0: no room, no memory. */
 uint32_t cache_add(struct cache *c, struct cache_port *p, const struct cache_add *a);
 void cache_remove(struct cache *c, uint32_t line);
+/* The megaflow of a key in the subtable of another one, or 0. */
+uint32_t cache_find_beside(const struct cache *c, uint32_t line, const struct flow_key *k);
 /* Is it still the megaflow of that generation, and does it match the key (whose port it is of)? */
 bool cache_holds(const struct cache *c, uint32_t line, uint32_t generation, const struct flow_key *k);
 void cache_match(const struct cache *c, uint32_t line, struct flow_match *out);

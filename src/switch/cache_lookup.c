@@ -43,6 +43,12 @@ uint32_t cache_table_find(const struct cache *c, const struct subtable *t, uint6
     return 0;
 }
 
+uint32_t cache_find_beside(const struct cache *c, uint32_t line, const struct flow_key *k)
+{
+    const struct subtable *t = c->cold[line].table;
+    return cache_table_find(c, t, cache_hash(c, t, k), k);
+}
+
 bool cache_holds(const struct cache *c, uint32_t line, uint32_t generation, const struct flow_key *k)
 {
     const struct megaflow *m = cache_megaflow(c, line);

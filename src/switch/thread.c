@@ -25,7 +25,7 @@ struct burst {
     struct packet *packets[PACKET_BATCH];
     const struct flow_key *keys[PACKET_BATCH];
     uint32_t lines[PACKET_BATCH];
-    /* Megaflows that were made, or found to be still true, in this burst. */
+    /* Of each subtable in which megaflows were made, or found to be still true, in this burst: one of them. */
     unsigned fresh_count;
     uint32_t fresh[PACKET_BATCH], fresh_generation[PACKET_BATCH];
 };
@@ -66,17 +66,31 @@ static void count_directly(const struct translation *tr, const struct packet *p,
         flow_count(tr->flows[i], 1, p->length_bytes, now_ns);
 }
 
-static void fresh_note(struct burst *b, uint32_t line)
+static bool fresh_is_there(const struct burst *b, unsigned i)
 {
-    if (b->fresh_count == PACKET_BATCH) return;
-    b->fresh[b->fresh_count] = line;
-    b->fresh_generation[b->fresh_count++] = cache_megaflow(&b->t->cache, line)->generation;
+    return cache_megaflow(&b->t->cache, b->fresh[i])->generation == b->fresh_generation[i];
 }
 
+static void fresh_note(struct burst *b, uint32_t line)
+{
+    const struct cache *c = &b->t->cache;
+    unsigned i = 0;
+    while (i < b->fresh_count && !(fresh_is_there(b, i) && c->cold[b->fresh[i]].table == c->cold[line].table))
+        i++;
+    if (i == PACKET_BATCH) return;
+    if (i == b->fresh_count) b->fresh_count++;
+    b->fresh[i] = line;
+    b->fresh_generation[i] = cache_megaflow(c, line)->generation;
+}
+
+/* A megaflow of this key that a packet before it in the burst has brought about. */
 static uint32_t fresh_find(const struct burst *b, const struct flow_key *k)
 {
-    for (unsigned i = 0; i < b->fresh_count; i++)
-        if (cache_holds(&b->t->cache, b->fresh[i], b->fresh_generation[i], k)) return b->fresh[i];
+    const struct cache *c = &b->t->cache;
+    for (unsigned i = 0; i < b->fresh_count; i++) {
+        uint32_t line = fresh_is_there(b, i) ? cache_find_beside(c, b->fresh[i], k) : 0;
+        if (line && is_valid(b->t, cache_megaflow(c, line))) return line;
+    }
     return 0;
 }
 
