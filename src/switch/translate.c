@@ -136,7 +136,7 @@ static void mask_always(struct walk *w)
     struct flow_key *m = seen(w);
     m->words[0] = UINT64_MAX;
     memset(&m->eth_type, 0xff, sizeof m->eth_type);
-    uint16_t type = be16_get(w->original.eth_type);
+    uint16_t type = be16_get(w->r->key->eth_type);
     if (type == 0x0800 || type == 0x86dd) m->nw_proto = m->nw_frag = 0xff;
 }
 
@@ -147,18 +147,18 @@ static void finish(struct walk *w)
     while (t->count && !dp_is_output(&t->actions[t->count - 1]))
         t->count--;
     mask_always(w);
-    extract_trim_mask(&w->original, &t->mask);
+    extract_trim_mask(w->r->key, &t->mask);
     for (unsigned i = 1; i < FLOW_KEY_PACKET_WORDS && !t->deps.modified; i++)
-        t->deps.modified = w->key.words[i] != w->original.words[i];
+        t->deps.modified = w->key.words[i] != w->r->key->words[i];
 }
 
 static void start(struct walk *w, const struct translation_request *r, struct translation *out)
 {
-    memset(out, 0, offsetof(struct translation, actions));
+    memset(out, 0, offsetof(struct translation, flows));
     out->deps.bridge = r->bridge->index;
     w->r = r;
     w->out = out;
-    w->key = w->original = *r->key;
+    w->key = *r->key;
     w->flow = NULL;
     w->table = 0;
     w->stop = false;

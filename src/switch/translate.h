@@ -26,13 +26,13 @@
 
 struct translation {
     struct flow_key mask; /* trimmed: no metadata, nothing that such a packet lacks; all of in_port and bridge */
-    struct flow *flows[TRANSLATION_FLOWS];
-    unsigned flow_count, tables;
     struct change_deps deps;
     bool once;    /* not to be kept */
     bool refresh; /* the packet's source address is in use (deps.mac_src) */
     bool failed;  /* a bound was reached */
-    unsigned count;
+    unsigned tables, flow_count, count;
+    /* What is above is cleared for each translation, what follows is not. */
+    struct flow *flows[TRANSLATION_FLOWS];
     struct dp_action actions[DP_ACTIONS_MAX];
 };
 

@@ -323,7 +323,7 @@ static void resubmit(struct walk *w, const struct action *a)
     }
     struct be32 in_port = w->key.in_port;
     if (a->resubmit.port != SWITCH_PORT_IN_PORT) w->key.in_port = be32_make(a->resubmit.port);
-    if (memcmp(&w->key.in_port, &w->original.in_port, sizeof in_port) != 0) w->out->deps.modified = true;
+    if (memcmp(&w->key.in_port, &w->r->key->in_port, sizeof in_port) != 0) w->out->deps.modified = true;
     w->depth++;
     w->resubmits++;
     walk_table(w, a->resubmit.table == SWITCH_TABLE_ALL ? w->table : a->resubmit.table);

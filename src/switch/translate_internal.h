@@ -8,8 +8,7 @@
 struct walk {
     const struct translation_request *r;
     struct translation *out;
-    struct flow_key key; /* as the packet is by now */
-    struct flow_key original;
+    struct flow_key key;    /* as the packet is by now; r->key: as it came */
     struct action_list set; /* the action set, in its order */
     struct action set_actions[ACTIONS_MAX];
     const struct flow *flow; /* whose actions these are; NULL: the action set */
