@@ -305,9 +305,9 @@ static struct subtable *table_for(struct cache *c, struct cache_port *p, const s
     return p->full = table_new(c, p, &m);
 }
 
-static void bucket_put(struct bucket *b, unsigned i, uint64_t hash, uint32_t line)
+static void bucket_put(struct bucket *b, unsigned i, uint32_t sig, uint32_t line)
 {
-    b->sig[i] = cache_signature(hash);
+    b->sig[i] = sig;
     b->line[i] = line;
 }
 
@@ -320,36 +320,36 @@ static unsigned bucket_room(const struct bucket *b)
 }
 
 /* In its bucket, or the one beside it. */
-static bool table_put(struct bucket *buckets, uint64_t mask, uint64_t hash, uint32_t line)
+static bool table_put(struct bucket *buckets, uint32_t mask, uint32_t sig, uint32_t line)
 {
     for (unsigned side = 0; side < 2; side++) {
-        struct bucket *b = &buckets[(hash & mask) ^ side];
+        struct bucket *b = &buckets[cache_bucket(sig, mask) ^ side];
         unsigned i = bucket_room(b);
         if (i == BUCKET_SLOTS) continue;
-        bucket_put(b, i, hash, line);
+        bucket_put(b, i, sig, line);
         return true;
     }
     return false;
 }
 
-static bool rehash(const struct cache *c, const struct subtable *t, struct bucket *buckets, uint64_t mask)
+static bool rehash(const struct subtable *t, struct bucket *buckets, uint32_t mask)
 {
-    for (uint64_t i = 0; i <= t->bucket_mask; i++)
-        for (unsigned j = 0; j < BUCKET_SLOTS; j++)
-            if (t->buckets[i].sig[j] &&
-                !table_put(buckets, mask, c->cold[t->buckets[i].line[j]].hash, t->buckets[i].line[j]))
-                return false;
+    for (uint32_t i = 0; i <= t->bucket_mask; i++) {
+        const struct bucket *b = &t->buckets[i];
+        for (unsigned j = 0; j < BUCKET_SLOTS && b->sig[j]; j++)
+            if (!table_put(buckets, mask, b->sig[j], b->line[j])) return false;
+    }
     return true;
 }
 
 /* Twice as large, or more where that still does not do. False: no memory, or too many collisions. */
-static bool table_grow(const struct cache *c, struct subtable *t)
+static bool table_grow(struct subtable *t)
 {
-    for (uint64_t size = (t->bucket_mask + 1) * 2; size <= (t->count + 16) * UINT64_C(4); size *= 2) {
+    for (uint32_t size = (t->bucket_mask + 1) * 2; size <= (t->count + 16) * 4; size *= 2) {
         struct bucket *buckets = aligned_alloc(64, size * sizeof *buckets);
         if (!buckets) return false;
         memset(buckets, 0, size * sizeof *buckets);
-        if (rehash(c, t, buckets, size - 1)) {
+        if (rehash(t, buckets, size - 1)) {
             free(t->buckets);
             t->buckets = buckets;
             t->bucket_mask = size - 1;
@@ -360,19 +360,19 @@ static bool table_grow(const struct cache *c, struct subtable *t)
     return false;
 }
 
-static bool table_insert_line(const struct cache *c, struct subtable *t, uint64_t hash, uint32_t line)
+static bool table_insert_line(struct subtable *t, uint32_t sig, uint32_t line)
 {
-    if (t->count > (t->bucket_mask + 1) * BUCKET_SLOTS / 2) (void)table_grow(c, t);
-    while (!table_put(t->buckets, t->bucket_mask, hash, line))
-        if (!table_grow(c, t)) return false;
+    if (t->count > (t->bucket_mask + 1) * BUCKET_SLOTS / 2) (void)table_grow(t);
+    while (!table_put(t->buckets, t->bucket_mask, sig, line))
+        if (!table_grow(t)) return false;
     t->count++;
     return true;
 }
 
 /* The hole is filled from behind, because a bucket that is not full says that nothing went beside it. */
-static void table_take(const struct cache *c, struct subtable *t, uint64_t hash, uint32_t line)
+static void table_take(struct subtable *t, uint32_t sig, uint32_t line)
 {
-    uint64_t home = hash & t->bucket_mask;
+    uint32_t home = cache_bucket(sig, t->bucket_mask);
     struct bucket *b = &t->buckets[home], *beside = &t->buckets[home ^ 1];
     unsigned i = 0;
     while (i < BUCKET_SLOTS && !(b->sig[i] && b->line[i] == line))
@@ -390,9 +390,9 @@ static void table_take(const struct cache *c, struct subtable *t, uint64_t hash,
     b->line[i] = b->line[last];
     b->sig[last] = 0;
     for (unsigned j = bucket_room(beside); last == BUCKET_SLOTS - 1 && j > 0; j--) {
-        uint32_t guest = beside->line[j - 1];
-        if ((c->cold[guest].hash & t->bucket_mask) != home) continue;
-        bucket_put(b, last, c->cold[guest].hash, guest);
+        uint32_t guest = beside->sig[j - 1];
+        if (cache_bucket(guest, t->bucket_mask) != home) continue;
+        bucket_put(b, last, guest, beside->line[j - 1]);
         unsigned end = bucket_room(beside) - 1;
         beside->sig[j - 1] = beside->sig[end];
         beside->line[j - 1] = beside->line[end];
@@ -513,15 +513,15 @@ static void make_room(struct cache *c)
     }
 }
 
-static uint32_t fill(struct cache *c, struct subtable *t, const struct cache_add *a, uint64_t hash)
+static uint32_t fill(struct cache *c, struct subtable *t, const struct cache_add *a, uint32_t sig)
 {
     uint32_t line = line_get(c, lines_of(t));
     if (!line) return 0;
     struct megaflow *m = cache_megaflow(c, line);
     struct megaflow_cold *cold = &c->cold[line];
     m->list = list_get(c, a->actions, a->action_count);
-    cold->hash = hash;
-    if (!m->list || !set_flows(cold, a) || !table_insert_line(c, t, hash, line)) {
+    cold->sig = sig;
+    if (!m->list || !set_flows(cold, a) || !table_insert_line(t, sig, line)) {
         if (m->list) list_put(c, m->list);
         drop_flows(cold);
         line_put(c, line, lines_of(t));
@@ -549,15 +549,15 @@ uint32_t cache_add(struct cache *c, struct cache_port *p, const struct cache_add
     if (c->stats.megaflows >= c->config.megaflows_max) return 0;
     struct subtable *t = table_for(c, p, a->mask);
     if (!t) return 0;
-    uint64_t hash = cache_hash(c, t, a->key);
-    uint32_t old = cache_table_find(c, t, hash, a->key);
+    uint32_t sig = cache_hash(c, t, a->key);
+    uint32_t old = cache_table_find(c, t, sig, a->key);
     if (old) { /* of an earlier state; the table may go with it */
         cache_remove(c, old);
         t = table_for(c, p, a->mask);
         if (!t) return 0;
-        hash = cache_hash(c, t, a->key); /* it may have another mask */
+        sig = cache_hash(c, t, a->key); /* it may have another mask */
     }
-    uint32_t line = fill(c, t, a, hash);
+    uint32_t line = fill(c, t, a, sig);
     if (!line) {
         if (t->count == 0) table_drop(c, t);
         return 0;
@@ -577,7 +577,7 @@ void cache_remove(struct cache *c, uint32_t line)
     struct subtable *t = cold->table;
     cache_fold(c, line, c->now_ns > cold->used_ns ? c->now_ns : cold->used_ns);
     simple_forget(t->port, line);
-    table_take(c, t, cold->hash, line);
+    table_take(t, cold->sig, line);
     list_put(c, m->list);
     drop_flows(cold);
     cold->table = NULL;

@@ -57,7 +57,8 @@ struct megaflow_cold {
     bool refresh;
     bool used; /* since the last sweep, whoever folded in between */
     uint16_t tables;
-    uint64_t hash, used_ns, packets, bytes;
+    uint32_t sig;
+    uint64_t used_ns, packets, bytes;
     struct flow *flows[MEGAFLOW_FLOWS];
     unsigned flow_count;
     struct flow **more; /* all of them, when they are more */
@@ -71,7 +72,7 @@ struct subtable {
     uint8_t index[FLOW_KEY_PACKET_WORDS];
     uint64_t mask[FLOW_KEY_PACKET_WORDS]; /* of these words; in_port's is not among them: its port says that */
     struct bucket *buckets;
-    uint64_t bucket_mask;
+    uint32_t bucket_mask;
     unsigned count;
     uint64_t hits;
     struct flow_key whole;

@@ -7,15 +7,16 @@
 
 #define BUCKET_SLOTS 8u
 
-/* Filled from the front; when it is full, the one beside it (number ^ 1) may have more. */
+/* Filled from the front; when it is full, the one beside it (number ^ 1) may have more. Signatures are all of the hash, so that
+ * a table grows without a look at its megaflows. */
 struct bucket {
-    _Alignas(64) uint32_t sig[BUCKET_SLOTS]; /* 0: empty */
+    _Alignas(64) uint32_t sig[BUCKET_SLOTS]; /* odd; 0: empty */
     uint32_t line[BUCKET_SLOTS];
 };
 
-static inline uint32_t cache_signature(uint64_t hash)
+static inline uint32_t cache_bucket(uint32_t sig, uint32_t bucket_mask)
 {
-    return (uint32_t)(hash >> 32) | 1;
+    return sig >> 1 & bucket_mask;
 }
 
 /* Multiply to 128 bits and fold: every bit of both has a part in every bit of the result. */
@@ -25,7 +26,8 @@ static inline uint64_t cache_mix(uint64_t a, uint64_t b)
     return (uint64_t)p ^ (uint64_t)(p >> 64);
 }
 
-static inline uint64_t cache_hash(const struct cache *c, const struct subtable *t, const struct flow_key *k)
+/* The signature of a key in a subtable. */
+static inline uint32_t cache_hash(const struct cache *c, const struct subtable *t, const struct flow_key *k)
 {
     uint64_t h = c->seed[6];
     unsigned i = 0;
@@ -34,7 +36,7 @@ static inline uint64_t cache_hash(const struct cache *c, const struct subtable *
         h = (h << 9 | h >> 55) ^ cache_mix(a ^ c->seed[0], b ^ c->seed[1]);
     }
     if (i < t->words) h = (h << 9 | h >> 55) ^ cache_mix((k->words[t->index[i]] & t->mask[i]) ^ c->seed[2], c->seed[3]);
-    return h ^ h >> 32;
+    return (uint32_t)(h ^ h >> 32) | 1;
 }
 
 static inline bool cache_is_key(const struct subtable *t, const struct megaflow *m, const struct flow_key *k)
@@ -46,6 +48,6 @@ static inline bool cache_is_key(const struct subtable *t, const struct megaflow 
 }
 
 /* The line of a key in a subtable, or 0. */
-uint32_t cache_table_find(const struct cache *c, const struct subtable *t, uint64_t hash, const struct flow_key *k);
+uint32_t cache_table_find(const struct cache *c, const struct subtable *t, uint32_t sig, const struct flow_key *k);
 
 #endif

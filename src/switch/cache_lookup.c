@@ -29,11 +29,10 @@ static inline unsigned slots_with(const struct bucket *b, uint32_t sig)
 #endif
 }
 
-uint32_t cache_table_find(const struct cache *c, const struct subtable *t, uint64_t hash, const struct flow_key *k)
+uint32_t cache_table_find(const struct cache *c, const struct subtable *t, uint32_t sig, const struct flow_key *k)
 {
-    uint32_t sig = cache_signature(hash);
     for (unsigned side = 0; side < 2; side++) {
-        const struct bucket *b = &t->buckets[(hash & t->bucket_mask) ^ side];
+        const struct bucket *b = &t->buckets[cache_bucket(sig, t->bucket_mask) ^ side];
         for (unsigned bits = slots_with(b, sig); bits; bits &= bits - 1) {
             uint32_t line = b->line[__builtin_ctz(bits)];
             if (cache_is_key(t, cache_megaflow(c, line), k)) return line;
@@ -67,20 +66,20 @@ struct burst {
 /* One packet's way through a subtable, in three steps. */
 struct probe {
     struct subtable *table;
-    uint64_t hash;
+    uint32_t sig;
     uint32_t line; /* UINT32_MAX: perhaps beside its bucket */
 };
 
 static inline void probe_hash(const struct cache *c, struct probe *p, const struct flow_key *k)
 {
-    p->hash = cache_hash(c, p->table, k);
-    __builtin_prefetch(&p->table->buckets[p->hash & p->table->bucket_mask]);
+    p->sig = cache_hash(c, p->table, k);
+    __builtin_prefetch(&p->table->buckets[cache_bucket(p->sig, p->table->bucket_mask)]);
 }
 
 static inline void probe_find(const struct cache *c, struct probe *p)
 {
-    const struct bucket *b = &p->table->buckets[p->hash & p->table->bucket_mask];
-    unsigned bits = slots_with(b, cache_signature(p->hash));
+    const struct bucket *b = &p->table->buckets[cache_bucket(p->sig, p->table->bucket_mask)];
+    unsigned bits = slots_with(b, p->sig);
     p->line = bits ? b->line[__builtin_ctz(bits)] : 0;
     __builtin_prefetch(cache_megaflow(c, p->line));
     if (p->table->words > 4) __builtin_prefetch((const uint8_t *)cache_megaflow(c, p->line) + 64);
@@ -91,7 +90,7 @@ static inline uint32_t probe_compare(const struct cache *c, const struct probe *
 {
     uint32_t line = p->line;
     if (line && (line == UINT32_MAX || !cache_is_key(p->table, cache_megaflow(c, line), k)))
-        line = cache_table_find(c, p->table, p->hash, k);
+        line = cache_table_find(c, p->table, p->sig, k);
     return line;
 }
 
