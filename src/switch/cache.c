@@ -151,22 +151,34 @@ static bool same_actions(const struct dp_list *l, const struct dp_action *a, uns
     return l->count == count && memcmp(l->actions, a, count * sizeof *a) == 0;
 }
 
-static struct dp_list *list_get(struct cache *c, const struct dp_action *a, unsigned count)
+/* With no reference yet. */
+static struct dp_list *list_new(struct cache *c, const struct dp_action *a, unsigned count, uint64_t hash)
 {
-    uint64_t hash = hash_actions(a, count);
-    for (struct dp_list *l = c->lists[hash & c->list_mask]; l; l = l->next)
-        if (l->hash == hash && same_actions(l, a, count)) {
-            l->refs++;
-            return l;
-        }
     struct dp_list *l = malloc(sizeof *l + count * sizeof *a);
     if (!l) return NULL;
     if (c->list_count++ > c->list_mask) lists_grow(c);
-    *l = (struct dp_list){.next = c->lists[hash & c->list_mask], .hash = hash, .refs = 1, .count = count};
+    *l = (struct dp_list){.next = c->lists[hash & c->list_mask], .hash = hash, .count = count};
     memcpy(l->actions, a, count * sizeof *a);
     l->single = count == 1 && a->type == DP_OUTPUT ? a->to : NULL;
     c->lists[hash & c->list_mask] = l;
     return l;
+}
+
+static struct dp_list *list_find(struct cache *c, const struct dp_action *a, unsigned count)
+{
+    if (c->recent && same_actions(c->recent, a, count)) return c->recent;
+    uint64_t hash = hash_actions(a, count);
+    for (struct dp_list *l = c->lists[hash & c->list_mask]; l; l = l->next)
+        if (l->hash == hash && same_actions(l, a, count)) return l;
+    return list_new(c, a, count, hash);
+}
+
+static struct dp_list *list_get(struct cache *c, const struct dp_action *a, unsigned count)
+{
+    struct dp_list *l = list_find(c, a, count);
+    if (!l) return NULL;
+    l->refs++;
+    return c->recent = l;
 }
 
 static void list_put(struct cache *c, struct dp_list *l)
@@ -177,10 +189,74 @@ static void list_put(struct cache *c, struct dp_list *l)
         at = &(*at)->next;
     *at = l->next;
     c->list_count--;
+    if (c->recent == l) c->recent = NULL;
     free(l);
 }
 
+/* ---- paths ---- */
+
+static struct change_deps without_addresses(const struct change_deps *d)
+{
+    struct change_deps bare = *d;
+    bare.mac_src = bare.mac_dst = 0;
+    return bare;
+}
+
+static bool path_is(const struct megaflow_path *p, const struct cache_add *a)
+{
+    if (p->flow_count != a->flow_count || p->tables != (uint16_t)a->tables || p->refresh != a->refresh) return false;
+    struct change_deps bare = without_addresses(a->deps);
+    return memcmp(&p->deps, &bare, sizeof bare) == 0 &&
+           memcmp(p->flows, a->flows, a->flow_count * sizeof(struct flow *)) == 0;
+}
+
+static uint8_t path_slot(const struct cache_add *a)
+{
+    uint64_t h = a->tables;
+    for (unsigned i = 0; i < a->flow_count; i++)
+        h = (h ^ (uintptr_t)a->flows[i]) * UINT64_C(0x9e3779b97f4a7c15);
+    return (h ^ h >> 32) >> 16 & (CACHE_PATHS - 1);
+}
+
+static struct megaflow_path *path_get(struct cache *c, const struct cache_add *a)
+{
+    uint8_t slot = path_slot(a);
+    struct megaflow_path *p = c->paths[slot];
+    if (p && path_is(p, a)) {
+        p->refs++;
+        return p;
+    }
+    p = malloc(sizeof *p + a->flow_count * sizeof p->flows[0]);
+    if (!p) return NULL;
+    *p = (struct megaflow_path){.refs = 1, .slot = slot, .refresh = a->refresh, .tables = (uint16_t)a->tables};
+    p->deps = without_addresses(a->deps);
+    for (unsigned i = 0; i < a->flow_count; i++)
+        if (flow_ref(a->flows[i])) p->flows[p->flow_count++] = a->flows[i];
+    return c->paths[slot] = p;
+}
+
+static void path_put(struct cache *c, struct megaflow_path *p)
+{
+    if (--p->refs) return;
+    for (unsigned i = 0; i < p->flow_count; i++)
+        flow_unref(p->flows[i]);
+    if (c->paths[p->slot] == p) c->paths[p->slot] = NULL;
+    free(p);
+}
+
 /* ---- subtables ---- */
+
+static bool is_simple(const struct flow_key *mask)
+{
+    struct flow_key rest = *mask;
+    rest.words[0] = 0;
+    memset(&rest.eth_type, 0, sizeof rest.eth_type);
+    rest.nw_proto = rest.nw_frag = 0;
+    uint64_t any = 0;
+    for (unsigned i = 0; i < FLOW_KEY_PACKET_WORDS; i++)
+        any |= rest.words[i];
+    return any == 0;
+}
 
 static struct subtable *table_new(struct cache *c, struct cache_port *p, const struct flow_key *mask)
 {
@@ -193,6 +269,7 @@ static struct subtable *table_new(struct cache *c, struct cache_port *p, const s
     }
     t->port = p;
     t->whole = *mask;
+    t->simple = is_simple(mask);
     t->bucket_mask = BUCKETS_MIN - 1;
     t->buckets = aligned_alloc(64, BUCKETS_MIN * sizeof *t->buckets);
     if (!t->buckets) {
@@ -219,6 +296,7 @@ static void table_drop(struct cache *c, struct subtable *t)
         at = &(*at)->next;
     *at = t->next;
     if (t->port->full == t) t->port->full = NULL;
+    if (t->port->recent == t) t->port->recent = NULL;
     t->port->by_id[t->id] = NULL;
     t->port->masks--;
     c->stats.masks--;
@@ -235,6 +313,7 @@ static void mask_full(struct flow_key *m)
 
 static struct subtable *subtable_find(const struct cache_port *p, const struct flow_key *mask)
 {
+    if (p->recent && memcmp(&p->recent->whole, mask, sizeof *mask) == 0) return p->recent;
     for (struct subtable *t = p->tables; t; t = t->next)
         if (memcmp(&t->whole, mask, sizeof *mask) == 0) return t;
     return NULL;
@@ -288,9 +367,10 @@ static void widen(struct flow_key *m, bool coarse)
 static struct subtable *table_for(struct cache *c, struct cache_port *p, const struct flow_key *mask)
 {
     unsigned max = c->config.masks_max;
+    struct subtable *t = subtable_find(p, mask);
+    if (t) return t;
     struct flow_key m = *mask;
-    struct subtable *t = subtable_find(p, &m);
-    if (!t && p->masks >= max / 4) {
+    if (p->masks >= max / 4) {
         widen(&m, false);
         t = subtable_find(p, &m);
     }
@@ -450,18 +530,6 @@ static void lines_give_back(struct cache *c)
 
 /* ---- megaflows ---- */
 
-static bool is_simple(const struct flow_key *mask)
-{
-    struct flow_key rest = *mask;
-    rest.words[0] = 0;
-    memset(&rest.eth_type, 0, sizeof rest.eth_type);
-    rest.nw_proto = rest.nw_frag = 0;
-    uint64_t any = 0;
-    for (unsigned i = 0; i < FLOW_KEY_PACKET_WORDS; i++)
-        any |= rest.words[i];
-    return any == 0;
-}
-
 static void simple_forget(struct cache_port *p, uint32_t line)
 {
     for (unsigned i = 0; i < p->simple_count; i++)
@@ -469,36 +537,6 @@ static void simple_forget(struct cache_port *p, uint32_t line)
             p->simple[i] = p->simple[--p->simple_count];
             return;
         }
-}
-
-/* Holds references of the flows that it counts for. */
-static bool set_flows(struct megaflow_cold *cold, const struct cache_add *a)
-{
-    struct flow **flows = cold->flows;
-    cold->flow_count = 0;
-    cold->more = NULL;
-    if (a->flow_count > MEGAFLOW_FLOWS) {
-        cold->more = malloc(a->flow_count * sizeof *cold->more);
-        if (!cold->more) return false;
-        flows = cold->more;
-    }
-    for (unsigned i = 0; i < a->flow_count; i++)
-        if (flow_ref(a->flows[i])) flows[cold->flow_count++] = a->flows[i];
-    return true;
-}
-
-static struct flow **flows_of(struct megaflow_cold *cold)
-{
-    return cold->more ? cold->more : cold->flows;
-}
-
-static void drop_flows(struct megaflow_cold *cold)
-{
-    for (unsigned i = 0; i < cold->flow_count; i++)
-        flow_unref(flows_of(cold)[i]);
-    free(cold->more);
-    cold->more = NULL;
-    cold->flow_count = 0;
 }
 
 static void make_room(struct cache *c)
@@ -520,10 +558,10 @@ static uint32_t fill(struct cache *c, struct subtable *t, const struct cache_add
     struct megaflow *m = cache_megaflow(c, line);
     struct megaflow_cold *cold = &c->cold[line];
     m->list = list_get(c, a->actions, a->action_count);
-    cold->sig = sig;
-    if (!m->list || !set_flows(cold, a) || !table_insert_line(t, sig, line)) {
+    cold->path = path_get(c, a);
+    if (!m->list || !cold->path || !table_insert_line(t, sig, line)) {
         if (m->list) list_put(c, m->list);
-        drop_flows(cold);
+        if (cold->path) path_put(c, cold->path);
         line_put(c, line, lines_of(t));
         return 0;
     }
@@ -532,13 +570,12 @@ static uint32_t fill(struct cache *c, struct subtable *t, const struct cache_add
     m->watches_mac = a->deps->mac;
     for (unsigned i = 0; i < t->words; i++)
         m->key[i] = a->key->words[t->index[i]] & t->mask[i];
-    cold->table = t;
-    cold->deps = *a->deps;
-    cold->refresh = a->refresh;
-    cold->tables = (uint16_t)a->tables;
-    cold->used_ns = a->now_ns;
-    cold->packets = cold->bytes = 0;
-    cold->used = false;
+    *cold = (struct megaflow_cold){.table = t,
+                                   .path = cold->path,
+                                   .mac_src = a->deps->mac_src,
+                                   .mac_dst = a->deps->mac_dst,
+                                   .used_ns = a->now_ns,
+                                   .sig = sig};
     return line;
 }
 
@@ -563,7 +600,8 @@ uint32_t cache_add(struct cache *c, struct cache_port *p, const struct cache_add
         return 0;
     }
     c->stats.megaflows++;
-    if (p->simple_count < CACHE_SIMPLE && is_simple(&t->whole)) {
+    p->recent = t;
+    if (t->simple && p->simple_count < CACHE_SIMPLE) {
         p->simple[p->simple_count].word = cache_simple_word(a->key);
         p->simple[p->simple_count++].line = line;
     }
@@ -579,7 +617,7 @@ void cache_remove(struct cache *c, uint32_t line)
     simple_forget(t->port, line);
     table_take(t, cold->sig, line);
     list_put(c, m->list);
-    drop_flows(cold);
+    path_put(c, cold->path);
     cold->table = NULL;
     line_put(c, line, lines_of(t));
     c->stats.megaflows--;
@@ -597,12 +635,21 @@ void cache_match(const struct cache *c, uint32_t line, struct flow_match *out)
         out->key.words[t->index[i]] = m->key[i];
 }
 
+static struct change_deps deps_of(const struct megaflow_cold *cold)
+{
+    struct change_deps d = cold->path->deps;
+    d.mac_src = cold->mac_src;
+    d.mac_dst = cold->mac_dst;
+    return d;
+}
+
 bool cache_revalidate(struct cache *c, uint32_t line, struct change_log *log, uint64_t to)
 {
     struct megaflow *m = cache_megaflow(c, line);
+    struct change_deps deps = deps_of(&c->cold[line]);
     struct flow_match match;
     cache_match(c, line, &match);
-    if (change_concerns(log, m->valid_at, to, &c->cold[line].deps, &match)) return false;
+    if (change_concerns(log, m->valid_at, to, &deps, &match)) return false;
     m->valid_at = to;
     return true;
 }
@@ -619,18 +666,16 @@ bool cache_same(struct cache *c, uint32_t line, const struct cache_add *a)
 {
     struct megaflow *m = cache_megaflow(c, line);
     struct megaflow_cold *cold = &c->cold[line];
-    if (!covers(&cold->table->whole, a->mask) || cold->refresh != a->refresh ||
+    if (!covers(&cold->table->whole, a->mask) || cold->path->refresh != a->refresh ||
         !same_actions(m->list, a->actions, a->action_count))
         return false;
+    struct megaflow_path *path = path_get(c, a);
+    if (!path) return false;
     cache_fold(c, line, a->now_ns);
-    struct megaflow_cold old = *cold;
-    if (!set_flows(cold, a)) {
-        *cold = old;
-        return false;
-    }
-    drop_flows(&old);
-    cold->deps = *a->deps;
-    cold->tables = (uint16_t)a->tables;
+    path_put(c, cold->path);
+    cold->path = path;
+    cold->mac_src = a->deps->mac_src;
+    cold->mac_dst = a->deps->mac_dst;
     m->watches_mac = a->deps->mac;
     m->valid_at = a->valid_at;
     return true;
@@ -643,8 +688,8 @@ void cache_fold(struct cache *c, uint32_t line, uint64_t now_ns)
     struct megaflow *m = cache_megaflow(c, line);
     struct megaflow_cold *cold = &c->cold[line];
     if (m->packets == 0) return;
-    for (unsigned i = 0; i < cold->flow_count; i++)
-        flow_count(flows_of(cold)[i], m->packets, m->bytes, now_ns);
+    for (unsigned i = 0; i < cold->path->flow_count; i++)
+        flow_count(cold->path->flows[i], m->packets, m->bytes, now_ns);
     cold->packets += m->packets;
     cold->bytes += m->bytes;
     cold->used_ns = now_ns;
@@ -669,7 +714,8 @@ static void sweep_one(struct cache *c, uint32_t line, uint64_t now_ns,
     cache_fold(c, line, now_ns);
     if (cold->used) {
         cold->used = false;
-        if (cold->refresh && refreshed && !refreshed(arg, &cold->deps, be32_get(cold->table->port->in_port)))
+        struct change_deps deps = deps_of(cold);
+        if (cold->path->refresh && refreshed && !refreshed(arg, &deps, be32_get(cold->table->port->in_port)))
             cache_remove(c, line);
     } else if (now_ns > cold->used_ns && now_ns - cold->used_ns >= idle_limit(c)) {
         cache_remove(c, line);

@@ -26,7 +26,7 @@
 #define CACHE_PORT_CHAINS 64u
 #define CACHE_HINTS (1u << 17)
 #define CACHE_HINTED 256u /* masks of a port that hints can name; 0 is none */
-#define MEGAFLOW_FLOWS 6u
+#define CACHE_PATHS 64u   /* that new megaflows are compared with */
 
 /* Actions, shared by all megaflows that have the same. */
 struct dp_list {
@@ -35,6 +35,18 @@ struct dp_list {
     unsigned refs, count;
     struct port *single; /* it is nothing but one output; else NULL */
     struct dp_action actions[];
+};
+
+/* The way through the tables, shared by megaflows that came along it. Whatever is added here has to be compared, too (path_is()
+ * in cache.c). */
+struct megaflow_path {
+    unsigned refs;
+    uint8_t slot; /* in paths, if it is there */
+    bool refresh;
+    uint16_t tables;         /* how many were consulted */
+    struct change_deps deps; /* but for the addresses */
+    unsigned flow_count;
+    struct flow *flows[]; /* that count packets; with a reference each */
 };
 
 /* Half a cache line, then the words of its masked key. */
@@ -50,18 +62,14 @@ struct megaflow {
 
 #define MEGAFLOW_LINES_MAX ((sizeof(struct megaflow) + (FLOW_KEY_PACKET_WORDS - 1) * 8 + 63) / 64)
 
-/* What the packet path does not touch; by the same line number. */
+/* What the packet path does not touch; by the same line number. A cache line. */
 struct megaflow_cold {
     struct subtable *table; /* NULL: not in use */
-    struct change_deps deps;
-    bool refresh;
-    bool used; /* since the last sweep, whoever folded in between */
-    uint16_t tables;
-    uint32_t sig;
+    struct megaflow_path *path;
+    uint64_t mac_src, mac_dst; /* of its dependencies */
     uint64_t used_ns, packets, bytes;
-    struct flow *flows[MEGAFLOW_FLOWS];
-    unsigned flow_count;
-    struct flow **more; /* all of them, when they are more */
+    uint32_t sig;
+    bool used; /* since the last sweep, whoever folded in between */
 };
 
 struct subtable {
@@ -75,6 +83,7 @@ struct subtable {
     uint32_t bucket_mask;
     unsigned count;
     uint64_t hits;
+    bool simple; /* it looks at type, protocol and fragment bits only */
     struct flow_key whole;
 };
 
@@ -89,6 +98,7 @@ struct cache_port {
         uint32_t word, line;
     } simple[CACHE_SIMPLE];
     struct subtable *tables, *full;
+    struct subtable *recent; /* had the last new megaflow; may be NULL */
     struct subtable *by_id[CACHE_HINTED];
     /* Is the exact-match cache worth it? */
     bool exact_off;
@@ -121,9 +131,11 @@ struct cache {
     struct cache_port *ports[CACHE_PORT_CHAINS];
     struct dp_list **lists;
     unsigned list_count, list_mask;
-    uint32_t sweep_at; /* next line to look at; 0: no sweep under way */
-    uint64_t sweep_ns; /* when the last one began */
-    uint64_t now_ns;   /* as last told */
+    struct dp_list *recent;                   /* of the last new megaflow; may be NULL */
+    struct megaflow_path *paths[CACHE_PATHS]; /* by what is in them; a newer one takes an older one's place */
+    uint32_t sweep_at;                        /* next line to look at; 0: no sweep under way */
+    uint64_t sweep_ns;                        /* when the last one began */
+    uint64_t now_ns;                          /* as last told */
     uint32_t victim;
     struct cache_stats stats;
 };

@@ -131,8 +131,8 @@ static void copy_one(const struct switch_thread *t, uint32_t line, struct copied
     out->packets = cold->packets + m->packets;
     out->bytes = cold->bytes + m->bytes;
     out->used_ns = m->packets ? t->now_ns : cold->used_ns;
-    out->tables = cold->tables;
-    out->bridge = cold->deps.bridge;
+    out->tables = cold->path->tables;
+    out->bridge = cold->path->deps.bridge;
     out->count = m->list->count;
     out->actions = malloc((m->list->count + 1) * sizeof *out->actions);
     if (out->actions) memcpy(out->actions, m->list->actions, m->list->count * sizeof *out->actions);
