@@ -119,7 +119,7 @@ static void flow(struct bench *b, const char *text)
 {
     struct flow_spec f;
     struct errmsg e;
-    if (flow_parse(&f, text, FLOW_PARSE_ADD, NULL, &e) || bridge_flow_add(b->bridge, &f, &e)) {
+    if (flow_parse(&f, text, FLOW_PARSE_ADD, NULL, &e) || bridge_flow_add(b->bridge, &f, NULL, &e)) {
         fprintf(stderr, "%s: %s\n", text, e.text);
         exit(1);
     }

@@ -84,12 +84,12 @@ static int change_flows(struct net_bridge *b, enum change change, const struct f
     unsigned n = 0;
     int ret;
     if (change == CHANGE_ADD) {
-        ret = bridge_flow_add(b->bridge, f, e);
+        ret = bridge_flow_add(b->bridge, f, NULL, e);
         n = ret == 0;
     } else if (modify) {
-        ret = bridge_flow_modify(b->bridge, f, strict, &n, e);
+        ret = bridge_flow_modify(b->bridge, f, strict, &n, NULL, e);
     } else {
-        ret = bridge_flow_delete(b->bridge, f, strict, &n, e);
+        ret = bridge_flow_delete(b->bridge, f, strict, &n, NULL, e);
     }
     *changed += n;
     return ret;
@@ -219,7 +219,7 @@ static void delete_all(struct net_bridge *b)
     struct flow_spec f;
     unsigned changed;
     if (flow_parse(&f, "", FLOW_PARSE_DEL, &numbers_only, &e) == 0)
-        bridge_flow_delete(b->bridge, &f, false, &changed, &e);
+        bridge_flow_delete(b->bridge, &f, false, &changed, NULL, &e);
 }
 
 /* A line that cannot be obeyed fails the whole: a switch that forwards by half of its flows is worse than none. */

@@ -61,7 +61,7 @@ static int add(struct rig *r, const char *text)
     countdown = 0;
     assert_int_equal(flow_parse(&f, text, FLOW_PARSE_ADD, NULL, &e), 0);
     countdown = n;
-    int ret = bridge_flow_add(r->bridge, &f, &e);
+    int ret = bridge_flow_add(r->bridge, &f, NULL, &e);
     countdown = 0;
     instructions_clear(&f.instructions);
     return ret;

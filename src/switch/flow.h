@@ -81,6 +81,8 @@ enum flow_wrong {
     FLOW_BAD_SET_ARGUMENT,       /* OFPBAC_BAD_SET_ARGUMENT */
     FLOW_BAD_MATCH_INCONSISTENT, /* OFPBAC_MATCH_INCONSISTENT */
     FLOW_TOO_MANY,               /* OFPBAC_TOO_MANY */
+    FLOW_OVERLAP,                /* OFPFMFC_OVERLAP: said by bridge_flow_add(), as is the next */
+    FLOW_TABLE_FULL,             /* OFPFMFC_TABLE_FULL */
 };
 
 /* Everything that can be wrong with a flow whatever the switch holds: prerequisites, values outside of masks, actions

@@ -31,17 +31,32 @@ static bool overlaps_another(const struct bridge *b, const struct flow_spec *f)
     return false;
 }
 
-int bridge_flow_add(struct bridge *b, const struct flow_spec *f, struct errmsg *e)
+static void wrong(enum flow_wrong *why, enum flow_wrong reason)
 {
-    int ret = flow_check(f, e);
+    if (why) *why = reason;
+}
+
+/* May it be added, beside what there is? */
+static int check_place(const struct bridge *b, const struct flow_spec *f, const struct flow *old, enum flow_wrong *why,
+                       struct errmsg *e)
+{
+    if ((f->flags & FLOW_CHECK_OVERLAP) && overlaps_another(b, f)) {
+        wrong(why, FLOW_OVERLAP);
+        return errmsg_set(e, EEXIST, "a flow of the same priority overlaps");
+    }
+    if (old || b->flows < SWITCH_FLOWS_MAX_DEFAULT) return 0;
+    wrong(why, FLOW_TABLE_FULL);
+    return errmsg_set(e, ENOSPC, "there are %u flows", SWITCH_FLOWS_MAX_DEFAULT);
+}
+
+int bridge_flow_add(struct bridge *b, const struct flow_spec *f, enum flow_wrong *why, struct errmsg *e)
+{
+    int ret = flow_check_why(f, why, e);
     if (ret) return ret;
-    if (f->table >= SWITCH_TABLES) return errmsg_set(e, EINVAL, "there is no table %u", f->table);
     struct flow_table *t = &b->tables[f->table];
     struct flow *old = table_find(t, &f->match, f->priority);
-    if ((f->flags & FLOW_CHECK_OVERLAP) && overlaps_another(b, f))
-        return errmsg_set(e, EEXIST, "a flow of the same priority overlaps");
-    if (!old && b->flows >= SWITCH_FLOWS_MAX_DEFAULT)
-        return errmsg_set(e, ENOSPC, "there are %u flows", SWITCH_FLOWS_MAX_DEFAULT);
+    ret = check_place(b, f, old, why, e);
+    if (ret) return ret;
     struct flow *new = flow_new(f, b->next_id++, clock_now_ns());
     if (!new) return no_memory(e);
     if (old) list_remove(&old->timed);
@@ -129,10 +144,11 @@ static struct flow_code **codes_new(const struct instructions *i, long count)
     return NULL;
 }
 
-int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed, struct errmsg *e)
+int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed,
+                       enum flow_wrong *why, struct errmsg *e)
 {
     struct flow **list;
-    int ret = flow_check(f, e);
+    int ret = flow_check_why(f, why, e);
     if (ret) return ret;
     long count = select_flows(b, f, strict, &list);
     if (count < 0) return no_memory(e);
@@ -189,9 +205,11 @@ static void remove_flow(struct bridge *b, struct flow *f, enum flow_gone why)
     change_flow(&b->sw->log, b->index, table, &m);
 }
 
-int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed, struct errmsg *e)
+int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed,
+                       enum flow_wrong *why, struct errmsg *e)
 {
     struct flow **list;
+    wrong(why, FLOW_RIGHT);
     long count = select_flows(b, f, strict, &list);
     if (count < 0) return no_memory(e);
     if (count && b->flow_gone) switch_fold(b->sw);

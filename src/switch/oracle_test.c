@@ -319,7 +319,7 @@ static void change(struct both *b)
     if (b->naive.count > 60) what = 9;
     b->changes++;
     if (what < 6) {
-        assert_int_equal(bridge_flow_add(b->rig.bridge, &f, &e), 0);
+        assert_int_equal(bridge_flow_add(b->rig.bridge, &f, NULL, &e), 0);
         assert_true(naive_add(&b->naive, &f));
     } else if (what < 8) {
         if (b->naive.count && rnd(2)) { /* something that is there */
@@ -330,13 +330,13 @@ static void change(struct both *b)
             if (flow_check(&f, &e)) return;
         }
         bool strict = rnd(2);
-        assert_int_equal(bridge_flow_modify(b->rig.bridge, &f, strict, &changed, &e), 0);
+        assert_int_equal(bridge_flow_modify(b->rig.bridge, &f, strict, &changed, NULL, &e), 0);
         assert_int_equal(changed, naive_modify(&b->naive, &f, strict));
     } else {
         if (b->naive.count) f = b->naive.flows[rnd(b->naive.count)];
         if (rnd(4) == 0) random_match(&f.match);
         bool strict = rnd(4);
-        assert_int_equal(bridge_flow_delete(b->rig.bridge, &f, strict, &changed, &e), 0);
+        assert_int_equal(bridge_flow_delete(b->rig.bridge, &f, strict, &changed, NULL, &e), 0);
         assert_int_equal(changed, naive_delete(&b->naive, &f, strict));
     }
 }

@@ -80,7 +80,7 @@ static int add_normal(struct bridge *b, struct errmsg *e)
     struct flow_spec f = {.out_port = SWITCH_PORT_ANY,
                           .out_group = SWITCH_PORT_ANY,
                           .instructions = {.has_apply = true, .apply = {.count = 1, .list = &normal}}};
-    return bridge_flow_add(b, &f, e);
+    return bridge_flow_add(b, &f, NULL, e);
 }
 
 int bridge_new(struct bridge **out, struct net_switch *s, const char *name, enum bridge_fail fail, struct errmsg *e)

@@ -85,13 +85,15 @@ struct switch_port *bridge_port(struct bridge *b, uint32_t number);
 
 /* ---- flows ---- */
 
-/* All: 0 or -errno with the reason; nothing has changed then. What changed counts for packets from switch_barrier() on at
- * the latest. The specification is copied. */
-int bridge_flow_add(struct bridge *b, const struct flow_spec *f,
+/* All: 0 or -errno with the reason; nothing has changed then. *why (may be NULL): which of OpenFlow's errors it is, FLOW_RIGHT if none
+ * (there was no memory). What changed counts for packets from switch_barrier() on at the latest. The specification is copied. */
+int bridge_flow_add(struct bridge *b, const struct flow_spec *f, enum flow_wrong *why,
                     struct errmsg *e); /* replaces one of the same match and priority */
 /* Non-strict: every flow that f's match covers. *changed (may be NULL): how many. */
-int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed, struct errmsg *e);
-int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed, struct errmsg *e);
+int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed,
+                       enum flow_wrong *why, struct errmsg *e);
+int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed,
+                       enum flow_wrong *why, struct errmsg *e);
 
 enum flow_gone { FLOW_GONE_IDLE, FLOW_GONE_HARD, FLOW_GONE_DELETED, FLOW_GONE_GROUP, FLOW_GONE_METER };
 struct flow_stats {

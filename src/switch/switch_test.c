@@ -255,7 +255,7 @@ static void counts_are_reset(void **state)
     send_udp(&r, 1, B, A, 10);
     assert_int_equal(flow_parse(&f, "in_port=1,actions=output:2", FLOW_PARSE_ADD, NULL, &e), 0);
     f.flags |= FLOW_RESET_COUNTS;
-    assert_int_equal(bridge_flow_modify(r.bridge, &f, true, &changed, &e), 0);
+    assert_int_equal(bridge_flow_modify(r.bridge, &f, true, &changed, NULL, &e), 0);
     instructions_clear(&f.instructions);
     assert_int_equal(changed, 1);
     assert_int_equal(counts(&r, 0).packets, 0);
@@ -551,7 +551,7 @@ static void masks_are_bounded(void **state)
             struct flow_spec spec;
             struct errmsg e;
             if (flow_parse(&spec, text, FLOW_PARSE_ADD, NULL, &e)) continue; /* bits outside its mask */
-            assert_int_equal(bridge_flow_add(r.bridge, &spec, &e), 0);
+            assert_int_equal(bridge_flow_add(r.bridge, &spec, NULL, &e), 0);
             instructions_clear(&spec.instructions);
         }
     rig_flow(&r, "priority=1,in_port=2,actions=output:3");

@@ -79,7 +79,7 @@ void rig_flow(struct rig *r, const char *text)
     struct errmsg e;
     int ret = flow_parse(&f, text, FLOW_PARSE_ADD, NULL, &e);
     if (ret == 0) {
-        ret = bridge_flow_add(r->bridge, &f, &e);
+        ret = bridge_flow_add(r->bridge, &f, NULL, &e);
         instructions_clear(&f.instructions);
     }
     if (ret) fprintf(stderr, "%s: %s\n", text, e.text);
@@ -93,7 +93,7 @@ void rig_flow_delete(struct rig *r, const char *text, unsigned expected)
     unsigned changed;
     int ret = flow_parse(&f, text, FLOW_PARSE_DEL, NULL, &e);
     assert(ret == 0);
-    ret = bridge_flow_delete(r->bridge, &f, f.has_priority, &changed, &e);
+    ret = bridge_flow_delete(r->bridge, &f, f.has_priority, &changed, NULL, &e);
     assert(ret == 0 && changed == expected);
     instructions_clear(&f.instructions);
 }

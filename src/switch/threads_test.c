@@ -130,7 +130,7 @@ static void flow_do(struct world *w, const char *text, bool add)
     struct flow_spec f;
     struct errmsg e;
     assert_int_equal(flow_parse(&f, text, add ? FLOW_PARSE_ADD : FLOW_PARSE_DEL, NULL, &e), 0);
-    int ret = add ? bridge_flow_add(w->bridge, &f, &e) : bridge_flow_delete(w->bridge, &f, false, NULL, &e);
+    int ret = add ? bridge_flow_add(w->bridge, &f, NULL, &e) : bridge_flow_delete(w->bridge, &f, false, NULL, NULL, &e);
     assert_int_equal(ret, 0);
     instructions_clear(&f.instructions);
 }
