@@ -10,28 +10,19 @@
  *   - no older number ever comes over it: a request that had come back is not done again;
  *   - a device pops in ascending order, what it takes over before what is new.
  *
- * stepped: the device is a child run one machine instruction at a time, and wherever it has changed the shared memory
- * the test supposes that it is killed there: a driver (a copy, either as it stands or after it has taken all that it
- * could see and added more) and a new device must go on to an end without fault. Some of these kills are carried
- * out, so that a recovery is interrupted too.
- * racing: child and driver run at the same time, and SIGKILL comes when it comes.
+ * Killed one instruction at a time, and racing: test_kill.h.
  */
-#include <errno.h>
 #include <sched.h>
 #include <setjmp.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/ptrace.h>
-#include <sys/wait.h>
 #include <unistd.h>
+
 #include <cmocka.h>
 
 #include "base/checked.h"
-#include "loop/clock.h"
-#include "ring/test_rig.h"
+#include "ring/test_kill.h"
 
 #define SIZE 8u
 #define BLOCKS 7u
@@ -57,7 +48,6 @@ struct guest {
 
 static struct rig rig;
 static struct guest guest;
-static unsigned long steps_taken;
 static uint64_t random_state;
 
 static uint64_t pick(uint64_t below)
@@ -138,12 +128,11 @@ struct device {
 
 /* In a child these are exit codes. */
 enum fault { FAULT_ATTACH = 10, FAULT_BROKEN, FAULT_ORDER };
-static bool in_child;
 
 static void device_fault(enum fault f)
 {
     static const char *const words[] = {"cannot resume", "finds its queue broken", "pops a request out of order"};
-    if (in_child) _exit(f);
+    if (kill_in_child()) _exit(f);
     fail_msg("the device %s", words[f - FAULT_ATTACH]);
 }
 
@@ -227,97 +216,46 @@ static void open_world(bool packed, uint64_t seed)
     rig.q = NULL;
 }
 
-/* --- stepped --- */
+/* ---- the device of a child ---- */
 
-struct snapshot {
-    char *rings, *inflight;
-    size_t rings_bytes, inflight_bytes;
-    struct guest guest;
-};
+static struct device child;
 
-static void snapshot_take(struct snapshot *s)
+static void child_attach(void)
 {
-    memcpy(s->rings, rig.mem, s->rings_bytes);
-    memcpy(s->inflight, rig.setup.inflight, s->inflight_bytes);
-    s->guest = guest;
+    attach(&child);
 }
 
-static void snapshot_restore(const struct snapshot *s)
+static void child_live(unsigned steps)
 {
-    memcpy(rig.mem, s->rings, s->rings_bytes);
-    memcpy(rig.setup.inflight, s->inflight, s->inflight_bytes);
-    guest = s->guest;
+    live(&child, steps);
 }
 
-static bool snapshot_differs(const struct snapshot *s)
+static void child_rest(void)
 {
-    return memcmp(s->rings, rig.mem, s->rings_bytes) != 0 ||
-           memcmp(s->inflight, rig.setup.inflight, s->inflight_bytes) != 0;
+    if (virtq_has_work(child.q) || child.held_count) return;
+    virtq_publish(child.q);
+    sched_yield();
 }
 
-/* Suppose that the device died here. Leaves everything as it was. */
-static void suppose_killed(struct snapshot *s, bool driver_first)
+static struct kill_world world(void)
 {
-    struct driver_sim *d;
-    snapshot_take(s);
-    assert_int_equal(driver_sim_clone(&d, rig.driver), 0);
-    if (driver_first) {
-        guest_gets(d);
-        guest_adds(d, BLOCKS);
-    }
-    finish(d);
-    driver_sim_free(d);
-    snapshot_restore(s);
-}
-
-/* The child stops once before it attaches and once after; the caller steps through from where it likes. */
-static pid_t start_child(void)
-{
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        in_child = true;
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL)) _exit(99);
-        raise(SIGSTOP);
-        struct device v;
-        attach(&v);
-        raise(SIGSTOP);
-        live(&v, 25);
-        _exit(0);
-    }
-    return pid;
-}
-
-/* Step a child through one life, or up to a kill. Returns the number of places where a kill was supposed. */
-static unsigned step_through(struct snapshot *s, bool *may_trace)
-{
-    unsigned places = 0;
-    int status;
-    pid_t pid = start_child();
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 99) {
-        *may_trace = false;
-        return 0;
-    }
-    if (pick(4)) { /* taking over is long: step through that only now and then */
-        assert_int_equal(ptrace(PTRACE_CONT, pid, NULL, NULL), 0);
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-    }
-    uint64_t killed_at = pick(2) ? pick(60) : UINT64_MAX;
-    snapshot_take(s);
-    while (WIFSTOPPED(status)) {
-        if (snapshot_differs(s)) {
-            suppose_killed(s, false);
-            suppose_killed(s, true);
-            if (++places == killed_at) kill(pid, SIGKILL);
-        }
-        if (ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) && errno != ESRCH) fail_msg("ptrace: %s", strerror(errno));
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-        steps_taken++;
-    }
-    if (WIFEXITED(status) && WEXITSTATUS(status)) fail_msg("device: fault %d", WEXITSTATUS(status));
-    return places;
+    return (struct kill_world){.rig = &rig,
+                               .rings_bytes = (size_t)(rig.buffers - rig.mem) + SHARED_BYTES,
+                               .kept = rig.setup.inflight,
+                               .kept_bytes = virtq_inflight_bytes(SIZE, rig.setup.packed),
+                               .guest = &guest,
+                               .guest_bytes = sizeof guest,
+                               .random_state = &random_state,
+                               .stops = 2,
+                               .steps = 25,
+                               .add_most = BLOCKS,
+                               .race_ns = 2000000,
+                               .guest_gets = guest_gets,
+                               .guest_adds = guest_adds,
+                               .attach = child_attach,
+                               .live = child_live,
+                               .rest = child_rest,
+                               .finish = finish};
 }
 
 static void stepped(bool packed)
@@ -325,28 +263,11 @@ static void stepped(bool packed)
 #ifdef __SANITIZE_THREAD__ /* its instructions are many, and nothing here is about threads */
     skip();
 #endif
-    bool may_trace = true;
-    steps_taken = 0;
     open_world(packed, 42 + packed);
-    struct snapshot s = {.inflight_bytes = virtq_inflight_bytes(SIZE, packed)};
-    s.rings_bytes = (size_t)(rig.buffers - rig.mem) + SHARED_BYTES;
-    s.rings = malloc(s.rings_bytes);
-    s.inflight = malloc(s.inflight_bytes);
-    unsigned places = 0;
-    const char *more = getenv("KILL_TEST_LIVES"); /* for a longer look */
-    unsigned lives = more ? (unsigned)strtoul(more, NULL, 10) : LIVES;
-    for (unsigned life = 0; life < lives && may_trace; life++) {
-        guest_gets(rig.driver);
-        guest_adds(rig.driver, BLOCKS);
-        places += step_through(&s, &may_trace);
-    }
-    finish(rig.driver);
+    struct kill_world w = world();
+    bool may_trace = kill_stepped(&w, LIVES);
     rig_close(&rig);
-    free(s.rings);
-    free(s.inflight);
     if (!may_trace) skip();
-    print_message("%u places and %lu instructions in %u lives\n", places, steps_taken, lives);
-    assert_true(places > lives);
 }
 
 static void test_stepped_split(void **state)
@@ -359,47 +280,11 @@ static void test_stepped_packed(void **state)
     stepped(true);
 }
 
-/* --- racing --- */
-
-static pid_t start_racer(void)
-{
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        in_child = true;
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        struct device v;
-        attach(&v);
-        for (;;) {
-            live(&v, 20);
-            if (!virtq_has_work(v.q) && v.held_count == 0) {
-                virtq_publish(v.q);
-                sched_yield();
-            }
-        }
-    }
-    return pid;
-}
-
 static void racing(bool packed)
 {
     open_world(packed, 7);
-    for (unsigned i = 0; i < KILLS; i++) {
-        random_state += i;
-        pid_t pid = start_racer();
-        uint64_t until_ns = clock_now_ns() + 200000 + pick(2000000);
-        while (clock_now_ns() < until_ns) {
-            guest_gets(rig.driver);
-            guest_adds(rig.driver, (unsigned)pick(BLOCKS) + 1);
-            sched_yield();
-        }
-        int status;
-        kill(pid, SIGKILL);
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-        if (!WIFSIGNALED(status)) fail_msg("device %u: fault %d", i, WEXITSTATUS(status));
-    }
-    guest_gets(rig.driver);
-    finish(rig.driver);
+    struct kill_world w = world();
+    kill_racing(&w, KILLS);
     print_message("%llu requests through %u devices\n", (unsigned long long)guest.completed, KILLS);
     assert_true(guest.completed > KILLS);
     assert_int_equal(guest.completed, guest.number);
