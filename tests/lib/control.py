@@ -14,6 +14,7 @@ from .process import Process, is_listening, wait_until
 
 FAKE_WORKER = TOP / "tests" / "lib" / "fake_vbd.py"
 FAKE_SWITCH = TOP / "tests" / "lib" / "fake_switch.py"
+FAKE_LINK = TOP / "tests" / "lib" / "fake_link.py"
 
 
 class RpcError(Exception):
@@ -83,6 +84,7 @@ class Daemon:
             for source, name in ((FAKE_WORKER, "creedence-vbd"), (FAKE_SWITCH, "creedence-switch")):
                 shutil.copy(source, self.fake_dir / name)
                 (self.fake_dir / name).chmod(0o755)
+            shutil.copy(FAKE_LINK, self.fake_dir)
 
     # ---- life ----
 

@@ -11,41 +11,12 @@ Installed by tests as DIR/creedence-switch. How to behave stands in DIR/switch.j
 Every request received goes to DIR/switch.jsonl with the names of its descriptors.
 """
 
-import array
-import json
 import os
 import signal
-import socket
 import sys
 import time
-from pathlib import Path
 
-HERE = Path(sys.argv[0]).resolve().parent
-
-
-def behaviour():
-    try:
-        return json.loads((HERE / "switch.json").read_text())
-    except FileNotFoundError:
-        return {}
-
-
-def note(entry):
-    with open(HERE / "switch.jsonl", "a") as log:
-        log.write(json.dumps({"pid": os.getpid(), **entry}) + "\n")
-
-
-def send(sock, body, fds=()):
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([json.dumps(body).encode()], ancillary)
-
-
-def receive(sock):
-    data, ancillary, _flags, _address = sock.recvmsg(1 << 18, socket.CMSG_SPACE(4 * 253))
-    fds = array.array("i")
-    for _level, _kind, payload in ancillary:
-        fds.frombytes(payload[:len(payload) - len(payload) % 4])
-    return (json.loads(data) if data else None), list(fds)
+from fake_link import Fake, send
 
 
 class Refused(Exception):
@@ -54,10 +25,11 @@ class Refused(Exception):
         self.code = code
 
 
-class Switch:
+class Switch(Fake):
+    BEHAVIOUR, LOG = "switch.json", "switch.jsonl"
+
     def __init__(self, listener):
-        self.listener = listener
-        self.sock = None
+        super().__init__(listener)
         self.configured = False
         self.settled = False
         self.bridges = {}  # name -> {"file": fd, "flows": [text]}
@@ -84,20 +56,20 @@ class Switch:
         return self.version()
 
     def version(self):
-        return {"version": behaviour().get("release", "9.9"), "debug": True, "sandbox": "full"}
+        return {"version": self.behaviour().get("release", "9.9"), "debug": True, "sandbox": "full"}
 
     def adopt(self, params, fds):
         if not self.configured:
             raise Refused(-19, "not configured")
         names = {"bridges": list(self.bridges), "ports": list(self.ports), "vifs": list(self.vifs)}
-        if behaviour().get("unknown"):
-            names["bridges"].append(behaviour()["unknown"])
+        if self.behaviour().get("unknown"):
+            names["bridges"].append(self.behaviour()["unknown"])
         return {**self.version(), **names}
 
     def resend(self):
         for vif, v in self.vifs.items():
             for name, fd in v["held"].items():
-                if f"{vif}/{name}" not in behaviour().get("forget", []):
+                if f"{vif}/{name}" not in self.behaviour().get("forget", []):
                     self.hold(vif, name, fd)
 
     def next_number(self, wanted):
@@ -141,7 +113,7 @@ class Switch:
         self.ports[params["name"]].update(params)
 
     def paged(self, key, entries, params):
-        start, size = params.get("from", 0), behaviour().get("page", 1000)
+        start, size = params.get("from", 0), self.behaviour().get("page", 1000)
         answer = {key: entries[start:start + size]}
         if start + size < len(entries):
             answer["next"] = start + size
@@ -172,10 +144,10 @@ class Switch:
             os.write(held["state"], b"0")
             self.hold(name, "state", held["state"])
         os.pwrite(held["state"], str(int(os.pread(held["state"], 20, 0)) + 1).encode(), 0)
-        if name in behaviour().get("connected", []) and "conn" not in held:
+        if name in self.behaviour().get("connected", []) and "conn" not in held:
             held["conn"] = os.memfd_create("conn")
             self.hold(name, "conn", held["conn"])
-        for i in range(behaviour().get("extra", 0)):
+        for i in range(self.behaviour().get("extra", 0)):
             if f"extra{i}" not in held:
                 held[f"extra{i}"] = os.dup(held["state"])
                 self.hold(name, f"extra{i}", held[f"extra{i}"])
@@ -305,9 +277,9 @@ class Switch:
 
     # ---- life ----
 
-    def handle(self, request, fds):
-        method, how = request["method"], behaviour()
-        note({"method": method, "params": request.get("params"), "fds": sorted(fds)})
+    def dispatch(self, request, fds):
+        method, how = request["method"], self.behaviour()
+        self.note({"method": method, "params": request.get("params"), "fds": sorted(fds)})
         if how.get("die") == method:
             os.kill(os.getpid(), signal.SIGKILL)
         if how.get("hang") == method:
@@ -341,28 +313,5 @@ class Switch:
             if how.get("compact"):
                 self.tell("flows", {"bridge": how["compact"], "compact": True})
 
-    def run(self):
-        while True:
-            if self.sock is None:
-                self.sock, _ = self.listener.accept()
-            try:
-                request, fds = receive(self.sock)
-                if request is not None:
-                    self.handle(request, dict(zip(request.get("fds", []), fds)))
-                    continue
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the daemon is gone; another one will come
-            self.sock = None
 
-
-def main():
-    if "--version" in sys.argv:
-        sys.exit(1 if behaviour().get("version") == "fail" else 0)
-    fd = int(next(a for a in sys.argv if a.startswith("--link-fd=")).split("=")[1])
-    note({"method": "(start)", "argv": sys.argv[1:]})
-    listener = socket.socket(fileno=fd)
-    listener.setblocking(True)
-    Switch(listener).run()
-
-
-main()
+Switch.main()

@@ -10,47 +10,19 @@ Installed by tests as DIR/creedence-vbd. How to behave stands in DIR/behaviour.j
 Every request received goes to DIR/log.jsonl with the names of its descriptors.
 """
 
-import array
-import json
 import os
 import signal
-import socket
 import sys
 import time
-from pathlib import Path
 
-HERE = Path(sys.argv[0]).resolve().parent
-
-
-def behaviour():
-    try:
-        return json.loads((HERE / "behaviour.json").read_text())
-    except FileNotFoundError:
-        return {}
+from fake_link import Fake, send
 
 
-def note(entry):
-    with open(HERE / "log.jsonl", "a") as log:
-        log.write(json.dumps({"pid": os.getpid(), **entry}) + "\n")
+class Worker(Fake):
+    BEHAVIOUR, LOG = "behaviour.json", "log.jsonl"
 
-
-def send(sock, body, fds=()):
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([json.dumps(body).encode()], ancillary)
-
-
-def receive(sock):
-    data, ancillary, _flags, _address = sock.recvmsg(1 << 18, socket.CMSG_SPACE(4 * 253))
-    fds = array.array("i")
-    for _level, _kind, payload in ancillary:
-        fds.frombytes(payload[:len(payload) - len(payload) % 4])
-    return (json.loads(data) if data else None), list(fds)
-
-
-class Worker:
     def __init__(self, listener):
-        self.listener = listener
-        self.sock = None
+        super().__init__(listener)
         self.config = None
         self.held = {}
         self.layers = {}
@@ -67,7 +39,7 @@ class Worker:
         send(self.sock, body)
 
     def configure(self, request, fds):
-        how = behaviour()
+        how = self.behaviour()
         mode = how.get("configure", "ok")
         if mode == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -128,7 +100,7 @@ class Worker:
 
     def dispatch(self, request, fds):
         method = request["method"]
-        note({"method": method, "params": request.get("params"), "fds": sorted(fds)})
+        self.note({"method": method, "params": request.get("params"), "fds": sorted(fds)})
         if method == "configure":
             self.configure(request, fds)
         elif method == "held":
@@ -139,26 +111,26 @@ class Worker:
                 self.answer(request, error=(-19, "not configured"))
                 return
             self.answer(request, {"name": self.config["name"], "pid": os.getpid(), "version": "9.9", "debug": True,
-                                  "sandbox": behaviour().get("sandbox", "full"),
+                                  "sandbox": self.behaviour().get("sandbox", "full"),
                                   "config": self.config})
-            for name in behaviour().get("forget", []):
+            for name in self.behaviour().get("forget", []):
                 self.held.pop(name, None)
             for name, fd in {**self.held, **self.layers}.items():
                 self.keep(name, fd)
         elif method == "stats":
-            if behaviour().get("stats") == "hang":
+            if self.behaviour().get("stats") == "hang":
                 return
             generation = int(os.pread(self.held["state"], 20, 0))
             self.answer(request, {"state": "connected", "reads": 10 * generation, "read_bytes": 40960, "writes": 0,
                                   "generation": generation, "queues": []})
         elif method == "resize" and request["params"]["size_bytes"] > 1 << 40:
             self.answer(request, error=(-27, "too large"))
-        elif method == "quit" and behaviour().get("quit") == "crash":
+        elif method == "quit" and self.behaviour().get("quit") == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif method == "quit" and behaviour().get("quit") == "error":
+        elif method == "quit" and self.behaviour().get("quit") == "error":
             self.answer(request, error=(-28, "no space left for what was written last"))
             sys.exit(1)
-        elif method == "leave" and behaviour().get("leave") == "hang":
+        elif method == "leave" and self.behaviour().get("leave") == "hang":
             time.sleep(1000)
         elif method in ("leave", "quit"):
             self.answer(request)
@@ -166,28 +138,5 @@ class Worker:
         else:
             self.answer(request)
 
-    def run(self):
-        while True:
-            if self.sock is None:
-                self.sock, _ = self.listener.accept()
-            try:
-                request, fds = receive(self.sock)
-                if request is not None:
-                    self.dispatch(request, dict(zip(request.get("fds", []), fds)))
-                    continue
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the daemon is gone; another one will come
-            self.sock = None
 
-
-def main():
-    if "--version" in sys.argv:
-        sys.exit(1 if behaviour().get("version") == "fail" else 0)
-    fd = int(next(a for a in sys.argv if a.startswith("--link-fd=")).split("=")[1])
-    note({"method": "(start)", "argv": sys.argv[1:]})
-    listener = socket.socket(fileno=fd)
-    listener.setblocking(True)
-    Worker(listener).run()
-
-
-main()
+Worker.main()
