@@ -14,10 +14,21 @@
 #define IDLE_LEAST_NS (NS_PER_SECOND / 10)
 #define SWEEP_EVERY_NS NS_PER_SECOND
 #define BUCKETS_MIN 4u
+#define BUCKETS_MAPPED ((size_t)1 << 17) /* bytes of an array, from which it has a mapping of its own */
 #define LISTS_MIN 64u
 #define GENERATION_MAX 0x7fffffffu
 /* A megaflow of each size: lines given back in one size do not serve for another. */
 #define LINES_OF_ALL_SIZES ((unsigned)(MEGAFLOW_LINES_MAX * (MEGAFLOW_LINES_MAX + 1) / 2))
+
+/* Lines that are brought into memory together: one page's, or a part of what is used already. */
+#define READY_LEAST 64u
+#define READY_MOST 4096u
+#define READY_PART 4u
+
+#define PAGE_BYTES 4096u
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 /* Not in huge pages: a quiet port's cache is to take no more than it uses. */
 static void *map(size_t bytes)
@@ -26,6 +37,14 @@ static void *map(size_t bytes)
     if (p == MAP_FAILED) return NULL;
     (void)madvise(p, bytes, MADV_NOHUGEPAGE);
     return p;
+}
+
+/* Bring it into memory at once, where a page fault for each page would take much longer; where the system cannot do that there
+ * is one. */
+static void populate(void *p, size_t bytes)
+{
+    uintptr_t from = (uintptr_t)p / PAGE_BYTES * PAGE_BYTES;
+    (void)madvise((void *)from, (uintptr_t)p - from + bytes, MADV_POPULATE_WRITE);
 }
 
 static void unmap(void *p, size_t bytes)
@@ -58,10 +77,32 @@ int cache_init(struct cache *c, const struct switch_config_cache *config)
     return -ENOMEM;
 }
 
+static size_t bucket_bytes(uint32_t bucket_mask)
+{
+    return ((size_t)bucket_mask + 1) * sizeof(struct bucket);
+}
+
+/* Empty ones. Large arrays come from the system, which has zeroed them already. */
+static struct bucket *buckets_new(uint32_t bucket_mask)
+{
+    size_t bytes = bucket_bytes(bucket_mask);
+    struct bucket *b = bytes < BUCKETS_MAPPED ? aligned_alloc(64, bytes) : map(bytes);
+    if (b && bytes < BUCKETS_MAPPED) memset(b, 0, bytes);
+    else if (b) populate(b, bytes);
+    return b;
+}
+
+static void buckets_free(struct bucket *b, uint32_t bucket_mask)
+{
+    size_t bytes = bucket_bytes(bucket_mask);
+    if (bytes < BUCKETS_MAPPED) free(b);
+    else unmap(b, bytes);
+}
+
 static void table_free(struct subtable *t)
 {
     if (!t) return;
-    free(t->buckets);
+    buckets_free(t->buckets, t->bucket_mask);
     free(t);
 }
 
@@ -271,12 +312,11 @@ static struct subtable *table_new(struct cache *c, struct cache_port *p, const s
     t->whole = *mask;
     t->simple = is_simple(mask);
     t->bucket_mask = BUCKETS_MIN - 1;
-    t->buckets = aligned_alloc(64, BUCKETS_MIN * sizeof *t->buckets);
+    t->buckets = buckets_new(t->bucket_mask);
     if (!t->buckets) {
         free(t);
         return NULL;
     }
-    memset(t->buckets, 0, BUCKETS_MIN * sizeof *t->buckets);
     struct subtable **at = &p->tables; /* last: it has no hits yet */
     while (*at)
         at = &(*at)->next;
@@ -412,32 +452,33 @@ static bool table_put(struct bucket *buckets, uint32_t mask, uint32_t sig, uint3
     return false;
 }
 
-static bool rehash(const struct subtable *t, struct bucket *buckets, uint32_t mask)
+/* What is in a pair of buckets goes to this pair and the one that is `far` behind it: there is always room. */
+static void split(const struct bucket *from, struct bucket *to, uint32_t far)
 {
-    for (uint32_t i = 0; i <= t->bucket_mask; i++) {
-        const struct bucket *b = &t->buckets[i];
-        for (unsigned j = 0; j < BUCKET_SLOTS && b->sig[j]; j++)
-            if (!table_put(buckets, mask, b->sig[j], b->line[j])) return false;
-    }
-    return true;
+    struct bucket *const homes[4] = {to, to + 1, to + far, to + far + 1};
+    unsigned counts[4] = {0};
+    for (unsigned side = 0; side < 2; side++)
+        for (unsigned i = 0; i < BUCKET_SLOTS && from[side].sig[i]; i++) {
+            uint32_t sig = from[side].sig[i];
+            unsigned home = (cache_bucket(sig, 1) & 1) | (cache_bucket(sig, far) ? 2 : 0);
+            home ^= counts[home] == BUCKET_SLOTS;
+            bucket_put(homes[home], counts[home]++, sig, from[side].line[i]);
+        }
 }
 
-/* Twice as large, or more where that still does not do. False: no memory, or too many collisions. */
+/* Twice as large. False: no memory, or too many collisions. */
 static bool table_grow(struct subtable *t)
 {
-    for (uint32_t size = (t->bucket_mask + 1) * 2; size <= (t->count + 16) * 4; size *= 2) {
-        struct bucket *buckets = aligned_alloc(64, size * sizeof *buckets);
-        if (!buckets) return false;
-        memset(buckets, 0, size * sizeof *buckets);
-        if (rehash(t, buckets, size - 1)) {
-            free(t->buckets);
-            t->buckets = buckets;
-            t->bucket_mask = size - 1;
-            return true;
-        }
-        free(buckets);
-    }
-    return false;
+    uint32_t size = t->bucket_mask + 1;
+    if (size * 2 > (t->count + 16) * 4) return false;
+    struct bucket *buckets = buckets_new(size * 2 - 1);
+    if (!buckets) return false;
+    for (uint32_t i = 0; i < size; i += 2)
+        split(&t->buckets[i], &buckets[i], size);
+    buckets_free(t->buckets, t->bucket_mask);
+    t->buckets = buckets;
+    t->bucket_mask = size * 2 - 1;
+    return true;
 }
 
 static bool table_insert_line(struct subtable *t, uint32_t sig, uint32_t line)
@@ -489,6 +530,17 @@ static unsigned lines_of(const struct subtable *t)
     return (unsigned)((sizeof(struct megaflow) + t->words * 8u + 63) / 64);
 }
 
+static void lines_make_ready(struct cache *c)
+{
+    uint32_t more = c->lines_used / READY_PART / READY_LEAST * READY_LEAST;
+    if (more < READY_LEAST) more = READY_LEAST;
+    if (more > READY_MOST) more = READY_MOST;
+    if (more > c->lines_max - c->lines_ready) more = c->lines_max - c->lines_ready;
+    populate(c->lines + (size_t)c->lines_ready * 64, (size_t)more * 64);
+    populate(c->cold + c->lines_ready, more * sizeof *c->cold);
+    c->lines_ready += more;
+}
+
 static uint32_t line_get(struct cache *c, unsigned lines)
 {
     uint32_t line = c->free[lines];
@@ -499,6 +551,7 @@ static uint32_t line_get(struct cache *c, unsigned lines)
     if (c->lines_used + lines > c->lines_max) return 0;
     line = c->lines_used;
     c->lines_used += lines;
+    if (c->lines_used > c->lines_ready) lines_make_ready(c);
     return line;
 }
 
@@ -525,6 +578,7 @@ static void lines_give_back(struct cache *c)
     if (c->exact && madvise(c->exact, exact_bytes(c), MADV_DONTNEED)) memset(c->exact, 0, exact_bytes(c));
     memset(c->free, 0, sizeof c->free);
     c->lines_used = 1;
+    c->lines_ready = 0;
     c->victim = 0;
 }
 

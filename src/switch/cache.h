@@ -125,6 +125,7 @@ struct cache {
     uint8_t *lines; /* megaflows, by line number */
     struct megaflow_cold *cold;
     uint32_t lines_max, lines_used;
+    uint32_t lines_ready;                  /* in memory */
     uint32_t free[MEGAFLOW_LINES_MAX + 1]; /* by size in lines; chained through valid_at */
     struct exact_entry *exact;
     uint8_t *hints;
