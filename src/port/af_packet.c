@@ -282,6 +282,11 @@ static bool packet_link_up(struct port *port)
     return device_link_up(&device_of(port)->nic);
 }
 
+static bool packet_mac(struct port *port, uint8_t mac[6])
+{
+    return device_mac(&device_of(port)->nic, mac);
+}
+
 static void packet_stats(struct port *port, struct port_stats *out)
 {
     struct af_packet *a = device_of(port);
@@ -309,8 +314,12 @@ static void packet_free(struct port *port)
     free(a);
 }
 
-static const struct port_ops ops = {
-    .type = "af_packet", .send = packet_send, .link_up = packet_link_up, .stats = packet_stats, .free = packet_free};
+static const struct port_ops ops = {.type = "af_packet",
+                                    .send = packet_send,
+                                    .link_up = packet_link_up,
+                                    .mac = packet_mac,
+                                    .stats = packet_stats,
+                                    .free = packet_free};
 
 /* ---- opening ---- */
 

@@ -215,6 +215,11 @@ static bool xdp_link_up(struct port *port)
     return device_link_up(&device_of(port)->nic);
 }
 
+static bool xdp_mac(struct port *port, uint8_t mac[6])
+{
+    return device_mac(&device_of(port)->nic, mac);
+}
+
 static int xdp_broken(struct port *port)
 {
     short flags;
@@ -260,6 +265,7 @@ static void xdp_free(struct port *port)
 static const struct port_ops ops = {.type = "af_xdp",
                                     .send = xdp_send,
                                     .link_up = xdp_link_up,
+                                    .mac = xdp_mac,
                                     .broken = xdp_broken,
                                     .stats = xdp_stats,
                                     .free = xdp_free};

@@ -5,6 +5,7 @@
 #include <linux/ethtool.h>
 #include <linux/sockios.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -57,6 +58,15 @@ bool device_link_up(const struct device *d)
 {
     short flags;
     return device_flags(d, &flags) && (flags & IFF_UP) && (flags & IFF_RUNNING);
+}
+
+bool device_mac(const struct device *d, uint8_t mac[6])
+{
+    struct ifreq request;
+    if (!name_of(d, &request) || ioctl(d->control_fd, SIOCGIFHWADDR, &request) < 0) return false;
+    if (request.ifr_hwaddr.sa_family != ARPHRD_ETHER) return false;
+    memcpy(mac, request.ifr_hwaddr.sa_data, 6);
+    return true;
 }
 
 unsigned device_queues(const struct device *d)

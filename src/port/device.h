@@ -26,6 +26,8 @@ void device_close(struct device *d);
 bool device_flags(const struct device *d, short *flags);
 /* A cable is in it, and it is on. */
 bool device_link_up(const struct device *d);
+/* Its Ethernet address. False: it has none, or is gone. */
+bool device_mac(const struct device *d, uint8_t mac[6]);
 /* Receive queues that it has in use; 1 when it does not say. */
 unsigned device_queues(const struct device *d);
 /* Frames that are received are to keep their VLAN tags from now on. 0, or -errno: it takes them off all the same. */

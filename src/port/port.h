@@ -54,6 +54,8 @@ struct port_ops {
     void (*send)(struct port *p, struct packet *const *packets, unsigned count, struct packet_pool *pool);
     /* Link seen by the port (a guest's LINK_UP, a NIC's carrier). May be NULL: always up. */
     bool (*link_up)(struct port *p);
+    /* Its own address. False: it has none, or cannot be asked now. May be NULL. */
+    bool (*mac)(struct port *p, uint8_t mac[6]);
     /* 0, or the -errno for which it will never have frames again, where its sources' receive does not say so. May be NULL. */
     int (*broken)(struct port *p);
     /* Add what the port counts itself to *out (already filled from in and out). May be NULL. */

@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -152,6 +153,16 @@ static bool tap_link_up(struct port *port)
     return !atomic_load_explicit(&t->down, memory_order_relaxed);
 }
 
+static bool tap_mac(struct port *port, uint8_t mac[6])
+{
+    struct tap *t = tap_of(port);
+    struct ifreq request = {0};
+    memcpy(request.ifr_name, t->device, sizeof t->device);
+    if (ioctl(t->control_fd, SIOCGIFHWADDR, &request) || request.ifr_hwaddr.sa_family != ARPHRD_ETHER) return false;
+    memcpy(mac, request.ifr_hwaddr.sa_data, 6);
+    return true;
+}
+
 static void tap_free(struct port *port)
 {
     struct tap *t = tap_of(port);
@@ -165,7 +176,8 @@ static void tap_free(struct port *port)
     free(t);
 }
 
-static const struct port_ops ops = {.type = "tap", .send = tap_send, .link_up = tap_link_up, .free = tap_free};
+static const struct port_ops ops = {
+    .type = "tap", .send = tap_send, .link_up = tap_link_up, .mac = tap_mac, .free = tap_free};
 
 /* ---- opening ---- */
 

@@ -208,6 +208,12 @@ static bool port_link_up(struct port *p)
     return !atomic_load(&v->link_down) && atomic_load(&v->steer_count) > 0;
 }
 
+static bool port_mac(struct port *p, uint8_t mac[6])
+{
+    memcpy(mac, container_of(p, struct vif, port)->config.mac, 6);
+    return true;
+}
+
 static void port_stats(struct port *p, struct port_stats *out)
 {
     struct vif *v = container_of(p, struct vif, port);
@@ -226,7 +232,7 @@ static void port_free(struct port *p)
 }
 
 static const struct port_ops vif_port_ops = {
-    .type = "vif", .send = vif_send, .link_up = port_link_up, .stats = port_stats, .free = port_free};
+    .type = "vif", .send = vif_send, .link_up = port_link_up, .mac = port_mac, .stats = port_stats, .free = port_free};
 
 /* ---- life ---- */
 
