@@ -16,6 +16,7 @@
 struct port_settings {
     struct epoch_node retired;
     bool all_trunks;
+    uint32_t config; /* PORT_CONFIG_* */
     struct switch_port_config c;
 };
 
@@ -26,7 +27,9 @@ struct switch_port {
     uint64_t word;                       /* in_port and bridge, as in a key */
     const struct change_bridge *changes; /* its bridge's */
     _Atomic(struct port_settings *) settings;
-    struct epoch_node retired;
+    _Atomic bool link; /* as switch_tick() last saw it */
+    bool link_changed; /* the rest is the control thread's */
+    uint64_t created_ns;
 };
 
 /* By number. */
@@ -41,6 +44,7 @@ struct bridge {
     char name[PORT_NAME_BYTES];
     uint16_t index;
     struct flow_table tables[SWITCH_TABLES];
+    struct table_counters counters[SWITCH_TABLES];
     _Atomic(struct port_map *) ports;
     _Atomic(struct mac_table *) macs;
     unsigned mac_ageing_s;
@@ -49,7 +53,11 @@ struct bridge {
     unsigned flows;
     void (*flow_gone)(void *arg, const struct flow_spec *f, const struct flow_stats *s, enum flow_gone why);
     void *flow_gone_arg;
+    void (*on_port)(void *arg, enum port_event what, const struct switch_port_info *p);
+    void *on_port_arg;
 };
+
+struct packet_out;
 
 struct packet_in_handler {
     struct epoch_node retired;
@@ -67,6 +75,8 @@ struct net_switch {
     _Atomic(struct bridge *) bridges[SWITCH_BRIDGES_MAX];
     unsigned port_count;
     _Atomic(struct packet_in_handler *) packet_in;
+    struct packet_out *packet_out; /* NULL until it is needed */
+    uint64_t folded_ns;            /* when switch_fold() last ended */
     pthread_mutex_t threads_lock;
     struct list threads;       /* struct switch_thread */
     struct switch_stats ended; /* of threads that are gone */
@@ -86,7 +96,17 @@ static inline const struct port_settings *port_settings(const struct switch_port
     return atomic_load_explicit(&sp->settings, memory_order_acquire);
 }
 
+/* May it be chosen to send to (OFPPS_LIVE)? Any thread, within a batch. */
+static inline bool switch_port_is_live(const struct switch_port *sp)
+{
+    return atomic_load_explicit(&sp->link, memory_order_acquire) && !(port_settings(sp)->config & PORT_CONFIG_DOWN);
+}
+
 void bridge_age_macs(struct bridge *b, uint64_t now_ns);
+void bridge_forget_macs(struct bridge *b, uint32_t port); /* those behind the port */
+void bridge_look_at_links(struct bridge *b);
+
+void packet_out_free(struct packet_out *o);
 
 /* Bring the counters of all threads into the flows that they count for. Control thread. */
 void switch_fold(struct net_switch *s);

@@ -247,7 +247,7 @@ static bool path_is(const struct megaflow_path *p, const struct cache_add *a)
 {
     if (p->flow_count != a->flow_count || p->tables != (uint16_t)a->tables || p->refresh != a->refresh) return false;
     struct change_deps bare = without_addresses(a->deps);
-    return memcmp(&p->deps, &bare, sizeof bare) == 0 &&
+    return memcmp(&p->deps, &bare, sizeof bare) == 0 && memcmp(&p->misses, a->misses, sizeof p->misses) == 0 &&
            memcmp(p->flows, a->flows, a->flow_count * sizeof(struct flow *)) == 0;
 }
 
@@ -270,6 +270,7 @@ static struct megaflow_path *path_get(struct cache *c, const struct cache_add *a
     p = malloc(sizeof *p + a->flow_count * sizeof p->flows[0]);
     if (!p) return NULL;
     *p = (struct megaflow_path){.refs = 1, .slot = slot, .refresh = a->refresh, .tables = (uint16_t)a->tables};
+    p->misses = *a->misses;
     p->deps = without_addresses(a->deps);
     for (unsigned i = 0; i < a->flow_count; i++)
         if (flow_ref(a->flows[i])) p->flows[p->flow_count++] = a->flows[i];
@@ -744,6 +745,8 @@ void cache_fold(struct cache *c, uint32_t line, uint64_t now_ns)
     if (m->packets == 0) return;
     for (unsigned i = 0; i < cold->path->flow_count; i++)
         flow_count(cold->path->flows[i], m->packets, m->bytes, now_ns);
+    struct table_counters *counters = cold->table->port->counters;
+    if (counters) table_count(counters, cold->path->deps.tables, &cold->path->misses, m->packets);
     cold->packets += m->packets;
     cold->bytes += m->bytes;
     cold->used_ns = now_ns;

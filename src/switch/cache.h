@@ -43,7 +43,8 @@ struct megaflow_path {
     unsigned refs;
     uint8_t slot; /* in paths, if it is there */
     bool refresh;
-    uint16_t tables;         /* how many were consulted */
+    uint16_t tables; /* how many were consulted */
+    struct table_misses misses;
     struct change_deps deps; /* but for the addresses */
     unsigned flow_count;
     struct flow *flows[]; /* that count packets; with a reference each */
@@ -93,6 +94,7 @@ struct cache_port {
         uint64_t word0; /* in_port and bridge, as in a key */
         struct be32 in_port;
     };
+    struct table_counters *counters; /* its bridge's; NULL: nobody counts */
     unsigned masks, simple_count;
     struct {
         uint32_t word, line;
@@ -179,6 +181,7 @@ struct cache_add {
     unsigned action_count;
     struct flow *const *flows;
     unsigned flow_count, tables;
+    const struct table_misses *misses;
     const struct change_deps *deps;
     bool refresh;
     uint64_t valid_at, now_ns;
@@ -196,7 +199,7 @@ bool cache_revalidate(struct cache *c, uint32_t line, struct change_log *log, ui
 /* Would this translation leave it as it is? Then note that it is true up to add->valid_at. */
 bool cache_same(struct cache *c, uint32_t line, const struct cache_add *a);
 
-/* Its counters into its flows. */
+/* Its counters into its flows, and its bridge's tables. */
 void cache_fold(struct cache *c, uint32_t line, uint64_t now_ns);
 /* Look at up to max lines: fold, expire; refreshed() is told of addresses in use: false: translate again. */
 void cache_sweep(struct cache *c, uint64_t now_ns, uint32_t max,

@@ -17,6 +17,8 @@
 static const struct switch_config_cache config = {MEGAFLOWS, 32, 64, false};
 
 /* A mask that looks at `words` words, and a key that differs by i. */
+static const struct table_misses no_misses;
+
 static void make(struct flow_key *k, struct flow_key *mask, unsigned words, unsigned i)
 {
     memset(k, 0, sizeof *k);
@@ -31,7 +33,8 @@ static void make(struct flow_key *k, struct flow_key *mask, unsigned words, unsi
 static uint32_t add(struct cache *c, const struct flow_key *k, const struct flow_key *mask, uint64_t now_ns)
 {
     static const struct change_deps deps = {.mac = true, .mac_src = 7};
-    struct cache_add a = {.key = k, .mask = mask, .deps = &deps, .refresh = true, .now_ns = now_ns};
+    struct cache_add a = {
+        .key = k, .mask = mask, .deps = &deps, .misses = &no_misses, .refresh = true, .now_ns = now_ns};
     struct dp_action nothing = {0};
     a.actions = &nothing;
     struct cache_port *p = cache_port_get(c, 1);
@@ -135,7 +138,8 @@ static void use_is_known_when_it_goes(void **state)
     (void)state;
     assert_int_equal(cache_init(&c, &config), 0);
     make(&k, &mask, 3, 1);
-    struct cache_add a = {.key = &k, .mask = &mask, .deps = &deps, .actions = &nothing, .now_ns = now_ns};
+    struct cache_add a = {
+        .key = &k, .mask = &mask, .deps = &deps, .misses = &no_misses, .actions = &nothing, .now_ns = now_ns};
     a.flows = &f;
     a.flow_count = 1;
     uint32_t line = cache_add(&c, cache_port_get(&c, 1), &a);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What is done with a packet in the end: the actions that translation leaves, without tables or conditions. A list has
- * no more than the outputs and, between them, the changes that the next output needs.
+ * no more than the outputs and, between them, the changes that the next output needs. The list is carried out from its beginning to its
+ * end, each change on what the ones before it left; only what is within a branch (the buckets of a group) is a matter of its own.
  *
  * A list may outlive the ports in it: those that read it make sure that its megaflow is still true before they
  * follow a pointer (change.h); for showing it there are the numbers.
@@ -26,6 +27,7 @@ enum dp_type {
     DP_POP_PBB,
     DP_COPY_TTL_OUT,
     DP_COPY_TTL_IN,
+    DP_BRANCH, /* the actions that follow are for a copy; the packet itself stays as it is */
 };
 
 /* No padding: lists are compared as bytes. */
@@ -35,6 +37,7 @@ struct dp_action {
     uint16_t eth_type; /* PUSH_VLAN, PUSH_MPLS, POP_MPLS; CONTROLLER: bytes to send */
     union {
         uint32_t port;  /* OUTPUT */
+        uint32_t count; /* BRANCH: how many belong to it */
         uint32_t entry; /* PUSH_VLAN: tci; PUSH_MPLS: the label's entry; PUSH_PBB: tci */
         struct {        /* CONTROLLER */
             uint8_t reason, table;

@@ -238,7 +238,8 @@ bool execute_change(struct packet *p, const struct dp_action *a)
     case DP_COPY_TTL_OUT: return packet_copy_ttl_out(p);
     case DP_COPY_TTL_IN: return packet_copy_ttl_in(p);
     case DP_OUTPUT:
-    case DP_CONTROLLER: break;
+    case DP_CONTROLLER:
+    case DP_BRANCH: break;
     }
     return false;
 }
@@ -259,8 +260,25 @@ static void to_controller(const struct execute_context *c, struct packet *p, con
     c->received(c->arg, &in);
 }
 
+#define POOL_LOW (PACKET_POOL_PACKETS / 4 * 3)
+
+/* Its copies are nobody's once the ports have taken them: a group with a thousand buckets has to do with the pool that there is. */
+static bool branch(const struct execute_context *c, const struct packet *p, const struct dp_action *a, unsigned count)
+{
+    struct packet_pool *pool = c->outbox->pool;
+    struct packet_pool_mark mark = packet_pool_mark(pool);
+    struct packet *copy = packet_clone(pool, p);
+    bool done = copy && execute(c, copy, a, count);
+    if (packet_pool_mark(pool).packets >= POOL_LOW) {
+        outbox_flush(c->outbox);
+        packet_pool_rewind(pool, mark);
+    }
+    return done;
+}
+
 bool execute(const struct execute_context *c, struct packet *p, const struct dp_action *a, unsigned count)
 {
+    bool done = true;
     bool given = false; /* a port has it: it may not be changed */
     for (unsigned i = 0; i < count; i++) {
         if (a[i].type == DP_OUTPUT) {
@@ -268,11 +286,14 @@ bool execute(const struct execute_context *c, struct packet *p, const struct dp_
             given = true;
         } else if (a[i].type == DP_CONTROLLER) {
             to_controller(c, p, &a[i]);
+        } else if (a[i].type == DP_BRANCH) {
+            done &= branch(c, p, &a[i] + 1, a[i].count);
+            i += a[i].count;
         } else {
             if (given) p = packet_clone(c->outbox->pool, p);
             given = false;
             if (!p || !execute_change(p, &a[i])) return false;
         }
     }
-    return true;
+    return done;
 }

@@ -34,7 +34,8 @@ struct execute_context {
     uint32_t in_port;
 };
 
-/* False: some of it could not be done (a change that the packet does not allow, the pool's bound); what was before has happened. */
+/* False: some of it could not be done (a change that the packet does not allow, the pool's bound); what was before has happened, and
+ * other branches have. */
 bool execute(const struct execute_context *c, struct packet *p, const struct dp_action *a, unsigned count);
 /* One action that changes the packet. */
 bool execute_change(struct packet *p, const struct dp_action *a);

@@ -90,5 +90,8 @@ enum flow_wrong {
 int flow_check(const struct flow_spec *f, struct errmsg *e);
 /* The same, and *why (may be NULL). */
 int flow_check_why(const struct flow_spec *f, enum flow_wrong *why, struct errmsg *e);
+/* Of the actions of a packet-out, for a packet of which that is known. They may have an output to SWITCH_PORT_TABLE. */
+int flow_check_packet_out(const struct action_list *l, const struct flow_match *known, enum flow_wrong *why,
+                          struct errmsg *e);
 
 #endif

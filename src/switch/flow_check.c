@@ -12,6 +12,7 @@
 
 struct check {
     enum flow_wrong why;
+    bool packet_out;
     struct errmsg *e;
 };
 
@@ -114,7 +115,9 @@ static int check_port(struct check *c, uint32_t port)
     case SWITCH_PORT_ALL:
     case SWITCH_PORT_CONTROLLER:
     case SWITCH_PORT_LOCAL: return 0;
-    case SWITCH_PORT_TABLE: return WRONG(c, FLOW_BAD_OUT_PORT, "TABLE is only for packets that a controller sends");
+    case SWITCH_PORT_TABLE:
+        if (c->packet_out) return 0;
+        return WRONG(c, FLOW_BAD_OUT_PORT, "TABLE is only for packets that a controller sends");
     default: break;
     }
     if (port >= 1 && port <= SWITCH_PORT_MAX) return 0;
@@ -329,6 +332,16 @@ int flow_check_why(const struct flow_spec *f, enum flow_wrong *why, struct errms
     else if (f->flags & ~flags) ret = WRONG(&c, FLOW_BAD_FLAGS, "flags 0x%x: there are no such", f->flags & ~flags);
     if (!ret) ret = check_match(&c, &f->match);
     if (!ret) ret = check_instructions(&c, f);
+    if (why) *why = c.why;
+    return ret;
+}
+
+int flow_check_packet_out(const struct action_list *l, const struct flow_match *known, enum flow_wrong *why,
+                          struct errmsg *e)
+{
+    struct check c = {.e = e, .packet_out = true};
+    struct flow_match m = *known;
+    int ret = check_list(&c, &m, l);
     if (why) *why = c.why;
     return ret;
 }

@@ -7,6 +7,8 @@
 #include "loop/clock.h"
 #include "switch/thread.h"
 
+#define FOLD_AGAIN_NS 1000000u /* counters that are younger are good enough */
+
 static int no_memory(struct errmsg *e)
 {
     return errmsg_set(e, ENOMEM, "no memory for a flow");
@@ -276,6 +278,19 @@ static void fold(void *arg, struct switch_thread *t)
 void switch_fold(struct net_switch *s)
 {
     thread_each(s, fold, NULL);
+    s->folded_ns = clock_now_ns();
+}
+
+void bridge_table_stats(struct bridge *b, uint8_t table, struct table_stats *out)
+{
+    *out = (struct table_stats){0};
+    if (table >= SWITCH_TABLES) return;
+    /* Who asks for all tables has one answer of it. */
+    if (clock_now_ns() - b->sw->folded_ns > FOLD_AGAIN_NS) switch_fold(b->sw);
+    const struct table_counters *c = &b->counters[table];
+    out->active = b->tables[table].count;
+    out->lookups = atomic_load_explicit(&c->lookups, memory_order_relaxed);
+    out->matched = atomic_load_explicit(&c->matched, memory_order_relaxed);
 }
 
 /* ---- time ---- */
@@ -309,6 +324,7 @@ void switch_tick(struct net_switch *s, uint64_t now_ns)
         if (!b) continue;
         time_out(b, now_ns);
         bridge_age_macs(b, now_ns);
+        bridge_look_at_links(b);
     }
     thread_sweep_asleep(s, now_ns);
     epoch_poll(&s->epoch);

@@ -22,6 +22,7 @@
 struct model {
     struct rig rig;
     struct switch_port_config config[PORTS + 1];
+    uint32_t bits[PORTS + 1]; /* PORT_CONFIG_* */
     bool there[PORTS + 1];
     unsigned behind[VLANS][MACS]; /* 0: not known */
     bool moved[VLANS][MACS];      /* in this second: it stays where it is */
@@ -43,8 +44,6 @@ static struct switch_port_config random_config(void)
     struct switch_port_config c = {.vlan_mode = (enum vlan_mode)rnd(4), .no_flood = rnd(8) == 0};
     c.tag = (uint16_t)(c.vlan_mode == VLAN_TRUNK ? 0 : 1 + rnd(VLANS - 1));
     if (rnd(2)) c.trunks[0] = 1 + rnd(15);
-    c.no_receive = rnd(16) == 0;
-    c.no_forward = rnd(16) == 0;
     return c;
 }
 
@@ -71,6 +70,16 @@ static void forget_behind(struct model *m, unsigned port)
             if (m->behind[v][a] == port) m->behind[v][a] = m->moved[v][a] = 0;
 }
 
+static void random_bits(struct model *m, unsigned port)
+{
+    static const uint32_t each[] = {PORT_CONFIG_DOWN, PORT_CONFIG_NO_RECV, PORT_CONFIG_NO_FWD,
+                                    PORT_CONFIG_NO_PACKET_IN};
+    m->bits[port] = 0;
+    for (unsigned i = 0; i < sizeof each / sizeof each[0]; i++)
+        if (rnd(16) == 0) m->bits[port] |= each[i];
+    switch_port_set_config(m->rig.ports[port]->sp, m->bits[port], UINT32_MAX);
+}
+
 static void forget_all(struct model *m)
 {
     memset(m->behind, 0, sizeof m->behind);
@@ -93,6 +102,7 @@ static void add(struct model *m, unsigned port)
 {
     m->config[port] = random_config();
     rig_port_add(&m->rig, port, &m->config[port]);
+    random_bits(m, port);
     m->there[port] = true;
 }
 
@@ -107,6 +117,7 @@ static void change(struct model *m)
     } else if (rnd(2)) {
         m->config[port] = random_config();
         switch_port_set(m->rig.ports[port]->sp, &m->config[port]);
+        if (rnd(2)) random_bits(m, port);
     } else {
         rig_port_remove(&m->rig, port);
         m->there[port] = false;
@@ -119,7 +130,7 @@ static uint32_t expected(struct model *m, unsigned in, unsigned dst, unsigned sr
 {
     const struct switch_port_config *c = &m->config[in];
     uint32_t bits = 0;
-    if (c->no_receive) return 0;
+    if (m->bits[in] & (PORT_CONFIG_DOWN | PORT_CONFIG_NO_RECV)) return 0;
     *vlan = tag > 0 ? (unsigned)tag : c->vlan_mode == VLAN_TRUNK ? 0 : c->tag;
     if ((tag > 0 && c->vlan_mode == VLAN_ACCESS) || !carries(c, *vlan)) return 0;
     unsigned *known = &m->behind[*vlan][src];
@@ -129,7 +140,8 @@ static uint32_t expected(struct model *m, unsigned in, unsigned dst, unsigned sr
     unsigned to = dst < MACS ? m->behind[*vlan][dst] : 0;
     for (unsigned p = 1; p <= PORTS; p++) {
         const struct switch_port_config *o = &m->config[p];
-        if (!m->there[p] || p == in || !carries(o, *vlan) || o->no_forward) continue;
+        if (!m->there[p] || p == in || !carries(o, *vlan)) continue;
+        if (m->bits[p] & (PORT_CONFIG_DOWN | PORT_CONFIG_NO_FWD)) continue;
         if (to ? p == to : !o->no_flood) bits |= 1u << p;
     }
     return bits;

@@ -53,6 +53,7 @@ static void show_action(FILE *out, const struct dp_action *a, const struct flow_
     case DP_POP_PBB: fputs("pop_pbb", out); break;
     case DP_COPY_TTL_OUT: fputs("copy_ttl_out", out); break;
     case DP_COPY_TTL_IN: fputs("copy_ttl_in", out); break;
+    case DP_BRANCH: break;
     }
 }
 
@@ -61,7 +62,14 @@ static void show_actions(FILE *out, const struct dp_action *a, unsigned count, c
     if (count == 0) fputs("drop", out);
     for (unsigned i = 0; i < count; i++) {
         if (i) fputc(',', out);
-        show_action(out, &a[i], names);
+        if (a[i].type != DP_BRANCH) {
+            show_action(out, &a[i], names);
+            continue;
+        }
+        fputs("clone(", out);
+        show_actions(out, &a[i] + 1, a[i].count, names);
+        fputc(')', out);
+        i += a[i].count;
     }
 }
 

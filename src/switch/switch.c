@@ -42,6 +42,7 @@ void switch_free(struct net_switch *s)
     }
     epoch_destroy(&s->epoch);
     free(atomic_load(&s->packet_in));
+    packet_out_free(s->packet_out);
     change_destroy(&s->log);
     pthread_mutex_destroy(&s->threads_lock);
     free(s);
@@ -176,6 +177,11 @@ void bridge_mac_flush(struct bridge *b)
     change_bridge(&b->sw->log, b->index);
 }
 
+void bridge_forget_macs(struct bridge *b, uint32_t port)
+{
+    mac_remove(atomic_load(&b->macs), UINT32_MAX, port, mac_gone, b);
+}
+
 void bridge_age_macs(struct bridge *b, uint64_t now_ns)
 {
     uint64_t now_s = now_ns / NS_PER_SECOND;
@@ -202,138 +208,4 @@ void bridge_mac_each(struct bridge *b, void (*visit)(void *arg, const struct mac
 {
     struct mac_visit v = {visit, arg, clock_now_ns() / NS_PER_SECOND};
     mac_each(atomic_load(&b->macs), visit_mac, &v);
-}
-
-/* ---- ports ---- */
-
-static void map_free(struct epoch_node *n)
-{
-    free(container_of(n, struct port_map, retired));
-}
-
-/* Publish the ports with one more or less (either may be NULL). */
-static int remap(struct bridge *b, struct switch_port *more, const struct switch_port *less)
-{
-    struct port_map *old = atomic_load(&b->ports);
-    unsigned count = old ? old->count : 0;
-    struct port_map *m = malloc(sizeof *m + (count + 1) * sizeof m->ports[0]);
-    if (!m) return -ENOMEM;
-    m->count = 0;
-    for (unsigned i = 0; i < count; i++) {
-        if (more && more->number < old->ports[i]->number) {
-            m->ports[m->count++] = more;
-            more = NULL;
-        }
-        if (old->ports[i] != less) m->ports[m->count++] = old->ports[i];
-    }
-    if (more) m->ports[m->count++] = more;
-    atomic_store_explicit(&b->ports, m, memory_order_release);
-    if (old) epoch_retire(&b->sw->epoch, &old->retired, map_free);
-    change_bridge(&b->sw->log, b->index);
-    return 0;
-}
-
-static uint32_t free_number(const struct bridge *b)
-{
-    const struct port_map *m = atomic_load(&b->ports);
-    uint32_t number = 1;
-    for (unsigned i = 0; m && i < m->count && m->ports[i]->number <= number; i++)
-        number = m->ports[i]->number + 1;
-    return number;
-}
-
-static struct port_settings *settings_new(const struct switch_port_config *c)
-{
-    struct port_settings *p = calloc(1, sizeof *p);
-    if (!p) return NULL;
-    uint64_t any = 0;
-    for (unsigned i = 0; c && i < ARRAY_LEN(c->trunks); i++)
-        any |= c->trunks[i];
-    if (c) p->c = *c;
-    p->c.tag &= 0xfff;
-    p->all_trunks = any == 0;
-    return p;
-}
-
-static int number_for(const struct bridge *b, uint32_t *number, struct errmsg *e)
-{
-    if (*number == 0) *number = free_number(b);
-    if (*number >= SWITCH_PORT_MAX && *number != SWITCH_PORT_LOCAL)
-        return errmsg_set(e, EINVAL, "%u is no port number", *number);
-    if (bridge_find_port(b, *number)) return errmsg_set(e, EEXIST, "%s has a port %u", b->name, *number);
-    return 0;
-}
-
-int bridge_add_port(struct bridge *b, struct port *p, uint32_t number, const struct switch_port_config *c,
-                    struct switch_port **out, struct errmsg *e)
-{
-    struct net_switch *s = b->sw;
-    int ret = number_for(b, &number, e);
-    if (ret) return ret;
-    if (s->port_count == SWITCH_PORTS_MAX) return errmsg_set(e, ENOSPC, "there are %u ports", SWITCH_PORTS_MAX);
-    struct switch_port *sp = calloc(1, sizeof *sp);
-    struct port_settings *settings = settings_new(c);
-    if (!sp || !settings) goto no_memory;
-    *sp = (struct switch_port){.bridge = b, .port = p, .number = number};
-    struct flow_key k = {.in_port = be32_make(number), .bridge = b->index};
-    sp->word = k.words[0];
-    sp->changes = &s->log.bridges[b->index];
-    atomic_init(&sp->settings, settings);
-    if (remap(b, sp, NULL)) goto no_memory;
-    s->port_count++;
-    atomic_store_explicit(&p->switch_port, sp, memory_order_release);
-    *out = sp;
-    return 0;
-no_memory:
-    free(settings);
-    free(sp);
-    return errmsg_set(e, ENOMEM, "no memory for a port");
-}
-
-static void forget(void *arg, struct switch_thread *t)
-{
-    const struct switch_port *sp = arg;
-    cache_forget_port(&t->cache, sp->word);
-}
-
-void bridge_remove_port(struct switch_port *sp)
-{
-    if (!sp) return;
-    struct bridge *b = sp->bridge;
-    atomic_store_explicit(&sp->port->switch_port, NULL, memory_order_release);
-    while (remap(b, NULL, sp)) /* it cannot stay: make room by giving back what waits */
-        epoch_wait(&b->sw->epoch);
-    epoch_wait(&b->sw->epoch);
-    thread_each(b->sw, forget, sp);
-    mac_remove(atomic_load(&b->macs), UINT32_MAX, sp->number, mac_gone, b);
-    b->sw->port_count--;
-    free(atomic_load(&sp->settings));
-    free(sp);
-}
-
-static void settings_free(struct epoch_node *n)
-{
-    free(container_of(n, struct port_settings, retired));
-}
-
-void switch_port_set(struct switch_port *sp, const struct switch_port_config *c)
-{
-    struct epoch *epoch = &sp->bridge->sw->epoch;
-    struct port_settings *p;
-    while (!(p = settings_new(c)))
-        epoch_wait(epoch);
-    struct port_settings *old = atomic_load(&sp->settings);
-    atomic_store_explicit(&sp->settings, p, memory_order_release);
-    epoch_retire(epoch, &old->retired, settings_free);
-    change_bridge(&sp->bridge->sw->log, sp->bridge->index);
-}
-
-uint32_t switch_port_number(const struct switch_port *sp)
-{
-    return sp->number;
-}
-
-struct switch_port *bridge_port(struct bridge *b, uint32_t number)
-{
-    return bridge_find_port(b, number);
 }

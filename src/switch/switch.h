@@ -69,7 +69,7 @@ struct switch_port_config {
     enum vlan_mode vlan_mode;
     uint16_t tag;        /* of ACCESS and NATIVE_* */
     uint64_t trunks[64]; /* a bit per VLAN; all zero: every VLAN */
-    bool no_flood, no_receive, no_forward;
+    bool no_flood;
     /* What it may send (switch/guard.h), NULL: anything. It outlives the barrier that follows its replacement. */
     const struct guard *guard;
 };
@@ -130,9 +130,10 @@ struct packet_in {
 };
 void switch_on_packet_in(struct net_switch *s, void (*received)(void *arg, const struct packet_in *in), void *arg);
 
-/* A packet that a controller sends: carried out before it returns, like what a datapath thread does. in_port: SWITCH_PORT_MAX at most,
- * or SWITCH_PORT_CONTROLLER, SWITCH_PORT_LOCAL, SWITCH_PORT_ANY; an output to SWITCH_PORT_TABLE takes it through the tables. 0 or -errno with
- * *why (may be NULL). */
+/* A packet that a controller sends: carried out before it returns, like what a datapath thread does (what it has for a controller is
+ * given to switch_on_packet_in()'s function on this thread). in_port: SWITCH_PORT_MAX at most, or SWITCH_PORT_CONTROLLER, SWITCH_PORT_LOCAL,
+ * SWITCH_PORT_ANY; an output to SWITCH_PORT_TABLE takes it through the tables. 0; -ENXIO: such an in_port there is not; -EBADMSG: the data
+ * is no frame; -EINVAL: the actions, *why (may be NULL); -ENOMEM. */
 int bridge_packet_out(struct bridge *b, uint32_t in_port, const struct action_list *actions, const void *data,
                       size_t bytes, enum flow_wrong *why, struct errmsg *e);
 
@@ -140,25 +141,35 @@ int bridge_packet_out(struct bridge *b, uint32_t in_port, const struct action_li
 
 struct table_stats {
     unsigned active;
-    uint64_t lookups, matched; /* counted when megaflows are folded: about a second late */
+    uint64_t lookups, matched; /* a thousandth of a second late at most */
 };
 void bridge_table_stats(struct bridge *b, uint8_t table, struct table_stats *out);
+
+/* OFPPC_* */
+#define PORT_CONFIG_DOWN 1u /* neither received from nor sent to */
+#define PORT_CONFIG_NO_RECV 4u
+#define PORT_CONFIG_NO_FWD 0x20u
+#define PORT_CONFIG_NO_PACKET_IN 0x40u /* what matches no flow, or a table-miss flow, is not told to controllers */
+/* OFPPS_* */
+#define PORT_STATE_LINK_DOWN 1u
+#define PORT_STATE_LIVE 4u /* there is a link, and it is not set down */
 
 struct switch_port_info {
     struct switch_port *sp;
     uint32_t number;
     const char *name;
     uint8_t mac[6];
-    uint32_t config, state; /* OFPPC_*, OFPPS_* */
+    uint32_t config, state; /* PORT_CONFIG_*, PORT_STATE_* */
     struct port *port;      /* for port_stats_read() */
     uint64_t duration_ns;
 };
 /* By rising number. */
 void bridge_port_each(struct bridge *b, void (*visit)(void *arg, const struct switch_port_info *p), void *arg);
-/* OFPPC_PORT_DOWN, NO_RECV, NO_FWD and NO_PACKET_IN, the bits of mask. */
+/* The bits of mask of PORT_CONFIG_*; others are ignored. switch_port_set() leaves them as they are. */
 void switch_port_set_config(struct switch_port *sp, uint32_t config, uint32_t mask);
 enum port_event { PORT_EVENT_ADD, PORT_EVENT_DELETE, PORT_EVENT_MODIFY }; /* OFPPR_* */
-/* Told of ports that come, go, or change their configuration or link (which switch_tick() looks at). May be NULL. */
+/* Told of ports that come, go, or change their PORT_CONFIG_* or link (which switch_tick() looks at). May be NULL. It may neither
+ * add ports nor remove any. */
 void bridge_on_port(struct bridge *b, void (*event)(void *arg, enum port_event what, const struct switch_port_info *p),
                     void *arg);
 

@@ -276,6 +276,19 @@ bool flow_covered(const struct flow *f, const struct flow_match *m)
 
 /* ---- the writer: index of all flows ---- */
 
+void table_count(struct table_counters *all, const uint64_t tables[4], const struct table_misses *misses,
+                 uint64_t packets)
+{
+    for (unsigned i = 0; i < 4; i++)
+        for (uint64_t left = tables[i]; left; left &= left - 1) {
+            struct table_counters *c = &all[64 * i + (unsigned)__builtin_ctzll(left)];
+            atomic_fetch_add_explicit(&c->lookups, packets, memory_order_relaxed);
+            atomic_fetch_add_explicit(&c->matched, packets, memory_order_relaxed);
+        }
+    for (unsigned i = 0; i < misses->count; i++)
+        atomic_fetch_sub_explicit(&all[misses->tables[i]].matched, packets, memory_order_relaxed);
+}
+
 void table_init(struct flow_table *t)
 {
     memset(t, 0, sizeof *t);

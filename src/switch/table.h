@@ -73,6 +73,21 @@ bool flow_covered(const struct flow *f, const struct flow_match *m);
 
 struct group_array;
 
+/* Of a table: packets that were looked up in it, and that found a flow. */
+struct table_counters {
+    _Atomic uint64_t lookups, matched;
+};
+
+/* Tables in which a packet found no flow. There is one at most but for resubmits; where it is passed through tables by these and misses
+ * more than that, the rest counts as matched. */
+struct table_misses {
+    uint8_t count, tables[7];
+};
+
+/* Packets that consulted these tables (a bit each). */
+void table_count(struct table_counters *all, const uint64_t tables[4], const struct table_misses *misses,
+                 uint64_t packets);
+
 struct flow_table {
     _Atomic(struct group_array *) groups; /* NULL: empty */
     struct list flows;                    /* the rest is the writer's */

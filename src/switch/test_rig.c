@@ -18,7 +18,12 @@ static void keep(struct port *p, struct packet *const *packets, unsigned count, 
     }
 }
 
-static const struct port_ops ops = {.type = "test", .send = keep};
+static bool link_up(struct port *p)
+{
+    return !((struct rig_port *)p)->link_down;
+}
+
+static const struct port_ops ops = {.type = "test", .send = keep, .link_up = link_up};
 
 struct rig_port *rig_port_add(struct rig *r, uint32_t number, const struct switch_port_config *c)
 {

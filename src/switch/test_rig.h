@@ -14,6 +14,7 @@
 struct rig_port {
     struct port port; /* first */
     struct switch_port *sp;
+    bool link_down; /* as the port says */
     unsigned got;
     struct {
         uint32_t length;

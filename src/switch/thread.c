@@ -60,12 +60,6 @@ static void obey(struct burst *b, struct megaflow *m, struct packet *p)
     else carry_out(b, p, l->actions, l->count);
 }
 
-static void count_directly(const struct translation *tr, const struct packet *p, uint64_t now_ns)
-{
-    for (unsigned i = 0; i < tr->flow_count; i++)
-        flow_count(tr->flows[i], 1, p->length_bytes, now_ns);
-}
-
 static bool fresh_is_there(const struct burst *b, unsigned i)
 {
     return cache_megaflow(&b->t->cache, b->fresh[i])->generation == b->fresh_generation[i];
@@ -106,6 +100,7 @@ static uint32_t keep(struct burst *b, uint32_t old, const struct flow_key *k)
                           .flows = tr->flows,
                           .flow_count = tr->flow_count,
                           .tables = tr->tables,
+                          .misses = &tr->misses,
                           .deps = &tr->deps,
                           .refresh = tr->refresh,
                           .valid_at = t->seen[1],
@@ -144,7 +139,7 @@ static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_gen
         return;
     }
     const struct translation *tr = t->translation;
-    count_directly(tr, p, t->now_ns);
+    translation_count(b->in->bridge, tr, p->length_bytes, t->now_ns);
     carry_out(b, p, tr->actions, tr->count);
 }
 
@@ -255,6 +250,7 @@ static void burst_begin(struct burst *b, struct switch_thread *t, struct switch_
     b->t = t;
     b->in = in;
     b->port = p;
+    p->counters = in->bridge->counters;
     b->mark = packet_pool_mark(t->pool);
     b->count = b->fresh_count = 0;
     b->run = (struct execute_context){.outbox = &t->outbox,

@@ -32,7 +32,7 @@ struct dp_action *walk_emit(struct walk *w, enum dp_type type)
 
 void walk_output(struct walk *w, struct switch_port *sp)
 {
-    if (port_settings(sp)->c.no_forward) return;
+    if (port_settings(sp)->config & (PORT_CONFIG_DOWN | PORT_CONFIG_NO_FWD)) return;
     struct dp_action *a = walk_emit(w, DP_OUTPUT);
     if (!a) return;
     a->port = sp->number;
@@ -114,6 +114,13 @@ static bool carry_out(struct walk *w, struct flow *f, uint8_t *table)
     return true;
 }
 
+static void remember_miss(struct table_misses *m, uint8_t table)
+{
+    for (unsigned i = 0; i < m->count; i++)
+        if (m->tables[i] == table) return;
+    if (m->count < sizeof m->tables) m->tables[m->count++] = table;
+}
+
 bool walk_table(struct walk *w, uint8_t table)
 {
     for (bool first = true;; first = false) {
@@ -122,6 +129,7 @@ bool walk_table(struct walk *w, uint8_t table)
         struct flow *f = table_lookup(&w->r->bridge->tables[table], &w->key, seen(w));
         if (!f) {
             walk_trace(w, "%u. no match: drop", table);
+            remember_miss(&w->out->misses, table);
             return !first;
         }
         if (!carry_out(w, f, &table)) return true;
@@ -140,12 +148,24 @@ static void mask_always(struct walk *w)
     if (type == 0x0800 || type == 0x86dd) m->nw_proto = m->nw_frag = 0xff;
 }
 
+/* A branch with which the list ends needs no copy: nobody looks at the packet afterwards. */
+static void unwrap_last(struct translation *t)
+{
+    for (unsigned i = 0; i < t->count;) {
+        const struct dp_action *a = &t->actions[i];
+        if (a->type != DP_BRANCH) i++;
+        else if (i + 1 + a->count < t->count) i += 1 + a->count;
+        else memmove(&t->actions[i], &t->actions[i + 1], (--t->count - i) * sizeof *a);
+    }
+}
+
 static void finish(struct walk *w)
 {
     struct translation *t = w->out;
     if (t->failed) t->count = 0;
     while (t->count && !dp_is_output(&t->actions[t->count - 1]))
         t->count--;
+    unwrap_last(t);
     mask_always(w);
     extract_trim_mask(w->r->key, &t->mask);
     for (unsigned i = 1; i < FLOW_KEY_PACKET_WORDS && !t->deps.modified; i++)
@@ -170,24 +190,49 @@ static void start(struct walk *w, const struct translation_request *r, struct tr
 static bool may_enter(struct walk *w)
 {
     const struct switch_port *in = bridge_find_port(w->r->bridge, be32_get(w->key.in_port));
-    const struct switch_port_config *c = in ? &port_settings(in)->c : NULL;
-    if (c && c->no_receive) {
+    const struct port_settings *s = in ? port_settings(in) : NULL;
+    if (s && s->config & (PORT_CONFIG_DOWN | PORT_CONFIG_NO_RECV)) {
         walk_trace(w, "the port does not receive: drop");
         return false;
     }
-    if (!c || guard_allows(c->guard, &w->key, seen(w))) return true;
-    if (w->r->trace) walk_trace(w, "the port's guard (%s): drop", guard_drops_in(c->guard, &w->key));
+    if (!s || guard_allows(s->c.guard, &w->key, seen(w))) return true;
+    if (w->r->trace) walk_trace(w, "the port's guard (%s): drop", guard_drops_in(s->c.guard, &w->key));
     return false;
+}
+
+/* From table 0 on, and what is in the action set in the end. */
+static void walk_tables(struct walk *w)
+{
+    walk_table(w, 0);
+    w->flow = NULL;
+    if (!w->stop) walk_actions(w, &w->set);
+}
+
+void walk_pipeline(struct walk *w)
+{
+    struct flow_key before = w->key;
+    unsigned at = w->out->count;
+    if (!walk_emit(w, DP_BRANCH)) return;
+    walk_tables(w);
+    w->out->actions[at].count = w->out->count - at - 1;
+    w->set.count = 0;
+    w->table = 0;
+    w->key = before;
+    w->stop = w->out->failed;
 }
 
 void translate(const struct translation_request *r, struct translation *out)
 {
     struct walk w;
     start(&w, r, out);
-    if (may_enter(&w)) {
-        walk_table(&w, 0);
-        w.flow = NULL;
-        if (!w.stop) walk_actions(&w, &w.set);
-    }
+    if (r->actions) walk_actions(&w, r->actions);
+    else if (may_enter(&w)) walk_tables(&w);
     finish(&w);
+}
+
+void translation_count(struct bridge *b, const struct translation *t, uint32_t bytes, uint64_t now_ns)
+{
+    for (unsigned i = 0; i < t->flow_count; i++)
+        flow_count(t->flows[i], 1, bytes, now_ns);
+    table_count(b->counters, t->deps.tables, &t->misses, 1);
 }

@@ -26,6 +26,7 @@
 
 struct translation {
     struct flow_key mask; /* trimmed: no metadata, nothing that such a packet lacks; all of in_port and bridge */
+    struct table_misses misses;
     struct change_deps deps;
     bool once;    /* not to be kept */
     bool refresh; /* the packet's source address is in use (deps.mac_src) */
@@ -43,10 +44,13 @@ struct translation_request {
     struct packet_pool *pool; /* with a packet */
     bool learn;               /* source addresses */
     uint32_t now_s;
-    FILE *trace; /* NULL: no explanation */
+    const struct action_list *actions; /* a controller's, instead of the tables; NULL: the tables */
+    FILE *trace;                       /* NULL: no explanation */
     const struct flow_names *names;
 };
 
 void translate(const struct translation_request *r, struct translation *out);
+/* A packet for the flows and tables that it passed, where no megaflow counts for them. */
+void translation_count(struct bridge *b, const struct translation *t, uint32_t bytes, uint64_t now_ns);
 
 #endif

@@ -30,13 +30,21 @@ static bool is_mpls(const struct flow_key *k)
 
 /* ---- output ---- */
 
+/* What no flow matches is not told of packets from such a port. */
+static bool tells_of_misses(struct walk *w)
+{
+    const struct switch_port *in = bridge_find_port(w->r->bridge, be32_get(w->r->key->in_port));
+    return !in || !(port_settings(in)->config & PORT_CONFIG_NO_PACKET_IN);
+}
+
 static void to_controller(struct walk *w, uint8_t reason, uint16_t max_len)
 {
+    /* A table-miss flow: no match (OpenFlow 1.3.5, section 5.4). */
+    bool miss = reason == REASON_ACTION && w->flow && w->flow->priority == 0 && w->flow->words == 0;
+    if (miss && !tells_of_misses(w)) return;
     struct dp_action *a = walk_emit(w, DP_CONTROLLER);
     if (!a) return;
     a->eth_type = max_len;
-    /* A table-miss flow: no match (OpenFlow 1.3.5, section 5.4). */
-    bool miss = reason == REASON_ACTION && w->flow && w->flow->priority == 0 && w->flow->words == 0;
     a->in.reason = miss ? REASON_NO_MATCH : reason;
     a->in.table = w->table;
     a->from.cookie = w->flow ? w->flow->cookie : UINT64_MAX;
@@ -69,6 +77,8 @@ static void output(struct walk *w, const struct action *a)
     case SWITCH_PORT_ALL: to_all(w, false); break;
     case SWITCH_PORT_CONTROLLER: to_controller(w, REASON_ACTION, a->output.max_len); break;
     case SWITCH_PORT_TABLE:
+        if (w->r->actions && !w->flow) walk_pipeline(w);
+        break;
     case SWITCH_PORT_ANY: break;
     default:
         if (a->output.port == be32_get(w->key.in_port)) walk_trace(w, "not back to where it came from");
@@ -88,8 +98,12 @@ static void look_inside(struct walk *w)
         return;
     }
     struct packet *p = packet_clone(w->r->pool, w->r->packet);
-    for (unsigned i = 0; p && i < w->out->count; i++)
-        if (!dp_is_output(&w->out->actions[i]) && !execute_change(p, &w->out->actions[i])) p = NULL;
+    for (unsigned i = 0; p && i < w->out->count; i++) {
+        const struct dp_action *a = &w->out->actions[i];
+        if (a->type == DP_BRANCH)
+            i += a->count; /* another's, unless it is the one that is being written, of length 0 as yet */
+        else if (!dp_is_output(a) && !execute_change(p, a)) p = NULL;
+    }
     if (!p || extract_key(p, &k) == EXTRACT_INVALID) {
         w->out->failed = w->stop = true;
         return;

@@ -25,6 +25,8 @@ static inline struct flow_key *seen(struct walk *w)
 
 /* NULL: no room; translation has failed. The action is zeroed. */
 struct dp_action *walk_emit(struct walk *w, enum dp_type type);
+/* A packet that a controller sends goes to the tables, by itself. */
+void walk_pipeline(struct walk *w);
 void walk_output(struct walk *w, struct switch_port *sp);
 void walk_normal(struct walk *w);
 /* Look up and carry out from this table on, along gotos. False: no flow in the first one. */

@@ -138,9 +138,10 @@ void walk_normal(struct walk *w)
     memset(m->eth_src, 0xff, sizeof m->eth_src);
     memset(m->eth_dst, 0xff, sizeof m->eth_dst);
     memset(&m->vlan[0], 0xff, sizeof m->vlan[0]);
-    uint16_t vlan;
-    if (!in || is_reserved(k->eth_dst) || hides_a_tag(w) ||
-        !vlan_in(port_settings(in), be16_get(k->vlan[0].tci), &vlan)) {
+    uint16_t vlan = be16_get(k->vlan[0].tci) & 0xfff;
+    bool ours = !in && w->r->actions; /* a controller sends it from no port: into any VLAN */
+    if ((!in && !ours) || is_reserved(k->eth_dst) || hides_a_tag(w) ||
+        (in && !vlan_in(port_settings(in), be16_get(k->vlan[0].tci), &vlan))) {
         walk_trace(w, "NORMAL: drop");
         return;
     }
@@ -149,7 +150,7 @@ void walk_normal(struct walk *w)
     d->mac = true;
     d->mac_src = mac_key(vlan, k->eth_src);
     d->mac_dst = mac_key(vlan, k->eth_dst);
-    if (!is_multicast(k->eth_src)) learn(w, d->mac_src, in_port);
+    if (in && !is_multicast(k->eth_src)) learn(w, d->mac_src, in_port);
     uint32_t port = is_multicast(k->eth_dst)
                         ? 0
                         : mac_lookup(atomic_load_explicit(&w->r->bridge->macs, memory_order_acquire), d->mac_dst);
