@@ -26,7 +26,7 @@
 
 enum action_type {
     ACTION_OUTPUT,
-    ACTION_GROUP,     /* refused until there are groups */
+    ACTION_GROUP,
     ACTION_SET_QUEUE, /* kept, without effect */
     ACTION_SET_FIELD, /* the bits of mask only */
     ACTION_MOVE,

@@ -13,6 +13,8 @@
 #include "switch/switch.h"
 #include "switch/table.h"
 
+struct group_map;
+
 struct port_settings {
     struct epoch_node retired;
     bool all_trunks;
@@ -48,6 +50,10 @@ struct bridge {
     _Atomic(struct port_map *) ports;
     _Atomic(struct mac_table *) macs;
     unsigned mac_ageing_s;
+    _Atomic(struct group_map *) groups;
+    unsigned group_count, group_buckets;
+    unsigned group_watches; /* buckets that watch a group */
+    uint64_t group_mark;
     struct list timed; /* flows with time-outs */
     uint64_t next_id;
     unsigned flows;

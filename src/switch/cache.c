@@ -245,10 +245,13 @@ static struct change_deps without_addresses(const struct change_deps *d)
 
 static bool path_is(const struct megaflow_path *p, const struct cache_add *a)
 {
-    if (p->flow_count != a->flow_count || p->tables != (uint16_t)a->tables || p->refresh != a->refresh) return false;
+    if (p->flow_count != a->flow_count || p->counted_count != a->counted_count || p->tables != (uint16_t)a->tables ||
+        p->refresh != a->refresh)
+        return false;
     struct change_deps bare = without_addresses(a->deps);
     return memcmp(&p->deps, &bare, sizeof bare) == 0 && memcmp(&p->misses, a->misses, sizeof p->misses) == 0 &&
-           memcmp(p->flows, a->flows, a->flow_count * sizeof(struct flow *)) == 0;
+           memcmp(p->flows, a->flows, a->flow_count * sizeof(struct flow *)) == 0 &&
+           (a->counted_count == 0 || memcmp(p->counted, a->counted, a->counted_count * sizeof *a->counted) == 0);
 }
 
 static uint8_t path_slot(const struct cache_add *a)
@@ -256,6 +259,8 @@ static uint8_t path_slot(const struct cache_add *a)
     uint64_t h = a->tables;
     for (unsigned i = 0; i < a->flow_count; i++)
         h = (h ^ (uintptr_t)a->flows[i]) * UINT64_C(0x9e3779b97f4a7c15);
+    for (unsigned i = 0; i < a->counted_count; i++)
+        h = (h ^ (uintptr_t)a->counted[i].in ^ a->counted[i].at) * UINT64_C(0x9e3779b97f4a7c15);
     return (h ^ h >> 32) >> 16 & (CACHE_PATHS - 1);
 }
 
@@ -267,13 +272,18 @@ static struct megaflow_path *path_get(struct cache *c, const struct cache_add *a
         p->refs++;
         return p;
     }
-    p = malloc(sizeof *p + a->flow_count * sizeof p->flows[0]);
+    p = malloc(sizeof *p + a->flow_count * sizeof p->flows[0] + a->counted_count * sizeof *p->counted);
     if (!p) return NULL;
     *p = (struct megaflow_path){.refs = 1, .slot = slot, .refresh = a->refresh, .tables = (uint16_t)a->tables};
     p->misses = *a->misses;
     p->deps = without_addresses(a->deps);
     for (unsigned i = 0; i < a->flow_count; i++)
         if (flow_ref(a->flows[i])) p->flows[p->flow_count++] = a->flows[i];
+    p->counted = (struct counted *)(void *)(p->flows + a->flow_count);
+    for (; p->counted_count < a->counted_count; p->counted_count++) {
+        p->counted[p->counted_count] = a->counted[p->counted_count];
+        counts_ref(a->counted[p->counted_count].in);
+    }
     return c->paths[slot] = p;
 }
 
@@ -282,6 +292,8 @@ static void path_put(struct cache *c, struct megaflow_path *p)
     if (--p->refs) return;
     for (unsigned i = 0; i < p->flow_count; i++)
         flow_unref(p->flows[i]);
+    for (unsigned i = 0; i < p->counted_count; i++)
+        counts_unref(p->counted[i].in);
     if (c->paths[p->slot] == p) c->paths[p->slot] = NULL;
     free(p);
 }
@@ -745,6 +757,8 @@ void cache_fold(struct cache *c, uint32_t line, uint64_t now_ns)
     if (m->packets == 0) return;
     for (unsigned i = 0; i < cold->path->flow_count; i++)
         flow_count(cold->path->flows[i], m->packets, m->bytes, now_ns);
+    for (unsigned i = 0; i < cold->path->counted_count; i++)
+        counts_add(cold->path->counted[i], m->packets, m->bytes);
     struct table_counters *counters = cold->table->port->counters;
     if (counters) table_count(counters, cold->path->deps.tables, &cold->path->misses, m->packets);
     cold->packets += m->packets;

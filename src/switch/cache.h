@@ -19,6 +19,7 @@
 #define SWITCH_CACHE_H
 
 #include "switch/change.h"
+#include "switch/counts.h"
 #include "switch/dp.h"
 #include "switch/table.h"
 
@@ -46,8 +47,9 @@ struct megaflow_path {
     uint16_t tables; /* how many were consulted */
     struct table_misses misses;
     struct change_deps deps; /* but for the addresses */
-    unsigned flow_count;
-    struct flow *flows[]; /* that count packets; with a reference each */
+    unsigned flow_count, counted_count;
+    struct counted *counted; /* of groups and their buckets, with references; behind the flows */
+    struct flow *flows[];    /* that count packets; with a reference each */
 };
 
 /* Half a cache line, then the words of its masked key. */
@@ -182,6 +184,8 @@ struct cache_add {
     struct flow *const *flows;
     unsigned flow_count, tables;
     const struct table_misses *misses;
+    const struct counted *counted;
+    unsigned counted_count;
     const struct change_deps *deps;
     bool refresh;
     uint64_t valid_at, now_ns;

@@ -63,6 +63,11 @@ void change_mac(struct change_log *l, uint16_t bridge, uint64_t mac)
     add(l, CHANGE_MAC, bridge, 0, mac, NULL);
 }
 
+void change_group(struct change_log *l, uint16_t bridge, uint32_t id)
+{
+    add(l, CHANGE_GROUP, bridge, 0, change_group_bit(id), NULL);
+}
+
 static bool may_overlap(struct change *c, const struct flow_match *megaflow)
 {
     for (unsigned i = 0; i < FLOW_KEY_PACKET_WORDS; i++) {
@@ -83,6 +88,8 @@ static bool one_concerns(struct change *c, uint64_t number, const struct change_
     if (what >> 32 == CHANGE_MAC) {
         uint64_t mac = atomic_load_explicit(&c->mac, ACQUIRE);
         concerns = d->mac && (mac == d->mac_src || mac == d->mac_dst);
+    } else if (what >> 32 == CHANGE_GROUP) {
+        concerns = d->groups & atomic_load_explicit(&c->mac, ACQUIRE);
     } else if (what >> 32 == CHANGE_FLOW) {
         concerns = bitmap_test(d->tables, what & 0xff) && (d->modified || may_overlap(c, megaflow));
     }

@@ -27,13 +27,14 @@ enum change_kind {
     CHANGE_BRIDGE, /* anything: its ports, their settings */
     CHANGE_FLOW,   /* a flow of this match in this table */
     CHANGE_MAC,    /* where this address is */
+    CHANGE_GROUP,  /* a group, or others of the same bit */
 };
 
 struct change {
     _Atomic uint64_t number;
     _Atomic uint64_t before; /* number of the same bridge's last one before */
     _Atomic uint64_t what;   /* kind, bridge, table */
-    _Atomic uint64_t mac;
+    _Atomic uint64_t mac;    /* GROUP: its bit */
     _Atomic uint64_t value[FLOW_KEY_PACKET_WORDS], mask[FLOW_KEY_PACKET_WORDS];
 };
 
@@ -57,6 +58,7 @@ struct change_deps {
     bool modified; /* tables may have seen another key than the packet's */
     uint64_t tables[4];
     uint64_t mac_src, mac_dst; /* mac_key() */
+    uint64_t groups;           /* a bit of each that it asked, change_group_bit() */
 };
 
 void change_init(struct change_log *l);
@@ -64,6 +66,13 @@ void change_destroy(struct change_log *l);
 void change_bridge(struct change_log *l, uint16_t bridge);
 void change_flow(struct change_log *l, uint16_t bridge, uint8_t table, const struct flow_match *m);
 void change_mac(struct change_log *l, uint16_t bridge, uint64_t mac);
+void change_group(struct change_log *l, uint16_t bridge, uint32_t id);
+
+/* Groups are told apart by one of 64 bits. */
+static inline uint64_t change_group_bit(uint32_t id)
+{
+    return UINT64_C(1) << (id * UINT32_C(0x9e3779b1) >> 26);
+}
 
 /* Could one of its bridge's changes after `from`, up to `to` (a number that was the bridge's last), concern a megaflow? */
 bool change_concerns(struct change_log *l, uint64_t from, uint64_t to, const struct change_deps *d,

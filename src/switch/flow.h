@@ -93,5 +93,7 @@ int flow_check_why(const struct flow_spec *f, enum flow_wrong *why, struct errms
 /* Of the actions of a packet-out, for a packet of which that is known. They may have an output to SWITCH_PORT_TABLE. */
 int flow_check_packet_out(const struct action_list *l, const struct flow_match *known, enum flow_wrong *why,
                           struct errmsg *e);
+/* The same for the action set of a group's bucket. What packets must have for it nobody can know. */
+int flow_check_bucket(const struct action_list *l, enum flow_wrong *why, struct errmsg *e);
 
 #endif

@@ -9,8 +9,10 @@
 #include <errno.h>
 
 #include "switch/flow_text.h"
+#include "switch/group.h"
 
 struct check {
+    bool unknown; /* a bucket of a group: nothing is known about the packets that come to it */
     enum flow_wrong why;
     bool packet_out;
     struct errmsg *e;
@@ -126,7 +128,7 @@ static int check_port(struct check *c, uint32_t port)
 
 static int check_needed(struct check *c, const struct flow_match *m, enum field_id id, const char *action)
 {
-    if (field_is_ensured(id, m)) return 0;
+    if (c->unknown || field_is_ensured(id, m)) return 0;
     return WRONG(c, FLOW_BAD_MATCH_INCONSISTENT, "%s needs %s at its place: match it", action,
                  text_needs(fields[id].needs));
 }
@@ -255,7 +257,9 @@ static int check_action(struct check *c, struct flow_match *m, const struct acti
 {
     switch ((enum action_type)a->type) {
     case ACTION_OUTPUT: return check_port(c, a->output.port);
-    case ACTION_GROUP: return WRONG(c, FLOW_BAD_OUT_GROUP, "group %u: there are no groups", a->group);
+    case ACTION_GROUP:
+        if (a->group <= SWITCH_GROUP_MAX) return 0; /* whether it is there the bridge knows */
+        return WRONG(c, FLOW_BAD_OUT_GROUP, "%u is no group's number", a->group);
     case ACTION_SET_QUEUE: return 0;
     case ACTION_SET_FIELD: return check_set(c, m, a);
     case ACTION_MOVE: return check_move(c, m, a);
@@ -296,7 +300,7 @@ static int check_set_of_actions(struct check *c, struct flow_match *m, const str
     if (l->count > ACTIONS_MAX)
         return WRONG(c, FLOW_TOO_MANY, "%u actions: no more than %u in a list", l->count, ACTIONS_MAX);
     for (unsigned i = 0; i < l->count; i++)
-        if (l->list[i].type == ACTION_RESUBMIT) return WRONG(c, FLOW_BAD_ACTION, "resubmit cannot be in write_actions");
+        if (l->list[i].type == ACTION_RESUBMIT) return WRONG(c, FLOW_BAD_ACTION, "resubmit cannot be in an action set");
     action_set_merge_into(&set, l);
     return check_list(c, m, &set);
 }
@@ -342,6 +346,15 @@ int flow_check_packet_out(const struct action_list *l, const struct flow_match *
     struct check c = {.e = e, .packet_out = true};
     struct flow_match m = *known;
     int ret = check_list(&c, &m, l);
+    if (why) *why = c.why;
+    return ret;
+}
+
+int flow_check_bucket(const struct action_list *l, enum flow_wrong *why, struct errmsg *e)
+{
+    struct check c = {.unknown = true, .e = e};
+    struct flow_match any = {0};
+    int ret = check_set_of_actions(&c, &any, l);
     if (why) *why = c.why;
     return ret;
 }

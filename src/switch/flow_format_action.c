@@ -97,7 +97,7 @@ static void put_action(FILE *out, const struct action *a, const struct flow_name
     }
 }
 
-static void put_list(FILE *out, const struct action_list *l, const struct flow_names *names)
+void text_action_list_print(FILE *out, const struct action_list *l, const struct flow_names *names)
 {
     for (unsigned i = 0; i < l->count; i++) {
         if (i) fputc(',', out);
@@ -115,12 +115,12 @@ void flow_format_actions(FILE *out, const struct instructions *i, const struct f
 {
     bool begun = false;
     if (i->meter) begin(out, &begun), fprintf(out, "meter:%u", i->meter);
-    if (i->apply.count) begin(out, &begun), put_list(out, &i->apply, names);
+    if (i->apply.count) begin(out, &begun), text_action_list_print(out, &i->apply, names);
     if (i->clear) begin(out, &begun), fputs("clear_actions", out);
     if (i->write.count) {
         begin(out, &begun);
         fputs("write_actions(", out);
-        put_list(out, &i->write, names);
+        text_action_list_print(out, &i->write, names);
         fputc(')', out);
     }
     if (i->has_metadata) {

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "switch/flow_parse_action.h"
+#include "switch/group.h"
 
 static const char *rank_name(enum rank rank)
 {
@@ -167,7 +168,7 @@ static int parse_queue(struct actions *a, const struct text_item *i)
 static int parse_group(struct actions *a, const struct text_item *i)
 {
     uint64_t n;
-    int ret = actions_number(a, i->value, SWITCH_PORT_MAX, "a group's number", &n);
+    int ret = actions_number(a, i->value, SWITCH_GROUP_MAX, "a group's number", &n);
     return ret ? ret : actions_add(a, i->whole, (struct action){.type = ACTION_GROUP, .group = (uint32_t)n});
 }
 
@@ -366,6 +367,15 @@ static int parse_list(struct actions *a, struct text t)
         if (a->drop && items++) return text_refuse(a->s, i.whole, "drop stands alone");
         items += !a->drop;
     }
+}
+
+int actions_piece(struct actions *a, struct text t)
+{
+    unsigned before = a->list->count;
+    bool dropped = a->drop;
+    int ret = parse_list(a, t);
+    if (!ret && ((dropped && t.length) || (a->drop && before))) return text_refuse(a->s, t, "drop stands alone");
+    return ret;
 }
 
 int text_actions(const struct text_source *s, struct text t, const struct flow_match *m, struct instructions *out)

@@ -21,6 +21,8 @@ struct actions {
 
 /* Put one more into the list; at: what it comes from. */
 int actions_add(struct actions *a, struct text at, struct action action);
+/* A piece of a bucket's list, which has settings of the bucket between its actions. */
+int actions_piece(struct actions *a, struct text t);
 int actions_number(struct actions *a, struct text t, uint64_t max, const char *expected, uint64_t *out);
 
 int parse_mod(struct actions *a, const struct text_item *i, enum field_id id);

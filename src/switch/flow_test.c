@@ -428,7 +428,7 @@ static void wrong_actions_are_found(void **state)
     } wrong[] = {
         {{.type = ACTION_TYPES}, FLOW_BAD_ACTION},
         {{.type = 255}, FLOW_BAD_ACTION},
-        {{.type = ACTION_GROUP, .group = 1}, FLOW_BAD_OUT_GROUP},
+        {{.type = ACTION_GROUP, .group = 0xffffff01}, FLOW_BAD_OUT_GROUP},
         {{.type = ACTION_OUTPUT, .output.port = 0}, FLOW_BAD_OUT_PORT},
         {{.type = ACTION_OUTPUT, .output.port = SWITCH_PORT_TABLE}, FLOW_BAD_OUT_PORT},
         {{.type = ACTION_OUTPUT, .output.port = SWITCH_PORT_ANY}, FLOW_BAD_OUT_PORT},

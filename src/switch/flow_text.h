@@ -75,5 +75,6 @@ const char *text_needs(enum field_needs needs);
 
 /* The part after "actions=". */
 int text_actions(const struct text_source *s, struct text t, const struct flow_match *m, struct instructions *out);
+void text_action_list_print(FILE *out, const struct action_list *l, const struct flow_names *names);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "base/checked.h"
 #include "loop/clock.h"
+#include "switch/group_internal.h"
 #include "switch/thread.h"
 
 #define FOLD_AGAIN_NS 1000000u /* counters that are younger are good enough */
@@ -19,6 +20,12 @@ static void note(struct bridge *b, const struct flow *f)
     struct flow_match m;
     flow_to_match(f, &m);
     change_flow(&b->sw->log, b->index, f->table, &m);
+}
+
+/* The writer's view. */
+static const struct instructions *instructions_of(const struct flow *f)
+{
+    return &atomic_load_explicit(&f->code, memory_order_relaxed)->instructions;
 }
 
 static bool overlaps_another(const struct bridge *b, const struct flow_spec *f)
@@ -57,7 +64,8 @@ int bridge_flow_add(struct bridge *b, const struct flow_spec *f, enum flow_wrong
     if (ret) return ret;
     struct flow_table *t = &b->tables[f->table];
     struct flow *old = table_find(t, &f->match, f->priority);
-    ret = check_place(b, f, old, why, e);
+    ret = group_check_instructions(b, &f->instructions, why, e);
+    if (!ret) ret = check_place(b, f, old, why, e);
     if (ret) return ret;
     struct flow *new = flow_new(f, b->next_id++, clock_now_ns());
     if (!new) return no_memory(e);
@@ -67,6 +75,8 @@ int bridge_flow_add(struct bridge *b, const struct flow_spec *f, enum flow_wrong
         flow_unref(new);
         return no_memory(e);
     }
+    if (old) group_refer(b, instructions_of(old), false);
+    group_refer(b, &f->instructions, true);
     if (old && !(f->flags & FLOW_RESET_COUNTS))
         flow_succeed(old, new); /* it is retired, but not freed before epoch_poll() */
     if (!old) b->flows++;
@@ -88,9 +98,9 @@ static bool outputs_to(const struct action_list *l, uint32_t port)
 static bool selected(const struct flow *f, const struct flow_spec *s)
 {
     if ((f->cookie ^ s->cookie) & s->cookie_mask) return false;
-    if (s->out_group != SWITCH_PORT_ANY) return false; /* no flow has one */
+    if (s->out_group != SWITCH_GROUP_ANY && !group_is_in(instructions_of(f), s->out_group)) return false;
     if (s->out_port != SWITCH_PORT_ANY) {
-        const struct instructions *i = &atomic_load_explicit(&f->code, memory_order_relaxed)->instructions;
+        const struct instructions *i = instructions_of(f);
         if (!outputs_to(&i->apply, s->out_port) && !outputs_to(&i->write, s->out_port)) return false;
     }
     return flow_covered(f, &s->match);
@@ -151,6 +161,7 @@ int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict,
 {
     struct flow **list;
     int ret = flow_check_why(f, why, e);
+    if (!ret) ret = group_check_instructions(b, &f->instructions, why, e);
     if (ret) return ret;
     long count = select_flows(b, f, strict, &list);
     if (count < 0) return no_memory(e);
@@ -162,6 +173,8 @@ int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict,
     if (count && (f->flags & FLOW_RESET_COUNTS)) switch_fold(b->sw); /* what was counted before is not to come back */
     for (long i = 0; i < count; i++) {
         struct flow_code *old = atomic_exchange_explicit(&list[i]->code, codes[i], memory_order_acq_rel);
+        group_refer(b, &old->instructions, false);
+        group_refer(b, &f->instructions, true);
         epoch_retire(&b->sw->epoch, &old->retired, code_free);
         if (f->flags & FLOW_RESET_COUNTS) {
             atomic_store_explicit(&list[i]->packets, 0, memory_order_relaxed);
@@ -199,6 +212,7 @@ static void remove_flow(struct bridge *b, struct flow *f, enum flow_gone why)
 {
     tell(b, f, why);
     list_remove(&f->timed);
+    group_refer(b, instructions_of(f), false);
     struct flow_match m;
     uint8_t table = f->table;
     flow_to_match(f, &m);
@@ -221,6 +235,16 @@ int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict,
     epoch_poll(&b->sw->epoch);
     if (changed) *changed = (unsigned)count;
     return 0;
+}
+
+void bridge_remove_flows_of_group(struct bridge *b, uint32_t id)
+{
+    if (b->flow_gone) switch_fold(b->sw);
+    for (unsigned t = 0; t < SWITCH_TABLES; t++)
+        LIST_FOR_EACH_SAFE (node, &b->tables[t].flows) {
+            struct flow *f = list_entry(node, struct flow, node);
+            if (group_is_in(instructions_of(f), id)) remove_flow(b, f, FLOW_GONE_GROUP);
+        }
 }
 
 unsigned bridge_flow_count(const struct bridge *b)

@@ -8,6 +8,7 @@
 
 #include "base/checked.h"
 #include "loop/clock.h"
+#include "switch/group_internal.h"
 #include "switch/extract.h"
 #include "switch/thread.h"
 
@@ -101,6 +102,7 @@ int bridge_packet_out(struct bridge *b, uint32_t in_port, const struct action_li
     k.in_port = be32_make(in_port);
     k.bridge = b->index;
     int ret = check(&k, actions, why, e);
+    if (!ret) ret = group_check_list(b, actions, why, e);
     if (ret == 0) {
         struct translation_request r = {.bridge = b,
                                         .key = &k,

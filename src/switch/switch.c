@@ -6,6 +6,7 @@
 #include "base/bitmap.h"
 #include "base/checked.h"
 #include "loop/clock.h"
+#include "switch/group_internal.h"
 #include "switch/thread.h"
 
 void switch_config_default(struct switch_config *c)
@@ -125,6 +126,7 @@ void bridge_free(struct bridge *b)
     epoch_wait(&s->epoch);
     for (unsigned t = 0; t < SWITCH_TABLES; t++)
         table_destroy(&b->tables[t]);
+    groups_destroy(b);
     mac_free(atomic_load(&b->macs));
     free(m);
     free(b);

@@ -99,6 +99,8 @@ static uint32_t keep(struct burst *b, uint32_t old, const struct flow_key *k)
                           .action_count = tr->count,
                           .flows = tr->flows,
                           .flow_count = tr->flow_count,
+                          .counted = tr->counted,
+                          .counted_count = tr->counted_count,
                           .tables = tr->tables,
                           .misses = &tr->misses,
                           .deps = &tr->deps,

@@ -182,7 +182,7 @@ static void start(struct walk *w, const struct translation_request *r, struct tr
     w->flow = NULL;
     w->table = 0;
     w->stop = false;
-    w->depth = w->resubmits = 0;
+    w->depth = w->resubmits = w->group_depth = w->buckets = 0;
     w->set = (struct action_list){.list = w->set_actions};
 }
 
@@ -205,7 +205,7 @@ static void walk_tables(struct walk *w)
 {
     walk_table(w, 0);
     w->flow = NULL;
-    if (!w->stop) walk_actions(w, &w->set);
+    if (!w->stop) walk_set(w, &w->set);
 }
 
 void walk_pipeline(struct walk *w)
@@ -214,7 +214,7 @@ void walk_pipeline(struct walk *w)
     unsigned at = w->out->count;
     if (!walk_emit(w, DP_BRANCH)) return;
     walk_tables(w);
-    w->out->actions[at].count = w->out->count - at - 1;
+    walk_branch_end(w, at);
     w->set.count = 0;
     w->table = 0;
     w->key = before;
@@ -234,5 +234,7 @@ void translation_count(struct bridge *b, const struct translation *t, uint32_t b
 {
     for (unsigned i = 0; i < t->flow_count; i++)
         flow_count(t->flows[i], 1, bytes, now_ns);
+    for (unsigned i = 0; i < t->counted_count; i++)
+        counts_add(t->counted[i], 1, bytes);
     table_count(b->counters, t->deps.tables, &t->misses, 1);
 }

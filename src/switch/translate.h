@@ -9,7 +9,8 @@
  *
  * What a pop brings to light is not in the packet's key. Then the outcome is good for this packet only (once).
  *
- * Bounds: RESUBMITS_MAX in all, RESUBMIT_DEPTH nested, DP_ACTIONS_MAX; over these the packet is dropped.
+ * Bounds: RESUBMITS_MAX in all, RESUBMIT_DEPTH nested, WALK_BUCKETS_MAX buckets of groups looked at, DP_ACTIONS_MAX; over these
+ * the packet is dropped.
  *
  * Thread-safety: a runner thread within a batch, or the control thread.
  */
@@ -17,10 +18,13 @@
 #define SWITCH_TRANSLATE_H
 
 #include "switch/bridge.h"
+#include "switch/counts.h"
 #include "switch/dp.h"
 
 #define RESUBMITS_MAX 4096u
 #define RESUBMIT_DEPTH 64u
+#define WALK_BUCKETS_MAX 16384u
+#define TRANSLATION_COUNTED 4096u /* further ones do not count */
 #define TRANSLATION_FLOWS                                                                                              \
     64u /* matched on the way, that count packets; further ones do not, those without an idle time-out first */
 
@@ -31,10 +35,11 @@ struct translation {
     bool once;    /* not to be kept */
     bool refresh; /* the packet's source address is in use (deps.mac_src) */
     bool failed;  /* a bound was reached */
-    unsigned tables, flow_count, count;
+    unsigned tables, flow_count, counted_count, count;
     /* What is above is cleared for each translation, what follows is not. */
     struct flow *flows[TRANSLATION_FLOWS];
     struct dp_action actions[DP_ACTIONS_MAX];
+    struct counted counted[TRANSLATION_COUNTED]; /* groups and buckets that were taken */
 };
 
 struct translation_request {

@@ -364,8 +364,8 @@ void walk_action(struct walk *w, const struct action *a)
     case ACTION_COPY_TTL_OUT: copy_ttl(w, DP_COPY_TTL_OUT); break;
     case ACTION_COPY_TTL_IN: copy_ttl(w, DP_COPY_TTL_IN); break;
     case ACTION_RESUBMIT: resubmit(w, a); break;
+    case ACTION_GROUP: walk_group(w, a->group); break;
     case ACTION_SET_QUEUE: /* kept, without effect */
-    case ACTION_GROUP:     /* refused when the flow was made */
     case ACTION_TYPES: break;
     }
 }
@@ -374,4 +374,13 @@ void walk_actions(struct walk *w, const struct action_list *l)
 {
     for (unsigned i = 0; i < l->count && !w->stop; i++)
         walk_action(w, &l->list[i]);
+}
+
+void walk_set(struct walk *w, const struct action_list *set)
+{
+    bool group = false;
+    for (unsigned i = 0; i < set->count; i++)
+        group |= set->list[i].type == ACTION_GROUP;
+    for (unsigned i = 0; i < set->count && !w->stop; i++)
+        if (!group || set->list[i].type != ACTION_OUTPUT) walk_action(w, &set->list[i]);
 }

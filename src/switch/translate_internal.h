@@ -15,6 +15,7 @@ struct walk {
     uint8_t table;
     bool stop; /* the packet is dropped from here on */
     unsigned depth, resubmits;
+    unsigned group_depth, buckets; /* groups within groups; buckets looked at */
 };
 
 /* What was looked at. */
@@ -25,6 +26,9 @@ static inline struct flow_key *seen(struct walk *w)
 
 /* NULL: no room; translation has failed. The action is zeroed. */
 struct dp_action *walk_emit(struct walk *w, enum dp_type type);
+/* What was emitted after the DP_BRANCH at that place is the branch. What is not sent any more is cut off, and what changes nothing needs
+ * no branch. */
+void walk_branch_end(struct walk *w, unsigned at);
 /* A packet that a controller sends goes to the tables, by itself. */
 void walk_pipeline(struct walk *w);
 void walk_output(struct walk *w, struct switch_port *sp);
@@ -33,6 +37,9 @@ void walk_normal(struct walk *w);
 bool walk_table(struct walk *w, uint8_t table);
 void walk_actions(struct walk *w, const struct action_list *l);
 void walk_action(struct walk *w, const struct action *a);
+/* An action set, in its order: with a group there is no output. */
+void walk_set(struct walk *w, const struct action_list *set);
+void walk_group(struct walk *w, uint32_t id);
 void walk_trace(struct walk *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif
