@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "switch/group.h"
+
 static void keep(struct port *p, struct packet *const *packets, unsigned count, struct packet_pool *pool)
 {
     struct rig_port *r = (struct rig_port *)p;
@@ -86,6 +88,21 @@ void rig_flow(struct rig *r, const char *text)
     if (ret == 0) {
         ret = bridge_flow_add(r->bridge, &f, NULL, &e);
         instructions_clear(&f.instructions);
+    }
+    if (ret) fprintf(stderr, "%s: %s\n", text, e.text);
+    assert(ret == 0);
+}
+
+void rig_group(struct rig *r, const char *text)
+{
+    struct group_spec g;
+    struct group_why why = {0};
+    struct errmsg e;
+    int ret = group_parse(&g, text, NULL, &e);
+    if (ret == 0) {
+        ret = bridge_group_add(r->bridge, &g, &why, &e);
+        if (why.wrong == GROUP_EXISTS) ret = bridge_group_modify(r->bridge, &g, &why, &e);
+        group_spec_clear(&g);
     }
     if (ret) fprintf(stderr, "%s: %s\n", text, e.text);
     assert(ret == 0);

@@ -39,6 +39,8 @@ struct rig_port *rig_port_add(struct rig *r, uint32_t number, const struct switc
 void rig_port_remove(struct rig *r, uint32_t number);
 /* A flow in ovs-ofctl's syntax. */
 void rig_flow(struct rig *r, const char *text);
+/* A group in ovs-ofctl's syntax, added, or modified if it is there. */
+void rig_group(struct rig *r, const char *text);
 void rig_flow_delete(struct rig *r, const char *text, unsigned expected);
 /* Frames of at most 1514 bytes into a port, as one burst. */
 void rig_send(struct rig *r, uint32_t port, const void *frame, unsigned bytes, unsigned copies);
