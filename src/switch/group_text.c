@@ -50,6 +50,7 @@ static int parse_weight(struct bucket_parser *b, const struct text_item *i)
     uint64_t n;
     int ret = once(b->p, i->key, &b->has_weight);
     if (ret) return ret;
+    if (b->p->g->type != GROUP_SELECT) return text_refuse(&b->p->s, i->key, "only a select group's buckets have one");
     if (!text_number(i->value, UINT16_MAX, &n)) return text_fail(&b->p->s, i->value, "a weight (0 to 65535)");
     b->k->weight = (uint16_t)n;
     return 0;
@@ -126,23 +127,22 @@ static struct group_bucket *bucket_new(struct parser *p)
         p->room = room;
     }
     struct group_bucket *k = &g->buckets[g->count++];
-    *k = (struct group_bucket){.watch_port = SWITCH_PORT_ANY, .watch_group = SWITCH_GROUP_ANY};
+    *k = (struct group_bucket){
+        .weight = g->type == GROUP_SELECT, .watch_port = SWITCH_PORT_ANY, .watch_group = SWITCH_GROUP_ANY};
     return k;
 }
 
-/* weighted[]: which buckets have a weight of their own; the type may be said after them. */
-static int add_bucket(struct parser *p, const struct text_item *i, struct text *rest, bool *weighted)
+static int add_bucket(struct parser *p, const struct text_item *i, struct text *rest)
 {
     if (!i->has_value) return text_fail(&p->s, i->value, "bucket=..");
+    if (!p->has_type) return text_refuse(&p->s, i->key, "the group's type comes first");
     if (p->g->count == GROUP_BUCKETS_MAX)
         return text_refuse(&p->s, i->key, "there are no more than %u buckets", GROUP_BUCKETS_MAX);
     struct group_bucket *k = bucket_new(p);
     if (!k) return errmsg_set(p->s.e, ENOMEM, "no memory for a group");
     struct bucket_parser b = {.p = p, .k = k, .at = i->whole};
     b.actions = (struct actions){.s = &p->s, .m = &b.any, .out = &b.none, .list = &k->actions, .nested = true};
-    int ret = parse_bucket(&b, i->value, rest);
-    weighted[p->g->count - 1] = b.has_weight;
-    return ret;
+    return parse_bucket(&b, i->value, rest);
 }
 
 /* ---- the whole ---- */
@@ -159,11 +159,11 @@ static int parse_type(struct parser *p, struct text t)
     return 0;
 }
 
-static int parse_item(struct parser *p, const struct text_item *i, struct text *rest, bool *weighted)
+static int parse_item(struct parser *p, const struct text_item *i, struct text *rest)
 {
     uint64_t n;
     int ret;
-    if (text_is(i->key, "bucket")) return add_bucket(p, i, rest, weighted);
+    if (text_is(i->key, "bucket")) return add_bucket(p, i, rest);
     if (text_is(i->key, "group_id")) {
         ret = once(p, i->key, &p->has_id);
         if (ret) return ret;
@@ -180,24 +180,16 @@ static int parse_item(struct parser *p, const struct text_item *i, struct text *
     return text_fail(&p->s, i->key, "group_id=, type= or bucket=");
 }
 
-static int finish(struct parser *p, struct text all, const bool *weighted)
+static int finish(struct parser *p, struct text all)
 {
-    struct group_spec *g = p->g;
     struct text end = {all.at + all.length, 0};
     if (!p->has_id) return text_fail(&p->s, end, "group_id=NUMBER");
-    if (!p->has_type) return text_fail(&p->s, end, "type=all, select, indirect or ff");
-    for (unsigned i = 0; i < g->count; i++) {
-        if (weighted[i] && g->type != GROUP_SELECT)
-            return errmsg_set(p->s.e, EINVAL, "bucket %u: only buckets of a select group have weights", i);
-        if (!weighted[i] && g->type == GROUP_SELECT) g->buckets[i].weight = 1;
-    }
-    return 0;
+    return p->has_type ? 0 : text_fail(&p->s, end, "type=all, select, indirect or ff");
 }
 
 int group_parse(struct group_spec *out, const char *text, const struct flow_names *names, struct errmsg *e)
 {
     struct parser p = {.s = {.start = text, .names = names, .e = e}, .g = out};
-    bool weighted[GROUP_BUCKETS_MAX];
     struct text all = {text, strnlen(text, GROUP_TEXT_MAX + 1)}, rest = all;
     struct text_item i;
     int ret;
@@ -205,8 +197,8 @@ int group_parse(struct group_spec *out, const char *text, const struct flow_name
     if (all.length > GROUP_TEXT_MAX)
         return errmsg_set(e, EINVAL, "the group has more than %u characters", GROUP_TEXT_MAX);
     while ((ret = text_next(&p.s, &rest, &i)) > 0)
-        if ((ret = parse_item(&p, &i, &rest, weighted)) < 0) break;
-    if (!ret) ret = finish(&p, all, weighted);
+        if ((ret = parse_item(&p, &i, &rest)) < 0) break;
+    if (!ret) ret = finish(&p, all);
     if (ret) group_spec_clear(out);
     return ret;
 }
