@@ -271,6 +271,16 @@ static int by_table(const void *a, const void *b)
     return x->id < y->id ? -1 : 1;
 }
 
+/* Mostly they are in order already, by age. */
+static void sort(struct flow **list, size_t count)
+{
+    for (size_t i = 1; i < count; i++)
+        if (by_table(&list[i - 1], &list[i]) > 0) {
+            qsort(list, count, sizeof(struct flow *), by_table);
+            return;
+        }
+}
+
 void bridge_flow_each(struct bridge *b, const struct flow_spec *selection,
                       void (*visit)(void *arg, const struct flow_spec *f, const struct flow_stats *s), void *arg)
 {
@@ -281,7 +291,7 @@ void bridge_flow_each(struct bridge *b, const struct flow_spec *selection,
         return;
     }
     switch_fold(b->sw);
-    qsort(list, (size_t)count, sizeof(struct flow *), by_table);
+    sort(list, (size_t)count);
     for (long i = 0; i < count; i++) {
         struct flow_spec spec;
         struct flow_stats stats;
@@ -290,6 +300,69 @@ void bridge_flow_each(struct bridge *b, const struct flow_spec *selection,
         visit(arg, &spec, &stats);
     }
     free(list);
+}
+
+/* ---- piece by piece ---- */
+
+struct flow_list {
+    struct bridge *bridge;
+    size_t count, at;
+    struct flow
+        *flows[]; /* with a reference each, as far as they are still to come; at - 1: the one that was told last */
+};
+
+struct flow_list *bridge_flow_list(struct bridge *b, const struct flow_spec *selection)
+{
+    struct flow **flows;
+    long count = select_flows(b, selection, false, &flows);
+    if (count < 0) return NULL;
+    struct flow_list *l = malloc(sizeof *l + (size_t)count * sizeof l->flows[0]);
+    if (l) {
+        l->bridge = b;
+        l->count = (size_t)count;
+        l->at = 0;
+        if (count) memcpy(l->flows, flows, (size_t)count * sizeof l->flows[0]);
+        for (size_t i = 0; i < l->count; i++) {
+            bool referenced = flow_ref(l->flows[i]);
+            assert(referenced); /* the table has one */
+        }
+        if (count) switch_fold(b->sw);
+        sort(l->flows, l->count);
+    }
+    free(flows);
+    return l;
+}
+
+/* The flow, or the one in its place by now; NULL: it has been removed. */
+static struct flow *still_there(const struct flow_list *l, struct flow *f)
+{
+    if (!list_empty(&f->node)) return f;
+    struct flow_match m;
+    flow_to_match(f, &m);
+    return table_find(&l->bridge->tables[f->table], &m, f->priority);
+}
+
+bool flow_list_next(struct flow_list *l, struct flow_spec *f, struct flow_stats *s)
+{
+    for (;;) {
+        if (l->at) {
+            flow_unref(l->flows[l->at - 1]);
+            l->flows[l->at - 1] = NULL;
+        }
+        if (l->at == l->count) return false;
+        const struct flow *there = still_there(l, l->flows[l->at++]);
+        if (!there) continue;
+        flow_to_spec(there, f);
+        stats_of(there, s);
+        return true;
+    }
+}
+
+void flow_list_free(struct flow_list *l)
+{
+    for (size_t i = 0; l && i < l->count; i++)
+        flow_unref(l->flows[i]);
+    free(l);
 }
 
 static void fold(void *arg, struct switch_thread *t)

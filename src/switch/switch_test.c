@@ -654,9 +654,59 @@ static void on_runners(void **state)
     rig_close(&r);
 }
 
+static unsigned taken(struct flow_list *l, unsigned most)
+{
+    struct flow_spec f;
+    struct flow_stats s;
+    unsigned n = 0, last = UINT16_MAX;
+    while (n < most && flow_list_next(l, &f, &s)) {
+        assert_true(f.priority < last);
+        assert_int_equal(f.instructions.apply.count, 1);
+        last = f.priority;
+        n++;
+    }
+    return n;
+}
+
+/* While a list is taken piece by piece, flows may go, and others come. */
+static void flows_are_listed_piece_by_piece(void **state)
+{
+    struct flow_spec all = {.table = SWITCH_TABLE_ALL, .out_port = SWITCH_PORT_ANY, .out_group = SWITCH_PORT_ANY}, f;
+    struct flow_stats s;
+    struct rig r;
+    char text[64];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 2);
+    struct flow_list *none = bridge_flow_list(r.bridge, &all);
+    assert_non_null(none);
+    assert_false(flow_list_next(none, &f, &s));
+    assert_false(flow_list_next(none, &f, &s));
+    flow_list_free(none);
+    for (unsigned i = 0; i < 100; i++) {
+        snprintf(text, sizeof text, "priority=%u,actions=output:2", 1 + i * 37 % 100);
+        rig_flow(&r, text);
+    }
+    struct flow_list *l = bridge_flow_list(r.bridge, &all), *other = bridge_flow_list(r.bridge, &all);
+    assert_int_equal(taken(l, 50), 50); /* down to 51 */
+    rig_flow_delete(&r, "priority=50", 1);
+    rig_flow_delete(&r, "priority=51", 1);
+    rig_flow_delete(&r, "priority=70", 1);
+    rig_flow(&r, "priority=49,actions=output:1"); /* in its place */
+    rig_flow(&r, "priority=20,tcp,actions=output:1");
+    assert_true(flow_list_next(l, &f, &s));
+    assert_int_equal(f.priority, 49);
+    assert_int_equal(f.instructions.apply.list[0].output.port, 1);
+    assert_int_equal(taken(l, 100), 48);
+    flow_list_free(l);
+    assert_int_equal(taken(other, 10), 10);
+    flow_list_free(other);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(flows_are_listed_piece_by_piece),
         cmocka_unit_test(learns_and_floods),
         cmocka_unit_test(an_address_in_two_places),
         cmocka_unit_test(removed_port_is_gone),
