@@ -53,7 +53,8 @@ void bridge_remove_flows_of_group(struct bridge *b, uint32_t id);
 
 /* What a select group chooses by: addresses and, of what is no fragment, ports. Their bits are added to *used. */
 uint64_t group_hash(uint32_t id, const struct flow_key *k, struct flow_key *used);
-/* The bucket that a hash falls to, by weight, of those that are alive (NULL: all are). -1: none. */
-int group_choose(const struct group_spec *g, uint64_t hash, const bool *alive);
+/* The bucket that a hash falls to, by weight, of those that are alive. -1: none. */
+int group_choose(const struct group_spec *g, uint64_t hash, bool (*is_alive)(void *arg, const struct group_bucket *k),
+                 void *arg);
 
 #endif

@@ -1,18 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "switch/naive.h"
 
+#include "switch/group_internal.h"
+
 #include <assert.h>
 #include <stdlib.h>
 
 #define DEPTH 64u       /* of resubmits: as in translate.h */
 #define RESUBMITS 4096u /* in all */
 
+struct set { /* an action set */
+    const struct action *last[ACTION_TYPES];
+    const struct action *field[FIELD_COUNT];
+};
+
 struct run {
     const struct naive *n;
     struct naive_result *out;
     struct flow_key key;
-    const struct action *last[ACTION_TYPES]; /* the action set */
-    const struct action *field[FIELD_COUNT];
+    struct set set;
     unsigned depth, resubmits;
     bool stop, failed;
 };
@@ -75,8 +81,51 @@ unsigned naive_modify(struct naive *n, const struct flow_spec *f, bool strict)
     return changed;
 }
 
+/* ---- groups ---- */
+
+bool naive_knows_groups(const struct naive *n, const struct action_list *l)
+{
+    for (unsigned i = 0; i < l->count; i++) {
+        if (l->list[i].type != ACTION_GROUP) continue;
+        if (l->list[i].group >= NAIVE_GROUPS || !n->has_group[l->list[i].group]) return false;
+    }
+    return true;
+}
+
+void naive_group_set(struct naive *n, const struct group_spec *g)
+{
+    if (n->has_group[g->id]) group_spec_clear(&n->groups[g->id]);
+    n->has_group[g->id] = true;
+    bool copied = group_spec_copy(&n->groups[g->id], g);
+    assert(copied);
+}
+
+static bool sends_to(const struct action_list *l, uint32_t id)
+{
+    for (unsigned i = 0; i < l->count; i++)
+        if (l->list[i].type == ACTION_GROUP && l->list[i].group == id) return true;
+    return false;
+}
+
+bool naive_group_delete(struct naive *n, uint32_t id)
+{
+    for (unsigned i = 0; i < NAIVE_GROUPS; i++)
+        for (unsigned j = 0; n->has_group[i] && j < n->groups[i].count; j++)
+            if (sends_to(&n->groups[i].buckets[j].actions, id)) return false;
+    for (unsigned i = n->count; i > 0; i--) {
+        const struct instructions *in = &n->flows[i - 1].instructions;
+        if (sends_to(&in->apply, id) || sends_to(&in->write, id)) remove_at(n, i - 1);
+    }
+    if (n->has_group[id]) group_spec_clear(&n->groups[id]);
+    n->has_group[id] = false;
+    return true;
+}
+
 void naive_clear(struct naive *n)
 {
+    for (uint32_t id = NAIVE_GROUPS; id > 0; id--)
+        if (n->has_group[id - 1]) group_spec_clear(&n->groups[id - 1]);
+    memset(n->has_group, 0, sizeof n->has_group);
     while (n->count)
         remove_at(n, n->count - 1);
 }
@@ -84,6 +133,7 @@ void naive_clear(struct naive *n)
 /* ---- a packet ---- */
 
 static void table(struct run *r, uint8_t number);
+static void group(struct run *r, uint32_t id);
 
 static void emit(struct run *r, uint32_t port)
 {
@@ -181,7 +231,73 @@ static void one(struct run *r, const struct action *a, uint8_t here)
         break;
     case ACTION_DEC_NW_TTL: dec_ttl(r); break;
     case ACTION_RESUBMIT: resubmit(r, a, here); break;
+    case ACTION_GROUP: group(r, a->group); break;
     default: break;
+    }
+}
+
+/* ---- sets and groups ---- */
+
+static void write_set(struct set *s, const struct action_list *l)
+{
+    for (unsigned i = 0; i < l->count; i++) {
+        const struct action *w = &l->list[i];
+        if (w->type == ACTION_SET_FIELD) s->field[w->set.field] = w;
+        else s->last[w->type] = w;
+    }
+}
+
+static void last(struct run *r, const struct set *s, enum action_type type)
+{
+    if (s->last[type] && !r->stop) one(r, s->last[type], 0);
+}
+
+static void run_set(struct run *r, const struct set *s)
+{
+    last(r, s, ACTION_POP_VLAN);
+    last(r, s, ACTION_PUSH_VLAN);
+    last(r, s, ACTION_DEC_NW_TTL);
+    for (unsigned i = 0; i < FIELD_COUNT && !r->stop; i++)
+        if (s->field[i]) one(r, s->field[i], 0);
+    last(r, s, ACTION_GROUP);
+    if (!s->last[ACTION_GROUP]) last(r, s, ACTION_OUTPUT);
+}
+
+static bool is_alive(void *arg, const struct group_bucket *k)
+{
+    const struct naive *n = arg;
+    uint32_t up = n->ports & ~n->down;
+    if (k->watch_port == SWITCH_PORT_ANY && k->watch_group == SWITCH_GROUP_ANY) return true;
+    if (k->watch_port < 32 && (up >> k->watch_port & 1)) return true;
+    if (k->watch_group >= NAIVE_GROUPS || !n->has_group[k->watch_group]) return false;
+    const struct group_spec *g = &n->groups[k->watch_group];
+    for (unsigned i = 0; i < g->count; i++)
+        if (is_alive(arg, &g->buckets[i])) return true;
+    return false;
+}
+
+static void bucket(struct run *r, const struct group_bucket *k)
+{
+    struct flow_key before = r->key;
+    struct set s = {{0}, {0}};
+    write_set(&s, &k->actions);
+    run_set(r, &s);
+    r->key = before;
+    r->stop = r->failed;
+}
+
+static void group(struct run *r, uint32_t id)
+{
+    struct flow_key unused = {0};
+    if (id >= NAIVE_GROUPS || !r->n->has_group[id]) return;
+    const struct group_spec *g = &r->n->groups[id];
+    void *arg = (void *)(uintptr_t)r->n;
+    int chosen = g->type == GROUP_SELECT ? group_choose(g, group_hash(id, &r->key, &unused), is_alive, arg) : -1;
+    for (unsigned i = 0; i < g->count; i++) {
+        if (g->type == GROUP_SELECT && (int)i != chosen) continue;
+        if (g->type == GROUP_FAST_FAILOVER && !is_alive(arg, &g->buckets[i])) continue;
+        bucket(r, &g->buckets[i]);
+        if (g->type == GROUP_FAST_FAILOVER) break;
     }
 }
 
@@ -204,15 +320,8 @@ static void table(struct run *r, uint8_t number)
         const struct instructions *i = &f->instructions;
         for (unsigned a = 0; i->has_apply && a < i->apply.count && !r->stop; a++)
             one(r, &i->apply.list[a], number);
-        if (i->clear) {
-            memset(r->last, 0, sizeof r->last);
-            memset(r->field, 0, sizeof r->field);
-        }
-        for (unsigned a = 0; i->has_write && a < i->write.count; a++) {
-            const struct action *w = &i->write.list[a];
-            if (w->type == ACTION_SET_FIELD) r->field[w->set.field] = w;
-            else r->last[w->type] = w;
-        }
+        if (i->clear) memset(&r->set, 0, sizeof r->set);
+        if (i->has_write) write_set(&r->set, &i->write);
         if (i->has_metadata) {
             uint64_t old = be64_get(r->key.metadata);
             r->key.metadata = be64_make((old & ~i->metadata_mask) | (i->metadata & i->metadata_mask));
@@ -222,22 +331,13 @@ static void table(struct run *r, uint8_t number)
     }
 }
 
-static void last(struct run *r, enum action_type type)
-{
-    if (r->last[type] && !r->stop) one(r, r->last[type], 0);
-}
-
 void naive_run(const struct naive *n, const struct flow_key *k, struct naive_result *out)
 {
     struct run r = {.n = n, .out = out, .key = *k};
     out->count = 0;
     out->deep = out->unsure = false;
     table(&r, 0);
-    last(&r, ACTION_POP_VLAN);
-    last(&r, ACTION_PUSH_VLAN);
-    last(&r, ACTION_DEC_NW_TTL);
-    for (unsigned i = 0; i < FIELD_COUNT && !r.stop; i++)
-        if (r.field[i]) one(&r, r.field[i], 0);
-    last(&r, ACTION_OUTPUT);
+    struct set set = r.set;
+    run_set(&r, &set);
     if (r.failed) out->count = 0;
 }

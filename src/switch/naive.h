@@ -1,20 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * For tests: flows carried out in the most obvious way. A list of flows, looked through from its beginning for each
- * table; no masks, no caches. MPLS, PBB and NORMAL are not among what it can do.
+ * table; no masks, no caches. What a select group chooses by it asks the switch for (group_internal.h). MPLS, PBB and NORMAL are not among what it can do.
  */
 #ifndef SWITCH_NAIVE_H
 #define SWITCH_NAIVE_H
 
 #include "switch/flow.h"
+#include "switch/group.h"
 
 #define NAIVE_FLOWS 512u
-#define NAIVE_OUTPUTS 512u
+#define NAIVE_OUTPUTS 8192u
+#define NAIVE_GROUPS 8u /* numbers below */
 
 struct naive {
     struct flow_spec flows[NAIVE_FLOWS]; /* the oldest first */
     unsigned count;
     uint32_t ports; /* a bit per number */
+    uint32_t down;  /* which have no link */
+    bool has_group[NAIVE_GROUPS];
+    struct group_spec groups[NAIVE_GROUPS]; /* by number */
 };
 
 struct naive_result {
@@ -31,6 +36,11 @@ struct naive_result {
 bool naive_add(struct naive *n, const struct flow_spec *f);
 unsigned naive_delete(struct naive *n, const struct flow_spec *f, bool strict);
 unsigned naive_modify(struct naive *n, const struct flow_spec *f, bool strict);
+/* Is each group there that is sent to? */
+bool naive_knows_groups(const struct naive *n, const struct action_list *l);
+void naive_group_set(struct naive *n, const struct group_spec *g);
+/* And its flows. False: another group sends to it. */
+bool naive_group_delete(struct naive *n, uint32_t id);
 void naive_clear(struct naive *n);
 void naive_run(const struct naive *n, const struct flow_key *k, struct naive_result *out);
 

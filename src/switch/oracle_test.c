@@ -6,6 +6,7 @@
  * CREEDENCE_ORACLE_S: seconds to go on for, with the seeds that follow (default: a few rounds at fixed seeds).
  * CREEDENCE_ORACLE_SEED: the seed to begin with; without the above only that one.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 
 #include "loop/clock.h"
 #include "switch/extract.h"
+#include "switch/group_internal.h"
 #include "switch/naive.h"
 #include "switch/test_rig.h"
 #include "switch/translate.h"
@@ -224,7 +226,7 @@ static struct action set_action(enum field_id id, uint64_t value, uint64_t mask)
 static struct action random_action(uint8_t table, bool apply)
 {
     static const uint32_t special[] = {SWITCH_PORT_IN_PORT, SWITCH_PORT_ALL, SWITCH_PORT_FLOOD};
-    switch (rnd(15)) {
+    switch (rnd(17)) {
     case 0: return set_action(FIELD_ETH_DST, UINT64_C(0x020000000000) | rnd(4), UINT64_MAX);
     case 1: return set_action(FIELD_IPV4_DST, random_ip(), apply && rnd(2) ? 255 : UINT64_MAX);
     case 2: return set_action(FIELD_TCP_DST, 80 + rnd(4), UINT64_MAX);
@@ -253,6 +255,7 @@ static struct action random_action(uint8_t table, bool apply)
     case 12: /* seldom: what is left has little more to look at */
         if (rnd(3)) break;
         return rnd(2) ? set_action(FIELD_ETH_TYPE, 0x1234, UINT64_MAX) : set_action(FIELD_IP_PROTO, 47, UINT64_MAX);
+    case 13: return (struct action){.type = ACTION_GROUP, .group = 1 + rnd(NAIVE_GROUPS - 1)};
     default: break;
     }
     return (struct action){.type = ACTION_OUTPUT, .output = {.port = rnd(5) ? 1 + rnd(PORTS + 1) : special[rnd(3)]}};
@@ -308,6 +311,69 @@ struct both {
     unsigned frames, outputs, flips, changes;
 };
 
+/* Buckets send to, and watch, groups of higher numbers only. */
+static void random_bucket(struct both *b, const struct group_spec *g, struct group_bucket *k)
+{
+    *k = (struct group_bucket){.watch_port = SWITCH_PORT_ANY, .watch_group = SWITCH_GROUP_ANY, .actions = k->actions};
+    k->actions.count = 0;
+    if (g->type == GROUP_SELECT) k->weight = (uint16_t)rnd(4);
+    if (g->type == GROUP_FAST_FAILOVER || (g->type == GROUP_SELECT && rnd(2))) k->watch_port = 1 + rnd(PORTS + 1);
+    uint32_t watched = g->id + 1 + rnd(3);
+    if (k->watch_port != SWITCH_PORT_ANY && watched < NAIVE_GROUPS && b->naive.has_group[watched] && rnd(2))
+        k->watch_group = watched;
+    for (unsigned tries = rnd(LIST); tries > 0; tries--) {
+        struct action *a = &k->actions.list[k->actions.count];
+        *a = random_action(TABLES, false);
+        if (a->type == ACTION_GROUP && (a->group <= g->id || !b->naive.has_group[a->group])) continue;
+        k->actions.count++;
+        if (flow_check_bucket(&k->actions, NULL, NULL)) k->actions.count--;
+    }
+}
+
+static void set_group(struct both *b)
+{
+    struct action room[3][LIST];
+    struct group_bucket buckets[3];
+    struct errmsg e;
+    struct group_spec g = {.id = 1 + rnd(NAIVE_GROUPS - 1), .type = (uint8_t)rnd(GROUP_TYPES), .buckets = buckets};
+    g.count = g.type == GROUP_INDIRECT ? 1 : rnd(4);
+    for (unsigned i = 0; i < g.count; i++) {
+        buckets[i].actions.list = room[i];
+        random_bucket(b, &g, &buckets[i]);
+    }
+    int ret = b->naive.has_group[g.id] ? bridge_group_modify(b->rig.bridge, &g, NULL, &e)
+                                       : bridge_group_add(b->rig.bridge, &g, NULL, &e);
+    if (ret) fail_msg("group %u: %s", g.id, e.text);
+    naive_group_set(&b->naive, &g);
+}
+
+static void change_a_group(struct both *b)
+{
+    struct errmsg e;
+    uint32_t id = 1 + rnd(NAIVE_GROUPS - 1), port = 1 + rnd(PORTS);
+    switch (rnd(8)) {
+    case 0:
+        assert_int_equal(bridge_group_delete(b->rig.bridge, id, NULL, &e),
+                         naive_group_delete(&b->naive, id) ? 0 : -EBUSY);
+        assert_int_equal(bridge_flow_count(b->rig.bridge), b->naive.count);
+        break;
+    case 1:
+    case 2:
+    case 3:
+        b->naive.down ^= 1u << port;
+        b->rig.ports[port]->link_down = b->naive.down >> port & 1;
+        switch_tick(b->rig.sw, clock_now_ns());
+        break;
+    default: set_group(b); break;
+    }
+}
+
+static bool knows_groups(const struct both *b, const struct flow_spec *f)
+{
+    return naive_knows_groups(&b->naive, &f->instructions.apply) &&
+           naive_knows_groups(&b->naive, &f->instructions.write);
+}
+
 static void change(struct both *b)
 {
     struct flow_spec f;
@@ -316,6 +382,14 @@ static void change(struct both *b)
     unsigned changed;
     random_flow(&f, room);
     unsigned what = rnd(10);
+    if (rnd(3) == 0) {
+        change_a_group(b);
+        return;
+    }
+    if (what < 8 && !knows_groups(b, &f)) {
+        assert_int_equal(bridge_flow_add(b->rig.bridge, &f, NULL, &e), -EINVAL);
+        return;
+    }
     if (b->naive.count > 60) what = 9;
     b->changes++;
     if (what < 6) {

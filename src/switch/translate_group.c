@@ -133,34 +133,35 @@ uint64_t group_hash(uint32_t id, const struct flow_key *k, struct flow_key *used
     return mix(h, 0);
 }
 
-static uint64_t weight_of(const struct group_spec *g, unsigned i, const bool *alive)
-{
-    return !alive || alive[i] ? g->buckets[i].weight : 0;
-}
-
-int group_choose(const struct group_spec *g, uint64_t hash, const bool *alive)
+/* The bucket at that point of the sum of weights (alive: NULL, or whose weights count). -1: there is none. */
+static int at_point(const struct group_spec *g, uint64_t hash, const bool *alive)
 {
     uint64_t all = 0, at = 0;
     for (unsigned i = 0; i < g->count; i++)
-        all += weight_of(g, i, alive);
+        all += !alive || alive[i] ? g->buckets[i].weight : 0;
     uint64_t point = (uint64_t)((unsigned __int128)hash * all >> 64);
     for (unsigned i = 0; i < g->count; i++) {
-        at += weight_of(g, i, alive);
+        at += !alive || alive[i] ? g->buckets[i].weight : 0;
         if (point < at) return (int)i;
     }
     return -1;
 }
 
 /* First among all: so the packets of a bucket that is alive stay where they are when another one dies. */
-static int select_bucket(struct walk *w, const struct flow_group *g)
+int group_choose(const struct group_spec *g, uint64_t hash, bool (*is_alive)(void *arg, const struct group_bucket *k),
+                 void *arg)
 {
     bool alive[GROUP_BUCKETS_MAX];
-    uint64_t hash = group_hash(g->spec.id, &w->key, seen(w));
-    int i = group_choose(&g->spec, hash, NULL);
-    if (i < 0 || bucket_is_alive(w, &g->spec.buckets[i])) return i;
-    for (unsigned j = 0; j < g->spec.count; j++)
-        alive[j] = g->spec.buckets[j].weight && bucket_is_alive(w, &g->spec.buckets[j]);
-    return group_choose(&g->spec, mix(hash, 1), alive);
+    int i = at_point(g, hash, NULL);
+    if (i < 0 || is_alive(arg, &g->buckets[i])) return i;
+    for (unsigned j = 0; j < g->count; j++)
+        alive[j] = g->buckets[j].weight && is_alive(arg, &g->buckets[j]);
+    return at_point(g, mix(hash, 1), alive);
+}
+
+static bool is_alive(void *w, const struct group_bucket *k)
+{
+    return bucket_is_alive(w, k);
 }
 
 static int first_alive(struct walk *w, const struct flow_group *g)
@@ -185,7 +186,9 @@ static void walk_buckets(struct walk *w, const struct flow_group *g)
             walk_bucket(w, g, i);
         break;
     case GROUP_INDIRECT: walk_one(w, g, 0); break;
-    case GROUP_SELECT: walk_one(w, g, select_bucket(w, g)); break;
+    case GROUP_SELECT:
+        walk_one(w, g, group_choose(&g->spec, group_hash(g->spec.id, &w->key, seen(w)), is_alive, w));
+        break;
     case GROUP_FAST_FAILOVER: walk_one(w, g, first_alive(w, g)); break;
     case GROUP_TYPES: break;
     }
