@@ -290,11 +290,12 @@ static json_t *switch_json(struct net *n)
 {
     struct switch_stats s = {0};
     switch_stats_read(n->sw, &s);
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:I, s:I}", "packets", (json_int_t)s.packets,
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:I, s:I}", "packets", (json_int_t)s.packets,
                      "emc_hits", (json_int_t)s.emc_hits, "megaflow_hits", (json_int_t)s.megaflow_hits, "translations",
                      (json_int_t)s.translations, "revalidated", (json_int_t)s.revalidated, "dropped",
-                     (json_int_t)s.dropped, "threads", (int)s.threads, "megaflows", (int)s.megaflows, "masks",
-                     (int)s.masks, "expired", (json_int_t)s.expired, "evicted", (json_int_t)s.evicted);
+                     (json_int_t)s.dropped, "over_quota", (json_int_t)s.over_quota, "threads", (int)s.threads,
+                     "megaflows", (int)s.megaflows, "masks", (int)s.masks, "expired", (json_int_t)s.expired, "evicted",
+                     (json_int_t)s.evicted);
 }
 
 int request_megaflow_stats(struct net *n, struct net_request *r)

@@ -138,6 +138,7 @@ struct cache_port *cache_port_get(struct cache *c, uint64_t word0)
     struct cache_port *p = calloc(1, sizeof *p);
     if (!p) return NULL;
     p->word0 = word0;
+    p->quota.left_ns = QUOTA_SAVED_NS;
     p->next = *chain;
     return *chain = p;
 }

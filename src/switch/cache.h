@@ -21,6 +21,7 @@
 #include "switch/change.h"
 #include "switch/counts.h"
 #include "switch/dp.h"
+#include "switch/quota.h"
 #include "switch/table.h"
 
 #define CACHE_SIMPLE 8u /* per port */
@@ -107,6 +108,7 @@ struct cache_port {
     /* Is the exact-match cache worth it? */
     bool exact_off;
     uint32_t exact_tried, exact_hit, exact_pause;
+    struct quota quota; /* of its new flows */
 };
 
 struct exact_entry {

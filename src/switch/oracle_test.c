@@ -514,6 +514,7 @@ static void run(uint64_t from)
     struct switch_config c;
     seed = from * UINT64_C(0x9e3779b97f4a7c15) | 1;
     switch_config_default(&c);
+    c.new_flows_ns = 0;
     if (rnd(3) == 0) c.masks_max = 1 + rnd(8);
     if (rnd(4) == 0) c.megaflows_max = 1 + rnd(50);
     if (rnd(4) == 0) c.emc_entries = 0;

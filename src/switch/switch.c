@@ -11,8 +11,12 @@
 
 void switch_config_default(struct switch_config *c)
 {
-    *c = (struct switch_config){
-        .flows = SWITCH_FLOWS_MEGA, .exact_max = 65536, .megaflows_max = 200000, .masks_max = 64, .emc_entries = 8192};
+    *c = (struct switch_config){.flows = SWITCH_FLOWS_MEGA,
+                                .exact_max = 65536,
+                                .megaflows_max = 200000,
+                                .masks_max = 64,
+                                .emc_entries = 8192,
+                                .new_flows_ns = QUOTA_ROUND_NS};
 }
 
 int switch_new(struct net_switch **out, const struct switch_config *c)

@@ -40,6 +40,8 @@ struct switch_config {
     unsigned megaflows_max; /* of a thread */
     unsigned masks_max;     /* of a port: further megaflows of it get its full mask */
     unsigned emc_entries;   /* of a thread; a power of two; 0: none */
+    /* What a port's new flows may take of a round of a thread that others send to, too (switch/quota.h); 0: no limit. */
+    unsigned new_flows_ns;
 };
 void switch_config_default(struct switch_config *c);
 
@@ -192,7 +194,9 @@ void switch_megaflow_each(struct net_switch *s, const struct flow_names *(*names
 
 struct switch_stats {
     uint64_t packets;
-    uint64_t emc_hits, megaflow_hits, translations, revalidated, dropped;
+    uint64_t emc_hits, megaflow_hits, translations, revalidated;
+    uint64_t dropped,
+        over_quota; /* over_quota: of the dropped ones, for new flows that would have taken too long (quota.h) */
     unsigned threads, megaflows, masks;
     uint64_t expired, evicted;
 };

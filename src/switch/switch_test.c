@@ -362,6 +362,7 @@ static void exact_mode(void **state)
     struct megaflows m = {0};
     (void)state;
     switch_config_default(&c);
+    c.new_flows_ns = 0;
     c.flows = SWITCH_FLOWS_EXACT;
     c.exact_max = 16;
     rig_open(&r, &c, BRIDGE_SECURE, 2);
@@ -542,6 +543,7 @@ static void masks_are_bounded(void **state)
     char text[160], src[32], dst[32];
     (void)state;
     switch_config_default(&c);
+    c.new_flows_ns = 0;
     c.masks_max = 20;
     rig_open(&r, &c, BRIDGE_SECURE, 3);
     for (unsigned i = 0; i < 32; i++)

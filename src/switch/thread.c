@@ -25,6 +25,10 @@ struct burst {
     struct packet *packets[PACKET_BATCH];
     const struct flow_key *keys[PACKET_BATCH];
     uint32_t lines[PACKET_BATCH];
+    /* Where several ports have this thread: the time of new flows is limited. */
+    bool limited;
+    uint64_t since_ns; /* not yet taken from the port's quota */
+    unsigned over_quota;
     /* Of each subtable in which megaflows were made, or found to be still true, in this burst: one of them. */
     unsigned fresh_count;
     uint32_t fresh[PACKET_BATCH], fresh_generation[PACKET_BATCH];
@@ -116,6 +120,44 @@ static uint32_t keep(struct burst *b, uint32_t old, const struct flow_key *k)
     return once ? 0 : cache_add(&t->cache, b->port, &a);
 }
 
+/* ---- what new flows may take ---- */
+
+static void quota_begin(struct burst *b)
+{
+    struct switch_thread *t = b->t;
+    b->limited = t->now_ns < t->shared_until_ns && t->sw->config.new_flows_ns;
+    b->over_quota = 0;
+    if (!b->limited) return;
+    quota_give(&b->port->quota, t->round, t->sw->config.new_flows_ns);
+    b->since_ns = clock_now_ns();
+}
+
+/* The time since the last translation, or since the burst's first, was spent on one. */
+static void quota_spend(struct burst *b)
+{
+    if (!b->limited) return;
+    uint64_t now_ns = clock_now_ns();
+    quota_take(&b->port->quota, now_ns - b->since_ns);
+    b->since_ns = now_ns;
+}
+
+static bool within_quota(struct burst *b)
+{
+    if (!b->limited || quota_is_left(&b->port->quota)) return true;
+    b->over_quota++;
+    return false;
+}
+
+static void quota_end(struct burst *b)
+{
+    if (b->over_quota == 0) return;
+    b->t->over_quota += b->over_quota;
+    b->t->dropped += b->over_quota;
+    atomic_fetch_add_explicit(&b->in->port->in.dropped, b->over_quota, memory_order_relaxed);
+}
+
+/* ---- misses ---- */
+
 static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_generation)
 {
     struct switch_thread *t = b->t;
@@ -125,6 +167,7 @@ static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_gen
         obey(b, cache_megaflow(&t->cache, line), p);
         return;
     }
+    if (!within_quota(b)) return;
     struct translation_request r = {.bridge = b->in->bridge,
                                     .key = b->keys[i],
                                     .packet = p,
@@ -138,11 +181,12 @@ static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_gen
     if (line) {
         fresh_note(b, line);
         obey(b, cache_megaflow(&t->cache, line), p);
-        return;
+    } else {
+        const struct translation *tr = t->translation;
+        translation_count(b->in->bridge, tr, p->length_bytes, t->now_ns);
+        carry_out(b, p, tr->actions, tr->count);
     }
-    const struct translation *tr = t->translation;
-    translation_count(b->in->bridge, tr, p->length_bytes, t->now_ns);
-    carry_out(b, p, tr->actions, tr->count);
+    quota_spend(b);
 }
 
 /* Hits first; what is no longer true, and what was not found, afterwards and in order. */
@@ -162,8 +206,11 @@ static void obey_all(struct burst *b)
         stale_generation[misses] = line ? m->generation : 0;
         missed[misses++] = (uint8_t)i;
     }
+    if (misses == 0) return;
+    quota_begin(b);
     for (unsigned i = 0; i < misses; i++)
         miss(b, missed[i], b->lines[missed[i]], stale_generation[i]);
+    quota_end(b);
 }
 
 static void add_packet(struct burst *b, struct packet *p, uint32_t *is_short)
@@ -262,6 +309,13 @@ static void burst_begin(struct burst *b, struct switch_thread *t, struct switch_
                                       .in_port = in->number};
 }
 
+static void note_sender(struct switch_thread *t, const struct switch_port *sp)
+{
+    if (t->last_word == switch_port_word(sp)) return;
+    if (t->last_word) t->shared_until_ns = t->now_ns + QUOTA_SHARED_NS;
+    t->last_word = switch_port_word(sp);
+}
+
 static void input(void *thread, struct port *in, struct packet *const *packets, unsigned count)
 {
     struct switch_thread *t = thread;
@@ -272,6 +326,7 @@ static void input(void *thread, struct port *in, struct packet *const *packets, 
         t->dropped += count;
         return;
     }
+    note_sender(t, sp);
     see_changes(t, sp->changes);
     if (all_straight(t, p, packets, count)) return;
     struct burst b;
@@ -304,6 +359,7 @@ static void publish(struct switch_thread *t)
     publish_one(&t->counters.translations, t->translations);
     publish_one(&t->counters.revalidated, t->revalidated);
     publish_one(&t->counters.dropped, t->dropped);
+    publish_one(&t->counters.over_quota, t->over_quota);
     publish_one(&t->counters.expired, c->expired);
     publish_one(&t->counters.evicted, c->evicted);
     atomic_store_explicit(&t->counters.megaflows, c->megaflows, memory_order_relaxed);
@@ -337,6 +393,7 @@ static void quiescent(void *thread)
 {
     struct switch_thread *t = thread;
     t->now_ns = coarse_now_ns();
+    t->round++;
     cache_sweep(&t->cache, t->now_ns, SWEEP_LINES, refreshed, t);
     publish(t);
     epoch_quiescent(&t->sw->epoch, &t->reader);
@@ -473,6 +530,7 @@ void thread_counters_add(struct switch_thread *t, struct switch_stats *out)
     out->translations += atomic_load_explicit(&c->translations, memory_order_relaxed);
     out->revalidated += atomic_load_explicit(&c->revalidated, memory_order_relaxed);
     out->dropped += atomic_load_explicit(&c->dropped, memory_order_relaxed);
+    out->over_quota += atomic_load_explicit(&c->over_quota, memory_order_relaxed);
     out->expired += atomic_load_explicit(&c->expired, memory_order_relaxed);
     out->evicted += atomic_load_explicit(&c->evicted, memory_order_relaxed);
     out->megaflows += atomic_load_explicit(&c->megaflows, memory_order_relaxed);

@@ -17,7 +17,7 @@
 #include "switch/translate.h"
 
 struct thread_counters {
-    _Atomic uint64_t packets, emc_hits, megaflow_hits, translations, revalidated, dropped, expired, evicted;
+    _Atomic uint64_t packets, emc_hits, megaflow_hits, translations, revalidated, dropped, over_quota, expired, evicted;
     _Atomic unsigned megaflows, masks;
 };
 
@@ -32,7 +32,10 @@ struct switch_thread {
     _Atomic unsigned wanted;
     uint64_t now_ns;
     uint64_t seen[2]; /* of the burst's bridge: last change but of addresses; last change */
-    uint64_t simple_hits, packets, translations, revalidated, dropped;
+    uint64_t simple_hits, packets, translations, revalidated, dropped, over_quota;
+    uint64_t round;           /* of the runner: batches of each of its sources */
+    uint64_t last_word;       /* of the port that sent last */
+    uint64_t shared_until_ns; /* several ports send to this thread, as far as one knows */
     struct thread_counters counters;
     struct cache cache;
     struct outbox outbox;

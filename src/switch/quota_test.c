@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A port whose new flows take long harms itself, not the ports beside it on the same thread. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "switch/quota.h"
+#include "switch/test_rig.h"
+
+#define A "02:00:00:00:00:0a"
+#define B "02:00:00:00:00:0b"
+
+/* What comes in at port 1 is resubmitted as often as it may be, and dropped then: nothing is kept, so that every packet of it costs
+ * all of that again. Ports 2 and 3 have a flow that is kept. */
+static void open_rig(struct rig *r, const struct switch_config *c)
+{
+    char text[2048];
+    rig_open(r, c, BRIDGE_SECURE, 4);
+    for (unsigned table = 0; table < 2; table++) {
+        int n = snprintf(text, sizeof text, "table=%u,in_port=1,actions=resubmit(,%u)", table, table + 1);
+        for (unsigned i = 1; i < 64; i++)
+            n += snprintf(text + n, sizeof text - (size_t)n, ",resubmit(,%u)", table + 1);
+        rig_flow(r, text);
+    }
+    rig_flow(r, "table=2,in_port=1,actions=output:4");
+    rig_flow(r, "in_port=2,actions=output:4");
+    rig_flow(r, "in_port=3,udp,tp_src=7,actions=output:4");
+}
+
+static struct switch_stats stats_of(struct rig *r)
+{
+    struct switch_stats s;
+    switch_stats_read(r->sw, &s);
+    return s;
+}
+
+static void send(struct rig *r, uint32_t port, unsigned sport, unsigned copies)
+{
+    uint8_t f[128];
+    unsigned n = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", sport, 2000);
+    rig_send(r, port, f, n, copies);
+}
+
+static void limited_beside_others(void **state)
+{
+    struct switch_config c;
+    struct rig r;
+    struct port_stats p;
+    (void)state;
+    switch_config_default(&c);
+    open_rig(&r, &c);
+    send(&r, 2, 1, 1);
+    rig_got(&r);
+    for (unsigned i = 0; i < 20; i++) {
+        send(&r, 1, i, PACKET_BATCH);
+        send(&r, 2, i, PACKET_BATCH);
+    }
+    struct switch_stats s = stats_of(&r);
+    assert_true(s.over_quota > 0 && s.dropped >= s.over_quota);
+    assert_true(s.translations > 1); /* some were: what it had saved */
+    assert_int_equal(s.translations + s.over_quota, 1 + 20 * PACKET_BATCH);
+    assert_int_equal(r.ports[4]->got, 20 * PACKET_BATCH);
+    port_stats_read(&r.ports[1]->port, &p);
+    assert_int_equal(p.in_dropped, s.over_quota);
+    port_stats_read(&r.ports[2]->port, &p);
+    assert_int_equal(p.in_dropped, 0);
+    rig_close(&r);
+}
+
+/* Whoever shares the thread with nobody may take all of it; so may anybody without a limit. */
+static void alone_or_without_a_limit(void **state)
+{
+    struct switch_config c;
+    struct rig r;
+    (void)state;
+    switch_config_default(&c);
+    for (unsigned kind = 0; kind < 2; kind++) {
+        if (kind) c.new_flows_ns = 0;
+        open_rig(&r, &c);
+        for (unsigned i = 0; i < 4; i++) {
+            send(&r, 1, i, PACKET_BATCH);
+            if (kind) send(&r, 2, i, PACKET_BATCH);
+        }
+        assert_int_equal(stats_of(&r).over_quota, 0);
+        assert_true(stats_of(&r).translations >= 4 * PACKET_BATCH);
+        rig_close(&r);
+    }
+}
+
+static void saved_and_owed(void **state)
+{
+    struct quota q = {.left_ns = QUOTA_SAVED_NS};
+    (void)state;
+    quota_give(&q, 10, QUOTA_ROUND_NS);
+    assert_int_equal(q.left_ns, QUOTA_SAVED_NS);
+    quota_take(&q, QUOTA_SAVED_NS + 3 * QUOTA_ROUND_NS);
+    assert_false(quota_is_left(&q));
+    quota_give(&q, 13, QUOTA_ROUND_NS);
+    assert_false(quota_is_left(&q));
+    quota_give(&q, 14, QUOTA_ROUND_NS);
+    assert_true(quota_is_left(&q));
+    quota_give(&q, UINT64_MAX, UINT32_MAX);
+    assert_int_equal(q.left_ns, QUOTA_SAVED_NS);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(limited_beside_others),
+        cmocka_unit_test(alone_or_without_a_limit),
+        cmocka_unit_test(saved_and_owed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
