@@ -16,7 +16,7 @@
 #define FLOW_SEND_REMOVED 1u /* OFPFF_SEND_FLOW_REM */
 #define FLOW_CHECK_OVERLAP 2u
 #define FLOW_RESET_COUNTS 4u
-#define FLOW_NO_PACKET_COUNTS 8u
+#define FLOW_NO_PACKET_COUNTS 8u /* they stay 0 */
 #define FLOW_NO_BYTE_COUNTS 16u
 
 struct flow_spec {

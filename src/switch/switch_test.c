@@ -242,6 +242,37 @@ static struct seen counts(struct rig *r, unsigned table)
     return all;
 }
 
+/* Flows that want no counters have none, whatever they take the place of; they are in use all the same. */
+static void flows_without_counts(void **state)
+{
+    static const struct {
+        const char *flag;
+        unsigned packets, bytes;
+    } kinds[] = {
+        {"no_packet_counts,", 0, 10 * 60}, {"no_byte_counts,", 10, 0}, {"no_packet_counts,no_byte_counts,", 0, 0}};
+    (void)state;
+    for (unsigned i = 0; i < 3; i++) {
+        char text[128];
+        struct rig r;
+        struct seen gone = {0};
+        rig_open(&r, NULL, BRIDGE_SECURE, 2);
+        bridge_on_flow_gone(r.bridge, see_gone, &gone);
+        snprintf(text, sizeof text, "idle_timeout=10,%sin_port=1,actions=output:2", kinds[i].flag);
+        rig_flow(&r, "in_port=1,actions=output:2");
+        send_udp(&r, 1, B, A, 5);
+        rig_flow(&r, text);
+        send_udp(&r, 1, B, A, 5);
+        assert_int_equal(counts(&r, 0).packets, kinds[i].packets);
+        assert_int_equal(counts(&r, 0).bytes, kinds[i].bytes);
+        switch_tick(r.sw, clock_now_ns() + 5 * NS_PER_SECOND);
+        assert_int_equal(gone.count, 0);
+        switch_tick(r.sw, clock_now_ns() + 15 * NS_PER_SECOND);
+        assert_int_equal(gone.count, 1);
+        assert_int_equal(gone.packets, kinds[i].packets);
+        rig_close(&r);
+    }
+}
+
 /* What threads had not told yet when the counters were reset belongs to before. */
 static void counts_are_reset(void **state)
 {
@@ -717,6 +748,7 @@ int main(void)
         cmocka_unit_test(flows_are_obeyed_and_counted),
         cmocka_unit_test(counters_and_timeouts),
         cmocka_unit_test(counts_are_reset),
+        cmocka_unit_test(flows_without_counts),
         cmocka_unit_test(long_pipelines_do_not_time_out),
         cmocka_unit_test(actions_of_a_pipeline),
         cmocka_unit_test(resubmit_without_end),

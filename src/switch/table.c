@@ -211,12 +211,18 @@ static void note_use(struct flow *f, uint64_t now_ns)
         atomic_store_explicit(&f->used_ns, now_ns, memory_order_relaxed);
 }
 
+/* Who wants no counters has none; that it is used is known all the same. */
+static void add_counts(struct flow *f, uint64_t packets, uint64_t bytes)
+{
+    if (!(f->flags & FLOW_NO_PACKET_COUNTS)) atomic_fetch_add(&f->packets, packets);
+    if (!(f->flags & FLOW_NO_BYTE_COUNTS)) atomic_fetch_add(&f->bytes, bytes);
+}
+
 /* What was counted for f goes to its successor. Every amount is taken once, by who sees the successor; sequentially consistent,
  * so that of one who adds and one who names a successor the latter sees the amount, or the former the successor. */
 static void pass_on(struct flow *f, struct flow *to)
 {
-    atomic_fetch_add(&to->packets, atomic_exchange(&f->packets, 0));
-    atomic_fetch_add(&to->bytes, atomic_exchange(&f->bytes, 0));
+    add_counts(to, atomic_exchange(&f->packets, 0), atomic_exchange(&f->bytes, 0));
     note_use(to, atomic_load_explicit(&f->used_ns, memory_order_relaxed));
 }
 
@@ -224,8 +230,7 @@ void flow_count(struct flow *f, uint64_t packets, uint64_t bytes, uint64_t now_n
 {
     for (struct flow *s; (s = atomic_load_explicit(&f->successor, memory_order_acquire));)
         f = s;
-    atomic_fetch_add(&f->packets, packets);
-    atomic_fetch_add(&f->bytes, bytes);
+    add_counts(f, packets, bytes);
     note_use(f, now_ns);
     for (struct flow *s; (s = atomic_load(&f->successor)); f = s)
         pass_on(f, s);

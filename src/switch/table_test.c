@@ -235,6 +235,23 @@ static void no_count_is_lost(void **state)
     }
 }
 
+static void use_is_known_without_counts(void **state)
+{
+    struct flow_spec spec = {.flags = FLOW_NO_PACKET_COUNTS | FLOW_NO_BYTE_COUNTS}, counting = {0};
+    struct flow *old = flow_new(&counting, 1, 5), *f = flow_new(&spec, 2, 6);
+    (void)state;
+    flow_count(old, 3, 180, 7);
+    flow_succeed(old, f);
+    assert_int_equal(atomic_load(&f->used_ns), 7);
+    flow_count(old, 3, 180, 8);
+    assert_int_equal(atomic_load(&f->used_ns), 8);
+    flow_count(f, 3, 180, 9);
+    assert_int_equal(atomic_load(&f->used_ns), 9);
+    assert_int_equal(atomic_load(&f->packets) + atomic_load(&f->bytes), 0);
+    flow_unref(old);
+    flow_unref(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -242,6 +259,7 @@ int main(void)
         cmocka_unit_test(few_addresses),
         cmocka_unit_test(some_addresses),
         cmocka_unit_test(no_count_is_lost),
+        cmocka_unit_test(use_is_known_without_counts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
