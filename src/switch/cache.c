@@ -110,6 +110,7 @@ void cache_destroy(struct cache *c)
 {
     for (uint32_t i = 1; c->cold && i < c->lines_used; i++)
         if (c->cold[i].table) cache_remove(c, i);
+    cache_hand_on(c);
     for (unsigned i = 0; i < CACHE_PORT_CHAINS; i++) {
         for (struct cache_port *p = c->ports[i], *next; p; p = next) {
             next = p->next;
@@ -147,6 +148,7 @@ void cache_forget_port(struct cache *c, uint64_t word0)
 {
     for (uint32_t i = 1; i < c->lines_used; i++)
         if (c->cold[i].table && c->cold[i].table->port->word0 == word0) cache_remove(c, i);
+    cache_hand_on(c);
     for (struct cache_port **at = chain_of(c, word0); *at; at = &(*at)->next) {
         struct cache_port *p = *at;
         if (p->word0 != word0) continue;
@@ -288,15 +290,53 @@ static struct megaflow_path *path_get(struct cache *c, const struct cache_add *a
     return c->paths[slot] = p;
 }
 
-static void path_put(struct cache *c, struct megaflow_path *p)
+static void path_free(struct cache *c, struct megaflow_path *p)
 {
-    if (--p->refs) return;
     for (unsigned i = 0; i < p->flow_count; i++)
         flow_unref(p->flows[i]);
     for (unsigned i = 0; i < p->counted_count; i++)
         counts_unref(p->counted[i].in);
     if (c->paths[p->slot] == p) c->paths[p->slot] = NULL;
     free(p);
+}
+
+/* One that has something to hand on stays until then. */
+static void path_put(struct cache *c, struct megaflow_path *p)
+{
+    if (--p->refs == 0 && p->packets == 0) path_free(c, p);
+}
+
+static void path_count(struct cache *c, struct megaflow_path *p, struct table_counters *counters, uint64_t packets,
+                       uint64_t bytes, uint64_t now_ns)
+{
+    if (p->packets == 0) {
+        p->next = c->counting;
+        c->counting = p;
+    }
+    p->counters = counters;
+    p->packets += packets;
+    p->bytes += bytes;
+    if (p->used_ns < now_ns) p->used_ns = now_ns;
+}
+
+static void path_hand_on(struct megaflow_path *p)
+{
+    for (unsigned i = 0; i < p->flow_count; i++)
+        flow_count(p->flows[i], p->packets, p->bytes, p->used_ns);
+    for (unsigned i = 0; i < p->counted_count; i++)
+        counts_add(p->counted[i], p->packets, p->bytes);
+    if (p->counters) table_count(p->counters, p->deps.tables, &p->misses, p->packets);
+    p->packets = p->bytes = 0;
+}
+
+void cache_hand_on(struct cache *c)
+{
+    for (struct megaflow_path *p = c->counting, *next; p; p = next) {
+        next = p->next;
+        path_hand_on(p);
+        if (p->refs == 0) path_free(c, p);
+    }
+    c->counting = NULL;
 }
 
 /* ---- subtables ---- */
@@ -756,18 +796,29 @@ void cache_fold(struct cache *c, uint32_t line, uint64_t now_ns)
     struct megaflow *m = cache_megaflow(c, line);
     struct megaflow_cold *cold = &c->cold[line];
     if (m->packets == 0) return;
-    for (unsigned i = 0; i < cold->path->flow_count; i++)
-        flow_count(cold->path->flows[i], m->packets, m->bytes, now_ns);
-    for (unsigned i = 0; i < cold->path->counted_count; i++)
-        counts_add(cold->path->counted[i], m->packets, m->bytes);
-    struct table_counters *counters = cold->table->port->counters;
-    if (counters) table_count(counters, cold->path->deps.tables, &cold->path->misses, m->packets);
+    path_count(c, cold->path, cold->table->port->counters, m->packets, m->bytes, now_ns);
     cold->packets += m->packets;
     cold->bytes += m->bytes;
     cold->used_ns = now_ns;
     cold->used = true;
     m->packets = 0;
     m->bytes = 0;
+}
+
+void cache_fold_all(struct cache *c, uint64_t now_ns)
+{
+    for (uint32_t i = 1; i < c->lines_used; i++)
+        if (c->cold[i].table) cache_fold(c, i, now_ns);
+    cache_hand_on(c);
+}
+
+bool cache_count(struct cache *c, const struct cache_port *p, const struct cache_add *a, uint32_t bytes)
+{
+    struct megaflow_path *path = path_get(c, a);
+    if (!path) return false;
+    path_count(c, path, p->counters, 1, bytes, a->now_ns);
+    path_put(c, path);
+    return true;
 }
 
 /* The fuller, the sooner what is not used goes. */

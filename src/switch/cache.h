@@ -48,6 +48,10 @@ struct megaflow_path {
     uint16_t tables; /* how many were consulted */
     struct table_misses misses;
     struct change_deps deps; /* but for the addresses */
+    /* What was counted on it and not handed on yet (cache_hand_on()). */
+    struct megaflow_path *next; /* that has something */
+    struct table_counters *counters;
+    uint64_t packets, bytes, used_ns;
     unsigned flow_count, counted_count;
     struct counted *counted; /* of groups and their buckets, with references; behind the flows */
     struct flow *flows[];    /* that count packets; with a reference each */
@@ -139,6 +143,7 @@ struct cache {
     struct dp_list **lists;
     unsigned list_count, list_mask;
     struct dp_list *recent;                   /* of the last new megaflow; may be NULL */
+    struct megaflow_path *counting;           /* paths that have something to hand on */
     struct megaflow_path *paths[CACHE_PATHS]; /* by what is in them; a newer one takes an older one's place */
     uint32_t sweep_at;                        /* next line to look at; 0: no sweep under way */
     uint64_t sweep_ns;                        /* when the last one began */
@@ -205,8 +210,12 @@ bool cache_revalidate(struct cache *c, uint32_t line, struct change_log *log, ui
 /* Would this translation leave it as it is? Then note that it is true up to add->valid_at. */
 bool cache_same(struct cache *c, uint32_t line, const struct cache_add *a);
 
-/* Its counters into its flows, and its bridge's tables. */
+/* Its counters are its path's from now on, those of all (or of packets that no megaflow stands for; false: no memory, not counted)
+ * their paths'; and what paths have is their flows' and tables': together, because these are everybody's and costly to touch. */
 void cache_fold(struct cache *c, uint32_t line, uint64_t now_ns);
+void cache_fold_all(struct cache *c, uint64_t now_ns);
+bool cache_count(struct cache *c, const struct cache_port *p, const struct cache_add *a, uint32_t bytes);
+void cache_hand_on(struct cache *c);
 /* Look at up to max lines: fold, expire; refreshed() is told of addresses in use: false: translate again. */
 void cache_sweep(struct cache *c, uint64_t now_ns, uint32_t max,
                  bool (*refreshed)(void *arg, const struct change_deps *d, uint32_t in_port), void *arg);

@@ -147,6 +147,7 @@ static void use_is_known_when_it_goes(void **state)
         cache_sweep(&c, now_ns += NS_PER_SECOND, UINT32_MAX, NULL, NULL);
     cache_megaflow(&c, line)->packets++;
     cache_remove(&c, line);
+    cache_hand_on(&c);
     assert_int_equal(atomic_load(&f->packets), 1);
     assert_int_equal(atomic_load(&f->used_ns), now_ns);
     flow_unref(f);

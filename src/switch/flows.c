@@ -368,8 +368,7 @@ void flow_list_free(struct flow_list *l)
 static void fold(void *arg, struct switch_thread *t)
 {
     (void)arg;
-    for (uint32_t i = 1; i < t->cache.lines_used; i++)
-        if (t->cache.cold[i].table) cache_fold(&t->cache, i, t->now_ns);
+    cache_fold_all(&t->cache, t->now_ns);
 }
 
 void switch_fold(struct net_switch *s)

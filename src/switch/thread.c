@@ -93,31 +93,35 @@ static uint32_t fresh_find(const struct burst *b, const struct flow_key *k)
 }
 
 /* The megaflow that stands for this translation: the old one, if it says the same, or a new one. 0: none. */
-static uint32_t keep(struct burst *b, uint32_t old, const struct flow_key *k)
+static uint32_t keep(struct burst *b, uint32_t old, const struct cache_add *a)
 {
     struct switch_thread *t = b->t;
-    struct translation *tr = t->translation;
-    struct cache_add a = {.key = k,
-                          .mask = &tr->mask,
-                          .actions = tr->actions,
-                          .action_count = tr->count,
-                          .flows = tr->flows,
-                          .flow_count = tr->flow_count,
-                          .counted = tr->counted,
-                          .counted_count = tr->counted_count,
-                          .tables = tr->tables,
-                          .misses = &tr->misses,
-                          .deps = &tr->deps,
-                          .refresh = tr->refresh,
-                          .valid_at = t->seen[1],
-                          .now_ns = t->now_ns};
-    bool once = tr->once || tr->failed;
-    if (old && !once && cache_same(&t->cache, old, &a)) {
+    bool once = t->translation->once || t->translation->failed;
+    if (old && !once && cache_same(&t->cache, old, a)) {
         t->revalidated++;
         return old;
     }
     if (old) cache_remove(&t->cache, old);
-    return once ? 0 : cache_add(&t->cache, b->port, &a);
+    return once ? 0 : cache_add(&t->cache, b->port, a);
+}
+
+static struct cache_add add_of(const struct switch_thread *t, const struct flow_key *k)
+{
+    const struct translation *tr = t->translation;
+    return (struct cache_add){.key = k,
+                              .mask = &tr->mask,
+                              .actions = tr->actions,
+                              .action_count = tr->count,
+                              .flows = tr->flows,
+                              .flow_count = tr->flow_count,
+                              .counted = tr->counted,
+                              .counted_count = tr->counted_count,
+                              .tables = tr->tables,
+                              .misses = &tr->misses,
+                              .deps = &tr->deps,
+                              .refresh = tr->refresh,
+                              .valid_at = t->seen[1],
+                              .now_ns = t->now_ns};
 }
 
 /* ---- what new flows may take ---- */
@@ -177,13 +181,15 @@ static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_gen
     translate(&r, t->translation);
     t->translations++;
     if (stale && !cache_holds(&t->cache, stale, stale_generation, b->keys[i])) stale = 0;
-    line = keep(b, stale, b->keys[i]);
+    struct cache_add a = add_of(t, b->keys[i]);
+    line = keep(b, stale, &a);
     if (line) {
         fresh_note(b, line);
         obey(b, cache_megaflow(&t->cache, line), p);
     } else {
         const struct translation *tr = t->translation;
-        translation_count(b->in->bridge, tr, p->length_bytes, t->now_ns);
+        if (!cache_count(&t->cache, b->port, &a, p->length_bytes))
+            translation_count(b->in->bridge, tr, p->length_bytes, t->now_ns);
         carry_out(b, p, tr->actions, tr->count);
     }
     quota_spend(b);
@@ -395,6 +401,7 @@ static void quiescent(void *thread)
     t->now_ns = coarse_now_ns();
     t->round++;
     cache_sweep(&t->cache, t->now_ns, SWEEP_LINES, refreshed, t);
+    if (t->cache.counting) cache_hand_on(&t->cache);
     publish(t);
     epoch_quiescent(&t->sw->epoch, &t->reader);
     if (atomic_load_explicit(&t->wanted, memory_order_relaxed)) step_aside(t);
@@ -515,6 +522,7 @@ void thread_sweep_asleep(struct net_switch *s, uint64_t now_ns)
         if (pthread_mutex_trylock(&t->own)) continue;
         t->now_ns = now_ns;
         cache_sweep(&t->cache, now_ns, UINT32_MAX, refreshed, t);
+        cache_hand_on(&t->cache);
         publish(t);
         pthread_mutex_unlock(&t->own);
     }
