@@ -173,6 +173,7 @@ static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_gen
     }
     if (!within_quota(b)) return;
     struct translation_request r = {.bridge = b->in->bridge,
+                                    .in = b->in,
                                     .key = b->keys[i],
                                     .packet = p,
                                     .pool = t->pool,

@@ -189,7 +189,7 @@ static void start(struct walk *w, const struct translation_request *r, struct tr
 /* May the packet come in at its port at all? */
 static bool may_enter(struct walk *w)
 {
-    const struct switch_port *in = bridge_find_port(w->r->bridge, be32_get(w->key.in_port));
+    const struct switch_port *in = w->r->in ? w->r->in : bridge_find_port(w->r->bridge, be32_get(w->key.in_port));
     const struct port_settings *s = in ? port_settings(in) : NULL;
     if (s && s->config & (PORT_CONFIG_DOWN | PORT_CONFIG_NO_RECV)) {
         walk_trace(w, "the port does not receive: drop");

@@ -44,6 +44,7 @@ struct translation {
 
 struct translation_request {
     struct bridge *bridge;
+    const struct switch_port *in; /* the port that the key names; NULL: to be looked for */
     const struct flow_key *key;
     struct packet *packet;    /* NULL: there is none, only its key */
     struct packet_pool *pool; /* with a packet */
