@@ -78,7 +78,7 @@ struct action_list {
 };
 
 struct instructions {
-    uint32_t meter; /* 0: none; refused until there are meters */
+    uint32_t meter; /* 0: none */
     bool has_apply, clear, has_write, has_metadata, has_goto;
     uint8_t goto_table;
     struct action_list apply, write;

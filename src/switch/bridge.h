@@ -54,7 +54,10 @@ struct bridge {
     unsigned group_count, group_buckets;
     unsigned group_watches; /* buckets that watch a group */
     uint64_t group_mark;
-    struct list timed; /* flows with time-outs */
+    struct meter **meters; /* by rising number */
+    unsigned meter_count, meter_room;
+    _Atomic(struct meter *) slowpath_meter, controller_meter; /* NULL: there is none */
+    struct list timed;                                        /* flows with time-outs */
     uint64_t next_id;
     unsigned flows;
     void (*flow_gone)(void *arg, const struct flow_spec *f, const struct flow_stats *s, enum flow_gone why);
@@ -63,6 +66,7 @@ struct bridge {
     void *on_port_arg;
 };
 
+struct meter;
 struct packet_out;
 
 struct packet_in_handler {
@@ -111,6 +115,9 @@ static inline bool switch_port_is_live(const struct switch_port *sp)
 void bridge_age_macs(struct bridge *b, uint64_t now_ns);
 void bridge_forget_macs(struct bridge *b, uint32_t port); /* those behind the port */
 void bridge_look_at_links(struct bridge *b);
+
+/* SWITCH_METER_ALL: those of any meter. */
+void bridge_remove_flows_of_meter(struct bridge *b, uint32_t id);
 
 void packet_out_free(struct packet_out *o);
 

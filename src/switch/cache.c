@@ -204,6 +204,7 @@ static struct dp_list *list_new(struct cache *c, const struct dp_action *a, unsi
     *l = (struct dp_list){.next = c->lists[hash & c->list_mask], .hash = hash, .count = count};
     memcpy(l->actions, a, count * sizeof *a);
     l->single = count == 1 && a->type == DP_OUTPUT ? a->to : NULL;
+    l->metered = count == 2 && a[0].type == DP_METER && a[1].type == DP_OUTPUT ? a[1].to : NULL;
     c->lists[hash & c->list_mask] = l;
     return l;
 }

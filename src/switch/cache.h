@@ -35,7 +35,8 @@ struct dp_list {
     struct dp_list *next; /* of its chain */
     uint64_t hash;
     unsigned refs, count;
-    struct port *single; /* it is nothing but one output; else NULL */
+    struct port *single;  /* it is nothing but one output; else NULL */
+    struct port *metered; /* it is a meter and one output; else NULL */
     struct dp_action actions[];
 };
 

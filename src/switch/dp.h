@@ -4,7 +4,7 @@
  * no more than the outputs and, between them, the changes that the next output needs. The list is carried out from its beginning to its
  * end, each change on what the ones before it left; only what is within a branch (the buckets of a group) is a matter of its own.
  *
- * A list may outlive the ports in it: those that read it make sure that its megaflow is still true before they
+ * A list may outlive the ports and meters in it: those that read it make sure that its megaflow is still true before they
  * follow a pointer (change.h); for showing it there are the numbers.
  */
 #ifndef SWITCH_DP_H
@@ -27,8 +27,11 @@ enum dp_type {
     DP_POP_PBB,
     DP_COPY_TTL_OUT,
     DP_COPY_TTL_IN,
+    DP_METER,  /* what exceeds it goes no further */
     DP_BRANCH, /* the actions that follow are for a copy; the packet itself stays as it is */
 };
+
+struct meter;
 
 /* No padding: lists are compared as bytes. */
 struct dp_action {
@@ -39,13 +42,15 @@ struct dp_action {
         uint32_t port;  /* OUTPUT */
         uint32_t count; /* BRANCH: how many belong to it */
         uint32_t entry; /* PUSH_VLAN: tci; PUSH_MPLS: the label's entry; PUSH_PBB: tci */
+        uint32_t id;    /* METER */
         struct {        /* CONTROLLER */
             uint8_t reason, table;
             uint16_t unused;
         } in;
     };
     union {
-        struct port *to; /* OUTPUT */
+        struct port *to;     /* OUTPUT */
+        struct meter *meter; /* METER */
         struct {
             struct field_value value, mask; /* SET */
         } set;
@@ -60,6 +65,12 @@ static_assert(sizeof(struct dp_action) == 40, "no padding");
 static inline bool dp_is_output(const struct dp_action *a)
 {
     return a->type == DP_OUTPUT || a->type == DP_CONTROLLER;
+}
+
+/* Is there anything left of it afterwards? */
+static inline bool dp_is_seen(const struct dp_action *a)
+{
+    return dp_is_output(a) || a->type == DP_METER;
 }
 
 #endif

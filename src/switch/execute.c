@@ -2,6 +2,7 @@
 #include "switch/execute.h"
 
 #include "packet/edit.h"
+#include "switch/bridge.h"
 #include "switch/extract.h"
 
 /* ---- one field ---- */
@@ -239,14 +240,68 @@ bool execute_change(struct packet *p, const struct dp_action *a)
     case DP_COPY_TTL_IN: return packet_copy_ttl_in(p);
     case DP_OUTPUT:
     case DP_CONTROLLER:
+    case DP_METER:
     case DP_BRANCH: break;
     }
     return false;
 }
 
+/* ---- meters ---- */
+
+/* The drop precedence of the Assured Forwarding classes (RFC 2597): AF11 to AF43 are 001 01 0 to 100 11 0. */
+static uint8_t raise_precedence(uint8_t tos, unsigned levels)
+{
+    unsigned class = tos >> 5, precedence = tos >> 3 & 3u, odd = tos >> 2 & 1u;
+    if (class < 1 || class > 4 || precedence < 1 || odd) return tos;
+    precedence = levels > 3 - precedence ? 3 : precedence + levels;
+    return (uint8_t)(class << 5 | precedence << 3 | (tos & 3u));
+}
+
+static bool is_ip(const struct packet *p)
+{
+    const uint8_t *type = p->l3_at == PACKET_NO_LAYER || p->l3_at < 2 ? NULL : at(p, (uint16_t)(p->l3_at - 2), 0, 2);
+    if (!type) return false;
+    unsigned t = (unsigned)(type[0] << 8 | type[1]);
+    return t == 0x0800 || t == 0x86dd;
+}
+
+/* What is not IP, or of another class, stays as it is. */
+static void remark(struct packet *p, unsigned levels)
+{
+    bool found;
+    uint8_t old = is_ip(p) ? tos_of(p, &found) : 0, tos = raise_precedence(old, levels);
+    if (tos == old) return;
+    (void)(is_v6(p) ? packet_set_ipv6_class(p, tos) : packet_set_ipv4_tos(p, tos));
+}
+
+/* The packet as it goes on; NULL: it does not. */
+static struct packet *meet(const struct execute_context *c, struct packet *p, struct meter *m, bool *given)
+{
+    int raise = meter_pass(c->meters, m, p->length_bytes);
+    if (raise == METER_EXCEEDED) return NULL;
+    if (raise == 0) return p;
+    if (*given) p = packet_clone(c->outbox->pool, p);
+    *given = false;
+    if (p) remark(p, (unsigned)raise);
+    return p;
+}
+
+/* ---- all of them ---- */
+
+/* What bounds everything that goes to controllers, and what goes there because no flow matched. */
+static struct packet *meet_special(const struct execute_context *c, struct packet *p, uint8_t reason)
+{
+    struct meter *slow = reason == 0 ? atomic_load_explicit(&c->bridge->slowpath_meter, memory_order_acquire) : NULL;
+    struct meter *all = atomic_load_explicit(&c->bridge->controller_meter, memory_order_acquire);
+    bool given = true; /* it goes on elsewhere, too */
+    if (slow) p = meet(c, p, slow, &given);
+    if (all && p) p = meet(c, p, all, &given);
+    return p;
+}
+
 static void to_controller(const struct execute_context *c, struct packet *p, const struct dp_action *a)
 {
-    if (!c->received) return;
+    if (!c->received || !(p = meet_special(c, p, a->in.reason))) return;
     struct packet_in in = {.bridge = c->bridge,
                            .reason = a->in.reason,
                            .table = a->in.table,
@@ -289,6 +344,8 @@ bool execute(const struct execute_context *c, struct packet *p, const struct dp_
         } else if (a[i].type == DP_BRANCH) {
             done &= branch(c, p, &a[i] + 1, a[i].count);
             i += a[i].count;
+        } else if (a[i].type == DP_METER) {
+            if (!(p = meet(c, p, a[i].meter, &given))) return false;
         } else {
             if (given) p = packet_clone(c->outbox->pool, p);
             given = false;

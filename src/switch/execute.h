@@ -9,6 +9,7 @@
 #define SWITCH_EXECUTE_H
 
 #include "switch/dp.h"
+#include "switch/meter_internal.h"
 #include "switch/switch.h"
 
 #define OUTBOX_PORTS 64u /* at once; a port more, and one of them is sent to early */
@@ -28,13 +29,14 @@ struct outbox {
 /* What an action for the controller needs. */
 struct execute_context {
     struct outbox *outbox;
+    struct meter_run *meters; /* ended by the caller, with the burst */
     struct bridge *bridge;
     void (*received)(void *arg, const struct packet_in *in); /* NULL: nobody */
     void *arg;
     uint32_t in_port;
 };
 
-/* False: some of it could not be done (a change that the packet does not allow, the pool's bound); what was before has happened, and
+/* False: some of it was not done (a change that the packet does not allow, a meter, the pool's bound); what was before has happened, and
  * other branches have. */
 bool execute(const struct execute_context *c, struct packet *p, const struct dp_action *a, unsigned count);
 /* One action that changes the packet. */

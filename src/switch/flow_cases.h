@@ -10,6 +10,10 @@ static const struct flow_case {
     const char *text, *normal;
 } flow_cases[] = {
     {"actions=drop", NULL},
+    {"actions=meter:5,output:3", NULL},
+    {"ip,actions=meter:0xffff0000,NORMAL", "ip actions=meter:4294901760,NORMAL"},
+    {"actions=meter:7", NULL},
+    {"actions=meter:7,write_actions(output:4),goto_table:3", NULL},
     {"ip,actions=NORMAL", "ip actions=NORMAL"},
     {"priority=32768,actions=drop", "actions=drop"},
     {"priority=1,table=3,tcp,nw_src=10.0.0.0/8,tp_dst=80,actions=output:2",
@@ -522,7 +526,6 @@ static const struct flow_case flow_bad_cases[] = {
     {"ip,actions=push_mpls:0x8847,set_field:1.2.3.4->nw_src", "set_field of nw_src needs ip at its place: match it"},
     {"tcp,actions=push_mpls:0x8847,pop_mpls:0x800,set_field:5->tcp_src",
      "set_field of tcp_src needs tcp or tcp6 at its place: match it"},
-    {"actions=meter:5,output:3", "meter 5: there are no meters"},
     {"actions=enqueue(1,2)", "column 9: found \"enqueue\", expected an action, or a port's number or name"},
     {"actions=load:1->NXM_OF_IN_PORT[]", "column 17: found \"NXM_OF_IN_PORT\", expected a field"},
     {"actions=set_field:5->in_port", "column 22: \"in_port\": it cannot be written"},

@@ -10,6 +10,7 @@
 
 #include "switch/flow_text.h"
 #include "switch/group.h"
+#include "switch/meter.h"
 
 struct check {
     bool unknown; /* a bucket of a group: nothing is known about the packets that come to it */
@@ -311,7 +312,7 @@ static int check_instructions(struct check *c, const struct flow_spec *f)
 {
     const struct instructions *i = &f->instructions;
     struct flow_match known = f->match;
-    if (i->meter) return WRONG(c, FLOW_BAD_METER, "meter %u: there are no meters", i->meter);
+    if (i->meter > SWITCH_METER_MAX) return WRONG(c, FLOW_BAD_METER, "%u is no meter's number", i->meter);
     int ret = check_list(c, &known, &i->apply);
     if (!ret) ret = check_set_of_actions(c, &known, &i->write);
     if (ret) return ret;

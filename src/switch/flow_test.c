@@ -416,7 +416,7 @@ static void wrong_specifications_are_found(void **state)
     check_wrong(f, FLOW_BAD_GOTO);
     f = (struct flow_spec){.instructions = {.has_metadata = true, .metadata = 1}};
     check_wrong(f, FLOW_BAD_METADATA);
-    f = (struct flow_spec){.instructions = {.meter = 1}};
+    f = (struct flow_spec){.instructions = {.meter = 0xffff0001}};
     check_wrong(f, FLOW_BAD_METER);
 }
 

@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "loop/clock.h"
 #include "switch/group_internal.h"
+#include "switch/meter_internal.h"
 #include "switch/thread.h"
 
 #define FOLD_AGAIN_NS 1000000u /* counters that are younger are good enough */
@@ -65,10 +66,12 @@ int bridge_flow_add(struct bridge *b, const struct flow_spec *f, enum flow_wrong
     struct flow_table *t = &b->tables[f->table];
     struct flow *old = table_find(t, &f->match, f->priority);
     ret = group_check_instructions(b, &f->instructions, why, e);
+    if (!ret) ret = meter_check_instructions(b, &f->instructions, why, e);
     if (!ret) ret = check_place(b, f, old, why, e);
     if (ret) return ret;
     struct flow *new = flow_new(f, b->next_id++, clock_now_ns());
     if (!new) return no_memory(e);
+    if (f->instructions.meter) atomic_load(&new->code)->meter = bridge_meter(b, f->instructions.meter);
     if (old) list_remove(&old->timed);
     if (table_insert(t, &b->sw->epoch, new, old)) {
         if (old && (old->idle_timeout_s || old->hard_timeout_s)) list_push_back(&b->timed, &old->timed);
@@ -77,6 +80,8 @@ int bridge_flow_add(struct bridge *b, const struct flow_spec *f, enum flow_wrong
     }
     if (old) group_refer(b, instructions_of(old), false);
     group_refer(b, &f->instructions, true);
+    if (old) meter_refer(b, instructions_of(old), false);
+    meter_refer(b, &f->instructions, true);
     if (old && !(f->flags & FLOW_RESET_COUNTS))
         flow_succeed(old, new); /* it is retired, but not freed before epoch_poll() */
     if (!old) b->flows++;
@@ -140,13 +145,14 @@ static void code_free(struct epoch_node *n)
 }
 
 /* All new instructions before the first is put to use: all or nothing. */
-static struct flow_code **codes_new(const struct instructions *i, long count)
+static struct flow_code **codes_new(const struct bridge *b, const struct instructions *i, long count)
 {
     struct flow_code **codes = calloc((size_t)count + 1, sizeof(struct flow_code *));
     long made = 0;
     for (; codes && made < count; made++) {
         codes[made] = calloc(1, sizeof *codes[made]);
         if (!codes[made] || !instructions_copy(&codes[made]->instructions, i)) break;
+        codes[made]->meter = i->meter ? bridge_meter(b, i->meter) : NULL;
     }
     if (codes && made == count) return codes;
     if (codes) free(codes[made]);
@@ -162,10 +168,11 @@ int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict,
     struct flow **list;
     int ret = flow_check_why(f, why, e);
     if (!ret) ret = group_check_instructions(b, &f->instructions, why, e);
+    if (!ret) ret = meter_check_instructions(b, &f->instructions, why, e);
     if (ret) return ret;
     long count = select_flows(b, f, strict, &list);
     if (count < 0) return no_memory(e);
-    struct flow_code **codes = codes_new(&f->instructions, count);
+    struct flow_code **codes = codes_new(b, &f->instructions, count);
     if (!codes) {
         free(list);
         return no_memory(e);
@@ -175,6 +182,8 @@ int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict,
         struct flow_code *old = atomic_exchange_explicit(&list[i]->code, codes[i], memory_order_acq_rel);
         group_refer(b, &old->instructions, false);
         group_refer(b, &f->instructions, true);
+        meter_refer(b, &old->instructions, false);
+        meter_refer(b, &f->instructions, true);
         epoch_retire(&b->sw->epoch, &old->retired, code_free);
         if (f->flags & FLOW_RESET_COUNTS) {
             atomic_store_explicit(&list[i]->packets, 0, memory_order_relaxed);
@@ -213,6 +222,7 @@ static void remove_flow(struct bridge *b, struct flow *f, enum flow_gone why)
     tell(b, f, why);
     list_remove(&f->timed);
     group_refer(b, instructions_of(f), false);
+    meter_refer(b, instructions_of(f), false);
     struct flow_match m;
     uint8_t table = f->table;
     flow_to_match(f, &m);
@@ -237,14 +247,31 @@ int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict,
     return 0;
 }
 
-void bridge_remove_flows_of_group(struct bridge *b, uint32_t id)
+/* Every flow that goes with what it refers to. */
+static void remove_flows_that(struct bridge *b, bool (*refers)(const struct instructions *i, uint32_t id), uint32_t id,
+                              enum flow_gone why)
 {
     if (b->flow_gone) switch_fold(b->sw);
     for (unsigned t = 0; t < SWITCH_TABLES; t++)
         LIST_FOR_EACH_SAFE (node, &b->tables[t].flows) {
             struct flow *f = list_entry(node, struct flow, node);
-            if (group_is_in(instructions_of(f), id)) remove_flow(b, f, FLOW_GONE_GROUP);
+            if (refers(instructions_of(f), id)) remove_flow(b, f, why);
         }
+}
+
+void bridge_remove_flows_of_group(struct bridge *b, uint32_t id)
+{
+    remove_flows_that(b, group_is_in, id, FLOW_GONE_GROUP);
+}
+
+static bool is_metered(const struct instructions *i, uint32_t id)
+{
+    return i->meter && (i->meter == id || id == SWITCH_METER_ALL);
+}
+
+void bridge_remove_flows_of_meter(struct bridge *b, uint32_t id)
+{
+    remove_flows_that(b, is_metered, id, FLOW_GONE_METER);
 }
 
 unsigned bridge_flow_count(const struct bridge *b)

@@ -18,6 +18,7 @@
 struct packet_out {
     struct packet_pool *pool;
     struct outbox outbox;
+    struct meter_run meters;
     struct translation translation;
 };
 
@@ -77,12 +78,14 @@ static void carry_out(struct bridge *b, struct packet_out *o, uint32_t in_port, 
     const struct packet_in_handler *h = atomic_load(&b->sw->packet_in);
     const struct translation *t = &o->translation;
     struct execute_context c = {.outbox = &o->outbox,
+                                .meters = &o->meters,
                                 .bridge = b,
                                 .received = h ? h->received : NULL,
                                 .arg = h ? h->arg : NULL,
                                 .in_port = in_port};
     translation_count(b, t, p->length_bytes, clock_now_ns());
     (void)execute(&c, p, t->actions, t->count); /* what cannot be done is dropped, as everywhere */
+    meter_run_end(&o->meters);
     outbox_flush(&o->outbox);
 }
 

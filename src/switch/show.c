@@ -53,6 +53,7 @@ static void show_action(FILE *out, const struct dp_action *a, const struct flow_
     case DP_POP_PBB: fputs("pop_pbb", out); break;
     case DP_COPY_TTL_OUT: fputs("copy_ttl_out", out); break;
     case DP_COPY_TTL_IN: fputs("copy_ttl_in", out); break;
+    case DP_METER: fprintf(out, "meter:%u", a->id); break;
     case DP_BRANCH: break;
     }
 }

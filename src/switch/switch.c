@@ -7,6 +7,7 @@
 #include "base/checked.h"
 #include "loop/clock.h"
 #include "switch/group_internal.h"
+#include "switch/meter_internal.h"
 #include "switch/thread.h"
 
 void switch_config_default(struct switch_config *c)
@@ -131,6 +132,7 @@ void bridge_free(struct bridge *b)
     for (unsigned t = 0; t < SWITCH_TABLES; t++)
         table_destroy(&b->tables[t]);
     groups_destroy(b);
+    meters_destroy(b);
     mac_free(atomic_load(&b->macs));
     free(m);
     free(b);

@@ -25,10 +25,13 @@
 #include "switch/epoch.h"
 #include "switch/flow.h"
 
+struct meter;
+
 /* Replaced as a whole when a flow is modified. */
 struct flow_code {
     struct epoch_node retired;
     struct instructions instructions;
+    struct meter *meter; /* of these; NULL: none */
 };
 
 struct flow_word {

@@ -249,14 +249,16 @@ static void look_up(struct burst *b, uint32_t is_short)
 static bool straight(struct switch_thread *t, uint32_t line, struct packet *const *packets, unsigned count)
 {
     struct megaflow *m = cache_megaflow(&t->cache, line);
-    if (!is_valid(t, m) || !m->list->single) return false;
+    const struct dp_list *l = m->list;
+    if (!is_valid(t, m) || !(l->single || l->metered)) return false;
     uint64_t bytes = 0;
     for (unsigned i = 0; i < count; i++)
         bytes += packets[i]->length_bytes;
+    if (l->metered && !meter_pass_all(l->actions[0].meter, count, bytes, clock_now_ns())) return false;
     m->packets += count;
     m->bytes += bytes;
     t->simple_hits += count;
-    port_send(m->list->single, packets, count, t->pool);
+    port_send(l->single ? l->single : l->metered, packets, count, t->pool);
     return true;
 }
 
@@ -310,6 +312,7 @@ static void burst_begin(struct burst *b, struct switch_thread *t, struct switch_
     b->mark = packet_pool_mark(t->pool);
     b->count = b->fresh_count = 0;
     b->run = (struct execute_context){.outbox = &t->outbox,
+                                      .meters = &t->meters,
                                       .bridge = in->bridge,
                                       .received = h ? h->received : NULL,
                                       .arg = h ? h->arg : NULL,
@@ -342,6 +345,7 @@ static void input(void *thread, struct port *in, struct packet *const *packets, 
     for (unsigned i = 0; i < count; i++)
         if (!simple(&b, packets[i])) add_packet(&b, packets[i], &is_short);
     look_up(&b, is_short);
+    if (t->meters.count) meter_run_end(&t->meters);
     outbox_flush(&t->outbox);
 }
 

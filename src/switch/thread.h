@@ -39,6 +39,7 @@ struct switch_thread {
     struct thread_counters counters;
     struct cache cache;
     struct outbox outbox;
+    struct meter_run meters;
     struct flow_key keys[PACKET_BATCH];
     struct translation *translation;
 };

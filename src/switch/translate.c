@@ -93,16 +93,27 @@ static void trace_flow(struct walk *w, const struct flow *f)
     fputc('\n', w->r->trace);
 }
 
+/* A packet that goes no further meets the meter all the same: it counts. */
+static void walk_meter(struct walk *w, uint32_t id, struct meter *m)
+{
+    struct dp_action *a = walk_emit(w, DP_METER);
+    if (!a) return;
+    a->id = id;
+    a->meter = m;
+}
+
 /* True: goes on in *table. */
 static bool carry_out(struct walk *w, struct flow *f, uint8_t *table)
 {
-    const struct instructions *i = &atomic_load_explicit(&f->code, memory_order_acquire)->instructions;
+    const struct flow_code *code = atomic_load_explicit(&f->code, memory_order_acquire);
+    const struct instructions *i = &code->instructions;
     const struct flow *outer_flow = w->flow;
     uint8_t outer_table = w->table;
     trace_flow(w, f);
     remember_flow(w, f);
     w->flow = f;
     w->table = f->table;
+    if (code->meter) walk_meter(w, i->meter, code->meter);
     if (i->has_apply) walk_actions(w, &i->apply);
     if (i->clear) w->set.count = 0;
     if (i->has_write) write_set(w, &i->write);
@@ -163,7 +174,7 @@ static void finish(struct walk *w)
 {
     struct translation *t = w->out;
     if (t->failed) t->count = 0;
-    while (t->count && !dp_is_output(&t->actions[t->count - 1]))
+    while (t->count && !dp_is_seen(&t->actions[t->count - 1]))
         t->count--;
     unwrap_last(t);
     mask_always(w);

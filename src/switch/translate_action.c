@@ -102,7 +102,7 @@ static void look_inside(struct walk *w)
         const struct dp_action *a = &w->out->actions[i];
         if (a->type == DP_BRANCH)
             i += a->count; /* another's, unless it is the one that is being written, of length 0 as yet */
-        else if (!dp_is_output(a) && !execute_change(p, a)) p = NULL;
+        else if (!dp_is_seen(a) && !execute_change(p, a)) p = NULL;
     }
     if (!p || extract_key(p, &k) == EXTRACT_INVALID) {
         w->out->failed = w->stop = true;
