@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "loop/clock.h"
+#include "switch/meter.h"
 #include "switch/switch.h"
 #ifdef __x86_64__
 #include <x86intrin.h>
@@ -300,6 +301,44 @@ static void one_subtable(struct bench *b)
     close_switch(b);
 }
 
+static void meter(struct bench *b, const char *text)
+{
+    struct meter_spec m;
+    struct errmsg e;
+    if (meter_parse(&m, text, &e) || bridge_meter_add(b->bridge, &m, NULL, &e)) fail("no meter");
+}
+
+/* The figures without meters, with one that lets everything through. */
+static void metered(struct bench *b)
+{
+    static const char big[] = "meter=1,kbps,bands=type=drop,rate=4000000000";
+    open_switch(b);
+    meter(b, big);
+    flow(b, "in_port=1,actions=meter:1,output:2");
+    tuples_spread(b, 1024, 1);
+    measure(b, "in_port rule with a meter", true, false, b->packets);
+    close_switch(b);
+    open_switch(b);
+    meter(b, big);
+    flow(b, "table=0,priority=9,in_port=1,actions=meter:1,goto_table:1");
+    flow(b, "table=1,udp,nw_dst=10.0.0.0/8,actions=output:2");
+    flow(b, "table=1,priority=40000,udp,tp_dst=9999,actions=drop");
+    tuples_spread(b, 1024, 1);
+    measure(b, "exact-match cache with a meter", true, false, b->packets);
+    tuples_spread(b, FLOWS, 1);
+    measure(b, "one subtable with a meter", true, false, b->packets);
+    close_switch(b);
+    open_switch(b);
+    flow(b, "table=0,priority=9,in_port=1,actions=goto_table:1");
+    flow(b, "table=1,udp,nw_dst=10.0.0.0/8,actions=output:2");
+    flow(b, "table=1,priority=40000,udp,tp_dst=9999,actions=drop");
+    tuples_spread(b, 1024, 1);
+    measure(b, "exact-match cache without a meter", true, false, b->packets);
+    tuples_spread(b, FLOWS, 1);
+    measure(b, "one subtable without a meter", true, false, b->packets);
+    close_switch(b);
+}
+
 static void misses(struct bench *b)
 {
     open_switch(b);
@@ -425,8 +464,8 @@ static const struct figure {
     const char *name;
     void (*run)(struct bench *b);
 } figures[] = {
-    {"in_port", in_port}, {"exact", exact},       {"subtable", one_subtable}, {"masks", masks},
-    {"misses", misses},   {"new", new_megaflows}, {"acl", access_list},
+    {"in_port", in_port}, {"exact", exact},   {"subtable", one_subtable}, {"masks", masks},
+    {"meter", metered},   {"misses", misses}, {"new", new_megaflows},     {"acl", access_list},
 };
 
 int main(int argc, char **argv)

@@ -93,7 +93,7 @@ static struct meter *meter_new(const struct meter_spec *spec)
     memset(m, 0, sizeof *m);
     m->spec = *spec;
     m->created_ns = clock_now_ns();
-    atomic_init(&m->config, meter_config_new(spec, m->created_ns));
+    atomic_init(&m->config, meter_config_new(spec));
     if (atomic_load(&m->config)) return m;
     free(m);
     return NULL;
@@ -148,7 +148,7 @@ int bridge_meter_modify(struct bridge *b, const struct meter_spec *m, enum meter
     int ret = check_spec(&c, m);
     if (!ret && !old) ret = WRONG(&c, METER_UNKNOWN, ENOENT, "there is no meter %u", m->id);
     if (ret) return done(&c, why, ret);
-    struct meter_config *config = meter_config_new(m, clock_now_ns());
+    struct meter_config *config = meter_config_new(m);
     if (!config) return done(&c, why, errmsg_set(e, ENOMEM, "no memory for a meter"));
     /* Whoever passes it from now on, by whatever megaflow, passes the new bands. */
     struct meter_config *before = atomic_exchange_explicit(&old->config, config, memory_order_acq_rel);

@@ -29,6 +29,7 @@ struct meter_rate {
     uint8_t band;      /* its place in the specification */
     bool never;        /* rate 0: everything exceeds it */
     uint64_t per_unit; /* cost of a byte or packet, shifted (meter_pass.c) */
+    double units;      /* 1 / cost */
     uint64_t depth;    /* of the bucket */
     _Alignas(64) _Atomic uint64_t full_at;
     _Atomic uint64_t packets, bytes; /* that exceeded it */
@@ -38,6 +39,7 @@ struct meter_rate {
 struct meter_config {
     struct epoch_node retired;
     bool by_packet;
+    bool coarse; /* its buckets are so deep that a clock does that is some milliseconds behind */
     unsigned count;
     struct meter_rate rates[]; /* the highest first */
 };
@@ -54,6 +56,8 @@ struct meter {
 struct meter_hold {
     struct meter *meter;
     struct meter_config *config;
+    bool by_packet;
+    uint64_t budget, budget_was; /* bytes or packets that all bands let through, out of what is left */
     uint64_t packets, bytes;
     struct {
         uint64_t left; /* taken, and not used */
@@ -63,18 +67,33 @@ struct meter_hold {
 
 /* Of a thread, within a burst. */
 struct meter_run {
-    uint64_t now_ns; /* 0: the clock has not been read yet */
+    uint64_t now_ns;         /* 0: the clock has not been read yet */
+    uint64_t coarse_ns;      /* by a clock that costs nothing; 0: there is none */
+    struct meter_hold *last; /* of the packet before; NULL: none */
     unsigned count;
     struct meter_hold holds[METER_HOLDS];
 };
 
-struct meter_config *meter_config_new(const struct meter_spec *spec, uint64_t now_ns); /* NULL: no memory */
+struct meter_config *meter_config_new(const struct meter_spec *spec); /* NULL: no memory */
+
+/* The last packet's meter has let so much through already. False: ask meter_pass(). */
+static inline bool meter_passes(struct meter_run *r, struct meter *m, uint32_t bytes)
+{
+    struct meter_hold *h = r->last;
+    if (!h || h->meter != m) return false;
+    uint64_t need = h->by_packet ? 1 : bytes;
+    if (h->budget < need) return false;
+    h->budget -= need;
+    h->packets++;
+    h->bytes += bytes;
+    return true;
+}
 
 #define METER_EXCEEDED (-1)
 /* A packet of so many bytes comes to a meter. METER_EXCEEDED: drop it; else by how much to raise its drop precedence. */
 int meter_pass(struct meter_run *r, struct meter *m, uint32_t bytes);
 /* All of them, if they pass all bands. False: none has been charged. */
-bool meter_pass_all(struct meter *m, unsigned packets, uint64_t bytes, uint64_t now_ns);
+bool meter_pass_all(struct meter_run *r, struct meter *m, unsigned packets, uint64_t bytes);
 /* At the end of a burst. */
 void meter_run_end(struct meter_run *r);
 

@@ -9,7 +9,9 @@
 #define SIXTEENTHS 4  /* of a nanosecond: as a shift */
 #define COST_SHIFT 20 /* of per_unit: a kilobit a second is 2^47, 2^32 kilobits are 2^15 */
 #define DEPTH_MAX (UINT64_C(1) << 60)
-#define AHEAD 8u /* packets that are taken for at once.. */
+#define COARSE_NS 20000000u /* five times what a coarse clock may be behind */
+#define AHEAD 32u           /* packets that are taken for at once.. */
+#define BUDGET_MAX 1e15
 #define PART 16u /* ..if that is no more than such a part of what is there */
 #define BYTES_OF_KILOBIT 125u
 
@@ -31,6 +33,7 @@ static void rate_init(struct meter_rate *r, const struct meter_spec *spec, unsig
     if (r->never) return;
     uint64_t second = NS_PER_SECOND << (SIXTEENTHS + COST_SHIFT), unit = by_packet ? 1 : BYTES_OF_KILOBIT;
     r->per_unit = second / unit / b->rate;
+    r->units = (double)(UINT64_C(1) << COST_SHIFT) / (double)(r->per_unit ? r->per_unit : 1);
     r->depth = cost(r, burst * unit);
 }
 
@@ -45,7 +48,7 @@ static void sort(struct meter_config *c, const struct meter_spec *spec)
         }
 }
 
-struct meter_config *meter_config_new(const struct meter_spec *spec, uint64_t now_ns)
+struct meter_config *meter_config_new(const struct meter_spec *spec)
 {
     size_t bytes = sizeof(struct meter_config) + spec->count * sizeof(struct meter_rate);
     struct meter_config *c = aligned_alloc(64, (bytes + 63) / 64 * 64);
@@ -53,12 +56,13 @@ struct meter_config *meter_config_new(const struct meter_spec *spec, uint64_t no
     memset(c, 0, bytes);
     c->by_packet = spec->flags & METER_PKTPS;
     c->count = spec->count;
+    c->coarse = true;
     for (unsigned i = 0; i < c->count; i++)
         c->rates[i].band = (uint8_t)i;
     sort(c, spec);
     for (unsigned i = 0; i < c->count; i++) {
         rate_init(&c->rates[i], spec, c->rates[i].band);
-        atomic_init(&c->rates[i].full_at, now_ns << SIXTEENTHS);
+        c->coarse &= c->rates[i].depth >= (uint64_t)COARSE_NS << SIXTEENTHS;
     }
     return c;
 }
@@ -97,8 +101,30 @@ static void count(_Atomic uint64_t *counter, uint64_t n)
     if (n) atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
+/* The budget is taken back: what was used of it is charged to the bands. */
+static void end_budget(struct meter_hold *h)
+{
+    uint64_t used = h->budget_was - h->budget;
+    for (unsigned i = 0; used && i < h->config->count; i++) {
+        uint64_t charge = cost(&h->config->rates[i], used), *left = &h->rates[i].left;
+        *left -= charge < *left ? charge : *left;
+    }
+    h->budget = h->budget_was = 0;
+}
+
+static void begin_budget(struct meter_hold *h)
+{
+    double least = BUDGET_MAX;
+    for (unsigned i = 0; i < h->config->count; i++) {
+        double units = (double)h->rates[i].left * h->config->rates[i].units;
+        if (units < least) least = units;
+    }
+    h->budget = h->budget_was = (uint64_t)least;
+}
+
 static void settle(struct meter_hold *h)
 {
+    end_budget(h);
     count(&h->meter->packets, h->packets);
     count(&h->meter->bytes, h->bytes);
     for (unsigned i = 0; i < h->config->count; i++) {
@@ -113,55 +139,80 @@ void meter_run_end(struct meter_run *r)
 {
     for (unsigned i = 0; i < r->count; i++)
         settle(&r->holds[i]);
+    r->last = NULL;
     r->count = 0;
     r->now_ns = 0;
 }
 
-static struct meter_hold *hold_of(struct meter_run *r, struct meter *m)
+static uint64_t now_for(struct meter_run *r, const struct meter_config *c)
 {
-    for (unsigned i = 0; i < r->count; i++)
-        if (r->holds[i].meter == m) return &r->holds[i];
+    if (c->coarse && r->coarse_ns) return r->coarse_ns << SIXTEENTHS;
     if (r->now_ns == 0) r->now_ns = clock_now_ns();
+    return r->now_ns << SIXTEENTHS;
+}
+
+static struct meter_hold *hold_new(struct meter_run *r, struct meter *m)
+{
     if (r->count == METER_HOLDS) {
         settle(&r->holds[0]);
-        r->holds[0] = r->holds[--r->count];
+        memmove(r->holds, r->holds + 1, --r->count * sizeof r->holds[0]);
     }
     struct meter_hold *h = &r->holds[r->count++];
     h->meter = m;
     h->config = atomic_load_explicit(&m->config, memory_order_acquire);
-    h->packets = h->bytes = 0;
+    h->by_packet = h->config->by_packet;
+    h->budget = h->budget_was = h->packets = h->bytes = 0;
     memset(h->rates, 0, h->config->count * sizeof h->rates[0]);
     return h;
 }
 
-int meter_pass(struct meter_run *r, struct meter *m, uint32_t bytes)
+static struct meter_hold *hold_of(struct meter_run *r, struct meter *m)
 {
-    struct meter_hold *h = hold_of(r, m);
-    struct meter_config *c = h->config;
-    h->packets++;
-    h->bytes += bytes;
-    for (unsigned i = 0; i < c->count; i++) {
-        struct meter_rate *rate = &c->rates[i];
-        uint64_t need = cost(rate, c->by_packet ? 1 : bytes), *left = &h->rates[i].left;
-        if (*left < need) *left += take(rate, need - *left, AHEAD * need, true, r->now_ns << SIXTEENTHS);
-        if (*left >= need && !rate->never) {
-            *left -= need;
-            continue;
-        }
-        h->rates[i].packets++;
-        h->rates[i].bytes += bytes;
-        return rate->type == METER_DROP ? METER_EXCEEDED : rate->prec_level;
-    }
-    return 0;
+    r->last = NULL;
+    for (unsigned i = 0; i < r->count && !r->last; i++)
+        if (r->holds[i].meter == m) r->last = &r->holds[i];
+    if (!r->last) r->last = hold_new(r, m);
+    return r->last;
 }
 
-bool meter_pass_all(struct meter *m, unsigned packets, uint64_t bytes, uint64_t now_ns)
+/* The first band that is exceeded, or NULL. */
+static struct meter_rate *charge(struct meter_hold *h, uint64_t units, uint64_t now)
+{
+    for (unsigned i = 0; i < h->config->count; i++) {
+        struct meter_rate *rate = &h->config->rates[i];
+        uint64_t need = cost(rate, units), *left = &h->rates[i].left;
+        if (*left < need) *left += take(rate, need - *left, AHEAD * need, true, now);
+        if (*left < need || rate->never) return rate;
+        *left -= need;
+    }
+    return NULL;
+}
+
+int meter_pass(struct meter_run *r, struct meter *m, uint32_t bytes)
+{
+    if (meter_passes(r, m, bytes)) return 0;
+    struct meter_hold *h = hold_of(r, m);
+    end_budget(h);
+    h->packets++;
+    h->bytes += bytes;
+    const struct meter_rate *exceeded = charge(h, h->by_packet ? 1 : bytes, now_for(r, h->config));
+    if (!exceeded) {
+        begin_budget(h);
+        return 0;
+    }
+    long i = exceeded - h->config->rates;
+    h->rates[i].packets++;
+    h->rates[i].bytes += bytes;
+    return exceeded->type == METER_DROP ? METER_EXCEEDED : exceeded->prec_level;
+}
+
+bool meter_pass_all(struct meter_run *r, struct meter *m, unsigned packets, uint64_t bytes)
 {
     struct meter_config *c = atomic_load_explicit(&m->config, memory_order_acquire);
-    uint64_t taken[METER_BANDS_MAX];
+    uint64_t taken[METER_BANDS_MAX], now = now_for(r, c);
     for (unsigned i = 0; i < c->count; i++) {
         uint64_t need = cost(&c->rates[i], c->by_packet ? packets : bytes);
-        taken[i] = take(&c->rates[i], need, 0, packets == 1, now_ns << SIXTEENTHS);
+        taken[i] = take(&c->rates[i], need, 0, packets == 1, now);
         if (taken[i] >= need && !c->rates[i].never) continue;
         while (i-- > 0)
             give_back(&c->rates[i], taken[i]);

@@ -34,7 +34,7 @@ static struct meter *meter_of(const char *text)
     assert_non_null(m);
     memset(m, 0, sizeof *m);
     m->spec = spec;
-    atomic_init(&m->config, meter_config_new(&spec, NS_PER_SECOND));
+    atomic_init(&m->config, meter_config_new(&spec));
     return m;
 }
 
@@ -155,8 +155,9 @@ static void whole_bursts(void **state)
     (void)state;
     struct meter *m = meter_of("meter=1,pktps,burst,bands=type=drop,rate=1000,burst_size=40,type=dscp_remark,rate=2000,"
                                "burst_size=100,prec_level=1");
-    assert_true(meter_pass_all(m, 32, 32 * 60, NS_PER_SECOND));
-    assert_false(meter_pass_all(m, 32, 32 * 60, NS_PER_SECOND)); /* the other band has its tokens back */
+    struct meter_run r = {.now_ns = NS_PER_SECOND};
+    assert_true(meter_pass_all(&r, m, 32, 32 * 60));
+    assert_false(meter_pass_all(&r, m, 32, 32 * 60)); /* the other band has its tokens back */
     assert_int_equal(run(m, 60, 1, NS_PER_SECOND, 100).passed, 8);
     assert_int_equal(atomic_load(&m->packets), 32 + 100);
     assert_int_equal(atomic_load(&m->bytes), 132 * 60);

@@ -61,6 +61,8 @@ static void obey(struct burst *b, struct megaflow *m, struct packet *p)
     m->packets++;
     m->bytes += p->length_bytes;
     if (l->single) outbox_put(&b->t->outbox, l->single, p);
+    else if (l->metered && meter_passes(&b->t->meters, l->actions[0].meter, p->length_bytes))
+        outbox_put(&b->t->outbox, l->metered, p);
     else carry_out(b, p, l->actions, l->count);
 }
 
@@ -254,7 +256,7 @@ static bool straight(struct switch_thread *t, uint32_t line, struct packet *cons
     uint64_t bytes = 0;
     for (unsigned i = 0; i < count; i++)
         bytes += packets[i]->length_bytes;
-    if (l->metered && !meter_pass_all(l->actions[0].meter, count, bytes, clock_now_ns())) return false;
+    if (l->metered && !meter_pass_all(&t->meters, l->actions[0].meter, count, bytes)) return false;
     m->packets += count;
     m->bytes += bytes;
     t->simple_hits += count;
@@ -338,6 +340,8 @@ static void input(void *thread, struct port *in, struct packet *const *packets, 
     }
     note_sender(t, sp);
     see_changes(t, sp->changes);
+    t->meters.now_ns = 0;
+    t->meters.coarse_ns = t->now_ns;
     if (all_straight(t, p, packets, count)) return;
     struct burst b;
     uint32_t is_short = 0;
