@@ -252,11 +252,11 @@ static const char *why_refused(int reason)
 static const char *why_failed(SSL *ssl, unsigned long error)
 {
     int reason = ERR_GET_REASON(error);
-    const char *refused = ERR_GET_LIB(error) == ERR_LIB_SSL ? why_refused(reason) : NULL;
-    if (refused) return refused;
+    if (SSL_get_verify_result(ssl) != X509_V_OK) return why_not_verified(SSL_get_verify_result(ssl));
     if (ERR_GET_LIB(error) != ERR_LIB_SSL) return ERR_reason_error_string(error);
+    const char *refused = why_refused(reason);
+    if (refused) return refused;
     switch (reason) {
-    case SSL_R_CERTIFICATE_VERIFY_FAILED: return why_not_verified(SSL_get_verify_result(ssl));
     case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE:
         return "the peer showed no certificate: it must have one of the CA given";
     case SSL_R_WRONG_VERSION_NUMBER:
