@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * OpenFlow 1.3.5 messages to plain structures and back. Decoders trust nothing: every length, type and nesting is checked,
- * and what is wrong is named as section 7.4.4 of the specification names it. What a decoder allocated is its caller's to
- * clear on success only.
+ * OpenFlow 1.3.5 messages to plain structures and back. Decoders trust nothing: every length, type and nesting is
+ * checked, and what is wrong is named as section 7.4.4 of the specification names it. What a decoder allocated is its
+ * caller's to clear on success only.
  *
- * They check what can be seen in the message itself; what depends on the switch (groups, ports that exist, flow_check())
- * is the agent's, with of_error_of_flow() and its like.
+ * They check what can be seen in the message itself; what depends on the switch (groups, ports that exist,
+ * flow_check()) is the agent's, with of_error_of_flow() and its like.
  */
 #ifndef OPENFLOW_CODEC_H
 #define OPENFLOW_CODEC_H
@@ -55,7 +55,7 @@ void of_put_instructions(struct of_out *o, const struct instructions *i);
 
 /* ---- requests ---- */
 
-/* Decoders return 0, or a negative number and *e; then nothing has to be cleared. -ENOMEM: no memory; *e says so too. */
+/* Decoders return 0, or a negative number and *e; then nothing has to be cleared. -ENOMEM: no memory; *e says so. */
 
 /* Nothing follows the header. */
 int of_get_nothing(const struct of_msg *m, struct of_error *e);
@@ -130,8 +130,8 @@ struct of_multipart {
     const uint8_t *body;
     size_t bytes;
 };
-/* The type is known; of those that have no body (desc, table, group desc, port desc, features of groups and meters) there
- * is none. */
+/* The type is known; those that have no body (desc, table, group desc, port desc, features of groups and meters) have
+ * none. */
 int of_get_multipart(const struct of_msg *m, struct of_multipart *out, struct of_error *e);
 
 /* Their bodies. */
@@ -149,7 +149,7 @@ struct of_table_features {
     char name[OFP_MAX_TABLE_NAME_LEN + 1];
     uint64_t metadata_match, metadata_write;
     uint32_t config, max_entries;
-    bool same; /* asked for is what every table offers, name and max_entries apart */
+    bool same; /* no properties, or those that every table has: nothing but name and size can be different */
 };
 /* A request that is not empty wants to change tables. The next one of it: 1; 0: there is no more. Every property is
  * checked. *at and *bytes move on. */
@@ -215,6 +215,8 @@ struct of_packet_in {
 };
 /* Whole messages with xid 0; false: no memory, or it is too long. */
 bool of_put_packet_in(struct of_out *o, const struct of_packet_in *p);
+/* OFPRR_* */
+unsigned of_reason_of_gone(enum flow_gone why);
 bool of_put_flow_removed(struct of_out *o, const struct flow_spec *f, const struct flow_stats *s, enum flow_gone why);
 bool of_put_port_status(struct of_out *o, enum port_event what, const struct switch_port_info *p);
 

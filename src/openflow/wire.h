@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Numbers and layouts of OpenFlow 1.3 (wire version 4), by the names of the specification (1.3.5, chapter 7), and of those
- * of Nicira's extensions that are spoken here. All is big-endian; structures are made of bytes, so they may lie anywhere.
+ * Numbers and layouts of OpenFlow 1.3 (wire version 4), by the names of the specification (1.3.5, chapter 7), and of
+ * those of Nicira's extensions that are spoken here. All is big-endian; structures are made of bytes, so they may lie
+ * anywhere.
  */
 #ifndef OPENFLOW_WIRE_H
 #define OPENFLOW_WIRE_H
