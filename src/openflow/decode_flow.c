@@ -92,6 +92,7 @@ int of_get_packet_out(const struct of_msg *m, struct of_packet_out *out, struct 
     if (!actions) return WRONG_LENGTH(e, "packet_out's actions");
     *out = (struct of_packet_out){
         .buffer_id = be32_get(p->buffer_id), .in_port = be32_get(p->in_port), .data = c.at, .data_bytes = c.left_bytes};
+    if (out->buffer_id != OFP_NO_BUFFER) out->data_bytes = 0; /* the buffer's count */
     if (!comes_from_somewhere(out->in_port))
         return of_wrong(e, OFPET_BAD_REQUEST, OFPBRC_BAD_PORT, "packet_out: in_port 0x%x", out->in_port);
     return of_get_actions(actions, bytes, &out->actions, e);
