@@ -44,6 +44,8 @@ struct of_keeper {
     void (*group)(void *arg, enum of_change change, const struct group_spec *g);
     void (*meter)(void *arg, enum of_change change, const struct meter_spec *m);
     void (*port)(void *arg, uint32_t port, uint32_t config, uint32_t mask); /* OFPPC_* */
+    /* Any flow that goes, whatever for, as bridge_on_flow_gone() has it, which the agent takes. */
+    void (*flow_gone)(void *arg, const struct flow_spec *f, enum flow_gone why);
     void (*commit)(void *arg);
     void *arg;
 };
@@ -54,7 +56,8 @@ struct of_agent_args {
     const struct flow_names *names; /* of ports; outlives the agent */
     uint64_t datapath_id;
     struct of_keeper keeper;
-    unsigned packet_in_rate; /* a second, of a port; 0: OF_PACKET_IN_RATE_DEFAULT */
+    unsigned packet_in_rate;           /* a second, of a port; 0: OF_PACKET_IN_RATE_DEFAULT */
+    const char *description, *version; /* of the bridge, of the software; may be NULL; outlive the agent */
 };
 
 /* One for a switch: takes its packet-ins (switch_on_packet_in). */
@@ -82,6 +85,9 @@ struct of_connection_args {
 };
 /* 0 or -errno. */
 int of_agent_connect(struct of_agent *a, const struct of_connection_args *c, struct errmsg *e);
+
+/* Packets for controllers that never reached the control thread: over a port's rate or bounds. */
+uint64_t of_agent_dropped(const struct of_agent *a);
 
 /* Standalone bridges: whether a controller that is no tool is established. The owner adds or removes the NORMAL flow by it. */
 unsigned of_agent_controllers(const struct of_agent *a);
