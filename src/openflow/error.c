@@ -52,6 +52,8 @@ void of_error_of_flow(enum flow_wrong why, const char *text, struct of_error *e)
         [FLOW_BAD_SET_ARGUMENT] = {OFPET_BAD_ACTION, OFPBAC_BAD_SET_ARGUMENT},
         [FLOW_BAD_MATCH_INCONSISTENT] = {OFPET_BAD_ACTION, OFPBAC_MATCH_INCONSISTENT},
         [FLOW_TOO_MANY] = {OFPET_BAD_ACTION, OFPBAC_TOO_MANY},
+        [FLOW_OVERLAP] = {OFPET_FLOW_MOD_FAILED, OFPFMFC_OVERLAP},
+        [FLOW_TABLE_FULL] = {OFPET_FLOW_MOD_FAILED, OFPFMFC_TABLE_FULL},
     };
     struct error_name n = {OFPET_FLOW_MOD_FAILED, OFPFMFC_UNKNOWN};
     if ((size_t)why < sizeof names / sizeof names[0] && why != FLOW_RIGHT) n = names[why];
