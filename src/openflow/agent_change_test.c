@@ -105,8 +105,10 @@ static void flow_errors(void **state)
     refused(&c, &(struct flow_text){.command = 5}, OFPET_FLOW_MOD_FAILED, OFPFMFC_BAD_COMMAND);
     refused(&c, &(struct flow_text){.table = 255}, OFPET_FLOW_MOD_FAILED, OFPFMFC_BAD_TABLE_ID);
     refused(&c, &(struct flow_text){.table = 254}, OFPET_FLOW_MOD_FAILED, OFPFMFC_BAD_TABLE_ID);
-    refused(&c, &(struct flow_text){.command = OFPFC_MODIFY, .table = 255}, OFPET_FLOW_MOD_FAILED, OFPFMFC_BAD_TABLE_ID);
-    refused(&c, &(struct flow_text){.command = OFPFC_DELETE, .table = 254}, OFPET_FLOW_MOD_FAILED, OFPFMFC_BAD_TABLE_ID);
+    refused(&c, &(struct flow_text){.command = OFPFC_MODIFY, .table = 255}, OFPET_FLOW_MOD_FAILED,
+            OFPFMFC_BAD_TABLE_ID);
+    refused(&c, &(struct flow_text){.command = OFPFC_DELETE, .table = 254}, OFPET_FLOW_MOD_FAILED,
+            OFPFMFC_BAD_TABLE_ID);
     refused(&c, &(struct flow_text){.flags = 0x20}, OFPET_FLOW_MOD_FAILED, OFPFMFC_BAD_FLAGS);
     refused(&c, &(struct flow_text){.output = OFPP_ANY}, OFPET_BAD_ACTION, OFPBAC_BAD_OUT_PORT);
     refused(&c, &(struct flow_text){.output = OFPP_TABLE}, OFPET_BAD_ACTION, OFPBAC_BAD_OUT_PORT);

@@ -56,7 +56,8 @@ static void whole_packets(void **state)
     size_t bytes;
     uint8_t f[128];
     client_open_controller(&c, *state);
-    do_flow(&c, &(struct flow_text){.table = 0, .cookie = 0x1234, .in_port = 3, .output = OFPP_CONTROLLER, .max_len = 0xffff});
+    do_flow(&c, &(struct flow_text){
+                    .table = 0, .cookie = 0x1234, .in_port = 3, .output = OFPP_CONTROLLER, .max_len = 0xffff});
     receive(c.w, 3, 1);
     const uint8_t *m = client_expect(&c, OFPT_PACKET_IN, 0);
     assert_int_equal(get32(m + 8), OFP_NO_BUFFER);
@@ -287,7 +288,8 @@ static void flow_removed(void **state)
     struct client c, tool;
     client_open_controller(&c, *state);
     client_open(&tool, *state, OF_PEER_SERVICE);
-    do_flow(&c, &(struct flow_text){.priority = 9, .in_port = 1, .output = 2, .cookie = 5, .flags = OFPFF_SEND_FLOW_REM});
+    do_flow(&c,
+            &(struct flow_text){.priority = 9, .in_port = 1, .output = 2, .cookie = 5, .flags = OFPFF_SEND_FLOW_REM});
     do_flow(&c, &(struct flow_text){.priority = 9, .in_port = 2, .output = 2});
     receive(c.w, 1, 3);
     struct msg m;
@@ -304,7 +306,8 @@ static void flow_removed(void **state)
     client_expect_nothing(&tool);
     static const unsigned reasons[] = {OFPRR_IDLE_TIMEOUT, OFPRR_HARD_TIMEOUT};
     for (unsigned i = 0; i < 2; i++) {
-        do_flow(&c, &(struct flow_text){.in_port = 1, .output = 2, .idle = i == 0, .hard = i == 1, .flags = OFPFF_SEND_FLOW_REM});
+        do_flow(&c, &(struct flow_text){
+                        .in_port = 1, .output = 2, .idle = i == 0, .hard = i == 1, .flags = OFPFF_SEND_FLOW_REM});
         switch_tick(c.w->rig.sw, clock_now_ns() + 2 * NS_PER_SECOND);
         r = client_expect(&c, OFPT_FLOW_REMOVED, 0);
         assert_int_equal(r[18], reasons[i]);

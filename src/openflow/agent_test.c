@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a peer says about its session, ports and tables, and what it may not say at all. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -106,10 +107,18 @@ static void barriers(void **state)
 
 static void unknown_types(void **state)
 {
-    static const uint8_t types[] = {OFPT_FEATURES_REPLY,  OFPT_GET_CONFIG_REPLY, OFPT_PACKET_IN,
-                                    OFPT_FLOW_REMOVED,    OFPT_PORT_STATUS,      OFPT_MULTIPART_REPLY,
-                                    OFPT_BARRIER_REPLY,   OFPT_ROLE_REPLY,       OFPT_QUEUE_GET_CONFIG_REPLY,
-                                    OFPT_GET_ASYNC_REPLY, OFPT_METER_MOD + 1,    200,
+    static const uint8_t types[] = {OFPT_FEATURES_REPLY,
+                                    OFPT_GET_CONFIG_REPLY,
+                                    OFPT_PACKET_IN,
+                                    OFPT_FLOW_REMOVED,
+                                    OFPT_PORT_STATUS,
+                                    OFPT_MULTIPART_REPLY,
+                                    OFPT_BARRIER_REPLY,
+                                    OFPT_ROLE_REPLY,
+                                    OFPT_QUEUE_GET_CONFIG_REPLY,
+                                    OFPT_GET_ASYNC_REPLY,
+                                    OFPT_METER_MOD + 1,
+                                    200,
                                     255};
     struct client c;
     client_open_controller(&c, *state);
@@ -137,7 +146,7 @@ static void lengths(void **state)
                     {OFPT_SET_ASYNC, 24, false},
                     {OFPT_PORT_MOD, 32, false},
                     {OFPT_TABLE_MOD, 8, false},
-                    {OFPT_FLOW_MOD, 48, true},
+                    {OFPT_FLOW_MOD, 40, true},
                     {OFPT_GROUP_MOD, 8, true},
                     {OFPT_METER_MOD, 8, true},
                     {OFPT_PACKET_OUT, 16, true},
@@ -226,8 +235,8 @@ static void slaves(void **state)
     static const struct {
         uint8_t type;
         unsigned body;
-    } changes[] = {{OFPT_FLOW_MOD, 48}, {OFPT_GROUP_MOD, 8}, {OFPT_METER_MOD, 8}, {OFPT_PACKET_OUT, 16},
-                   {OFPT_PORT_MOD, 32}, {OFPT_TABLE_MOD, 8}};
+    } changes[] = {{OFPT_FLOW_MOD, 48},   {OFPT_GROUP_MOD, 8}, {OFPT_METER_MOD, 8},
+                   {OFPT_PACKET_OUT, 16}, {OFPT_PORT_MOD, 32}, {OFPT_TABLE_MOD, 8}};
     struct client c;
     struct msg m;
     client_open_controller(&c, *state);
@@ -256,10 +265,10 @@ static void async_config(void **state)
     client_ask(&c, OFPT_GET_ASYNC_REQUEST, 3);
     const uint8_t *r = client_expect(&c, OFPT_GET_ASYNC_REPLY, 3);
     assert_int_equal(get16(r + 2), 32);
-    assert_int_equal(get32(r + 8), 3);      /* packet-ins: no match, action */
-    assert_int_equal(get32(r + 12), 0);     /* to slaves none */
-    assert_int_equal(get32(r + 16), 7);     /* ports */
-    assert_int_equal(get32(r + 20), 7);     /* to slaves, too */
+    assert_int_equal(get32(r + 8), 3);        /* packet-ins: no match, action */
+    assert_int_equal(get32(r + 12), 0);       /* to slaves none */
+    assert_int_equal(get32(r + 16), 7);       /* ports */
+    assert_int_equal(get32(r + 20), 7);       /* to slaves, too */
     assert_int_equal(get32(r + 24) & 15, 15); /* flows that are gone */
     assert_int_equal(get32(r + 28), 0);
     msg_begin(&m, OFPT_SET_ASYNC, 4);

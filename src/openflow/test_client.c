@@ -240,12 +240,8 @@ void client_open(struct client *c, struct world *w, enum of_peer peer)
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
     c->w = w;
     c->fd = ends[0];
-    const struct of_connection_args args = {.fd = ends[1],
-                                            .peer = peer,
-                                            .name = "client",
-                                            .established = has_established,
-                                            .ended = has_ended,
-                                            .arg = w};
+    const struct of_connection_args args = {
+        .fd = ends[1], .peer = peer, .name = "client", .established = has_established, .ended = has_ended, .arg = w};
     assert_int_equal(of_agent_connect(w->agent, &args, &e), 0);
     msg_begin(&m, OFPT_HELLO, 1);
     client_send(c, &m);
