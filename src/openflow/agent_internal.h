@@ -58,10 +58,9 @@ static inline bool answer_is_full(struct answer *a, const struct of_out *o)
     return a->entries++ >= ANSWER_ENTRIES || of_out_queued(o) >= ANSWER_QUEUED_BYTES;
 }
 
-/* A request that comes in parts. */
+/* A request that comes in parts: for table features. */
 struct assembly {
     bool is_open;
-    uint16_t type;
     uint32_t xid;
     uint64_t since_ns;
     uint8_t *bytes;

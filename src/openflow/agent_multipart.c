@@ -81,12 +81,12 @@ static void assembly_clear(struct assembly *a)
 }
 
 /* One request of a connection may be under way; one that was given up makes room for another. */
-static int begin_assembly(struct assembly *a, const struct of_multipart *m, uint32_t xid, struct of_error *e)
+static int begin_assembly(struct assembly *a, uint32_t xid, struct of_error *e)
 {
     if (a->is_open && clock_now_ns() - a->since_ns < ASSEMBLY_IDLE_NS)
         return of_wrong(e, OFPET_BAD_REQUEST, OFPBRC_MULTIPART_BUFFER_OVERFLOW, "another request is not yet whole");
     assembly_clear(a);
-    *a = (struct assembly){.is_open = true, .type = m->type, .xid = xid};
+    *a = (struct assembly){.is_open = true, .xid = xid};
     return 0;
 }
 
@@ -95,12 +95,14 @@ static int add_part(struct of_session *s, const struct of_multipart *m, uint32_t
 {
     struct assembly *a = &s->assembly;
     bool belongs = a->is_open && a->xid == xid;
-    if (!belongs && begin_assembly(a, m, xid, e)) return -EINVAL;
-    int ret = a->type == m->type ? append(a, m, e)
-                                 : of_wrong(e, OFPET_BAD_REQUEST, OFPBRC_BAD_MULTIPART, "its parts have other types");
+    if (m->type != OFPMP_TABLE_FEATURES)
+        return of_wrong(e, OFPET_BAD_REQUEST, OFPBRC_MULTIPART_BUFFER_OVERFLOW,
+                        "only table features may come in parts");
+    if (!belongs && begin_assembly(a, xid, e)) return -EINVAL;
+    int ret = append(a, m, e);
     if (ret == 0 && m->more) return 0;
     if (ret == 0) {
-        const struct of_request r = {.type = a->type, .xid = xid, .body = a->bytes, .bytes = a->count};
+        const struct of_request r = {.type = m->type, .xid = xid, .body = a->bytes, .bytes = a->count};
         ret = answer(s, &r, e);
     }
     assembly_clear(a);
@@ -111,7 +113,8 @@ int agent_multipart(struct of_session *s, const struct of_msg *m, struct of_erro
 {
     struct of_multipart part;
     if (of_get_multipart(m, &part, e)) return -EINVAL;
-    if (part.more || (s->assembly.is_open && s->assembly.xid == m->xid)) return add_part(s, &part, m->xid, e);
+    bool goes_on = part.type == OFPMP_TABLE_FEATURES && s->assembly.is_open && s->assembly.xid == m->xid;
+    if (part.more || goes_on) return add_part(s, &part, m->xid, e);
     const struct of_request r = {.type = part.type, .xid = m->xid, .body = part.body, .bytes = part.bytes};
     return answer(s, &r, e);
 }

@@ -335,20 +335,9 @@ static const struct {
     [OFPMP_PORT_DESC] = {tell_ports, NULL},
 };
 
-static int refuse_experimenter(const struct of_request *r, struct of_error *e)
-{
-    struct ofp_experimenter x;
-    if (r->bytes < sizeof x) return of_wrong(e, OFPET_BAD_REQUEST, OFPBRC_BAD_LEN, "an experimenter's request");
-    memcpy(&x, r->body, sizeof x);
-    unsigned code = be32_get(x.experimenter) == NX_EXPERIMENTER_ID ? OFPBRC_BAD_EXP_TYPE : OFPBRC_BAD_EXPERIMENTER;
-    return of_wrong(e, OFPET_BAD_REQUEST, code, "experimenter 0x%08x", be32_get(x.experimenter));
-}
-
 int agent_answer_to(struct of_session *s, const struct of_request *r, struct answer *out, struct of_error *e)
 {
-    if (r->type == OFPMP_EXPERIMENTER) return refuse_experimenter(r, e);
-    if (r->type >= ARRAY_LEN(answers))
-        return of_wrong(e, OFPET_BAD_REQUEST, OFPBRC_BAD_MULTIPART, "no multipart request has type %u", r->type);
+    assert(r->type < ARRAY_LEN(answers)); /* of_get_multipart() knows it */
     if (r->type == OFPMP_TABLE_FEATURES && r->bytes && s->role == OFPCR_ROLE_SLAVE)
         return of_wrong(e, OFPET_BAD_REQUEST, OFPBRC_IS_SLAVE, "a slave may not change anything");
     out->more = answers[r->type].more;
