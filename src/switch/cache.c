@@ -30,7 +30,8 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-/* Not in huge pages: a quiet port's cache is to take no more than it uses. */
+/* Not in huge pages: a quiet port's cache is to take no more than it uses, and a busy one would wait while the kernel moves others' memory
+ * to make them. */
 static void *map(size_t bytes)
 {
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
