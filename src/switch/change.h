@@ -51,15 +51,17 @@ struct change_log {
     struct change changes[CHANGE_LOG];
 };
 
-/* What a megaflow depends on. */
+/* What a megaflow depends on. No padding: compared as bytes. */
 struct change_deps {
     uint16_t bridge;
     bool mac;      /* it consulted the addresses */
     bool modified; /* tables may have seen another key than the packet's */
+    uint8_t unused[4];
     uint64_t tables[4];
     uint64_t mac_src, mac_dst; /* mac_key() */
     uint64_t groups;           /* a bit of each that it asked, change_group_bit() */
 };
+static_assert(sizeof(struct change_deps) == 64, "no padding");
 
 void change_init(struct change_log *l);
 void change_destroy(struct change_log *l);
