@@ -355,6 +355,15 @@ static bool is_simple(const struct flow_key *mask)
     return any == 0;
 }
 
+/* Of little worth as a hash, but quickly had. */
+static uint64_t mask_sum(const struct flow_key *mask)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
+        sum += mask->words[i] << i | mask->words[i] >> (64 - FLOW_KEY_WORDS + i);
+    return sum;
+}
+
 static struct subtable *table_new(struct cache *c, struct cache_port *p, const struct flow_key *mask)
 {
     struct subtable *t = calloc(1, sizeof *t);
@@ -366,6 +375,7 @@ static struct subtable *table_new(struct cache *c, struct cache_port *p, const s
     }
     t->port = p;
     t->whole = *mask;
+    t->mask_sum = mask_sum(mask);
     t->simple = is_simple(mask);
     t->bucket_mask = BUCKETS_MIN - 1;
     t->buckets = buckets_new(t->bucket_mask);
@@ -410,8 +420,9 @@ static void mask_full(struct flow_key *m)
 static struct subtable *subtable_find(const struct cache_port *p, const struct flow_key *mask)
 {
     if (p->recent && memcmp(&p->recent->whole, mask, sizeof *mask) == 0) return p->recent;
+    uint64_t sum = mask_sum(mask);
     for (struct subtable *t = p->tables; t; t = t->next)
-        if (memcmp(&t->whole, mask, sizeof *mask) == 0) return t;
+        if (t->mask_sum == sum && memcmp(&t->whole, mask, sizeof *mask) == 0) return t;
     return NULL;
 }
 

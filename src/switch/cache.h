@@ -84,6 +84,7 @@ struct megaflow_cold {
 struct subtable {
     struct subtable *next; /* of its port, most used first */
     struct cache_port *port;
+    uint64_t mask_sum; /* of whole: others are told apart by it */
     uint8_t words;
     uint8_t id; /* for hints; 0: none */
     uint8_t index[FLOW_KEY_PACKET_WORDS];

@@ -94,7 +94,13 @@ static inline uint32_t probe_compare(const struct cache *c, const struct probe *
     return line;
 }
 
-static void probe_table(const struct cache *c, struct subtable *t, struct burst *b)
+static uint8_t *hint_of(const struct cache *c, uint64_t hash)
+{
+    return &c->hints[hash >> 20 & (CACHE_HINTS - 1)];
+}
+
+/* hint: note where each packet was found. */
+static void probe_table(const struct cache *c, struct subtable *t, struct burst *b, bool hint)
 {
     struct probe probes[BURST];
     for (unsigned i = 0; i < b->left; i++) {
@@ -108,17 +114,13 @@ static void probe_table(const struct cache *c, struct subtable *t, struct burst 
         unsigned at = b->at[i];
         b->lines[at] = probe_compare(c, &probes[i], b->keys[at]);
         if (!b->lines[at]) b->at[left++] = (uint8_t)at;
+        else if (hint) *hint_of(c, b->whole_hash[at]) = t->id;
     }
     t->hits += b->left - left;
     b->left = left;
 }
 
 /* ---- hints ---- */
-
-static uint8_t *hint_of(const struct cache *c, uint64_t hash)
-{
-    return &c->hints[hash >> 20 & (CACHE_HINTS - 1)];
-}
 
 /* Each packet in the subtable where its like was found last. */
 static void probe_hinted(const struct cache *c, const struct cache_port *p, struct burst *b)
@@ -241,17 +243,6 @@ static uint32_t still_left(const struct burst *b)
     return bits;
 }
 
-/* The tables one after the other, and where each packet was found is noted. */
-static void probe_all(const struct cache *c, struct cache_port *p, struct burst *b)
-{
-    for (struct subtable *t = p->tables; t && b->left; t = t->next) {
-        uint32_t before = still_left(b);
-        probe_table(c, t, b);
-        for (uint32_t found = before & ~still_left(b); found; found &= found - 1)
-            *hint_of(c, b->whole_hash[__builtin_ctz(found)]) = t->id;
-    }
-}
-
 void cache_lookup(struct cache *c, struct cache_port *p, const struct flow_key *const *keys, unsigned count,
                   uint32_t is_short, uint32_t *lines)
 {
@@ -262,7 +253,7 @@ void cache_lookup(struct cache *c, struct cache_port *p, const struct flow_key *
     }
     if (!p->tables) return;
     if (!p->tables->next) { /* with a single mask nothing else is cheaper */
-        probe_table(c, p->tables, &b);
+        probe_table(c, p->tables, &b, false);
         c->stats.megaflow_hits += count - b.left;
         return;
     }
@@ -272,7 +263,8 @@ void cache_lookup(struct cache *c, struct cache_port *p, const struct flow_key *
     uint32_t elsewhere = still_left(&b);
     unsigned misses = b.left;
     probe_hinted(c, p, &b);
-    if (b.left) probe_all(c, p, &b);
+    for (struct subtable *t = p->tables; t && b.left; t = t->next)
+        probe_table(c, t, &b, true);
     c->stats.megaflow_hits += misses - b.left;
     for (elsewhere &= is_short; exact && elsewhere; elsewhere &= elsewhere - 1) {
         unsigned at = (unsigned)__builtin_ctz(elsewhere);
