@@ -9,6 +9,7 @@
 /* More in a leaf, and a flow goes to a group of a finer mask: soon at the coarsest level, late where only its own is left. */
 #define LEAF_FLOWS 16u
 #define LEAF_FLOWS_FINE 32u
+#define PREFETCH_FLOWS 256u /* of a group, from which it is worth to fetch ahead */
 #define NO_PRIORITY (-1)
 #define CHAINS_MIN 16u
 
@@ -31,7 +32,7 @@ struct trie_node {
 struct group {
     _Atomic uintptr_t root;
     _Atomic int max_priority;
-    unsigned count;
+    _Atomic unsigned count;
     struct flow_key mask;
     struct epoch_node retired;
 };
@@ -126,6 +127,41 @@ struct flow *table_lookup(const struct flow_table *t, const struct flow_key *k, 
         best = group_lookup(g, k, mask, best);
     }
     return best;
+}
+
+/* One step down for each key that is not at a leaf yet. False: all are. */
+static bool step_down(const struct flow_key *const *keys, uintptr_t *at, unsigned count)
+{
+    bool any = false;
+    for (unsigned i = 0; i < count; i++) {
+        if (!at[i] || (at[i] & LEAF_TAG)) continue;
+        struct trie_node *n = node_of(at[i]);
+        at[i] = atomic_load_explicit(&n->child[bit_of((const uint8_t *)keys[i], n->bit)], memory_order_acquire);
+        __builtin_prefetch((const void *)(at[i] & ~LEAF_TAG));
+        any = true;
+    }
+    return any;
+}
+
+static void group_prefetch(struct group *g, const struct flow_key *const *keys, unsigned count)
+{
+    uintptr_t at[TABLE_PREFETCH], root = atomic_load_explicit(&g->root, memory_order_acquire);
+    for (unsigned i = 0; i < count; i++)
+        at[i] = root;
+    while (step_down(keys, at, count))
+        ;
+    for (unsigned i = 0; i < count; i++)
+        if (at[i]) __builtin_prefetch(leaf_of(at[i])->flows[0]);
+    for (unsigned i = 0; i < count; i++)
+        if (at[i]) __builtin_prefetch(atomic_load_explicit(&leaf_of(at[i])->flows[0]->code, memory_order_acquire));
+}
+
+void table_prefetch(const struct flow_table *t, const struct flow_key *const *keys, unsigned count)
+{
+    const struct group_array *a = atomic_load_explicit(&t->groups, memory_order_acquire);
+    for (unsigned i = 0; a && i < a->count; i++)
+        if (atomic_load_explicit(&a->groups[i]->count, memory_order_relaxed) >= PREFETCH_FLOWS)
+            group_prefetch(a->groups[i], keys, count);
 }
 
 /* ---- flows ---- */

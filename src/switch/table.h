@@ -106,6 +106,10 @@ void table_destroy(struct flow_table *t);
 /* NULL: no flow matches. mask gains the bits that were looked at. */
 struct flow *table_lookup(const struct flow_table *t, const struct flow_key *k, struct flow_key *mask);
 
+/* Several keys will be looked up soon: what that reads is fetched for all of them at the same time. At most TABLE_PREFETCH. */
+#define TABLE_PREFETCH 32u
+void table_prefetch(const struct flow_table *t, const struct flow_key *const *keys, unsigned count);
+
 struct flow *table_find(const struct flow_table *t, const struct flow_match *m, uint16_t priority);
 /* Adds f, or puts it in the place of one with the same match and priority (which loses the table's reference when nobody can
  * hold it). 0 or -ENOMEM: nothing has changed. */

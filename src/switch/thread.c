@@ -198,6 +198,16 @@ static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_gen
     quota_spend(b);
 }
 
+/* All of them will be looked up in table 0: the memory latency of one is spent on the others. */
+static void fetch_flows(const struct burst *b, const uint8_t *missed, unsigned misses)
+{
+    const struct flow_key *keys[TABLE_PREFETCH];
+    for (unsigned i = 0; i < misses; i++)
+        keys[i] = b->keys[missed[i]];
+    table_prefetch(&b->in->bridge->tables[0], keys, misses);
+}
+static_assert(TABLE_PREFETCH >= PACKET_BATCH, "a burst's keys");
+
 /* Hits first; what is no longer true, and what was not found, afterwards and in order. */
 static void obey_all(struct burst *b)
 {
@@ -216,6 +226,7 @@ static void obey_all(struct burst *b)
         missed[misses++] = (uint8_t)i;
     }
     if (misses == 0) return;
+    if (misses > 1) fetch_flows(b, missed, misses);
     quota_begin(b);
     for (unsigned i = 0; i < misses; i++)
         miss(b, missed[i], b->lines[missed[i]], stale_generation[i]);
