@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "switch/group.h"
 #include "switch/test_rig.h"
 
 #define A "02:00:00:00:00:0a"
@@ -116,6 +117,65 @@ static void packets(void **state)
     }
 }
 
+/* Its megaflows have to be made anew. */
+static void cache_forgets(struct rig *r)
+{
+    unsigned n = countdown;
+    countdown = 0;
+    bridge_mac_flush(r->bridge);
+    rig_flow(r, "priority=2,udp,tp_dst=1999,actions=drop");
+    countdown = n;
+}
+
+static int set_group(struct rig *r, const char *text, bool modify)
+{
+    struct group_spec g;
+    struct errmsg e;
+    unsigned n = countdown;
+    countdown = 0;
+    assert_int_equal(group_parse(&g, text, NULL, &e), 0);
+    countdown = n;
+    int ret = modify ? bridge_group_modify(r->bridge, &g, NULL, &e) : bridge_group_add(r->bridge, &g, NULL, &e);
+    countdown = 0;
+    group_spec_clear(&g);
+    return ret;
+}
+
+#define GROUP                                                                                                          \
+    "group_id=1,type=all,bucket=set_field:02:00:00:00:00:cc->eth_dst,output:2,bucket=push_vlan:0x8100,output:3"
+
+static void groups(void **state)
+{
+    (void)state;
+    for (unsigned what = 0; what < 4; what++) {
+        bool done = false;
+        for (unsigned n = 1; !done; n++) {
+            struct rig r;
+            int ret = 0;
+            rig_open(&r, NULL, BRIDGE_SECURE, 4);
+            rig_group(&r, "group_id=2,type=indirect,bucket=output:4");
+            if (what > 0) rig_group(&r, GROUP);
+            if (what > 1) rig_flow(&r, "priority=1,actions=group:1");
+            uint32_t before = sent_to(&r), then = before;
+            failed = false;
+            countdown = n;
+            if (what == 0) ret = set_group(&r, GROUP, false);
+            if (what == 1) ret = add(&r, "priority=1,actions=group:1");
+            if (what == 1 && !ret) then = 1u << 2 | 1u << 3;
+            if (what == 2) ret = set_group(&r, "group_id=1,type=all,bucket=dec_ttl,output:3,bucket=group:2", true);
+            if (what == 2 && !ret) then = 1u << 3 | 1u << 4;
+            if (what == 3) cache_forgets(&r);
+            assert_true(ret == 0 || (ret == -ENOMEM && failed));
+            assert_int_equal(sent_to(&r), then);
+            countdown = 0;
+            assert_int_equal(bridge_group_count(r.bridge), what || !ret ? 2 : 1);
+            assert_int_equal(sent_to(&r), then);
+            done = !failed;
+            rig_close(&r);
+        }
+    }
+}
+
 static void ports_and_bridges(void **state)
 {
     bool done = false;
@@ -142,6 +202,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(flows),
         cmocka_unit_test(packets),
+        cmocka_unit_test(groups),
         cmocka_unit_test(ports_and_bridges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,6 +3,7 @@
  * Threads that forward while the control thread changes everything: after switch_barrier() nobody obeys what was before, a
  * removed port is not sent to, and the thread sanitizer has nothing to say.
  */
+#include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +14,7 @@
 #include <cmocka.h>
 
 #include "loop/clock.h"
+#include "switch/group.h"
 #include "switch/test_rig.h"
 
 #define THREADS 3u
@@ -142,12 +144,36 @@ static void flow_to(struct world *w, unsigned port)
     flow_do(w, text, true);
 }
 
+static void group_to(struct world *w, unsigned port)
+{
+    struct action out = {.type = ACTION_OUTPUT, .output = {.port = port}};
+    struct group_bucket k = {.weight = 1,
+                             .watch_port = SWITCH_PORT_ANY,
+                             .watch_group = SWITCH_GROUP_ANY,
+                             .actions = {.count = 1, .list = &out}};
+    struct group_spec g = {.id = 1, .type = GROUP_SELECT, .count = 1, .buckets = &k};
+    struct errmsg e;
+    int ret = bridge_group_modify(w->bridge, &g, NULL, &e);
+    if (ret == -ENOENT) ret = bridge_group_add(w->bridge, &g, NULL, &e);
+    assert_int_equal(ret, 0);
+}
+
+/* By a flow, by a flow that goes to a group, by a group that its flow stays with, and by a flow while the group goes. */
+static void change_way(struct world *w, unsigned round, unsigned port)
+{
+    struct errmsg e;
+    if (round % 4 >= 2) group_to(w, port);
+    if (round % 4 == 2) flow_do(w, "table=1,priority=5,ip,nw_dst=10.2.0.0/16,actions=group:1", true);
+    if (round % 4 < 2) flow_to(w, port);
+    if (round % 4 == 0) assert_int_equal(bridge_group_delete(w->bridge, 1, NULL, &e), 0);
+}
+
 /* What was before must not be obeyed once the barrier is passed. */
 static void swap(struct world *w, unsigned round)
 {
     unsigned now = round % 2 ? LEFT : RIGHT, before = round % 2 ? RIGHT : LEFT;
     atomic_store(&w->forbidden, 0);
-    flow_to(w, now);
+    change_way(w, round, now);
     switch_barrier(w->sw);
     atomic_store(&w->forbidden, before);
     usleep(200);
@@ -157,6 +183,12 @@ static void see_flow(void *arg, const struct flow_spec *f, const struct flow_sta
 {
     (void)f;
     *(uint64_t *)arg += s->packets;
+}
+
+static void see_group(void *arg, const struct group_spec *g, const struct group_stats *s)
+{
+    (void)g;
+    *(uint64_t *)arg += s->packets + s->buckets[0].packets;
 }
 
 static void see_megaflow(void *arg, const struct megaflow_info *m)
@@ -175,6 +207,7 @@ static void look(struct world *w)
     struct switch_stats s;
     uint64_t sum = 0;
     bridge_flow_each(w->bridge, &all, see_flow, &sum);
+    bridge_group_each(w->bridge, SWITCH_GROUP_ALL, see_group, &sum);
     switch_megaflow_each(w->sw, NULL, see_megaflow, &sum);
     bridge_mac_each(w->bridge, see_mac, &sum);
     switch_stats_read(w->sw, &s);
