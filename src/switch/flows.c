@@ -29,18 +29,6 @@ static const struct instructions *instructions_of(const struct flow *f)
     return &atomic_load_explicit(&f->code, memory_order_relaxed)->instructions;
 }
 
-static bool overlaps_another(const struct bridge *b, const struct flow_spec *f)
-{
-    LIST_FOR_EACH (node, &b->tables[f->table].flows) {
-        const struct flow *other = list_entry(node, struct flow, node);
-        struct flow_match m;
-        if (other->priority != f->priority) continue;
-        flow_to_match(other, &m);
-        if (flow_match_overlaps(&m, &f->match)) return true;
-    }
-    return false;
-}
-
 static void wrong(enum flow_wrong *why, enum flow_wrong reason)
 {
     if (why) *why = reason;
@@ -50,7 +38,7 @@ static void wrong(enum flow_wrong *why, enum flow_wrong reason)
 static int check_place(const struct bridge *b, const struct flow_spec *f, const struct flow *old, enum flow_wrong *why,
                        struct errmsg *e)
 {
-    if ((f->flags & FLOW_CHECK_OVERLAP) && overlaps_another(b, f)) {
+    if ((f->flags & FLOW_CHECK_OVERLAP) && table_find_overlap(&b->tables[f->table], &f->match, f->priority)) {
         wrong(why, FLOW_OVERLAP);
         return errmsg_set(e, EEXIST, "a flow of the same priority overlaps");
     }

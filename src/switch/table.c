@@ -358,6 +358,43 @@ struct flow *table_find(const struct flow_table *t, const struct flow_match *m, 
     return NULL;
 }
 
+static struct flow *leaf_overlap(const struct trie_leaf *leaf, const struct flow_match *m, uint16_t priority)
+{
+    for (unsigned i = 0; i < leaf->count; i++) {
+        struct flow_match own;
+        if (leaf->flows[i]->priority != priority) continue;
+        flow_to_match(leaf->flows[i], &own);
+        if (flow_match_overlaps(&own, m)) return leaf->flows[i];
+    }
+    return NULL;
+}
+
+/* Both ways where m does not look at the bit that a node tests. */
+static struct flow *trie_overlap(uintptr_t at, const struct flow_match *m, uint16_t priority)
+{
+    struct flow *f = NULL;
+    while (at && !(at & LEAF_TAG)) {
+        const struct trie_node *n = node_of(at);
+        unsigned side = bit_of((const uint8_t *)&m->key, n->bit);
+        if (atomic_load_explicit(&n->max_priority, memory_order_relaxed) < priority) return NULL;
+        if (!bit_of((const uint8_t *)&m->mask, n->bit))
+            f = trie_overlap(atomic_load_explicit(&n->child[!side], memory_order_relaxed), m, priority);
+        if (f) return f;
+        at = atomic_load_explicit(&n->child[side], memory_order_relaxed);
+    }
+    return at ? leaf_overlap(leaf_of(at), m, priority) : NULL;
+}
+
+struct flow *table_find_overlap(const struct flow_table *t, const struct flow_match *m, uint16_t priority)
+{
+    const struct group_array *a = atomic_load_explicit(&t->groups, memory_order_relaxed);
+    struct flow *f = NULL;
+    for (unsigned i = 0; a && i < a->count && !f; i++)
+        if (atomic_load_explicit(&a->groups[i]->max_priority, memory_order_relaxed) >= priority)
+            f = trie_overlap(atomic_load_explicit(&a->groups[i]->root, memory_order_relaxed), m, priority);
+    return f;
+}
+
 /* Room for one more. */
 static int index_grow(struct flow_table *t)
 {

@@ -111,6 +111,8 @@ struct flow *table_lookup(const struct flow_table *t, const struct flow_key *k, 
 void table_prefetch(const struct flow_table *t, const struct flow_key *const *keys, unsigned count);
 
 struct flow *table_find(const struct flow_table *t, const struct flow_match *m, uint16_t priority);
+/* A flow of that priority of which there are packets that m matches, too; NULL: there is none. */
+struct flow *table_find_overlap(const struct flow_table *t, const struct flow_match *m, uint16_t priority);
 /* Adds f, or puts it in the place of one with the same match and priority (which loses the table's reference when nobody can
  * hold it). 0 or -ENOMEM: nothing has changed. */
 int table_insert(struct flow_table *t, struct epoch *e, struct flow *f, struct flow *replaced);

@@ -103,8 +103,31 @@ static struct flow *naive(const struct world *w, const struct flow_key *k)
     return best;
 }
 
+static void look_for_overlap(const struct world *w)
+{
+    struct flow_match m;
+    uint16_t priority = (uint16_t)rnd(20);
+    bool expected = false;
+    random_match(w, &m);
+    if (rnd(2)) { /* many of them overlap with nothing */
+        want(&m, FIELD_IPV4_SRC, address(w), UINT32_MAX);
+        want(&m, FIELD_IPV4_DST, address(w), UINT32_MAX);
+    }
+    if (w->count && rnd(2)) priority = w->flows[rnd(w->count)]->priority;
+    for (unsigned i = 0; i < w->count && !expected; i++)
+        expected = w->flows[i]->priority == priority && flow_match_overlaps(&w->match[i], &m);
+    const struct flow *f = table_find_overlap(&w->table, &m, priority);
+    assert_int_equal(f != NULL, expected);
+    if (!f) return;
+    struct flow_match own;
+    flow_to_match(f, &own);
+    assert_true(f->priority == priority && flow_match_overlaps(&own, &m));
+}
+
 static void look(const struct world *w)
 {
+    look_for_overlap(w);
+
     struct flow_key k, mask = {{{0}}};
     random_key(w, &k);
     struct flow *f = table_lookup(&w->table, &k, &mask);
