@@ -306,13 +306,13 @@ void flow_to_spec(const struct flow *f, struct flow_spec *out)
 
 bool flow_covered(const struct flow *f, const struct flow_match *m)
 {
-    struct flow_match own;
-    flow_to_match(f, &own);
-    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++) {
-        if (m->mask.words[i] & ~own.mask.words[i]) return false;
-        if ((m->key.words[i] ^ own.key.words[i]) & m->mask.words[i]) return false;
+    uint64_t missing = 0;
+    for (unsigned i = 0, n = 0; i < FLOW_KEY_WORDS; i++) {
+        struct flow_word own = {0, 0};
+        if (n < f->words && f->index[n] == i) own = f->word[n++];
+        missing |= (m->mask.words[i] & ~own.mask) | ((m->key.words[i] ^ own.value) & m->mask.words[i]);
     }
-    return true;
+    return missing == 0;
 }
 
 /* ---- the writer: index of all flows ---- */
@@ -338,12 +338,13 @@ void table_init(struct flow_table *t)
 
 static bool same_match(const struct flow *f, const struct flow_match *m)
 {
-    struct flow_match own;
-    flow_to_match(f, &own);
-    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
-        if (own.mask.words[i] != m->mask.words[i] || own.key.words[i] != (m->key.words[i] & m->mask.words[i]))
-            return false;
-    return true;
+    uint64_t differ = 0;
+    for (unsigned i = 0, n = 0; i < FLOW_KEY_WORDS; i++) {
+        struct flow_word own = {0, 0};
+        if (n < f->words && f->index[n] == i) own = f->word[n++];
+        differ |= (own.mask ^ m->mask.words[i]) | (own.value ^ (m->key.words[i] & m->mask.words[i]));
+    }
+    return differ == 0;
 }
 
 struct flow *table_find(const struct flow_table *t, const struct flow_match *m, uint16_t priority)
@@ -358,13 +359,18 @@ struct flow *table_find(const struct flow_table *t, const struct flow_match *m, 
     return NULL;
 }
 
+static bool overlaps(const struct flow *f, const struct flow_match *m)
+{
+    uint64_t differ = 0;
+    for (unsigned i = 0; i < f->words; i++)
+        differ |= (f->word[i].value ^ m->key.words[f->index[i]]) & f->word[i].mask & m->mask.words[f->index[i]];
+    return differ == 0;
+}
+
 static struct flow *leaf_overlap(const struct trie_leaf *leaf, const struct flow_match *m, uint16_t priority)
 {
     for (unsigned i = 0; i < leaf->count; i++) {
-        struct flow_match own;
-        if (leaf->flows[i]->priority != priority) continue;
-        flow_to_match(leaf->flows[i], &own);
-        if (flow_match_overlaps(&own, m)) return leaf->flows[i];
+        if (leaf->flows[i]->priority == priority && overlaps(leaf->flows[i], m)) return leaf->flows[i];
     }
     return NULL;
 }
