@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Flow texts from anybody. input: a byte that says how it is read, then the text. Whatever is taken, and is right by
+ * Flow texts, and groups', from anybody. input: a byte that says how it is read, then the text. Whatever is taken, and is right by
  * flow_check(), is written in a form that is read as the same flow and written the same way.
  */
 #include <stdint.h>
@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "switch/flow.h"
+#include "switch/group.h"
 #include "switch/guard.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -68,6 +69,41 @@ static void as_flow(const char *text, enum flow_parse how)
     instructions_clear(&f.instructions);
 }
 
+static char *group_written(const struct group_spec *g)
+{
+    char *text = NULL;
+    size_t bytes;
+    FILE *out = open_memstream(&text, &bytes);
+    check(out);
+    group_format(out, g, &names);
+    fclose(out);
+    return text;
+}
+
+/* A group, whose buckets flow_check_bucket() likes, is read back as it was written. */
+static void as_group(const char *text)
+{
+    struct group_spec g, again;
+    struct errmsg e;
+    bool right = true;
+    if (group_parse(&g, text, &names, &e)) return;
+    for (unsigned i = 0; i < g.count && right; i++)
+        right = flow_check_bucket(&g.buckets[i].actions, NULL, &e) == 0;
+    if (right) {
+        char *first = group_written(&g);
+        check(group_parse(&again, first, &names, &e) == 0);
+        check(again.id == g.id && again.type == g.type && again.count == g.count);
+        for (unsigned i = 0; i < g.count; i++)
+            check(again.buckets[i].weight == g.buckets[i].weight);
+        char *second = group_written(&again);
+        check(strcmp(first, second) == 0);
+        group_spec_clear(&again);
+        free(first);
+        free(second);
+    }
+    group_spec_clear(&g);
+}
+
 /* A packet, and what the guard of a port that its text also describes says to it. */
 static void as_packet(const char *text)
 {
@@ -99,9 +135,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check(text);
     memcpy(text, data + 1, size - 1);
     text[size - 1] = 0;
-    unsigned how = data[0] % 5;
+    unsigned how = data[0] % 6;
     if (how < 4) as_flow(text, (enum flow_parse)how);
-    else as_packet(text);
+    else if (how == 4) as_packet(text);
+    else as_group(text);
     free(text);
     return 0;
 }
