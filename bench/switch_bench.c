@@ -13,6 +13,7 @@
 
 #include "loop/clock.h"
 #include "switch/meter.h"
+#include "switch/group.h"
 #include "switch/switch.h"
 #ifdef __x86_64__
 #include <x86intrin.h>
@@ -460,12 +461,43 @@ static void access_list(struct bench *b)
     free(rules);
 }
 
+static void group(struct bench *b, const char *text)
+{
+    struct group_spec g;
+    struct errmsg e;
+    if (group_parse(&g, text, NULL, &e) || bridge_group_add(b->bridge, &g, NULL, &e)) fail(e.text);
+    group_spec_clear(&g);
+}
+
+/* The same connections by a rule for each, and by groups. */
+static void groups(struct bench *b)
+{
+    static const char *const types[][2] = {
+        {"1,024 flows, a rule of ports each", NULL},
+        {"1,024 flows, indirect group", "group_id=1,type=indirect,bucket=output:2"},
+        {"1,024 flows, select of 4",
+         "group_id=1,type=select,bucket=output:2,bucket=output:3,bucket=output:2,bucket=output:3"},
+        {"1,024 flows, fast failover", "group_id=1,type=ff,bucket=watch_port:9,output:4,bucket=watch_port:2,output:2"},
+        {"1,024 flows, all, two ports", "group_id=1,type=all,bucket=output:2,bucket=output:3"},
+        {"1,024 flows, all, one changed", "group_id=1,type=all,bucket=dec_ttl,output:2,bucket=output:3"},
+    };
+    for (unsigned i = 0; i < sizeof types / sizeof types[0]; i++) {
+        open_switch(b);
+        if (types[i][1]) group(b, types[i][1]);
+        flow(b, types[i][1] ? "priority=1,udp,actions=group:1" : "priority=1,udp,actions=output:2");
+        if (!types[i][1]) flow(b, "priority=2,udp,nw_src=1.1.1.1,nw_dst=1.1.1.2,tp_src=1,tp_dst=2,actions=drop");
+        tuples_spread(b, 1024, 8);
+        measure(b, types[i][0], true, false, b->packets);
+        close_switch(b);
+    }
+}
+
 static const struct figure {
     const char *name;
     void (*run)(struct bench *b);
 } figures[] = {
-    {"in_port", in_port}, {"exact", exact},   {"subtable", one_subtable}, {"masks", masks},
-    {"meter", metered},   {"misses", misses}, {"new", new_megaflows},     {"acl", access_list},
+    {"in_port", in_port}, {"exact", exact},       {"subtable", one_subtable}, {"masks", masks},   {"meter", metered},
+    {"misses", misses},   {"new", new_megaflows}, {"acl", access_list},       {"groups", groups},
 };
 
 int main(int argc, char **argv)
