@@ -82,18 +82,17 @@ static int check_spec(struct check *c, const struct flow_group *old)
 
 /* ---- chains ---- */
 
-/* The groups that a group names. visit returns false to end it. */
+/* The groups that a group names; child: NULL if it is not there (any more). visit returns false to end it. */
 static bool each_child(const struct bridge *b, const struct group_spec *g,
-                       bool (*visit)(void *arg, struct flow_group *child), void *arg)
+                       bool (*visit)(void *arg, uint32_t id, struct flow_group *child), void *arg)
 {
     for (unsigned i = 0; i < g->count; i++) {
         const struct group_bucket *k = &g->buckets[i];
-        struct flow_group *child = k->watch_group == SWITCH_GROUP_ANY ? NULL : group_find(b, k->watch_group);
-        if (child && !visit(arg, child)) return false;
+        if (k->watch_group != SWITCH_GROUP_ANY && !visit(arg, k->watch_group, group_find(b, k->watch_group)))
+            return false;
         for (unsigned j = 0; j < k->actions.count; j++) {
             const struct action *a = &k->actions.list[j];
-            child = a->type == ACTION_GROUP ? group_find(b, a->group) : NULL;
-            if (child && !visit(arg, child)) return false;
+            if (a->type == ACTION_GROUP && !visit(arg, a->group, group_find(b, a->group))) return false;
         }
     }
     return true;
@@ -105,11 +104,11 @@ struct search {
 };
 
 /* False: a way to where it began, or one that is too long. */
-static bool leads_elsewhere(void *arg, struct flow_group *child)
+static bool leads_elsewhere(void *arg, uint32_t id, struct flow_group *child)
 {
     struct search *s = arg;
-    if (child->spec.id == s->c->g->id || s->depth == GROUP_DEPTH_MAX) return false;
-    if (child->mark == s->c->b->group_mark) return true;
+    if (id == s->c->g->id || s->depth == GROUP_DEPTH_MAX) return false;
+    if (!child || child->mark == s->c->b->group_mark) return true;
     child->mark = s->c->b->group_mark;
     s->depth++;
     bool elsewhere = each_child(s->c->b, &child->spec, leads_elsewhere, s);
@@ -117,10 +116,11 @@ static bool leads_elsewhere(void *arg, struct flow_group *child)
     return elsewhere;
 }
 
-static bool max_height(void *arg, struct flow_group *child)
+static bool max_height(void *arg, uint32_t id, struct flow_group *child)
 {
     unsigned *height = arg;
-    if (child->new_height > *height) *height = child->new_height;
+    (void)id;
+    if (child && child->new_height > *height) *height = child->new_height;
     return true;
 }
 
@@ -150,10 +150,11 @@ static bool height_step(void *arg, struct flow_group *g)
     return !r->too_high;
 }
 
-static bool child_height(void *arg, struct flow_group *child)
+static bool child_height(void *arg, uint32_t id, struct flow_group *child)
 {
     unsigned *height = arg;
-    if (child->height > *height) *height = child->height;
+    (void)id;
+    if (child && child->height > *height) *height = child->height;
     return true;
 }
 

@@ -121,6 +121,13 @@ static void chains_end(void **state)
     rig_group(&r, "group_id=1,type=all,bucket=group:101");
     rig_group(&r, "group_id=200,type=select,bucket=watch_group:5,output:2");
     refused(&r, "group_id=5,type=select,bucket=watch_group:200,output:2", true, GROUP_LOOP);
+    /* One that is watched, and was away. */
+    struct errmsg e;
+    rig_group(&r, "group_id=201,type=all,bucket=output:2");
+    rig_group(&r, "group_id=202,type=select,bucket=watch_group:201,output:2");
+    assert_int_equal(bridge_group_delete(r.bridge, 201, NULL, &e), 0);
+    refused(&r, "group_id=201,type=select,bucket=watch_group:202,output:2", false, GROUP_LOOP);
+    refused(&r, "group_id=201,type=all,bucket=group:202", false, GROUP_LOOP);
     rig_close(&r);
 }
 
