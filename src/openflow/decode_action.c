@@ -42,7 +42,7 @@ static void get_output(const uint8_t *at, struct action *out)
     out->output.max_len = be16_get(a.max_len);
 }
 
-/* Metadata and ports of arrival cannot be set by it (7.2.5). */
+/* By the specification (7.2.5) metadata cannot be set by it; ovs-ofctl does, and it does no harm. */
 static int get_set_field(const uint8_t *at, size_t bytes, struct action *out, struct of_error *e)
 {
     struct cursor c = cursor_over(at, bytes);
@@ -52,7 +52,7 @@ static int get_set_field(const uint8_t *at, size_t bytes, struct action *out, st
     if (ret) return ret;
     if (c.left_bytes > 7)
         return of_wrong(e, OFPET_BAD_ACTION, OFPBAC_BAD_SET_LEN, "set_field of %zu bytes: too many", bytes);
-    if (!fields[v.field.id].writable || v.field.id == FIELD_METADATA)
+    if (!fields[v.field.id].writable)
         return of_wrong(e, OFPET_BAD_ACTION, OFPBAC_BAD_SET_TYPE, "%s cannot be set", fields[v.field.id].name);
     out->set.field = (uint8_t)v.field.id;
     out->set.value = v.value;

@@ -31,11 +31,11 @@ static void put_output(struct of_out *o, const struct action *a)
     of_out_put_bytes(o, &w, sizeof w);
 }
 
-/* 1.3's set_field has no mask, and does not set metadata. */
+/* 1.3's set_field has no mask. */
 static void put_set(struct of_out *o, const struct action *a)
 {
     enum field_id id = a->set.field;
-    if (!text_field_is_full(id, a->set.mask) || id == FIELD_METADATA) {
+    if (!text_field_is_full(id, a->set.mask)) {
         nicira_put_load(o, a);
         return;
     }

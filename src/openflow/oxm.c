@@ -210,6 +210,14 @@ static int get_field(struct cursor *c, struct flow_match *m, uint64_t *seen, str
     return 0;
 }
 
+/* ovs-ofctl may send a field of 1.5, that it is an Ethernet packet: which all are. Taken if so. */
+static bool get_packet_type(struct cursor *c)
+{
+    static const uint8_t ethernet[] = {0x80, 0x00, 44 << 1, 4, 0, 0, 0, 0};
+    if (c->left_bytes < sizeof ethernet || memcmp(c->at, ethernet, sizeof ethernet) != 0) return false;
+    return cursor_pull(c, sizeof ethernet);
+}
+
 int of_get_match(const uint8_t *at, size_t bytes, struct flow_match *out, size_t *used, struct of_error *e)
 {
     struct cursor c = cursor_over(at, bytes);
@@ -224,7 +232,7 @@ int of_get_match(const uint8_t *at, size_t bytes, struct flow_match *out, size_t
     uint64_t seen = 0;
     memset(out, 0, sizeof *out);
     while (list.left_bytes) {
-        int ret = get_field(&list, out, &seen, e);
+        int ret = get_packet_type(&list) ? 0 : get_field(&list, out, &seen, e);
         if (ret) return ret;
     }
     *used = round_up_8(length);
