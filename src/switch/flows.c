@@ -106,7 +106,7 @@ static long select_flows(struct bridge *b, const struct flow_spec *f, bool stric
     unsigned end = f->table == SWITCH_TABLE_ALL ? SWITCH_TABLES : first + 1u;
     size_t count = 0;
     for (unsigned t = first; t < end && t < SWITCH_TABLES; t++)
-        count += b->tables[t].count;
+        count += strict ? 1 : b->tables[t].count;
     struct flow **list = malloc((count + 1) * sizeof *list);
     if (!list) return -1;
     long n = 0;
@@ -226,7 +226,11 @@ int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict,
     wrong(why, FLOW_RIGHT);
     long count = select_flows(b, f, strict, &list);
     if (count < 0) return no_memory(e);
-    if (count && b->flow_gone) switch_fold(b->sw);
+    for (long i = 0; b->flow_gone && i < count; i++)
+        if (list[i]->flags & FLOW_SEND_REMOVED) {
+            switch_fold(b->sw); /* their counts are asked for */
+            break;
+        }
     for (long i = 0; i < count; i++)
         remove_flow(b, list[i], FLOW_GONE_DELETED);
     free(list);

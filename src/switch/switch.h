@@ -113,7 +113,8 @@ struct flow_list *bridge_flow_list(struct bridge *b, const struct flow_spec *sel
 /* False: that was the last. The specification's actions are good until the next call. */
 bool flow_list_next(struct flow_list *l, struct flow_spec *f, struct flow_stats *s);
 void flow_list_free(struct flow_list *l);
-/* Told of flows that go (for OpenFlow, and for who saves them). May be NULL. */
+/* Told of flows that go (for OpenFlow, and for who saves them). May be NULL. Of flows that were deleted without FLOW_SEND_REMOVED
+ * the counts may be a second old. */
 void bridge_on_flow_gone(struct bridge *b,
                          void (*gone)(void *arg, const struct flow_spec *f, const struct flow_stats *s,
                                       enum flow_gone why),
