@@ -200,7 +200,8 @@ static void flows(void **state)
     run(s, "$ofctl del-flows $BR");
     assert_int_equal(bridge_flow_count(s->w.rig.bridge), 0);
     run(s, "printf 'in_port=1,actions=2\\n' | $ofctl replace-flows $BR -");
-    run(s, "printf 'in_port=1,actions=2\\n' | $ofctl diff-flows $BR -");
+    run(s, "printf 'in_port=1,actions=2\\n' >$OVS_RUNDIR/flows; $ofctl diff-flows $BR $OVS_RUNDIR/flows && "
+           "rm $OVS_RUNDIR/flows");
 }
 
 static void groups(void **state)
