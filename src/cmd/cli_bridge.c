@@ -12,16 +12,15 @@
 static const struct option bridge_options[] = {
     {"fail-mode", required_argument, NULL, OPT_FAIL_MODE},
     {"mac-ageing", required_argument, NULL, OPT_MAC_AGEING},
+    {"datapath-id", required_argument, NULL, OPT_DATAPATH_ID},
     {0},
 };
 
 static int bridge_add(struct cli *c)
 {
     json_t *o = c->params = json_object(), *result;
-    for (int opt; (opt = cli_option(c)) != -1;) {
-        if (opt == OPT_FAIL_MODE) net_set_string(o, "fail_mode", optarg);
-        else net_set_number(c, o, "mac_ageing_s", "--mac-ageing", 1, 1000000);
-    }
+    for (int opt; (opt = cli_option(c)) != -1;)
+        net_bridge_option(c, opt, o);
     net_set_string(o, "name", cli_arguments(c, 1)[0]);
     int status = net_ask(c, "bridge.add", o, &result);
     if (result) printf("bridge %s is there\n", cli_string(result, "name"));
@@ -36,7 +35,9 @@ const struct cli_verb cli_bridge_add = {
     .options = bridge_options,
     .run = bridge_add,
     .help = "  --fail-mode standalone|secure\n"
-            "                          what it begins with: one flow that switches by addresses (NORMAL), or none\n"
+            "                          what it begins with: one flow that switches by addresses (NORMAL), or none;\n"
+            "                          with controllers, see `bridge set`\n"
+            "  --datapath-id HEX       up to 16 digits: its name in OpenFlow (default: a random one, which is kept)\n"
             "  --mac-ageing SECONDS    after which an address that is not heard of is forgotten (default 300)\n"
             "\nExamples:\n"
             "  creedence bridge add br0\n"
@@ -109,7 +110,12 @@ static int bridge_show(struct cli *c)
     printf("name          %s\n", cli_string(b, "name"));
     printf("state         %s\n", cli_string(b, "state"));
     printf("fail mode     %s\n", *cli_string(b, "fail_mode") ? cli_string(b, "fail_mode") : "standalone");
+    printf("datapath id   %s\n", cli_string(b, "datapath_id"));
     printf("flows         %lld\n", (long long)cli_integer(b, "flow_count"));
+    printf("groups        %lld\n", (long long)cli_integer(b, "group_count"));
+    printf("meters        %lld\n", (long long)cli_integer(b, "meter_count"));
+    printf("controllers   %zu, %lld there\n", json_array_size(json_object_get(b, "controllers")),
+           (long long)cli_integer(b, "controller_count"));
     printf("addresses     %lld\n", (long long)cli_integer(b, "mac_count"));
     if (json_array_size(ports)) puts("");
     if (json_array_size(ports)) net_print_ports(ports);

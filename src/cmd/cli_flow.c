@@ -6,130 +6,30 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "cmd/cli_batch.h"
 #include "cmd/cli_verbs.h"
 #include "control/network_config.h"
 #include "control/size.h"
 #include "control/text.h"
 
-#define FLOWS_MS 60000u
-#define BATCH_FLOWS 500u /* in one request: fewer than the daemon takes */
-#define BATCH_BYTES 65536u
-
 enum { OPT_STRICT = CLI_OPT, OPT_NO_STATS, OPT_GUARDS, OPT_SNAPLEN };
 
-/* ---- Flows, one by one or from a file ---- */
-
-struct batch {
-    struct cli *c;
-    const char *method, *bridge, *source; /* source NULL: a single flow of the command line */
-    bool strict;
-    json_t *flows;
-    unsigned lines[BATCH_FLOWS]; /* of the source */
-    size_t bytes;
-    json_int_t changed;
-};
-
-/* "line 3, column 5: ..." is about the batch: people count lines of their file, and a single flow has none. */
-static int say_what_is_wrong(const struct batch *b, const char *message)
-{
-    unsigned line = 0;
-    int used = 0;
-    if (sscanf(message, "line %u%n", &line, &used) != 1 || line < 1 || line > json_array_size(b->flows))
-        return cli_fail("%s", message);
-    const char *rest = message + used + strspn(message + used, ":, ");
-    if (!b->source) return cli_fail("%s", rest);
-    cli_fail("%s: line %u: %s", b->source, b->lines[line - 1], rest);
-    if (b->changed) fprintf(stderr, "What stands before line %u has been carried out.\n", b->lines[0]);
-    return CLI_FAILED;
-}
-
-static int batch_send(struct batch *b)
-{
-    struct errmsg e = {""};
-    json_t *result;
-    if (!json_array_size(b->flows)) return CLI_OK;
-    json_t *params = json_pack("{s:s, s:O, s:b}", "bridge", b->bridge, "flows", b->flows, "strict", b->strict);
-    if (cli_try_call(b->c, b->method, params, FLOWS_MS, &result, &e) < 0) return say_what_is_wrong(b, e.text);
-    b->changed += cli_integer(result, "changed");
-    json_decref(result);
-    json_array_clear(b->flows);
-    b->bytes = 0;
-    return CLI_OK;
-}
-
-static int batch_add(struct batch *b, const char *text, unsigned line)
-{
-    size_t len = strlen(text);
-    int status = CLI_OK;
-    if (json_array_size(b->flows) == BATCH_FLOWS || b->bytes + len > BATCH_BYTES) status = batch_send(b);
-    if (status != CLI_OK) return status;
-    b->lines[json_array_size(b->flows)] = line;
-    b->bytes += len;
-    if (json_array_append_new(b->flows, json_string(text)) < 0)
-        return cli_fail("%s: line %u: not text in UTF-8", b->source ? b->source : "the flow", line);
-    return CLI_OK;
-}
-
-/* Without what is empty, and what begins with '#'. */
-static int batch_add_file(struct batch *b, FILE *in)
-{
-    autofree char *line = NULL;
-    size_t room = 0;
-    int status = CLI_OK;
-    for (unsigned number = 1; status == CLI_OK && getline(&line, &room, in) > 0; number++) {
-        char *text = line + strspn(line, " \t\r\n");
-        size_t len = strlen(text);
-        while (len && strchr(" \t\r\n", text[len - 1]))
-            text[--len] = 0;
-        if (*text && *text != '#') status = batch_add(b, text, number);
-    }
-    if (status == CLI_OK && ferror(in)) return cli_fail("%s: %s", b->source, strerror(errno));
-    return status;
-}
-
-static int batch_run(struct batch *b, const char *flow)
-{
-    FILE *in = NULL;
-    if (strcmp(flow, "-") == 0) {
-        b->source = "standard input";
-        in = stdin;
-    } else if (strcmp(b->method, "flow.del") != 0 && !strstr(flow, "actions=")) {
-        b->source = flow;
-        in = fopen(flow, "r");
-        if (!in)
-            return cli_fail("%s: %s (expected a flow with actions=..., a file with one flow a line, or - for standard "
-                            "input)",
-                            flow, strerror(errno));
-    }
-    int status = in ? batch_add_file(b, in) : batch_add(b, flow, 1);
-    if (in && in != stdin) fclose(in);
-    return status == CLI_OK ? batch_send(b) : status;
-}
+/* ---- flow ---- */
 
 static const struct option strict_options[] = {{"strict", no_argument, NULL, OPT_STRICT}, {0}};
 
 static int change(struct cli *c, const char *method, const char *word, bool needs_flow)
 {
-    struct batch *b = calloc(1, sizeof *b);
-    if (!b) abort();
-    *b = (struct batch){.c = c, .method = method, .flows = json_array()};
+    bool strict = false;
     while (cli_option(c) != -1)
-        b->strict = true;
-    bool whole = !needs_flow && c->positional_count + (c->argc - optind) == 1; /* of the table */
-    char **args = cli_arguments(c, whole ? 1 : 2);
-    b->bridge = args[0];
-    int status = CLI_OK;
-    if (whole) {
-        json_array_append_new(b->flows, json_string(""));
-        status = batch_send(b);
-    } else {
-        status = batch_run(b, args[1]);
-    }
-    if (status == CLI_OK && c->json) cli_print_json(json_pack("{s:I}", "changed", b->changed));
-    else if (status == CLI_OK) printf("%lld flow%s %s\n", (long long)b->changed, b->changed == 1 ? "" : "s", word);
-    json_decref(b->flows);
-    free(b);
-    return status;
+        strict = true;
+    return cli_change(c, &(struct cli_change){.method = method,
+                                              .key = "flows",
+                                              .thing = "flow",
+                                              .word = word,
+                                              .file_unless = needs_flow ? "actions=" : NULL,
+                                              .strict = strict,
+                                              .flows = true});
 }
 
 static int flow_add(struct cli *c)
@@ -185,36 +85,6 @@ const struct cli_verb cli_flow_del = {
             "  creedence flow del br0 --strict 'priority=100,tcp,tp_dst=80'\n",
 };
 
-/* ---- Lists that come page by page ---- */
-
-/* visit() gets each entry; with --json they are collected and printed. params are stolen. */
-static int pages(struct cli *c, const char *method, json_t *params, const char *key,
-                 void (*visit)(json_t *entry, void *arg), void *arg)
-{
-    json_t *all = c->json ? json_array() : NULL, *result, *entry;
-    json_int_t from = 0;
-    int status;
-    for (;;) {
-        json_object_set_new(params, "from", json_integer(from));
-        status = cli_call(c, method, json_copy(params), FLOWS_MS, &result);
-        if (status != CLI_OK) break;
-        size_t i;
-        json_array_foreach(json_object_get(result, key), i, entry)
-        {
-            if (all) json_array_append(all, entry);
-            else visit(entry, arg);
-        }
-        json_int_t next = cli_integer(result, "next");
-        json_decref(result);
-        if (next <= from) break;
-        from = next;
-    }
-    json_decref(params);
-    if (all && status == CLI_OK) return cli_print_json(json_pack("{s:o}", key, all));
-    json_decref(all);
-    return status;
-}
-
 static const struct option dump_options[] = {
     {"no-stats", no_argument, NULL, OPT_NO_STATS},
     {"guards", no_argument, NULL, OPT_GUARDS},
@@ -249,7 +119,7 @@ static int flow_dump(struct cli *c)
     char **args = cli_arguments(c, match ? 2 : 1);
     json_object_set_new(params, "bridge", json_string(args[0]));
     if (match && *args[1]) json_object_set_new(params, "match", json_string(args[1]));
-    return pages(c, "flow.dump", params, "flows", print_flow, &stats);
+    return cli_pages(c, "flow.dump", params, "flows", print_flow, &stats);
 }
 
 const struct cli_verb cli_flow_dump = {
@@ -325,7 +195,7 @@ static int megaflow_dump(struct cli *c)
     char **args = cli_arguments(c, one);
     json_t *params = json_object();
     if (one) json_object_set_new(params, "bridge", json_string(args[0]));
-    return pages(c, "megaflow.dump", params, "megaflows", print_megaflow, one ? args[0] : NULL);
+    return cli_pages(c, "megaflow.dump", params, "megaflows", print_megaflow, one ? args[0] : NULL);
 }
 
 const struct cli_verb cli_megaflow_dump = {
@@ -394,7 +264,7 @@ static int mac_show(struct cli *c)
         ;
     const char *bridge = cli_arguments(c, 1)[0];
     cli_table_begin(&t, "MAC|>VLAN|>NUMBER|PORT|>AGE");
-    int status = pages(c, "mac.show", json_pack("{s:s}", "bridge", bridge), "macs", mac_row, &t);
+    int status = cli_pages(c, "mac.show", json_pack("{s:s}", "bridge", bridge), "macs", mac_row, &t);
     if (status == CLI_OK && !c->json) cli_table_end(&t);
     return status;
 }

@@ -38,6 +38,11 @@ enum {
     OPT_VIF_THREADS,
     OPT_TX,
     OPT_POLL_US,
+    OPT_DATAPATH_ID,
+    OPT_NAME,
+    OPT_KEY,
+    OPT_CERT,
+    OPT_CA,
 };
 
 extern const struct option net_list_options[]; /* of lists: --names, --bridge */
@@ -46,6 +51,7 @@ extern const struct option net_list_options[]; /* of lists: --names, --bridge */
 void net_set_string(json_t *o, const char *key, const char *text);
 void net_set_number(struct cli *c, json_t *o, const char *key, const char *option, uint64_t min, uint64_t max);
 void net_add_to_list(json_t *o, const char *key);
+void net_bridge_option(struct cli *c, int opt, json_t *o);
 /* What ports and cards have in common. True: it was one of these. */
 bool net_port_option(struct cli *c, int opt, json_t *o);
 

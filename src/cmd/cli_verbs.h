@@ -14,6 +14,10 @@ extern const struct cli_verb cli_port_add, cli_port_del, cli_port_set, cli_port_
 extern const struct cli_verb cli_vif_attach, cli_vif_detach, cli_vif_set, cli_vif_list, cli_vif_stats;
 extern const struct cli_verb cli_flow_add, cli_flow_mod, cli_flow_del, cli_flow_dump, cli_flow_trace;
 extern const struct cli_verb cli_megaflow_dump, cli_megaflow_stats, cli_mac_show, cli_mac_flush, cli_capture_verb;
+extern const struct cli_verb cli_bridge_set, cli_controller_add, cli_controller_del, cli_controller_list, cli_tls_set,
+    cli_tls_show, cli_tls_del;
+extern const struct cli_verb cli_group_add, cli_group_mod, cli_group_del, cli_group_dump, cli_meter_add, cli_meter_mod,
+    cli_meter_del, cli_meter_dump;
 extern const struct cli_verb cli_switch_set;
 extern const struct cli_verb cli_status, cli_top, cli_version, cli_upgrade, cli_shutdown;
 extern const struct cli_verb cli_debug_status, cli_debug_on, cli_debug_off;

@@ -65,46 +65,47 @@ static void page_fields(struct fields *f)
 /* ---- Flows ---- */
 
 /* least: of bytes in a flow; what is to be deleted may be everything. */
-static void check_flows(struct fields *f, size_t least)
+static void check_texts(struct fields *f, const char *key, size_t least)
 {
-    json_t *list = fields_array(f, "flows", 1, FLOWS_MAX), *text;
+    json_t *list = fields_array(f, key, 1, FLOWS_MAX), *text;
     size_t index, bytes = 0;
     json_array_foreach(list, index, text)
     {
         size_t len = json_string_length(text);
         const char *s = json_string_value(text);
         if (!s || len < least || len > FLOW_TEXT_MAX || strlen(s) != len || !network_text_valid(s))
-            fields_refuse(f, "flows", "flows of at most %u printable ASCII characters (line %zu is none)",
-                          FLOW_TEXT_MAX, index + 1);
+            fields_refuse(f, key, "%s of at most %u printable ASCII characters (line %zu is none)", key, FLOW_TEXT_MAX,
+                          index + 1);
         bytes += len;
     }
-    if (bytes > FLOWS_BYTES_MAX) fields_refuse(f, "flows", "at most %u bytes of flows at once", FLOWS_BYTES_MAX);
+    if (bytes > FLOWS_BYTES_MAX) fields_refuse(f, key, "at most %u bytes of %s at once", FLOWS_BYTES_MAX, key);
 }
 
-static void change_flows(struct daemon *d, struct rpc_call *call, json_t *params, const char *method)
+void network_change_texts(struct daemon *d, struct rpc_call *call, json_t *params, const char *method, const char *key)
 {
     struct network *n = d->host.network;
     struct field_error why = {0};
     struct fields f = fields_begin(params, "params", &why);
     const char *bridge = network_name_field(&f, "bridge");
-    fields_bool(&f, "strict", false);
-    check_flows(&f, strcmp(method, "flow.del") != 0);
+    bool deletes = strcmp(method + strlen(method) - 4, ".del") == 0;
+    if (strcmp(key, "flows") == 0) fields_bool(&f, "strict", false);
+    check_texts(&f, key, !deletes);
     if (ends_well(n, call, &f, bridge)) forward(n, call, method, json_incref(params), NETWORK_FLOWS_MS);
 }
 
 void method_flow_add(void *arg, struct rpc_call *call, json_t *params)
 {
-    change_flows(arg, call, params, "flow.add");
+    network_change_texts(arg, call, params, "flow.add", "flows");
 }
 
 void method_flow_mod(void *arg, struct rpc_call *call, json_t *params)
 {
-    change_flows(arg, call, params, "flow.mod");
+    network_change_texts(arg, call, params, "flow.mod", "flows");
 }
 
 void method_flow_del(void *arg, struct rpc_call *call, json_t *params)
 {
-    change_flows(arg, call, params, "flow.del");
+    network_change_texts(arg, call, params, "flow.del", "flows");
 }
 
 void method_flow_dump(void *arg, struct rpc_call *call, json_t *params)
@@ -115,6 +116,7 @@ void method_flow_dump(void *arg, struct rpc_call *call, json_t *params)
     const char *bridge = network_name_field(&f, "bridge");
     network_text_field(&f, "match", "", FLOW_TEXT_MAX);
     fields_bool(&f, "guards", false);
+    fields_uint(&f, "list", 0, 0, INT64_MAX);
     page_fields(&f);
     if (ends_well(n, call, &f, bridge)) forward(n, call, "flow.dump", json_incref(params), NETWORK_FLOWS_MS);
 }
@@ -174,6 +176,11 @@ void method_mac_flush(void *arg, struct rpc_call *call, json_t *params)
     struct fields f = fields_begin(params, "params", &why);
     const char *bridge = network_name_field(&f, "bridge");
     if (ends_well(n, call, &f, bridge)) forward(n, call, "mac.flush", json_incref(params), NETWORK_ASK_MS);
+}
+
+void network_page(struct daemon *d, struct rpc_call *call, json_t *params, const char *method)
+{
+    bridge_and_page(d, call, params, method, true);
 }
 
 /* ---- Captures ---- */

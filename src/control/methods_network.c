@@ -156,6 +156,7 @@ static void change_done(struct change *c)
         i->config = c->config;
         i->failed = false;
         network_let_in(i);
+        if (i->kind == NETWORK_BRIDGE) network_controllers_sync(i);
         network_save(n, c->call, network_item_json(i));
     } else {
         network_item_remove(i);
@@ -184,8 +185,7 @@ static void change_answered(void *arg, const struct peer_answer *a)
     free(c);
 }
 
-/* Both are stolen. */
-static void change(struct network_item *i, struct rpc_call *call, const char *method, json_t *params, json_t *config)
+void network_change(struct network_item *i, struct rpc_call *call, const char *method, json_t *params, json_t *config)
 {
     struct change *c = calloc(1, sizeof *c);
     assert(c);
@@ -203,7 +203,7 @@ static void change(struct network_item *i, struct rpc_call *call, const char *me
     free(c);
 }
 
-static bool is_free(struct network_item *i, struct rpc_call *call)
+bool network_is_free(struct network_item *i, struct rpc_call *call)
 {
     if (!i->busy && !i->adding && i->state != NETWORK_ASKED) return true;
     rpc_fail(call, RPC_BUSY, NULL, "another operation on %s %s is going on: try again when it is over",
@@ -223,7 +223,7 @@ static void remove_item(struct daemon *d, struct rpc_call *call, json_t *params,
         return;
     }
     struct network_item *i = network_need(d->host.network, call, kind, name);
-    if (!i || !is_free(i, call)) return;
+    if (!i || !network_is_free(i, call)) return;
     if (*bridge && strcmp(bridge, i->bridge) != 0) {
         rpc_fail(call, RPC_NOT_FOUND, NULL, "port %s is of bridge %s, not of %s", name, i->bridge, bridge);
     } else if (i->children) {
@@ -238,7 +238,7 @@ static void remove_item(struct daemon *d, struct rpc_call *call, json_t *params,
         const char *method = kind == NETWORK_VIF ? "vif.detach" : kind == NETWORK_PORT ? "port.del" : "bridge.del";
         json_t *o = json_pack("{s:s}", "name", name);
         if (kind == NETWORK_PORT) json_object_set_new(o, "bridge", json_string(i->bridge));
-        change(i, call, method, o, NULL);
+        network_change(i, call, method, o, NULL);
     }
 }
 
@@ -269,16 +269,22 @@ static void set_item(struct daemon *d, struct rpc_call *call, json_t *params, en
     }
     struct network_item *i = network_need(d->host.network, call, kind, name);
     json_t *config;
-    if (!i || !is_free(i, call)) return;
+    if (!i || !network_is_free(i, call)) return;
     if (*bridge && strcmp(bridge, i->bridge) != 0) {
         rpc_fail(call, RPC_NOT_FOUND, NULL, "port %s is of bridge %s, not of %s", name, i->bridge, bridge);
     } else if (network_config_change(&config, kind, i->config, params, "params", &why) < 0) {
         rpc_fail_field(call, &why);
     } else {
+        static const char *const methods[] = {"bridge.set", "port.set", "vif.set"};
         json_t *changes = json_copy(params);
-        json_object_set_new(changes, "bridge", json_string(i->bridge));
-        change(i, call, kind == NETWORK_PORT ? "port.set" : "vif.set", changes, config);
+        if (kind != NETWORK_BRIDGE) json_object_set_new(changes, "bridge", json_string(i->bridge));
+        network_change(i, call, methods[kind], changes, config);
     }
+}
+
+void method_bridge_set(void *arg, struct rpc_call *call, json_t *params)
+{
+    set_item(arg, call, params, NETWORK_BRIDGE);
 }
 
 void method_port_set(void *arg, struct rpc_call *call, json_t *params)

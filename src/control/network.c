@@ -38,7 +38,8 @@ struct network_item *network_item_new(struct network *n, enum network_kind kind,
     i->network = n;
     i->kind = kind;
     i->config = config;
-    i->flows_fd = i->listen_fd = -1;
+    i->flows_fd = i->mgmt_fd = i->snoop_fd = i->listen_fd = -1;
+    list_init(&i->controllers);
     snprintf(i->name, sizeof i->name, "%s", name);
     snprintf(i->bridge, sizeof i->bridge, "%s", bridge);
     snprintf(i->front_end, sizeof i->front_end, "listening");
@@ -59,6 +60,7 @@ static void item_free(struct network_item *i)
 {
     struct network *n = i->network;
     loop_timer_cancel(&i->limit);
+    network_openflow_end(i);
     list_remove(&i->node);
     n->count[i->kind]--;
     struct network_item *b = i->kind == NETWORK_BRIDGE ? NULL : network_find(n, NETWORK_BRIDGE, i->bridge);
@@ -86,6 +88,7 @@ void network_item_remove(struct network_item *i)
         network_drop_held(i);
         remove_socket(i, path);
     } else if (i->kind == NETWORK_BRIDGE) {
+        network_tools_remove(i);
         if (network_flows_path(path, i->network, i->name, "flows.new")) unlink(path);
         if (network_flows_path(path, i->network, i->name, "flows")) unlink(path);
     }
@@ -191,6 +194,7 @@ void network_free(struct network *n)
     loop_timer_cancel(&n->watch);
     loop_timer_cancel(&n->restore_limit);
     json_decref(n->options);
+    json_decref(n->tls);
     free(n);
 }
 
@@ -242,6 +246,8 @@ bool network_stop(struct network *n)
         network_drop_held(i); /* its guest begins anew when the host is back */
         remove_socket(i, path);
     }
+    LIST_FOR_EACH (node, &n->items[NETWORK_BRIDGE])
+        network_tools_remove(list_entry(node, struct network_item, node));
     return true;
 }
 

@@ -6,6 +6,7 @@
  *     methods_network.c, methods_flow.c --> network.c (the lists) --> network_sync.c (what the switch has) --> switch_keeper.c
  *                                            |     |
  *                                            |     network_held.c   what is held for cards
+ *                                            |     network_controllers.c   OpenFlow's connections
  *                                            network_state.c        STATEDIR/network.json, STATEDIR/flows/
  *
  * An item is ABSENT (the switch has not got it), ASKED, or PRESENT. The switch is told of everything ABSENT, bridges
@@ -60,8 +61,9 @@ struct network_item {
     char error[256];                   /* why it is not PRESENT */
 
     /* A bridge's. */
-    int flows_fd;
+    int flows_fd, mgmt_fd, snoop_fd;
     bool compact_wanted, compacting;
+    struct list controllers; /* network_controllers.c */
     /* A card's. */
     uint64_t fault_ns[NETWORK_FAULTS_MAX - 1]; /* when its thread ended the switch, the last times */
     bool left_out;                             /* because of that; until its limit fires, or an operator changes it */
@@ -78,6 +80,7 @@ struct network {
     struct host *host;
     struct switch_keeper *keeper;
     json_t *options;                  /* of the switch */
+    json_t *tls;                      /* the files with its key and certificates; NULL: none */
     struct list items[NETWORK_KINDS]; /* by name */
     unsigned count[NETWORK_KINDS];
     unsigned held_count, held_max; /* descriptors of all cards */
@@ -145,6 +148,22 @@ int network_listen(struct network_item *i, struct errmsg *e);
 void network_fill_holder(struct network *n, struct holder *to);
 /* Everything that is held for a card goes along with vif.attach (or ahead of it, in vif.held, if it is much). */
 void network_ask_attach(struct network_item *i, peer_done done);
+
+/* ---- network_controllers.c ---- */
+
+/* Make what is configured and is not there; end what is not configured any more. Harmless at any time. */
+void network_controllers_sync(struct network_item *bridge);
+void network_controllers_idle(struct network_item *bridge); /* the switch is gone */
+unsigned network_controllers_count(const json_t *config);   /* that the bridge connects to */
+json_t *network_controllers_json(const struct network_item *bridge);
+void network_controller_notified(struct network *n, json_t *params);
+/* The sockets at which tools find the bridge, made when they are not there. How many; at most 2. */
+unsigned network_tools_fds(struct network_item *bridge, const char **names, int *fds);
+void network_tools_remove(struct network_item *bridge); /* their names */
+void network_openflow_end(struct network_item *bridge);
+/* What is in the files, for the switch: a new reference, or NULL with the reason. paths may be NULL. */
+json_t *network_tls_texts(const json_t *paths, struct errmsg *e);
+void network_tls_tell(struct network *n);
 
 /* ---- network_state.c ---- */
 

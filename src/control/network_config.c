@@ -10,6 +10,7 @@
 
 #include "base/checked.h"
 #include "control/disk_config.h"
+#include "control/target.h"
 
 #define VLAN_MAX 4094u
 #define TRUNK_MAX 4095
@@ -149,10 +150,41 @@ static void check_rate(struct fields *f, const char *key)
     fields_end(&r);
 }
 
+bool network_datapath_id_valid(const char *text)
+{
+    if (strncmp(text, "0x", 2) == 0) text += 2;
+    size_t len = strlen(text);
+    return len >= 1 && len <= 16 && strspn(text, "0123456789abcdefABCDEF") == len && strspn(text, "0") < len;
+}
+
+static void check_controller(struct fields *f, json_t *list, size_t at)
+{
+    char where[64];
+    struct target t;
+    struct errmsg e = {""};
+    json_t *entry = json_array_get(list, at);
+    snprintf(where, sizeof where, "%scontrollers[%zu]", *f->where ? "params." : "", at);
+    struct fields c = fields_begin(entry, where, f->error);
+    const char *target = network_text_field(&c, "target", FIELD_REQUIRED, TARGET_MAX);
+    const char *name = network_text_field(&c, "name", "-", NETWORK_NAME_MAX);
+    if (strpbrk(name, " :")) fields_refuse(&c, "name", "a name without blanks and colons");
+    if (!f->error->failed && target_parse(&t, target, &e) < 0)
+        fields_refuse(&c, "target", "%s", strchr(e.text, ' ') + 1);
+    for (size_t i = 0; i < at && !f->error->failed; i++)
+        if (json_equal(json_object_get(json_array_get(list, i), "target"), json_object_get(entry, "target")))
+            fields_refuse(&c, "target", "each controller once");
+    fields_end(&c);
+}
+
 static void check_bridge(struct fields *f)
 {
     fields_choice(f, "fail_mode", 0, fail_modes);
     fields_uint(f, "mac_ageing_s", 300, 1, 1000000);
+    if (fields_any(f, "datapath_id") && !network_datapath_id_valid(fields_string(f, "datapath_id", FIELD_REQUIRED, 18)))
+        fields_refuse(f, "datapath_id", "1 to 16 hexadecimal digits that are not all 0");
+    json_t *list = fields_array(f, "controllers", 0, NETWORK_CONTROLLERS_MAX);
+    for (size_t i = 0; i < json_array_size(list); i++)
+        check_controller(f, list, i);
 }
 
 /* A network interface's name, as the kernel has it. */
@@ -226,6 +258,7 @@ int network_config_parse(json_t **out, enum network_kind kind, json_t *object, c
     return *out ? 0 : -ENOMEM;
 }
 
+static const char *const bridge_changes[] = {"name", "fail_mode", "mac_ageing_s", "datapath_id", NULL};
 static const char *const port_changes[] = {"name", "bridge", "vlan_mode", "tag", "trunks", "mtu", "gro", NULL};
 static const char *const vif_changes[] = {"name", "link",   "mtu",          "rate_in",     "rate_out", "vlan_mode",
                                           "tag",  "trunks", "allowed_macs", "allowed_ips", NULL};
@@ -240,7 +273,9 @@ static bool is_one_of(const char *key, const char *const *list)
 int network_config_change(json_t **out, enum network_kind kind, json_t *config, json_t *changes, const char *where,
                           struct field_error *why)
 {
-    const char *const *allowed = kind == NETWORK_PORT ? port_changes : vif_changes;
+    const char *const *allowed = kind == NETWORK_BRIDGE ? bridge_changes
+                                 : kind == NETWORK_PORT ? port_changes
+                                                        : vif_changes;
     struct fields f = fields_begin(changes, where, why);
     json_t *whole = json_deep_copy(config), *value;
     const char *key;
@@ -276,6 +311,19 @@ int network_options_parse(json_t **out, json_t *object, const char *where, struc
     uint64_t emc = fields_uint(&f, "emc", 0, 0, 1u << 24);
     if (emc & (emc - 1)) fields_refuse(&f, "emc", "a power of two, or 0");
     fields_bool(&f, "gro", true);
+    if (fields_end(&f) < 0) return -EINVAL;
+    *out = copy_given(object);
+    return *out ? 0 : -ENOMEM;
+}
+
+int network_tls_parse(json_t **out, json_t *object, const char *where, struct field_error *why)
+{
+    static const char *const keys[] = {"key", "certificate", "ca"};
+    struct fields f = fields_begin(object, where, why);
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        const char *path = fields_string(&f, keys[i], FIELD_REQUIRED, PATH_MAX - 1);
+        if (*path != '/') fields_refuse(&f, keys[i], "an absolute path");
+    }
     if (fields_end(&f) < 0) return -EINVAL;
     *out = copy_given(object);
     return *out ? 0 : -ENOMEM;

@@ -18,6 +18,7 @@
 #define NETWORK_MTU_MAX 65535u
 #define NETWORK_ALLOWED_MAX 64u /* addresses of each kind */
 #define NETWORK_SNAPLEN_MAX 262144u
+#define NETWORK_CONTROLLERS_MAX 16u /* of a bridge */
 
 enum network_kind { NETWORK_BRIDGE, NETWORK_PORT, NETWORK_VIF };
 #define NETWORK_KINDS 3
@@ -34,10 +35,15 @@ const char *network_name_field(struct fields *f, const char *key);
 /* A new reference in *out: what was given, checked. 0, -EINVAL with the reason in why, or -ENOMEM. */
 int network_config_parse(json_t **out, enum network_kind kind, json_t *object, const char *where,
                          struct field_error *why);
-/* What port.set and vif.set may change: `changes` (with "name", and "bridge" for ports) applied to an item's configuration,
+/* What bridge.set, port.set and vif.set may change: `changes` (with "name", and "bridge" for ports) applied to an item's configuration,
  * which is not touched. */
 int network_config_change(json_t **out, enum network_kind kind, json_t *config, json_t *changes, const char *where,
                           struct field_error *why);
+
+/* Where the files are that TLS with controllers takes: "key", "certificate", "ca"; absolute paths, all three. */
+int network_tls_parse(json_t **out, json_t *object, const char *where, struct field_error *why);
+/* 1 to 16 hexadecimal digits, with or without 0x, that are not all 0. */
+bool network_datapath_id_valid(const char *text);
 
 /* The switch's own options (of `configure`). */
 int network_options_parse(json_t **out, json_t *object, const char *where, struct field_error *why);

@@ -95,6 +95,15 @@ static int load_whole(struct network *n, json_t *whole, unsigned *bad, struct er
         log_error("network.json: %s; the switch's options are left out", option_why.message);
         (*bad)++;
     }
+    json_t *tls = fields_object(&f, "tls");
+    struct field_error tls_why = {0};
+    if (tls && network_tls_parse(&checked, tls, "tls", &tls_why) == 0) {
+        json_decref(n->tls);
+        n->tls = checked;
+    } else if (tls) {
+        log_error("network.json: %s; there is no TLS", tls_why.message);
+        (*bad)++;
+    }
     *bad += load_lists(n, &f, e);
     return fields_end_lenient(&f) < 0 ? errmsg_set(e, EINVAL, "%s", why.message) : 0;
 }
@@ -134,6 +143,7 @@ static int save(struct network *n, struct errmsg *e)
     if (n->load_failed) return errmsg_set(e, EEXIST, "network.json was not understood: move it away");
     if (!file_path(path, n)) return errmsg_set(e, ENAMETOOLONG, "%s", n->host->state_dir);
     json_t *o = json_pack("{s:i, s:O}", "version", STATE_VERSION, "switch", n->options);
+    if (n->tls) json_object_set(o, "tls", n->tls);
     for (int kind = 0; o && kind < NETWORK_KINDS; kind++) {
         json_t *list = json_array();
         LIST_FOR_EACH (node, &n->items[kind]) {

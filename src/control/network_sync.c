@@ -67,13 +67,21 @@ static void item_failed(struct network_item *i, int ret, const char *message)
     if (!n->retry.loop) loop_timer_arm(n->host->loop, &n->retry, RETRY_MS * NS_PER_MS, retry_fired);
 }
 
+static bool note_datapath_id(struct network_item *i, json_t *result)
+{
+    const char *id = json_string_value(json_object_get(result, "datapath_id"));
+    if (!id || json_object_get(i->config, "datapath_id") || !network_datapath_id_valid(id)) return false;
+    json_object_set_new(i->config, "datapath_id", json_string(id));
+    return true;
+}
+
 /* The number and the address that the switch chose: the next one is told to take the same. True: they are new. */
 static bool note_choices(struct network_item *i, json_t *result)
 {
     json_t *number = json_object_get(result, "number"), *mac = json_object_get(result, "mac");
     json_int_t value = json_integer_value(number);
     bool changed = false;
-    if (i->kind == NETWORK_BRIDGE) return false;
+    if (i->kind == NETWORK_BRIDGE) return note_datapath_id(i, result);
     if (value > 0 && value <= (json_int_t)NETWORK_PORT_NUMBER_MAX &&
         json_integer_value(json_object_get(i->config, "number")) == 0) {
         json_object_set_new(i->config, "number", json_integer(value));
@@ -106,6 +114,7 @@ static void item_answered(void *arg, const struct peer_answer *a)
         i->error[0] = 0;
         loop_timer_cancel(&i->limit);
         if (chosen || call) network_save(n, call, call ? network_item_json(i) : NULL);
+        if (i->kind == NETWORK_BRIDGE) network_controllers_sync(i);
     } else if (a->ret == -ETIMEDOUT) {
         log_error("switch: %s: it is killed", a->message); /* whether it has the item is not known */
         switch_keeper_kill(n->keeper);
@@ -121,15 +130,21 @@ static void ask_bridge(struct network_item *i)
 {
     struct network *n = i->network;
     struct errmsg e = {""};
-    static const char *const name = "flows";
+    const char *names[3] = {"flows"};
+    int fds[3];
     if (i->flows_fd < 0 && network_open_flows(i, i->adding != NULL, &e) < 0) {
         item_failed(i, -EIO, e.text);
         return;
     }
     i->state = NETWORK_ASKED;
     n->asked++;
-    peer_ask(switch_keeper_peer(n->keeper), "bridge.add", json_incref(i->config), &name, &i->flows_fd, 1,
-             NETWORK_FLOWS_MS, item_answered, i);
+    fds[0] = i->flows_fd;
+    unsigned count = 1 + network_tools_fds(i, names + 1, fds + 1), controllers = network_controllers_count(i->config);
+    json_t *params = json_copy(i->config);
+    json_object_del(params, "controllers");
+    if (controllers) json_object_set_new(params, "controllers", json_integer(controllers));
+    peer_ask(switch_keeper_peer(n->keeper), "bridge.add", params, names, fds, count, NETWORK_FLOWS_MS, item_answered,
+             i);
 }
 
 static void ask_vif(struct network_item *i)
@@ -216,6 +231,8 @@ static void settled(void *arg, const struct peer_answer *a)
     switch_keeper_settled(n->keeper);
     if (n->adopted) network_drop_stale(n);
     n->adopted = false;
+    LIST_FOR_EACH (node, &n->items[NETWORK_BRIDGE])
+        network_controllers_sync(list_entry(node, struct network_item, node));
     tell_upgraded(n, 0, NULL);
     tell_restored(n, 0, NULL);
 }
@@ -270,6 +287,7 @@ static void switch_up(void *arg, json_t *adopted)
     struct network *n = arg;
     n->adopted = adopted != NULL;
     bool known = true;
+    network_tls_tell(n);
     if (adopted) {
         known = note_present(n, NETWORK_BRIDGE, json_object_get(adopted, "bridges"));
         known &= note_present(n, NETWORK_PORT, json_object_get(adopted, "ports"));
@@ -301,6 +319,7 @@ static void switch_down(void *arg, bool dead)
             struct network_item *i = list_entry(node, struct network_item, node);
             i->state = NETWORK_ABSENT; /* one that is found running says what it has */
             i->failed = i->compacting = false;
+            network_controllers_idle(i);
             if (dead && *why) note_death(i, why);
         }
     }
@@ -391,6 +410,7 @@ static void switch_notified(void *arg, const char *method, json_t *params, struc
     else if (strcmp(method, "unhold") == 0) network_unhold(n, params);
     else if (strcmp(method, "vif") == 0) note_front_end(n, params);
     else if (strcmp(method, "flows") == 0) network_compact(n, params);
+    else if (strcmp(method, "controller") == 0) network_controller_notified(n, params);
     else if (strcmp(method, "fault") == 0) note_fault(n, params);
     else log_limited(LOG_LEVEL_WARN, "switch: unknown notification \"%.32s\"", method);
 }

@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * OpenFlow's connections, which the switch cannot make for itself in its sandbox: sockets for tools (RUNDIR/BRIDGE.mgmt and
+ * .snoop), sockets at which controllers connect, and connections that are made with controllers. Each is handed to the switch,
+ * which says when a connection has ended; then another one is made, later and later while that does not help.
+ *
+ *              dial               connected           handed over              established
+ *     WAITING ------> DIALING ----------------> OFFERED ---------> CONNECTED --------------> ESTABLISHED
+ *        ^               |                         |                   |                         |
+ *        +---------------+-------------------------+-------------------+-------------------------+   it failed, it ended
+ *
+ *     IDLE: the switch has not got the bridge, or is not settled. A passive one: IDLE -> OFFERED -> LISTENING.
+ *
+ * A switch that was found running says what it has, before it is asked for anything.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "control/network.h"
+#include "control/target.h"
+#include "control/text.h"
+#include "control/unix_socket.h"
+#include "loop/clock.h"
+
+#define DIAL_LIMIT_MS 5000u
+#define OFFER_LIMIT_MS 5000u
+#define BACKOFF_FIRST_MS 500u
+#define BACKOFF_MOST_MS 8000u
+#define STEADY_NS (30 * NS_PER_SECOND) /* established for as long: what was before does not count any more */
+#define PEM_MAX_BYTES 65536u
+
+enum controller_state { IDLE, WAITING, DIALING, OFFERED, CONNECTED, ESTABLISHED, LISTENING };
+static const char *const state_names[] = {
+    [IDLE] = "idle",           [WAITING] = "waiting",      [DIALING] = "dialling",
+    [OFFERED] = "connecting",  [CONNECTED] = "connecting", [ESTABLISHED] = "established",
+    [LISTENING] = "listening",
+};
+static_assert(ARRAY_LEN(state_names) == LISTENING + 1, "every state has a name");
+
+struct controller {
+    struct list node;
+    struct network_item *bridge; /* NULL: it is not wanted any more, an answer is still to come */
+    char text[TARGET_MAX + 1];
+    struct target target;
+    enum controller_state state;
+    struct loop_watch watch; /* its fd is a connection that is being made, or one that the switch is to have; or -1 */
+    struct loop_timer timer;
+    unsigned failures;
+    uint64_t established_ns;
+    bool asked; /* the switch has not answered yet */
+    char error[160];
+};
+
+static void dial(struct controller *c);
+
+/* ---- one controller ---- */
+
+static void close_fd(struct controller *c)
+{
+    loop_remove(&c->watch);
+    if (c->watch.fd >= 0) close(c->watch.fd);
+    c->watch.fd = -1;
+}
+
+static void dial_fired(struct loop_timer *t)
+{
+    dial(container_of(t, struct controller, timer));
+}
+
+static void try_later(struct controller *c, const char *why)
+{
+    struct loop *loop = c->bridge->network->host->loop;
+    uint64_t ms = c->failures > 8 ? BACKOFF_MOST_MS : (uint64_t)BACKOFF_FIRST_MS << c->failures;
+    char text[sizeof c->error];
+    close_fd(c);
+    snprintf(text, sizeof text, "%s", why);
+    text_clean(text);
+    if (strcmp(text, c->error) != 0) log_warn("bridge %s: controller %s: %s", c->bridge->name, c->text, text);
+    memcpy(c->error, text, sizeof text);
+    c->failures++;
+    c->state = WAITING;
+    loop_timer_arm(loop, &c->timer, (ms > BACKOFF_MOST_MS ? BACKOFF_MOST_MS : ms) * NS_PER_MS, dial_fired);
+}
+
+static void offer_answered(void *arg, const struct peer_answer *a)
+{
+    struct controller *c = arg;
+    c->asked = false;
+    if (!c->bridge) {
+        free(c);
+        return;
+    }
+    network_answered(c->bridge->network);
+    if (c->state != OFFERED || a->ret == -EPIPE) return; /* the switch is gone, or has said more already */
+    if (a->ret < 0) try_later(c, a->message);
+    else c->state = c->target.passive ? LISTENING : CONNECTED;
+    if (c->state == LISTENING) c->error[0] = 0;
+}
+
+/* The descriptor goes to the switch, with ours closed. */
+static void offer(struct controller *c)
+{
+    const char *name = c->target.passive ? "listen" : "connection";
+    struct network *n = c->bridge->network;
+    struct peer *peer = switch_keeper_peer(n->keeper);
+    loop_remove(&c->watch);
+    loop_timer_cancel(&c->timer);
+    if (!peer || n->asked >= NETWORK_ASKED_MAX || c->asked) {
+        try_later(c, "the switch cannot be asked just now");
+        return;
+    }
+    c->state = OFFERED;
+    c->asked = true;
+    n->asked++;
+    peer_ask(peer, c->target.passive ? "openflow.listen" : "openflow.connected",
+             json_pack("{s:s, s:s, s:b}", "bridge", c->bridge->name, "target", c->text, "tls", c->target.tls), &name,
+             &c->watch.fd, 1, OFFER_LIMIT_MS, offer_answered, c);
+    close_fd(c);
+}
+
+static void dial_ready(struct loop_watch *w, uint32_t events)
+{
+    struct controller *c = container_of(w, struct controller, watch);
+    int ret = target_connected(w->fd);
+    (void)events;
+    if (ret < 0) try_later(c, strerror(-ret));
+    else offer(c);
+}
+
+static void dial_too_slow(struct loop_timer *t)
+{
+    try_later(container_of(t, struct controller, timer), "it does not answer");
+}
+
+static void dial(struct controller *c)
+{
+    struct network *n = c->bridge->network;
+    struct errmsg e = {""};
+    int fd, ret = c->target.passive ? target_listen(&fd, &c->target, 0600, &e) : target_connect(&fd, &c->target, &e);
+    c->watch.fd = fd;
+    if (ret == -EINPROGRESS) {
+        c->state = DIALING;
+        loop_timer_arm(n->host->loop, &c->timer, DIAL_LIMIT_MS * NS_PER_MS, dial_too_slow);
+        ret = loop_add(n->host->loop, &c->watch, fd, EPOLLOUT, dial_ready);
+    } else if (ret == 0) {
+        offer(c);
+    }
+    if (ret < 0) try_later(c, e.text[0] ? e.text : strerror(-ret));
+}
+
+/* The switch has got nothing of it. */
+static void make_idle(struct controller *c)
+{
+    loop_timer_cancel(&c->timer);
+    close_fd(c);
+    c->state = IDLE;
+}
+
+static void controller_free(struct controller *c)
+{
+    make_idle(c);
+    list_remove(&c->node);
+    if (c->target.passive && c->target.family == AF_UNIX) unlink(c->target.path);
+    if (c->asked) {
+        network_answered(c->bridge->network);
+        c->bridge = NULL;
+    } else {
+        free(c);
+    }
+}
+
+static struct controller *controller_new(struct network_item *b, const char *text)
+{
+    struct errmsg e;
+    struct controller *c = calloc(1, sizeof *c);
+    if (!c || target_parse(&c->target, text, &e) < 0) {
+        free(c);
+        return NULL;
+    }
+    c->bridge = b;
+    c->watch.fd = -1;
+    snprintf(c->text, sizeof c->text, "%s", text);
+    list_push_back(&b->controllers, &c->node);
+    return c;
+}
+
+/* ---- a bridge's ---- */
+
+static struct controller *find(const struct network_item *b, const char *text)
+{
+    LIST_FOR_EACH (node, &b->controllers) {
+        struct controller *c = list_entry(node, struct controller, node);
+        if (strcmp(c->text, text) == 0) return c;
+    }
+    return NULL;
+}
+
+static bool is_configured(const struct network_item *b, const char *text)
+{
+    size_t i;
+    json_t *v;
+    json_array_foreach(json_object_get(b->config, "controllers"), i, v)
+    {
+        if (strcmp(json_string_value(json_object_get(v, "target")), text) == 0) return true;
+    }
+    return false;
+}
+
+static void dropped(void *arg, const struct peer_answer *a)
+{
+    network_answered(arg);
+    if (a->ret < 0 && a->ret != -EPIPE) log_warn("switch: openflow.drop: %s", a->message);
+}
+
+static void drop(struct network_item *b, const char *target)
+{
+    json_t *o = json_pack("{s:s, s:s}", "bridge", b->name, "target", target);
+    if (b->state == NETWORK_PRESENT) network_ask(b->network, "openflow.drop", o, OFFER_LIMIT_MS, dropped, b->network);
+    else json_decref(o);
+}
+
+void network_controllers_sync(struct network_item *b)
+{
+    size_t i;
+    json_t *v;
+    LIST_FOR_EACH_SAFE (node, &b->controllers) {
+        struct controller *c = list_entry(node, struct controller, node);
+        if (is_configured(b, c->text)) continue;
+        drop(b, c->text);
+        controller_free(c);
+    }
+    json_array_foreach(json_object_get(b->config, "controllers"), i, v)
+    {
+        const char *text = json_string_value(json_object_get(v, "target"));
+        struct controller *c = find(b, text);
+        if (!c) c = controller_new(b, text);
+        if (c && c->state == IDLE && b->state == NETWORK_PRESENT && b->network->settled) dial(c);
+    }
+}
+
+void network_controllers_idle(struct network_item *b)
+{
+    LIST_FOR_EACH (node, &b->controllers)
+        make_idle(list_entry(node, struct controller, node));
+}
+
+/* Those that the bridge connects to: without any of them it is alone. */
+unsigned network_controllers_count(const json_t *config)
+{
+    struct target t;
+    struct errmsg e;
+    unsigned count = 0;
+    size_t i;
+    json_t *v;
+    json_array_foreach(json_object_get(config, "controllers"), i, v)
+    {
+        count += target_parse(&t, json_string_value(json_object_get(v, "target")), &e) == 0 && !t.passive;
+    }
+    return count;
+}
+
+static void has_ended(struct controller *c, const char *why)
+{
+    if (c->target.passive || c->state == IDLE || c->state == WAITING || c->state == DIALING) return;
+    if (c->state == ESTABLISHED && clock_now_ns() - c->established_ns > STEADY_NS) c->failures = 0;
+    try_later(c, why ? why : "it ended");
+}
+
+void network_controller_notified(struct network *n, json_t *params)
+{
+    const char *bridge = json_string_value(json_object_get(params, "bridge"));
+    const char *target = json_string_value(json_object_get(params, "target"));
+    const char *state = json_string_value(json_object_get(params, "state"));
+    struct network_item *b = bridge ? network_find(n, NETWORK_BRIDGE, bridge) : NULL;
+    if (!b || !target || !state) return;
+    struct controller *c = find(b, target);
+    if (!c && is_configured(b, target)) c = controller_new(b, target); /* after a restart of ours */
+    if (!c) {
+        if (strcmp(state, "ended") != 0) drop(b, target);
+    } else if (strcmp(state, "ended") == 0) {
+        has_ended(c, json_string_value(json_object_get(params, "why")));
+    } else {
+        make_idle(c); /* whatever was tried meanwhile */
+        c->state = strcmp(state, "listening") == 0     ? LISTENING
+                   : strcmp(state, "established") == 0 ? ESTABLISHED
+                                                       : CONNECTED;
+        if (c->state != ESTABLISHED) return;
+        c->established_ns = clock_now_ns();
+        if (c->error[0]) log_info("bridge %s: controller %s: established", b->name, c->text);
+        c->error[0] = 0;
+        c->failures = 0;
+    }
+}
+
+json_t *network_controllers_json(const struct network_item *b)
+{
+    json_t *list = json_array(), *v;
+    size_t i;
+    json_array_foreach(json_object_get(b->config, "controllers"), i, v)
+    {
+        const struct controller *c = find(b, json_string_value(json_object_get(v, "target")));
+        json_t *o = json_copy(v);
+        json_object_set_new(o, "bridge", json_string(b->name));
+        json_object_set_new(o, "state", json_string(state_names[c ? c->state : IDLE]));
+        if (c && c->error[0] && c->state != ESTABLISHED) json_object_set_new(o, "error", json_string(c->error));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+/* ---- sockets for tools ---- */
+
+static bool tool_path(char out[PATH_MAX], const struct network_item *b, const char *ending)
+{
+    return (size_t)snprintf(out, PATH_MAX, "%s/%s.%s", b->network->host->run_dir, b->name, ending) < PATH_MAX;
+}
+
+static void listen_for_tools(struct network_item *b, int *fd, const char *ending)
+{
+    char path[PATH_MAX];
+    struct errmsg e = {""};
+    if (*fd >= 0 || !tool_path(path, b, ending)) return;
+    if (unix_socket_listen(fd, SOCK_STREAM, path, 0600, &e) < 0) log_warn("bridge %s: %s", b->name, e.text);
+}
+
+unsigned network_tools_fds(struct network_item *b, const char **names, int *fds)
+{
+    unsigned count = 0;
+    listen_for_tools(b, &b->mgmt_fd, "mgmt");
+    listen_for_tools(b, &b->snoop_fd, "snoop");
+    if (b->mgmt_fd >= 0) {
+        names[count] = "mgmt";
+        fds[count++] = b->mgmt_fd;
+    }
+    if (b->snoop_fd >= 0) {
+        names[count] = "snoop";
+        fds[count++] = b->snoop_fd;
+    }
+    return count;
+}
+
+void network_tools_remove(struct network_item *b)
+{
+    static const char *const endings[] = {"mgmt", "snoop"};
+    char path[PATH_MAX];
+    struct stat st;
+    for (unsigned i = 0; i < ARRAY_LEN(endings); i++)
+        if (tool_path(path, b, endings[i]) && lstat(path, &st) == 0 && S_ISSOCK(st.st_mode)) unlink(path);
+}
+
+void network_openflow_end(struct network_item *b)
+{
+    while (!list_empty(&b->controllers))
+        controller_free(list_entry(b->controllers.next, struct controller, node));
+    if (b->mgmt_fd >= 0) close(b->mgmt_fd);
+    if (b->snoop_fd >= 0) close(b->snoop_fd);
+    b->mgmt_fd = b->snoop_fd = -1;
+}
+
+/* ---- TLS ---- */
+
+static char *read_pem(const char *path, struct errmsg *e)
+{
+    FILE *in = fopen(path, "re");
+    char *text = in ? calloc(1, PEM_MAX_BYTES + 1) : NULL;
+    if (!in) {
+        errmsg_sys(e, errno, "%s", path);
+        return NULL;
+    }
+    size_t got = text ? fread(text, 1, PEM_MAX_BYTES + 1, in) : 0;
+    bool bad = !text || ferror(in) || got > PEM_MAX_BYTES || strlen(text) != got || !strstr(text, "-----BEGIN ");
+    fclose(in);
+    if (!bad) return text;
+    errmsg_set(e, EINVAL, "%s: not a PEM file of at most %u bytes", path, PEM_MAX_BYTES);
+    free(text);
+    return NULL;
+}
+
+json_t *network_tls_texts(const json_t *paths, struct errmsg *e)
+{
+    static const char *const keys[] = {"key", "certificate", "ca"};
+    json_t *o = json_object();
+    for (unsigned i = 0; i < ARRAY_LEN(keys); i++) {
+        const char *path = json_string_value(json_object_get(paths, keys[i]));
+        if (!path) continue;
+        autofree char *text = read_pem(path, e);
+        if (!text || json_object_set_new(o, keys[i], json_string(text)) < 0) {
+            if (text) errmsg_set(e, EINVAL, "%s: not a PEM file", path);
+            json_decref(o);
+            return NULL;
+        }
+    }
+    return o;
+}
+
+static void tls_answered(void *arg, const struct peer_answer *a)
+{
+    network_answered(arg);
+    if (a->ret < 0 && a->ret != -EPIPE) log_error("TLS with controllers: %s", a->message);
+}
+
+void network_tls_tell(struct network *n)
+{
+    struct errmsg e = {""};
+    if (!n->tls) return;
+    json_t *texts = network_tls_texts(n->tls, &e);
+    if (!texts) log_error("TLS with controllers: %s", e.text);
+    else network_ask(n, "openflow.tls", texts, OFFER_LIMIT_MS, tls_answered, n);
+}
