@@ -4,12 +4,12 @@
  * .snoop), sockets at which controllers connect, and connections that are made with controllers. Each is handed to the switch,
  * which says when a connection has ended; then another one is made, later and later while that does not help.
  *
- *              dial               connected           handed over              established
- *     WAITING ------> DIALING ----------------> OFFERED ---------> CONNECTED --------------> ESTABLISHED
- *        ^               |                         |                   |                         |
- *        +---------------+-------------------------+-------------------+-------------------------+   it failed, it ended
+ *              got one             handed over              established
+ *     DIALING ---------> OFFERED --------------> CONNECTED --------------> ESTABLISHED
+ *        ^                  |                        |                         |
+ *        +------------------+------------------------+-------------------------+   it failed, it ended
  *
- *     IDLE: the switch has not got the bridge, or is not settled. A passive one: IDLE -> OFFERED -> LISTENING.
+ *     IDLE: the switch has not got the bridge, or is not settled. A passive one: DIALING -> OFFERED -> LISTENING.
  *
  * A switch that was found running says what it has, before it is asked for anything.
  */
@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -25,22 +24,22 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "control/network.h"
-#include "control/target.h"
+#include "control/redial.h"
 #include "control/text.h"
 #include "control/unix_socket.h"
 #include "loop/clock.h"
 
-#define DIAL_LIMIT_MS 5000u
 #define OFFER_LIMIT_MS 5000u
-#define BACKOFF_FIRST_MS 500u
-#define BACKOFF_MOST_MS 8000u
 #define STEADY_NS (30 * NS_PER_SECOND) /* established for as long: what was before does not count any more */
 #define PEM_MAX_BYTES 65536u
 
-enum controller_state { IDLE, WAITING, DIALING, OFFERED, CONNECTED, ESTABLISHED, LISTENING };
+enum controller_state { IDLE, DIALING, OFFERED, CONNECTED, ESTABLISHED, LISTENING };
 static const char *const state_names[] = {
-    [IDLE] = "idle",           [WAITING] = "waiting",      [DIALING] = "dialling",
-    [OFFERED] = "connecting",  [CONNECTED] = "connecting", [ESTABLISHED] = "established",
+    [IDLE] = "idle",
+    [DIALING] = "dialling",
+    [OFFERED] = "connecting",
+    [CONNECTED] = "connecting",
+    [ESTABLISHED] = "established",
     [LISTENING] = "listening",
 };
 static_assert(ARRAY_LEN(state_names) == LISTENING + 1, "every state has a name");
@@ -49,45 +48,34 @@ struct controller {
     struct list node;
     struct network_item *bridge; /* NULL: it is not wanted any more, an answer is still to come */
     char text[TARGET_MAX + 1];
-    struct target target;
     enum controller_state state;
-    struct loop_watch watch; /* its fd is a connection that is being made, or one that the switch is to have; or -1 */
-    struct loop_timer timer;
-    unsigned failures;
+    struct redial redial;
     uint64_t established_ns;
     bool asked; /* the switch has not answered yet */
     char error[160];
 };
 
-static void dial(struct controller *c);
-
 /* ---- one controller ---- */
 
-static void close_fd(struct controller *c)
+static void note_error(struct controller *c, const char *why)
 {
-    loop_remove(&c->watch);
-    if (c->watch.fd >= 0) close(c->watch.fd);
-    c->watch.fd = -1;
-}
-
-static void dial_fired(struct loop_timer *t)
-{
-    dial(container_of(t, struct controller, timer));
-}
-
-static void try_later(struct controller *c, const char *why)
-{
-    struct loop *loop = c->bridge->network->host->loop;
-    uint64_t ms = c->failures > 8 ? BACKOFF_MOST_MS : (uint64_t)BACKOFF_FIRST_MS << c->failures;
     char text[sizeof c->error];
-    close_fd(c);
     snprintf(text, sizeof text, "%s", why);
     text_clean(text);
     if (strcmp(text, c->error) != 0) log_warn("bridge %s: controller %s: %s", c->bridge->name, c->text, text);
     memcpy(c->error, text, sizeof text);
-    c->failures++;
-    c->state = WAITING;
-    loop_timer_arm(loop, &c->timer, (ms > BACKOFF_MOST_MS ? BACKOFF_MOST_MS : ms) * NS_PER_MS, dial_fired);
+}
+
+static void dial_failed(struct redial *r, const char *why)
+{
+    note_error(container_of(r, struct controller, redial), why);
+}
+
+static void try_later(struct controller *c, const char *why)
+{
+    note_error(c, why);
+    c->state = DIALING;
+    redial_later(&c->redial);
 }
 
 static void offer_answered(void *arg, const struct peer_answer *a)
@@ -101,66 +89,41 @@ static void offer_answered(void *arg, const struct peer_answer *a)
     network_answered(c->bridge->network);
     if (c->state != OFFERED || a->ret == -EPIPE) return; /* the switch is gone, or has said more already */
     if (a->ret < 0) try_later(c, a->message);
-    else c->state = c->target.passive ? LISTENING : CONNECTED;
+    else c->state = c->redial.target.passive ? LISTENING : CONNECTED;
     if (c->state == LISTENING) c->error[0] = 0;
 }
 
-/* The descriptor goes to the switch, with ours closed. */
-static void offer(struct controller *c)
+/* The descriptor goes to the switch, and ours is closed. */
+static void offer(struct redial *r, int fd)
 {
-    const char *name = c->target.passive ? "listen" : "connection";
+    struct controller *c = container_of(r, struct controller, redial);
+    const char *name = r->target.passive ? "listen" : "connection";
     struct network *n = c->bridge->network;
     struct peer *peer = switch_keeper_peer(n->keeper);
-    loop_remove(&c->watch);
-    loop_timer_cancel(&c->timer);
     if (!peer || n->asked >= NETWORK_ASKED_MAX || c->asked) {
+        close(fd);
         try_later(c, "the switch cannot be asked just now");
         return;
     }
     c->state = OFFERED;
     c->asked = true;
     n->asked++;
-    peer_ask(peer, c->target.passive ? "openflow.listen" : "openflow.connected",
-             json_pack("{s:s, s:s, s:b}", "bridge", c->bridge->name, "target", c->text, "tls", c->target.tls), &name,
-             &c->watch.fd, 1, OFFER_LIMIT_MS, offer_answered, c);
-    close_fd(c);
-}
-
-static void dial_ready(struct loop_watch *w, uint32_t events)
-{
-    struct controller *c = container_of(w, struct controller, watch);
-    int ret = target_connected(w->fd);
-    (void)events;
-    if (ret < 0) try_later(c, strerror(-ret));
-    else offer(c);
-}
-
-static void dial_too_slow(struct loop_timer *t)
-{
-    try_later(container_of(t, struct controller, timer), "it does not answer");
+    peer_ask(peer, r->target.passive ? "openflow.listen" : "openflow.connected",
+             json_pack("{s:s, s:s, s:b}", "bridge", c->bridge->name, "target", c->text, "tls", r->target.tls), &name,
+             &fd, 1, OFFER_LIMIT_MS, offer_answered, c);
+    close(fd);
 }
 
 static void dial(struct controller *c)
 {
-    struct network *n = c->bridge->network;
-    struct errmsg e = {""};
-    int fd, ret = c->target.passive ? target_listen(&fd, &c->target, 0600, &e) : target_connect(&fd, &c->target, &e);
-    c->watch.fd = fd;
-    if (ret == -EINPROGRESS) {
-        c->state = DIALING;
-        loop_timer_arm(n->host->loop, &c->timer, DIAL_LIMIT_MS * NS_PER_MS, dial_too_slow);
-        ret = loop_add(n->host->loop, &c->watch, fd, EPOLLOUT, dial_ready);
-    } else if (ret == 0) {
-        offer(c);
-    }
-    if (ret < 0) try_later(c, e.text[0] ? e.text : strerror(-ret));
+    c->state = DIALING;
+    redial_now(&c->redial);
 }
 
 /* The switch has got nothing of it. */
 static void make_idle(struct controller *c)
 {
-    loop_timer_cancel(&c->timer);
-    close_fd(c);
+    redial_stop(&c->redial);
     c->state = IDLE;
 }
 
@@ -168,7 +131,7 @@ static void controller_free(struct controller *c)
 {
     make_idle(c);
     list_remove(&c->node);
-    if (c->target.passive && c->target.family == AF_UNIX) unlink(c->target.path);
+    if (c->redial.target.passive && c->redial.target.family == AF_UNIX) unlink(c->redial.target.path);
     if (c->asked) {
         network_answered(c->bridge->network);
         c->bridge = NULL;
@@ -180,13 +143,11 @@ static void controller_free(struct controller *c)
 static struct controller *controller_new(struct network_item *b, const char *text)
 {
     struct errmsg e;
-    struct controller *c = calloc(1, sizeof *c);
-    if (!c || target_parse(&c->target, text, &e) < 0) {
-        free(c);
-        return NULL;
-    }
+    struct target t;
+    struct controller *c = target_parse(&t, text, &e) < 0 ? NULL : calloc(1, sizeof *c);
+    if (!c) return NULL;
     c->bridge = b;
-    c->watch.fd = -1;
+    redial_init(&c->redial, b->network->host->loop, &t, offer, dial_failed);
     snprintf(c->text, sizeof c->text, "%s", text);
     list_push_back(&b->controllers, &c->node);
     return c;
@@ -269,8 +230,8 @@ unsigned network_controllers_count(const json_t *config)
 
 static void has_ended(struct controller *c, const char *why)
 {
-    if (c->target.passive || c->state == IDLE || c->state == WAITING || c->state == DIALING) return;
-    if (c->state == ESTABLISHED && clock_now_ns() - c->established_ns > STEADY_NS) c->failures = 0;
+    if (c->redial.target.passive || c->state == IDLE || c->state == DIALING) return;
+    if (c->state == ESTABLISHED && clock_now_ns() - c->established_ns > STEADY_NS) redial_steady(&c->redial);
     try_later(c, why ? why : "it ended");
 }
 
@@ -296,7 +257,6 @@ void network_controller_notified(struct network *n, json_t *params)
         c->established_ns = clock_now_ns();
         if (c->error[0]) log_info("bridge %s: controller %s: established", b->name, c->text);
         c->error[0] = 0;
-        c->failures = 0;
     }
 }
 
