@@ -16,6 +16,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "cmd/switch_alone.h"
 #include "cmd/switch_fault.h"
 #include "cmd/switch_net.h"
 #include "cmd/switch_options.h"
@@ -55,6 +56,19 @@ static int ask_with_fd(struct net *n, const char *method, struct net_request *r,
     return ret;
 }
 
+/* A bridge gets its sockets for tools. */
+static int ask_with_tools(struct net *n, const struct switch_options *o, struct net_request *r)
+{
+    struct link_msg m = {0};
+    int ret = alone_tools(&m, o, json_string_value(json_object_get(r->params, "name")), r->e);
+    r->msg = &m;
+    if (ret == 0) ret = net_request(n, "bridge.add", r);
+    for (unsigned i = 0; i < m.fd_count; i++)
+        if (m.fds[i] >= 0) close(m.fds[i]);
+    r->msg = NULL;
+    return ret;
+}
+
 static int ask_all(struct net *n, const struct switch_options *o, struct errmsg *e)
 {
     size_t i;
@@ -65,7 +79,10 @@ static int ask_all(struct net *n, const struct switch_options *o, struct errmsg 
         const char *option = json_string_value(json_object_get(v, "option"));
         struct net_request r = {.params = json_object_get(v, "params"), .e = e};
         bool fd = o->fd >= 0 && strcmp(option, "--fd=N") == 0;
-        int ret = fd ? ask_with_fd(n, method, &r, o->fd) : net_request(n, method, &r);
+        bool bridge = strcmp(method, "bridge.add") == 0;
+        int ret = fd       ? ask_with_fd(n, method, &r, o->fd)
+                  : bridge ? ask_with_tools(n, o, &r)
+                           : net_request(n, method, &r);
         json_decref(r.result);
         if (ret < 0) return errmsg_prefix(e, ret, "%s", option);
     }
@@ -130,14 +147,17 @@ static void stop_ready(struct loop_watch *w, uint32_t events)
 }
 
 /* Nothing is forwarded, and no guest heard of, before every right that is not needed was given up. */
-static int set_up(struct net *n, const struct switch_options *o, struct errmsg *e)
+static int set_up(struct net *n, struct alone *a, const struct switch_options *o, struct errmsg *e)
 {
     int ret = ask_all(n, o, e);
     if (ret == 0) ret = load_flow_files(n, o, e);
+    if (ret == 0) ret = alone_begin(a, n, o, e);
     if (ret == 0 && !o->sandbox_off) ret = sandbox_leave_host_but_network(&o->sandbox, false, e);
     if (ret == 0 && !o->sandbox_off) ret = sandbox_filter(&o->sandbox, SANDBOX_NETWORK, e);
-    if (ret == 0) net_settle(n);
-    return ret;
+    if (ret < 0) return ret;
+    net_settle(n);
+    alone_dial(a);
+    return 0;
 }
 
 static int serve_control(struct link_server **out, struct loop *loop, struct net *n, const char *path, struct errmsg *e)
@@ -152,17 +172,20 @@ static int serve_control(struct link_server **out, struct loop *loop, struct net
 
 static int run_alone(const struct switch_options *o, struct loop *loop, struct errmsg *e)
 {
-    struct net_args args = {.loop = loop};
+    struct alone *alone = alone_new();
+    struct net_args args = {.loop = loop, .keeper = {.controller = alone_controller, .arg = alone}};
     struct net *n = NULL;
+    if (!alone) return errmsg_set(e, ENOMEM, "out of memory");
     struct link_server *control = NULL;
     net_options_init(&args.options);
     int ret = net_options_read(&args.options, o->configure, e);
     if (ret == 0) ret = net_new(&n, &args, e);
     if (ret == 0 && o->control) ret = serve_control(&control, loop, n, o->control, e);
-    if (ret == 0) ret = set_up(n, o, e);
+    if (ret == 0) ret = set_up(n, alone, o, e);
     if (ret == 0) ret = loop_run(loop);
     link_server_free(control);
     if (control) unlink(o->control);
+    alone_free(alone);
     if (n) net_quit(n);
     return ret;
 }

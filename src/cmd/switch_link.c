@@ -8,7 +8,7 @@
  *   leave       make way for a successor; quit: end
  *   the rest    switch_net.c
  *
- * Notifications: hold, unhold, vif, flows; and fault (switch_fault.h).
+ * Notifications: hold, unhold, vif, flows, controller; and fault (switch_fault.h).
  */
 #include <errno.h>
 #include <linux/seccomp.h>
@@ -73,6 +73,13 @@ static void tell_vif(void *arg, const char *vif, const char *front_end, const ch
     send_body(arg, link_notification("vif", params), NULL, -1);
 }
 
+static void tell_controller(void *arg, const char *bridge, const char *target, const char *state, const char *why)
+{
+    json_t *params = json_pack("{s:s, s:s, s:s}", "bridge", bridge, "target", target, "state", state);
+    if (params && why) json_object_set_new(params, "why", json_string(why));
+    send_body(arg, link_notification("controller", params), NULL, -1);
+}
+
 static void tell_flows(void *arg, const char *bridge)
 {
     send_body(arg, link_notification("flows", json_pack("{s:s, s:b}", "bridge", bridge, "compact", 1)), NULL, -1);
@@ -116,7 +123,12 @@ static int do_configure(struct link_server *s, struct net_request *r)
     if (s->net) return errmsg_set(r->e, EALREADY, "this switch is configured already");
     struct net_args args = {
         .loop = s->loop,
-        .keeper = {.hold = tell_hold, .unhold = tell_unhold, .vif = tell_vif, .flows_grown = tell_flows, .arg = s},
+        .keeper = {.hold = tell_hold,
+                   .unhold = tell_unhold,
+                   .vif = tell_vif,
+                   .flows_grown = tell_flows,
+                   .controller = tell_controller,
+                   .arg = s},
         .survives = true,
     };
     net_options_init(&args.options);
@@ -167,8 +179,11 @@ static void tell_all(struct link_server *s)
         vif_held_again(v);
         tell_vif(s, a->name, v->serving ? net_vif_state(v) : "listening", vif_broken(v->vif));
     }
-    LIST_FOR_EACH (node, &s->net->bridges)
-        net_flows_ask_again(list_entry(node, struct net_bridge, node));
+    LIST_FOR_EACH (node, &s->net->bridges) {
+        struct net_bridge *b = list_entry(node, struct net_bridge, node);
+        net_openflow_again(b);
+        net_keep_ask_again(b);
+    }
 }
 
 static void handle(struct link_server *s, struct link_msg *m)

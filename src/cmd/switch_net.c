@@ -8,6 +8,7 @@
 #include "cmd/switch_net.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,35 +125,81 @@ static const char *port_name_of(void *arg, uint32_t number)
 static void bridge_drop(struct net_bridge *b)
 {
     list_remove(&b->node);
+    net_lists_drop(b->net, b, 0);
+    net_openflow_end(b);
+    net_keep_close(b);
     if (b->bridge) bridge_free(b->bridge);
-    net_flows_close(b);
     free(b);
+}
+
+/* 16 digits, as OpenFlow's tools have it; 0x before them may be. */
+static void read_datapath_id(struct fields *f, uint64_t *out)
+{
+    const char *text = fields_string(f, "datapath_id", "", 18), *digits = text;
+    if (!*text) return;
+    if (strncmp(digits, "0x", 2) == 0) digits += 2;
+    size_t len = strspn(digits, "0123456789abcdefABCDEF");
+    uint64_t id = len >= 1 && len <= 16 && !digits[len] ? strtoull(digits, NULL, 16) : 0;
+    if (id) *out = id;
+    else fields_refuse(f, "datapath_id", "1 to 16 hexadecimal digits that are not all 0");
+}
+
+void net_bridge_fields(struct fields *f, struct net_bridge *b)
+{
+    b->fail = (enum bridge_fail)fields_choice(f, "fail_mode", (int)b->fail, fail_names);
+    b->mac_ageing_s = (unsigned)fields_uint(f, "mac_ageing_s", b->mac_ageing_s, 1, 86400);
+    b->controllers = (unsigned)fields_uint(f, "controllers", b->controllers, 0, OF_CONNECTIONS_MAX);
+    read_datapath_id(f, &b->datapath_id);
+}
+
+void net_bridge_aged(struct net_bridge *b, unsigned mac_ageing_s)
+{
+    b->mac_ageing_s = mac_ageing_s;
+    bridge_set_mac_ageing(b->bridge, mac_ageing_s, MAC_ENTRIES_MAX);
+}
+
+static struct net_bridge *net_bridge_new(struct net *n, const char *name, const struct net_bridge *wanted)
+{
+    struct net_bridge *b = calloc(1, sizeof *b);
+    if (!b) return NULL;
+    *b = *wanted;
+    b->net = n;
+    b->file_fd = -1;
+    b->names = (struct flow_names){.port_number = port_number_of, .port_name = port_name_of, .arg = b};
+    list_init(&b->peers);
+    list_init(&b->listeners);
+    snprintf(b->name, sizeof b->name, "%s", name);
+    list_push_back(&n->bridges, &b->node);
+    return b;
 }
 
 static int request_bridge_add(struct net *n, struct net_request *r)
 {
     struct field_error why = {0};
     struct fields f = fields_begin(r->params, "", &why);
+    struct net_bridge wanted = {.fail = BRIDGE_STANDALONE, .mac_ageing_s = MAC_AGEING_S_DEFAULT};
     const char *name = fields_name(&f, "name");
-    int fail = fields_choice(&f, "fail_mode", BRIDGE_STANDALONE, fail_names);
-    unsigned ageing_s = (unsigned)fields_uint(&f, "mac_ageing_s", MAC_AGEING_S_DEFAULT, 1, 86400);
+    char id[20];
+    net_bridge_fields(&f, &wanted);
     int ret = fields_done(&f, r->e);
     if (ret < 0) return ret;
     if (net_bridge_find(n, name)) return errmsg_set(r->e, EEXIST, "bridge %s: it exists already", name);
-    struct net_bridge *b = calloc(1, sizeof *b);
+    struct net_bridge *b = net_bridge_new(n, name, &wanted);
     if (!b) return errmsg_set(r->e, ENOMEM, "out of memory");
-    *b = (struct net_bridge){.net = n, .fail = (enum bridge_fail)fail, .mac_ageing_s = ageing_s, .file_fd = -1};
-    b->names = (struct flow_names){.port_number = port_number_of, .port_name = port_name_of, .arg = b};
-    snprintf(b->name, sizeof b->name, "%s", name);
-    list_push_back(&n->bridges, &b->node);
     ret = bridge_new(&b->bridge, n->sw, b->name, b->fail, r->e);
     if (ret == 0) {
-        bridge_set_mac_ageing(b->bridge, ageing_s, MAC_ENTRIES_MAX);
-        ret = net_flows_open(b, request_take_fd(r, "flows"), r->e);
+        net_bridge_aged(b, b->mac_ageing_s);
+        ret = net_keep_open(b, request_take_fd(r, "flows"), r->e);
     }
-    if (ret == 0) switch_barrier(n->sw);
-    else bridge_drop(b);
-    return ret;
+    if (ret == 0) ret = net_openflow_begin(b, r);
+    if (ret < 0) {
+        bridge_drop(b);
+        return ret;
+    }
+    switch_barrier(n->sw);
+    snprintf(id, sizeof id, "%016" PRIx64, b->datapath_id);
+    r->result = json_pack("{s:s}", "datapath_id", id);
+    return 0;
 }
 
 static int request_bridge_del(struct net *n, struct net_request *r)
@@ -203,20 +250,34 @@ static const struct {
     {"bridge.add", request_bridge_add},
     {"bridge.del", request_bridge_del},
     {"bridge.list", request_bridge_list},
+    {"bridge.set", request_bridge_set},
     {"bridge.show", request_bridge_show},
     {"capture.start", request_capture_start},
     {"capture.stop", request_capture_stop},
+    {"controller.list", request_controller_list},
     {"flow.add", request_flow_add},
     {"flow.del", request_flow_del},
     {"flow.dump", request_flow_dump},
     {"flow.mod", request_flow_mod},
     {"flow.trace", request_flow_trace},
     {"flows.file", request_flows_file},
+    {"group.add", request_group_add},
+    {"group.del", request_group_del},
+    {"group.dump", request_group_dump},
+    {"group.mod", request_group_mod},
     {"mac.flush", request_mac_flush},
     {"mac.show", request_mac_show},
     {"megaflow.dump", request_megaflow_dump},
     {"megaflow.stats", request_megaflow_stats},
+    {"meter.add", request_meter_add},
+    {"meter.del", request_meter_del},
+    {"meter.dump", request_meter_dump},
+    {"meter.mod", request_meter_mod},
     {"net.stats", request_net_stats},
+    {"openflow.connected", request_openflow_connected},
+    {"openflow.drop", request_openflow_drop},
+    {"openflow.listen", request_openflow_listen},
+    {"openflow.tls", request_openflow_tls},
     {"port.add", request_port_add},
     {"port.del", request_port_del},
     {"port.list", request_port_list},
@@ -251,8 +312,12 @@ static void tick(struct loop_timer *t)
     struct net *n = container_of(t, struct net, tick);
     uint64_t now_ns = clock_now_ns();
     switch_tick(n->sw, now_ns);
-    LIST_FOR_EACH (node, &n->bridges)
-        net_flows_ticked(list_entry(node, struct net_bridge, node));
+    LIST_FOR_EACH (node, &n->bridges) {
+        struct net_bridge *b = list_entry(node, struct net_bridge, node);
+        net_openflow_ticked(b, now_ns);
+        net_keep_ticked(b);
+    }
+    net_lists_drop(n, NULL, now_ns);
     LIST_FOR_EACH (node, &n->attachments) {
         struct attachment *a = list_entry(node, struct attachment, node);
         if (!a->is_vif) net_port_look(a, now_ns);
@@ -268,9 +333,14 @@ int net_new(struct net **out, const struct net_args *args, struct errmsg *e)
     list_init(&n->bridges);
     list_init(&n->attachments);
     list_init(&n->waiting);
+    list_init(&n->lists);
     int ret = switch_new(&n->sw, &args->options.flows);
+    if (ret == 0) ret = of_agents_new(&n->agents, n->sw, n->loop);
+    if (ret == 0) ret = net_sync_new(&n->sync);
     if (ret == 0) ret = net_runners_new(&n->runners, n);
     if (ret < 0) {
+        net_sync_free(n->sync);
+        if (n->agents) of_agents_free(n->agents);
         if (n->sw) switch_free(n->sw);
         free(n);
         return errmsg_sys(e, -ret, "making the switch");
@@ -318,8 +388,11 @@ static void net_end(struct net *n, bool leave)
     waiting_free(n);
     while (!list_empty(&n->bridges))
         bridge_drop(list_entry(n->bridges.next, struct net_bridge, node));
+    net_tls_free(n->tls);
+    of_agents_free(n->agents);
     net_runners_free(n->runners);
     switch_free(n->sw);
+    net_sync_free(n->sync); /* last: it may wait for the disk */
     free(n);
 }
 

@@ -4,13 +4,18 @@
  *
  *   creedence-switch.c   arguments; a switch without a daemon is set up by the same requests, made from its options
  *   switch_options.c     options -> requests
+ *   switch_alone.c       OpenFlow's sockets and connections without a daemon
  *   switch_net.c         the whole, bridges, and the table of requests
  *   switch_fields.c      reading the parameters that several requests share
  *   switch_port.c        what ports and VIFs have in common; tap, af_packet and af_xdp ports
  *   switch_vif.c         VIFs and their front ends
  *   switch_held.c        what survives: a VIF's state memory and the descriptors held for the next process
  *   switch_runners.c     threads
- *   switch_flows.c       flows and the bridges' flow files
+ *   switch_change.c      changes of flows, groups, meters and ports' settings, as text
+ *   switch_keep.c        the bridges' flow files; switch_sync.c: who waits for the disk
+ *   switch_flows.c       requests for changes
+ *   switch_dump.c        lists of flows, groups and meters
+ *   switch_openflow.c    controllers, tools and their sockets; what a bridge does without its controllers
  *   switch_guard.c       which addresses a VIF may use
  *   switch_show.c        answers with numbers
  *   switch_capture.c     captures
@@ -28,6 +33,7 @@
 #include "control/fields.h"
 #include "control/link.h"
 #include "loop/loop.h"
+#include "openflow/agent.h"
 #include "switch/switch.h"
 #include "vif/vif.h"
 
@@ -35,6 +41,7 @@
 #define NET_VIF_THREADS_MAX 256u
 #define NET_ALLOWED_MACS_MAX 16u
 #define NET_ALLOWED_IPS_MAX 64u
+#define NET_TARGET_BYTES 160u /* of a controller: "tcp:192.0.2.1:6653" */
 
 struct net_options {
     struct switch_config flows;
@@ -54,6 +61,8 @@ struct net_keeper {
     void (*unhold)(void *arg, const char *vif, const char *name);
     void (*vif)(void *arg, const char *vif, const char *front_end, const char *why);
     void (*flows_grown)(void *arg, const char *bridge);
+    /* state: "connecting", "established", "listening" or, with the reason, "ended". */
+    void (*controller)(void *arg, const char *bridge, const char *target, const char *state, const char *why);
     void *arg;
 };
 
@@ -65,6 +74,7 @@ struct net_args {
 };
 
 struct net_runners;
+struct net_sync;
 
 struct net {
     struct loop *loop;
@@ -76,6 +86,11 @@ struct net {
     struct list bridges;     /* struct net_bridge */
     struct list attachments; /* struct attachment, in the order in which they came */
     struct list waiting;     /* struct vif_waiting: held descriptors that came ahead of their VIF */
+    struct list lists;       /* struct net_list: half read */
+    uint64_t list_id;
+    struct net_sync *sync;
+    struct of_agents *agents;
+    struct net_tls *tls; /* NULL: none was given */
     struct loop_timer tick;
 };
 
@@ -129,17 +144,29 @@ struct net_bridge {
     enum bridge_fail fail;
     unsigned mac_ageing_s;
     struct flow_names names;
-    /* The flow file (switch_flows.c). */
+    /* OpenFlow (switch_openflow.c). */
+    uint64_t datapath_id;
+    struct of_agent *agent;
+    struct list peers, listeners; /* struct net_peer, struct net_listener */
+    unsigned controllers;         /* that it is to have */
+    uint64_t alone_since_ns;      /* since when none of them is there; 0: one is, or the bridge does without already */
+    struct net_port_config *port_configs;
+    unsigned port_config_count;
+    /* The flow file (switch_keep.c). */
     int file_fd; /* -1: flows are kept nowhere */
     uint64_t file_lines;
     bool file_asked;  /* for a new one */
     bool file_behind; /* a change could not be written */
-    FILE *gone;       /* flows whose time was over, until the end of the tick; or NULL */
-    char *gone_text;
-    size_t gone_bytes;
-    unsigned gone_lines;
+    bool unsynced;    /* the disk may not have it yet */
+    FILE *noted;      /* lines that are not in the file yet; or NULL */
+    char *noted_text;
+    size_t noted_bytes;
+    unsigned noted_lines;
 };
 struct net_bridge *net_bridge_find(struct net *n, const char *name);
+/* What may be set of a bridge; what is absent is left alone. */
+void net_bridge_fields(struct fields *f, struct net_bridge *b);
+void net_bridge_aged(struct net_bridge *b, unsigned mac_ageing_s);
 /* The bridge that `bridge` names; NULL with *ret set. */
 struct net_bridge *request_bridge(struct net *n, struct fields *f, struct errmsg *e, int *ret);
 
@@ -284,21 +311,96 @@ int net_runner_new(struct net *n, const char *name, unsigned index, unsigned cou
 void net_runner_free(struct net *n, struct runner *runner);
 void net_runners_json(struct net *n, struct page *p);
 
-/* ---- flows (switch_flows.c, switch_guard.c) ---- */
+/* ---- changes (switch_change.c) ---- */
+
+/* What OpenFlow set of a port (OFPPC_*), kept for as long as it is not nothing, whether the port is there or not. */
+struct net_port_config {
+    uint32_t number, config;
+};
+
+struct net_change {
+    enum of_change what;
+    uint32_t port_mask;
+    union {
+        struct flow_spec flow;
+        struct group_spec group; /* to delete: its id only */
+        struct meter_spec meter;
+        struct net_port_config port;
+    };
+};
+/* 0, or -EINVAL with the reason; to be cleared on success. */
+int net_change_parse(struct net_change *c, enum of_change what, const char *text, const struct flow_names *names,
+                     struct errmsg *e);
+void net_change_clear(struct net_change *c);
+/* *changed grows by how many there were. 0 or -errno with the reason. */
+int net_change_apply(struct net_bridge *b, const struct net_change *c, unsigned *changed, struct errmsg *e);
+void net_change_note(struct net_bridge *b, const struct net_change *c);
+int net_port_config_note(struct net_bridge *b, uint32_t number, uint32_t config, uint32_t mask);
+int net_port_config_set(struct net_bridge *b, uint32_t number, uint32_t config, uint32_t mask, struct errmsg *e);
+void net_port_config_apply(struct attachment *a); /* to a port that came to its bridge */
+
+/* ---- what is kept (switch_keep.c) ---- */
+
+/* What was carried out, to be appended to the file by net_keep(). */
+void net_note_flow(struct net_bridge *b, enum of_change what, const struct flow_spec *f);
+void net_note_group(struct net_bridge *b, enum of_change what, const struct group_spec *g);
+void net_note_meter(struct net_bridge *b, enum of_change what, const struct meter_spec *m);
+void net_note_port(struct net_bridge *b, uint32_t number, uint32_t config, uint32_t mask);
+/* sync: wait until the disk has it. 0 or -errno with the reason; then everything is written anew at the next time. */
+int net_keep(struct net_bridge *b, bool sync, struct errmsg *e);
+/* A flow went by itself. */
+void net_keep_gone(struct net_bridge *b, const struct flow_spec *f, enum flow_gone why);
+/* Load the file (taken over) into a new bridge, or begin it. */
+int net_keep_open(struct net_bridge *b, int fd, struct errmsg *e);
+void net_keep_close(struct net_bridge *b);
+/* There is another keeper: what was asked of the one before, or of none, is asked of it. */
+void net_keep_ask_again(struct net_bridge *b);
+/* After each switch_tick(). */
+void net_keep_ticked(struct net_bridge *b);
+int request_flows_file(struct net *n, struct net_request *r);
+
+/* A thread that waits for the disk (switch_sync.c). */
+int net_sync_new(struct net_sync **out);
+void net_sync_free(struct net_sync *s); /* when the disk has all */
+/* Sync the file of the bridge of that number; fd stays the caller's. False: not now. */
+bool net_sync_soon(struct net_sync *s, unsigned bridge, int fd);
+
+/* ---- requests (switch_flows.c, switch_dump.c) ---- */
 
 int request_flow_add(struct net *n, struct net_request *r);
 int request_flow_mod(struct net *n, struct net_request *r);
 int request_flow_del(struct net *n, struct net_request *r);
 int request_flow_dump(struct net *n, struct net_request *r);
 int request_flow_trace(struct net *n, struct net_request *r);
-int request_flows_file(struct net *n, struct net_request *r);
-/* Load the file (taken over) into a new bridge, or begin it. */
-int net_flows_open(struct net_bridge *b, int fd, struct errmsg *e);
-void net_flows_close(struct net_bridge *b);
-/* There is another keeper: what was asked of the one before, or of none, is asked of it. */
-void net_flows_ask_again(struct net_bridge *b);
-/* After each switch_tick(). */
-void net_flows_ticked(struct net_bridge *b);
+int request_group_add(struct net *n, struct net_request *r);
+int request_group_mod(struct net *n, struct net_request *r);
+int request_group_del(struct net *n, struct net_request *r);
+int request_group_dump(struct net *n, struct net_request *r);
+int request_meter_add(struct net *n, struct net_request *r);
+int request_meter_mod(struct net *n, struct net_request *r);
+int request_meter_del(struct net *n, struct net_request *r);
+int request_meter_dump(struct net *n, struct net_request *r);
+/* Of a bridge that goes; b NULL: those that nobody asked for lately. */
+void net_lists_drop(struct net *n, const struct net_bridge *b, uint64_t now_ns);
+
+/* ---- OpenFlow (switch_openflow.c) ---- */
+
+/* The bridge's agent, and its sockets for tools ("mgmt", "snoop") out of the request. */
+int net_openflow_begin(struct net_bridge *b, struct net_request *r);
+void net_openflow_end(struct net_bridge *b);
+/* Every second. */
+void net_openflow_ticked(struct net_bridge *b, uint64_t now_ns);
+/* Everything to the keeper once more: who is connected, where is listened. */
+void net_openflow_again(struct net_bridge *b);
+void net_tls_free(struct net_tls *t); /* harmless on NULL; its connections go first */
+int request_openflow_tls(struct net *n, struct net_request *r);
+int request_openflow_listen(struct net *n, struct net_request *r);
+int request_openflow_connected(struct net *n, struct net_request *r);
+int request_openflow_drop(struct net *n, struct net_request *r);
+int request_controller_list(struct net *n, struct net_request *r);
+int request_bridge_set(struct net *n, struct net_request *r);
+
+/* ---- guards (switch_guard.c) ---- */
 
 /* *out NULL: nothing is to be checked. 0 or -errno. */
 int net_guard_new(struct guard **out, const struct vif_settings *s, struct errmsg *e);

@@ -32,6 +32,11 @@ enum {
     OPT_GRO,
     OPT_TX,
     OPT_POLL_US,
+    OPT_OPENFLOW_DIR,
+    OPT_CONTROLLER,
+    OPT_TLS_KEY,
+    OPT_TLS_CERT,
+    OPT_TLS_CA,
     OPT_USER,
     OPT_SANDBOX,
 };
@@ -54,6 +59,11 @@ static const struct option options[] = {
     {"gro", required_argument, NULL, OPT_GRO},
     {"tx", required_argument, NULL, OPT_TX},
     {"poll-us", required_argument, NULL, OPT_POLL_US},
+    {"openflow-dir", required_argument, NULL, OPT_OPENFLOW_DIR},
+    {"controller", required_argument, NULL, OPT_CONTROLLER},
+    {"tls-key", required_argument, NULL, OPT_TLS_KEY},
+    {"tls-cert", required_argument, NULL, OPT_TLS_CERT},
+    {"tls-ca", required_argument, NULL, OPT_TLS_CA},
     {"user", required_argument, NULL, OPT_USER},
     {"sandbox", required_argument, NULL, OPT_SANDBOX},
     {"verbose", no_argument, NULL, 'v'},
@@ -67,7 +77,7 @@ static const char usage_text[] =
     "Guests' network cards (vhost-user-net), ports of the host, and the flow switch between them.\n"
     "\n"
     "What there is (each may be repeated):\n"
-    "  --bridge=NAME[,fail-mode=standalone|secure][,mac-ageing=SECONDS]\n"
+    "  --bridge=NAME[,fail-mode=standalone|secure][,mac-ageing=SECONDS][,datapath-id=HEX]\n"
     "  --vif=NAME,bridge=NAME,socket=PATH|connect=PATH[,KEY=VALUE]...\n"
     "                          a network card: mac, mtu, queues, number, packed, in-order, offloads (on|off), link\n"
     "                          (up|down), rate-in, rate-out (bits a second), packets-in, packets-out (a second),\n"
@@ -79,6 +89,13 @@ static const char usage_text[] =
     "Or one card on bridge br0, as programs for vhost-user do (one of):\n"
     "  --socket-path=PATH      listen on this Unix socket\n"
     "  --fd=N                  use the socket inherited as descriptor N, listening or connected\n"
+    "\n"
+    "OpenFlow 1.3:\n"
+    "  --openflow-dir=DIR      sockets DIR/BRIDGE.mgmt and DIR/BRIDGE.snoop, for ovs-ofctl and its like\n"
+    "  --controller=BRIDGE=TARGET\n"
+    "                          tcp:ADDRESS[:PORT], ssl:.., unix:PATH, or ptcp:[PORT][:ADDRESS], pssl:.., punix:PATH\n"
+    "  --tls-key=FILE, --tls-cert=FILE, --tls-ca=FILE\n"
+    "                          for ssl: and pssl:\n"
     "\n"
     "How it works:\n"
     "  --flows=mega|exact      exact: one bounded table with an entry per connection, for comparison\n"
@@ -113,7 +130,10 @@ struct key {
     enum value_kind kind;
 };
 
-static const struct key bridge_keys[] = {{"fail-mode", "fail_mode", TEXT}, {"mac-ageing", "mac_ageing_s", NUMBER}, {0}};
+static const struct key bridge_keys[] = {{"fail-mode", "fail_mode", TEXT},
+                                         {"mac-ageing", "mac_ageing_s", NUMBER},
+                                         {"datapath-id", "datapath_id", TEXT},
+                                         {0}};
 static const struct key port_keys[] = {{"bridge", "bridge", TEXT},
                                        {"type", "type", TEXT},
                                        {"device", "device", TEXT},
@@ -272,6 +292,17 @@ static int flow_option(struct switch_options *o, const char *option, const char 
     return 0;
 }
 
+/* BRIDGE=TARGET */
+static int controller_option(struct switch_options *o, const char *text, struct errmsg *e)
+{
+    const char *equals = strchr(text, '=');
+    if (!equals || equals == text)
+        return errmsg_set(e, EINVAL, "--controller=%s: expected BRIDGE=TARGET, as br0=tcp:192.0.2.1:6653", text);
+    json_array_append_new(o->controllers,
+                          json_pack("{s:s%, s:s}", "bridge", text, (size_t)(equals - text), "target", equals + 1));
+    return 0;
+}
+
 static int rank(const json_t *request)
 {
     static const char *const order[] = {"bridge.add", "port.add", "vif.attach", "flow.add"};
@@ -380,6 +411,11 @@ static int take(struct switch_options *o, int opt, const char *name, const char 
         ret = on_off(name, text, &on, e);
         json_object_set_new(o->configure, "gro", json_boolean(on));
         return ret;
+    case OPT_OPENFLOW_DIR: o->openflow_dir = text; return 0;
+    case OPT_CONTROLLER: return controller_option(o, text, e);
+    case OPT_TLS_KEY: o->tls_key = text; return 0;
+    case OPT_TLS_CERT: o->tls_certificate = text; return 0;
+    case OPT_TLS_CA: o->tls_ca = text; return 0;
     case OPT_USER: o->sandbox.user = text; return 0;
     case OPT_SANDBOX: return sandbox_option(o, text, e);
     case 'v': o->verbose = true; return 0;
@@ -393,13 +429,19 @@ static int take(struct switch_options *o, int opt, const char *name, const char 
 int switch_options_parse(struct switch_options *o, int argc, char **argv, struct errmsg *e)
 {
     int opt, index = 0, ret = 0;
-    *o = (struct switch_options){
-        .configure = json_object(), .requests = json_array(), .flow_files = json_array(), .fd = -1, .link_fd = -1};
+    *o = (struct switch_options){.configure = json_object(),
+                                 .requests = json_array(),
+                                 .flow_files = json_array(),
+                                 .controllers = json_array(),
+                                 .fd = -1,
+                                 .link_fd = -1};
     while (ret == 0 && (opt = getopt_long(argc, argv, "vVh", options, &index)) != -1)
         ret = take(o, opt, opt >= 256 ? options[index].name : "", optarg, e);
     if (ret != 0 || o->link_fd >= 0) return ret;
     if (optind < argc) return errmsg_set(e, EINVAL, "%s: unexpected argument; try --help", argv[optind]);
     if (o->socket_path && o->fd >= 0) return errmsg_set(e, EINVAL, "expected one of --socket-path and --fd");
+    if (!o->tls_key != !o->tls_certificate || !o->tls_key != !o->tls_ca)
+        return errmsg_set(e, EINVAL, "expected --tls-key, --tls-cert and --tls-ca, or none of them");
     if (o->socket_path || o->fd >= 0) conventional(o);
     if (!json_array_size(o->requests) && !o->control)
         return errmsg_set(e, EINVAL, "nothing to do: expected a bridge (--bridge=NAME), or --socket-path; try --help");
@@ -412,4 +454,5 @@ void switch_options_free(struct switch_options *o)
     json_decref(o->configure);
     json_decref(o->requests);
     json_decref(o->flow_files);
+    json_decref(o->controllers);
 }

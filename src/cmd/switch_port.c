@@ -50,7 +50,9 @@ int attachment_check_name(struct net *n, const char *name, struct errmsg *e)
 int attachment_join(struct attachment *a, struct net_bridge *b, uint32_t number, struct errmsg *e)
 {
     a->bridge = b;
-    return bridge_add_port(b->bridge, a->port, number, &a->vlan, &a->sp, e);
+    int ret = bridge_add_port(b->bridge, a->port, number, &a->vlan, &a->sp, e);
+    if (ret == 0) net_port_config_apply(a);
+    return ret;
 }
 
 void attachment_leave(struct attachment *a)
@@ -241,6 +243,7 @@ static void replace(struct net_port *p, struct port *by)
     while (bridge_add_port(a->bridge->bridge, by, number, &a->vlan, &a->sp, &e) <
            0) /* no memory; it has a right to its place */
         switch_barrier(p->net->sw);
+    net_port_config_apply(a);
     switch_barrier(p->net->sw);
 }
 

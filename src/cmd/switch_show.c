@@ -179,6 +179,7 @@ static void count_mac(void *arg, const struct mac_info *m)
 static json_t *bridge_json(struct net *n, struct net_bridge *b)
 {
     unsigned ports = 0, vifs = 0, macs = 0;
+    char id[20];
     LIST_FOR_EACH (node, &n->attachments) {
         struct attachment *a = list_entry(node, struct attachment, node);
         if (a->bridge != b) continue;
@@ -186,10 +187,13 @@ static json_t *bridge_json(struct net *n, struct net_bridge *b)
         vifs += a->is_vif;
     }
     bridge_mac_each(b->bridge, count_mac, &macs);
-    return json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:b}", "name", b->name, "fail_mode",
-                     b->fail == BRIDGE_SECURE ? "secure" : "standalone", "mac_ageing_s", (int)b->mac_ageing_s,
-                     "port_count", (int)ports, "vif_count", (int)vifs, "flow_count", (int)bridge_flow_count(b->bridge),
-                     "mac_count", (int)macs, "flows_saved", b->file_fd >= 0);
+    snprintf(id, sizeof id, "%016" PRIx64, b->datapath_id);
+    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b}", "name", b->name, "fail_mode",
+                     b->fail == BRIDGE_SECURE ? "secure" : "standalone", "datapath_id", id, "mac_ageing_s",
+                     (int)b->mac_ageing_s, "port_count", (int)ports, "vif_count", (int)vifs, "flow_count",
+                     (int)bridge_flow_count(b->bridge), "group_count", (int)bridge_group_count(b->bridge),
+                     "meter_count", (int)bridge_meter_count(b->bridge), "controller_count",
+                     (int)of_agent_controllers(b->agent), "mac_count", (int)macs, "flows_saved", b->file_fd >= 0);
 }
 
 int request_bridge_list(struct net *n, struct net_request *r)
