@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from lib.control import Daemon, RpcError
-from lib.paths import TOP, system_program
+from lib.openflow import Client
+from lib.paths import TOP, built, system_program
 from lib.process import wait_until
-from lib.switch import Namespace, start_switch
+from lib.switch import Namespace, ip, start_switch
 
 pytestmark = pytest.mark.timeout_s(120)
 
@@ -66,6 +67,12 @@ def kill_switch(daemon):
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as s:
         return s.getsockname()[1]
+
+
+def learning_controller(processes, run_dir, *words):
+    """Open vSwitch's controller for tests: a learning switch."""
+    return processes.start([system_program("ovs-testcontroller", "openvswitch-testcontroller"), "-O", "OpenFlow13",
+                            f"--unixctl={run_dir}/testcontroller.ctl", *words], name="testcontroller")
 
 
 def ten_thousand():
@@ -195,8 +202,8 @@ def test_monitor_and_packet_out(daemon, processes, run_dir):
         space.take("crof0", "10.99.0.1/24")
         ofctl = Tool(daemon.run_dir / "br0.mgmt")
         ofctl("add-flow", "priority=10,arp,actions=controller")
-        monitor = processes.start([system_program("ovs-ofctl", "openvswitch-common"), "-O", "OpenFlow13", "monitor",
-                                   str(daemon.run_dir / "br0.mgmt"), "65534"], name="monitor")
+        monitor = processes.start([system_program("ovs-ofctl", "openvswitch-common"), "-O", "OpenFlow13",
+                                   f"--unixctl={run_dir}/monitor.ctl", "monitor", str(daemon.run_dir / "br0.mgmt"), "65534"], name="monitor")
         time.sleep(0.5)
         space.reaches("10.99.0.2", tries=1, timeout_s=0.3)
         wait_until(lambda: "OFPT_PACKET_IN" in monitor.output() and "arp" in monitor.output(), 5, "a packet-in")
@@ -206,7 +213,8 @@ def test_monitor_and_packet_out(daemon, processes, run_dir):
         wait_until(lambda: int(space.python(f"print(open('{received}').read())")) > before, 5, "the frame")
 
 
-def test_port_config_comes_back(daemon, ofctl):
+def test_port_config_comes_back(daemon, ofctl, request):
+    request.addfinalizer(lambda: ip("link", "del", "crof1", check=False))
     daemon.call("port.add", bridge="br0", name="crof1", type="tap")
     ofctl("mod-port", "crof1", "no-flood", check=False)  # of OpenFlow 1.0: refused or ignored
     ofctl("mod-port", "crof1", "down")
@@ -220,16 +228,50 @@ def test_port_config_comes_back(daemon, ofctl):
     assert "PORT_DOWN" not in ofctl("show")
 
 
+# ---- a barrier ----
+
+
+def test_a_barrier_means_what_it_says(daemon, processes):
+    """A rule is changed under full traffic, again and again: after the barrier's reply nothing goes by the old rule."""
+    number = {}
+    for name in ("a", "b", "c"):
+        number[name] = daemon.call("vif.attach", bridge="br0", name=name)["number"]
+    socket_of = {v["name"]: v["socket"] for v in daemon.call("vif.list")["vifs"]}
+    client = Client(daemon.run_dir / "br0.mgmt")
+    client.output(number["a"], number["b"])
+    client.barrier()
+    processes.start([built("bench/vhost-net-bench"), f"--port={socket_of['a']},flows=64", f"--port={socket_of['b']}", f"--port={socket_of['c']}",
+                     "--runtime=30", "--ramp=0.1"])
+    wait_until(lambda: client.sent_to(number["b"]) > 1000, 10, "traffic")
+    moved, end = 0, time.monotonic() + 5
+    old, new = "b", "c"
+    while time.monotonic() < end:
+        old, new = new, old
+        client.output(number["a"], number[new])
+        client.barrier()
+        before = client.sent_to(number[old])
+        at = client.sent_to(number[new])
+        for _ in range(5):
+            assert client.sent_to(number[old]) == before, f"after {moved} changes"
+        wait_until(lambda: client.sent_to(number[new]) > at, 5, "frames by the new rule")
+        assert client.sent_to(number[old]) == before, f"after {moved} changes"
+        moved += 1
+    assert moved > 50
+    client.close()
+
+
 # ---- controllers ----
 
 
 @pytest.fixture
 def spaces(daemon):
-    """Two name spaces with a port of the bridge each."""
+    """Two name spaces, each behind a veth pair whose other end is a port of the bridge: such a port is found again by the next switch."""
     with Namespace("ofa") as a, Namespace("ofb") as b:
         for space, name, address in ((a, "crofa", "10.98.0.1/24"), (b, "crofb", "10.98.0.2/24")):
-            daemon.call("port.add", bridge="br0", name=name, type="tap")
-            space.take(name, address)
+            ip("link", "add", name, "type", "veth", "peer", "name", name + "1")
+            ip("link", "set", name, "up")
+            space.take(name + "1", address)
+            daemon.call("port.add", bridge="br0", name=name, type="af_packet")
         yield a, b
 
 
@@ -241,15 +283,14 @@ def established(daemon, timeout_s=10):
     wait_until(lambda: controller_state(daemon) == ["established"], timeout_s, "the controller")
 
 
-def test_testcontroller(daemon, spaces, ofctl, processes):
+def test_testcontroller(daemon, spaces, ofctl, processes, run_dir):
     port = free_port()
     a, b = spaces
     daemon.call("bridge.set", name="br0", fail_mode="secure")
     ofctl("del-flows")
     assert not a.reaches("10.98.0.2", tries=1, timeout_s=0.3)
     daemon.creedence("controller", "add", "br0", f"tcp:127.0.0.1:{port}")
-    command = [system_program("ovs-testcontroller", "openvswitch-testcontroller"), "-O", "OpenFlow13", f"ptcp:{port}:127.0.0.1"]
-    controller = processes.start(command)
+    controller = learning_controller(processes, run_dir, f"ptcp:{port}:127.0.0.1")
     established(daemon)
     assert a.reaches("10.98.0.2", tries=10)
     kill_switch(daemon)
@@ -258,18 +299,18 @@ def test_testcontroller(daemon, spaces, ofctl, processes):
     # It is killed, and another one is found.
     controller.kill()
     wait_until(lambda: controller_state(daemon) != ["established"], 5, "its end")
-    processes.start(command)
+    learning_controller(processes, run_dir, f"ptcp:{port}:127.0.0.1")
     established(daemon, 20)
     assert "established" in daemon.creedence("controller", "list").stdout
     daemon.creedence("controller", "del", "br0", f"tcp:127.0.0.1:{port}")
     assert daemon.call("controller.list")["controllers"] == []
 
 
-def test_the_daemon_comes_back_to_its_controllers(daemon, ofctl, processes):
+def test_the_daemon_comes_back_to_its_controllers(daemon, ofctl, processes, run_dir):
     port = free_port()
-    processes.start([system_program("ovs-testcontroller", "openvswitch-testcontroller"), "-O", "OpenFlow13", f"ptcp:{port}:127.0.0.1"])
+    learning_controller(processes, run_dir, f"ptcp:{port}:127.0.0.1")
     daemon.call("controller.add", bridge="br0", target=f"tcp:127.0.0.1:{port}", name="main")
-    daemon.call("controller.add", bridge="br0", target="ptcp:0:127.0.0.1" if False else f"ptcp:{free_port()}:127.0.0.1")
+    daemon.call("controller.add", bridge="br0", target=f"ptcp:{free_port()}:127.0.0.1")
     wait_until(lambda: sorted(controller_state(daemon)) == ["established", "listening"], 10, "both")
     pid = daemon.switch_pid()
     daemon.kill()
@@ -303,8 +344,8 @@ def test_tls(daemon, spaces, ofctl, processes, run_dir):
     make_certificates(run_dir)
     daemon.call("bridge.set", name="br0", fail_mode="secure")
     ofctl("del-flows")
-    processes.start([system_program("ovs-testcontroller", "openvswitch-testcontroller"), "-O", "OpenFlow13", f"pssl:{port}:127.0.0.1",
-                     f"--private-key={run_dir}/controller-key.pem", f"--certificate={run_dir}/controller.pem", f"--ca-cert={run_dir}/ca.pem"])
+    learning_controller(processes, run_dir, f"pssl:{port}:127.0.0.1", f"--private-key={run_dir}/controller-key.pem",
+                    f"--certificate={run_dir}/controller.pem", f"--ca-cert={run_dir}/ca.pem")
     daemon.call("controller.add", bridge="br0", target=f"ssl:127.0.0.1:{port}")
     wait_until(lambda: "error" in daemon.call("controller.list")["controllers"][0], 10, "an error: there is no key")
     daemon.creedence("tls", "set", f"--key={run_dir}/switch-key.pem", f"--cert={run_dir}/switch.pem", f"--ca={run_dir}/ca.pem")
@@ -336,7 +377,7 @@ def test_os_ken(daemon, spaces, ofctl, processes):
     wait_until(lambda: len([f for f in ofctl.flows() if "dl_dst" in f]) >= 2, 5, "a flow each way")
 
 
-def test_standalone(daemon, spaces, ofctl, processes):
+def test_standalone(daemon, spaces, ofctl, processes, run_dir):
     """With a controller the flow that makes a learning switch of the bridge goes; without any configured it is back."""
     port = free_port()
     a, b = spaces
@@ -345,7 +386,7 @@ def test_standalone(daemon, spaces, ofctl, processes):
     daemon.call("controller.add", bridge="br0", target=target)
     time.sleep(0.5)
     assert a.reaches("10.98.0.2")  # not there yet: nothing has changed
-    processes.start([system_program("ovs-testcontroller", "openvswitch-testcontroller"), "-O", "OpenFlow13", "--noflow", f"ptcp:{port}:127.0.0.1"])
+    learning_controller(processes, run_dir, "--noflow", f"ptcp:{port}:127.0.0.1")
     established(daemon, 20)
     wait_until(lambda: not any("NORMAL" in f for f in ofctl.flows()), 5, "the flow to go")
     daemon.call("controller.del", bridge="br0")
@@ -402,7 +443,7 @@ def test_a_hostile_controller(daemon, ofctl):
 
 def test_a_switch_alone(processes, run_dir):
     port = free_port()
-    processes.start([system_program("ovs-testcontroller", "openvswitch-testcontroller"), "-O", "OpenFlow13", f"ptcp:{port}:127.0.0.1"])
+    learning_controller(processes, run_dir, f"ptcp:{port}:127.0.0.1")
     process, link = start_switch(processes, run_dir, "--bridge=br0,datapath-id=77", f"--openflow-dir={run_dir}",
                                  f"--controller=br0=tcp:127.0.0.1:{port}", f"--controller=br0=punix:{run_dir}/passive", sandbox="try")
     ofctl = Tool(run_dir / "br0.mgmt")

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The little of OpenFlow 1.3 that a test says itself, over a bridge's Unix socket."""
+
+import socket
+import struct
+
+HELLO, ERROR, FLOW_MOD, MULTIPART_REQUEST, MULTIPART_REPLY, BARRIER_REQUEST, BARRIER_REPLY = 0, 1, 14, 18, 19, 20, 21
+PORT_STATS, ANY, NO_BUFFER, ADD, DELETE = 4, 0xFFFFFFFF, 0xFFFFFFFF, 0, 3
+
+
+class Client:
+    def __init__(self, path, timeout_s=10):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(timeout_s)
+        self.sock.connect(str(path))
+        self.file = self.sock.makefile("rb")
+        self.xid = 0
+        self.send(HELLO)
+        assert self.receive()[0] == HELLO
+
+    def send(self, kind, body=b""):
+        self.xid += 1
+        self.sock.sendall(struct.pack("!BBHI", 4, kind, 8 + len(body), self.xid) + body)
+        return self.xid
+
+    def receive(self):
+        """(type, xid, body)"""
+        head = self.file.read(8)
+        if len(head) < 8:
+            raise ConnectionError("the switch closed the connection")
+        _version, kind, length, xid = struct.unpack("!BBHI", head)
+        return kind, xid, self.file.read(length - 8)
+
+    def answer(self, xid, wanted):
+        while True:
+            kind, got, body = self.receive()
+            if got != xid:
+                continue
+            assert kind == wanted, (kind, body)
+            return body
+
+    def output(self, in_port, out_port, priority=100):
+        """Whatever comes in at in_port goes out at out_port."""
+        match = struct.pack("!HHIIxxxx", 1, 12, 0x80000004, in_port)
+        action = struct.pack("!HHIHxxxxxx", 0, 16, out_port, 0xFFFF)
+        apply = struct.pack("!HHxxxx", 4, 8 + len(action)) + action
+        self.send(FLOW_MOD, struct.pack("!QQBBHHHIIIHxx", 0, 0, 0, ADD, 0, 0, priority, NO_BUFFER, ANY, ANY, 0) + match + apply)
+
+    def barrier(self):
+        self.answer(self.send(BARRIER_REQUEST), BARRIER_REPLY)
+
+    def sent_to(self, port):
+        """Packets that the switch has sent to the port."""
+        body = self.answer(self.send(MULTIPART_REQUEST, struct.pack("!HHxxxxIxxxx", PORT_STATS, 0, port)), MULTIPART_REPLY)
+        return struct.unpack_from("!Q", body, 8 + 8 + 8)[0]
+
+    def close(self):
+        self.file.close()
+        self.sock.close()
