@@ -376,14 +376,14 @@ static void save_meter(void *arg, const struct meter_spec *m, const struct meter
     w->lines++;
 }
 
-/* The first lines take away what stands before them in the file, and what a new bridge begins with. */
-static void write_state(struct net_bridge *b, struct writing *w)
+/* The first lines take away what a new bridge begins with, and what stands before them in the file. */
+static void write_state(struct net_bridge *b, struct writing *w, bool behind)
 {
     struct flow_spec all;
     struct errmsg e;
-    fprintf(w->out, "%s \n%s group_id=all\n%s meter=all\n", words[OF_FLOW_DELETE], words[OF_GROUP_DELETE],
-            words[OF_METER_DELETE]);
-    w->lines = 3;
+    fprintf(w->out, "%s \n", words[OF_FLOW_DELETE]);
+    if (behind) fprintf(w->out, "%s group_id=all\n%s meter=all\n", words[OF_GROUP_DELETE], words[OF_METER_DELETE]);
+    w->lines = behind ? 3 : 1;
     bridge_group_each(b->bridge, SWITCH_GROUP_ALL, save_group, w);
     bridge_group_each(b->bridge, SWITCH_GROUP_ALL, save_group_names, w);
     bridge_meter_each(b->bridge, SWITCH_METER_ALL, save_meter, w);
@@ -401,7 +401,7 @@ static int write_file(struct net_bridge *b, int fd, uint64_t *lines)
         if (copy >= 0) close(copy);
         return -ENOMEM;
     }
-    write_state(b, &w);
+    write_state(b, &w, lseek(fd, 0, SEEK_END) > 0);
     int ret = fflush(w.out) == 0 && !ferror(w.out) && fdatasync(fd) == 0 ? 0 : -(errno ? errno : EIO);
     fclose(w.out);
     *lines = w.lines;
