@@ -50,7 +50,8 @@ bool packet_set_ipv4_src(struct packet *p, struct be32 addr);
 bool packet_set_ipv4_dst(struct packet *p, struct be32 addr);
 bool packet_set_ipv4_tos(struct packet *p, uint8_t tos);
 bool packet_set_ipv4_ttl(struct packet *p, uint8_t ttl);
-/* What IP, or its last extension header, says that it carries. What that is stays as it is, its checksum too. */
+/* What IP, or its last extension header, says that it carries. What that is stays as it is, but for its checksum if that sums up the
+ * protocol's number. */
 bool packet_set_ip_proto(struct packet *p, uint8_t proto);
 bool packet_set_ipv6_src(struct packet *p, const uint8_t addr[16]);
 /* With a routing header that is not used up the address is not in the pseudo header, and the checksum stays. */

@@ -143,14 +143,16 @@ bool packet_set_ipv4_ttl(struct packet *p, uint8_t ttl)
 
 bool packet_set_ip_proto(struct packet *p, uint8_t proto)
 {
-    struct packet_layers l = packet_parse_ip(p, p->l3_at);
-    if (l.version == 0) return false;
+    struct l4 t;
+    if (!find_l4(p, 0, &t)) return false;
+    uint8_t old[2] = {0, t.l.proto}, new[2] = {0, proto};
+    pseudo_changed(&t, csum_memory(old, sizeof old), csum_memory(new, sizeof new));
     struct wire_ipv4 *ip = ipv4_at(p, p->l3_at);
     if (ip) {
         uint8_t word[2] = {ip->ttl, proto};
         replace_ipv4(ip, &ip->ttl, word, sizeof word);
     } else {
-        p->head[l.proto_at] = proto;
+        p->head[t.l.proto_at] = proto;
     }
     return true;
 }

@@ -248,12 +248,14 @@ bool execute_change(struct packet *p, const struct dp_action *a)
 
 /* ---- meters ---- */
 
-/* The drop precedence of the Assured Forwarding classes (RFC 2597): AF11 to AF43 are 001 01 0 to 100 11 0. */
+/* A higher drop precedence: of the Assured Forwarding classes (RFC 2597: AF11 to AF43 are 001 01 0 to 100 11 0) that is what it
+ * says; a class selector (RFC 2474: xxx 000) is more likely to be dropped the lower it is. Others stay as they are. */
 static uint8_t raise_precedence(uint8_t tos, unsigned levels)
 {
     unsigned class = tos >> 5, precedence = tos >> 3 & 3u, odd = tos >> 2 & 1u;
-    if (class < 1 || class > 4 || precedence < 1 || odd) return tos;
-    precedence = levels > 3 - precedence ? 3 : precedence + levels;
+    if (odd) return tos;
+    if (precedence == 0) class -= levels < class ? levels : class;
+    else if (class >= 1 && class <= 4) precedence = levels > 3 - precedence ? 3 : precedence + levels;
     return (uint8_t)(class << 5 | precedence << 3 | (tos & 3u));
 }
 

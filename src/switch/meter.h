@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Meters: rates that flows share (OpenFlow 1.3.5, section 5.7). A flow's meter is the first thing that happens to its packets: of
- * the bands whose rate is exceeded the one with the highest rate drops the packet or raises its drop precedence (DSCP).
+ * the bands whose rate is exceeded the one with the highest rate drops the packet or raises its drop precedence: AFx1 to AFx2 to AFx3
+ * (RFC 2597), CS3 to CS2 to CS1 to CS0 (RFC 2474); what has another DSCP, or none, passes as it is.
  *
  * A band is a token bucket, shared by all threads that forward through it.
  *

@@ -248,7 +248,7 @@ static void push_mpls(struct walk *w, uint16_t type)
     if (labelled) {
         entry = be32_get(w->key.mpls[0]) & ~UINT32_C(0x100);
     } else {
-        uint8_t ttl = 64;
+        uint8_t ttl = 0; /* what there is no field for to be copied from is 0 (OpenFlow 1.3.5, section 5.12.1) */
         if (field_exists(FIELD_IP_TTL, &w->key, seen(w))) {
             seen(w)->nw_ttl = 0xff;
             ttl = w->key.nw_ttl;
