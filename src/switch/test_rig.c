@@ -14,7 +14,7 @@ static void keep(struct port *p, struct packet *const *packets, unsigned count, 
     (void)pool;
     for (unsigned i = 0; i < count; i++) {
         unsigned at = r->got++ % 8;
-        uint32_t n = packets[i]->length_bytes < 128 ? packets[i]->length_bytes : 128;
+        uint32_t n = packets[i]->length_bytes < RIG_BYTES ? packets[i]->length_bytes : RIG_BYTES;
         r->last[at].length = packets[i]->length_bytes;
         packet_read(packets[i], 0, r->last[at].bytes, n);
     }

@@ -10,6 +10,7 @@
 
 #define RIG_PORTS 16u
 #define RIG_KEPT 4096u
+#define RIG_BYTES 256u /* of a frame, that are kept */
 
 struct rig_port {
     struct port port; /* first */
@@ -18,7 +19,7 @@ struct rig_port {
     unsigned got;
     struct {
         uint32_t length;
-        uint8_t bytes[128];
+        uint8_t bytes[RIG_BYTES];
     } last[8]; /* the latest, by got % 8 */
 };
 
