@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * TRUST BOUNDARY 2, on Xen: the ring of a blkfront (Xen's public io/blkif.h, io/ring.h), backend side.
+ *
+ * Requests are copied out once, in whichever of the three layouts the guest's kind has, checked, and given out as plain structures;
+ * responses are put back in any order and published in batches. What was taken and not answered is also noted in memory that
+ * outlives the process (blkif_setup.inflight), in an order that leaves it right wherever the process is killed: the next
+ * process gives those out first, oldest first, and answers nothing twice.
+ *
+ * Nothing here maps or copies a guest's data pages: segments name grants, and the device decides (vbd/).
+ *
+ * Thread-safety: a ring belongs to one thread.
+ */
+#ifndef RING_BLKIF_H
+#define RING_BLKIF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/errmsg.h"
+
+#define BLKIF_RING_PAGES_MAX 16u
+#define BLKIF_INDIRECT_PAGES_MAX 8u
+#define BLKIF_SEGMENTS_MAX 512u /* that we offer and take: 2 MiB in one request */
+
+enum blkif_abi { BLKIF_ABI_NATIVE, BLKIF_ABI_X86_32, BLKIF_ABI_X86_64 };
+
+/* As on the ring. */
+enum blkif_op {
+    BLKIF_READ = 0,
+    BLKIF_WRITE = 1,
+    BLKIF_WRITE_BARRIER = 2,
+    BLKIF_FLUSH_DISKCACHE = 3,
+    BLKIF_DISCARD = 5,
+    BLKIF_INDIRECT = 6, /* only on the ring: given out as what it carries */
+};
+enum blkif_status { BLKIF_OKAY = 0, BLKIF_ERROR = -1, BLKIF_EOPNOTSUPP = -2 };
+
+struct blkif_segment {
+    uint32_t ref;
+    uint8_t first_sect, last_sect; /* of 512 bytes; first <= last < 8 */
+};
+
+struct blkif_request {
+    uint16_t slot; /* give back with the response; unique among requests in flight */
+    uint8_t op;    /* enum blkif_op, never INDIRECT */
+    bool invalid;  /* well enough formed to be answered, but nothing else: BLKIF_ERROR is due */
+    uint8_t discard_flags;
+    uint64_t id; /* the guest's */
+    uint64_t sector;
+    uint64_t discard_sectors;
+    unsigned segment_count;
+    /* An indirect request's segments are in pages of the guest's that the caller copies (blkif_add_segments()). */
+    unsigned indirect_pages;
+    uint32_t indirect_ref[BLKIF_INDIRECT_PAGES_MAX];
+    struct blkif_segment *segments; /* the caller's, BLKIF_SEGMENTS_MAX */
+};
+
+struct blkif_setup {
+    void *ring; /* mapped, pages adjacent */
+    unsigned pages;
+    enum blkif_abi abi;
+    unsigned segments_max; /* of a request, as offered */
+    void *inflight;        /* blkif_inflight_bytes() long, or NULL */
+    bool resume;           /* it holds what an earlier process left */
+};
+size_t blkif_inflight_bytes(enum blkif_abi abi, unsigned pages);
+unsigned blkif_ring_entries(enum blkif_abi abi, unsigned pages);
+
+struct blkif_ring;
+
+int blkif_new(struct blkif_ring **out, const struct blkif_setup *s, struct errmsg *e);
+void blkif_free(struct blkif_ring *r);
+
+/* 1: taken; 0: none; -EPROTO: broken (an index that jumps): blkif_broken() says why. */
+int blkif_pop(struct blkif_ring *r, struct blkif_request *out);
+/* The bytes of the indirect pages (8 per segment), copied once by the caller. False: a segment is nonsense (the request is invalid). */
+bool blkif_add_segments(struct blkif_request *q, const void *pages, size_t bytes);
+void blkif_push(struct blkif_ring *r, uint16_t slot, enum blkif_status status);
+/* True: the guest is to be notified. */
+bool blkif_publish(struct blkif_ring *r);
+/* Ask for an event with the next request; true: one is there already. */
+bool blkif_final_check(struct blkif_ring *r);
+bool blkif_has_work(const struct blkif_ring *r);
+unsigned blkif_in_flight(const struct blkif_ring *r);
+void blkif_break(struct blkif_ring *r, const char *why); /* why is a literal */
+const char *blkif_broken(const struct blkif_ring *r);
+
+#endif
