@@ -14,7 +14,12 @@
 #define IDLE_LEAST_NS (NS_PER_SECOND / 10)
 #define SWEEP_EVERY_NS NS_PER_SECOND
 #define BUCKETS_MIN 4u
-#define BUCKETS_MAPPED ((size_t)1 << 17) /* bytes of an array, from which it has a mapping of its own */
+#define BUCKETS_COPIED                                                                                                 \
+    1024u /* up to so many a table doubles; then it has a mapping for all that there may be, and grows pair by pair */
+#define BUCKETS_READY 1024u /* brought into memory together */
+#define LOAD_COPIED 4u      /* megaflows for each bucket, from which it grows */
+#define LOAD_MAPPED 2u      /* half as many, because in buckets whose turn has not come there are twice as many */
+#define GROW_STEPS 32u      /* for a megaflow that finds no room */
 #define LISTS_MIN 64u
 #define GENERATION_MAX 0x7fffffffu
 /* A megaflow of each size: lines given back in one size do not serve for another. */
@@ -22,7 +27,7 @@
 
 /* Lines that are brought into memory together: one page's, or a part of what is used already. */
 #define READY_LEAST 64u
-#define READY_MOST 4096u
+#define READY_MOST 1024u
 #define READY_PART 4u
 
 #define PAGE_BYTES 4096u
@@ -78,32 +83,21 @@ int cache_init(struct cache *c, const struct switch_config_cache *config)
     return -ENOMEM;
 }
 
-static size_t bucket_bytes(uint32_t bucket_mask)
+static bool is_mapped(const struct subtable *t)
 {
-    return ((size_t)bucket_mask + 1) * sizeof(struct bucket);
+    return t->bucket_mask >= BUCKETS_COPIED;
 }
 
-/* Empty ones. Large arrays come from the system, which has zeroed them already. */
-static struct bucket *buckets_new(uint32_t bucket_mask)
+static void buckets_free(const struct subtable *t)
 {
-    size_t bytes = bucket_bytes(bucket_mask);
-    struct bucket *b = bytes < BUCKETS_MAPPED ? aligned_alloc(64, bytes) : map(bytes);
-    if (b && bytes < BUCKETS_MAPPED) memset(b, 0, bytes);
-    else if (b) populate(b, bytes);
-    return b;
-}
-
-static void buckets_free(struct bucket *b, uint32_t bucket_mask)
-{
-    size_t bytes = bucket_bytes(bucket_mask);
-    if (bytes < BUCKETS_MAPPED) free(b);
-    else unmap(b, bytes);
+    if (is_mapped(t)) unmap(t->buckets, t->bucket_most * sizeof *t->buckets);
+    else free(t->buckets);
 }
 
 static void table_free(struct subtable *t)
 {
     if (!t) return;
-    buckets_free(t->buckets, t->bucket_mask);
+    buckets_free(t);
     free(t);
 }
 
@@ -378,11 +372,16 @@ static struct subtable *table_new(struct cache *c, struct cache_port *p, const s
     t->mask_sum = mask_sum(mask);
     t->simple = is_simple(mask);
     t->bucket_mask = BUCKETS_MIN - 1;
-    t->buckets = buckets_new(t->bucket_mask);
+    t->bucket_count = BUCKETS_MIN;
+    t->bucket_most = 2 * BUCKETS_COPIED;
+    while (t->bucket_most < c->config.megaflows_max)
+        t->bucket_most *= 2;
+    t->buckets = aligned_alloc(64, BUCKETS_MIN * sizeof *t->buckets);
     if (!t->buckets) {
         free(t);
         return NULL;
     }
+    memset(t->buckets, 0, BUCKETS_MIN * sizeof *t->buckets);
     struct subtable **at = &p->tables; /* last: it has no hits yet */
     while (*at)
         at = &(*at)->next;
@@ -507,10 +506,10 @@ static unsigned bucket_room(const struct bucket *b)
 }
 
 /* In its bucket, or the one beside it. */
-static bool table_put(struct bucket *buckets, uint32_t mask, uint32_t sig, uint32_t line)
+static bool table_put(struct subtable *t, uint32_t sig, uint32_t line)
 {
     for (unsigned side = 0; side < 2; side++) {
-        struct bucket *b = &buckets[cache_bucket(sig, mask) ^ side];
+        struct bucket *b = &t->buckets[cache_bucket(t, sig) ^ side];
         unsigned i = bucket_room(b);
         if (i == BUCKET_SLOTS) continue;
         bucket_put(b, i, sig, line);
@@ -519,40 +518,68 @@ static bool table_put(struct bucket *buckets, uint32_t mask, uint32_t sig, uint3
     return false;
 }
 
-/* What is in a pair of buckets goes to this pair and the one that is `far` behind it: there is always room. */
-static void split(const struct bucket *from, struct bucket *to, uint32_t far)
+/* What is in a pair of buckets goes to this pair and the one that is `far` behind it, which is empty: there is always room. */
+static void split(struct bucket *pair, uint32_t far)
 {
-    struct bucket *const homes[4] = {to, to + 1, to + far, to + far + 1};
+    const struct bucket old[2] = {pair[0], pair[1]};
+    struct bucket *const homes[4] = {pair, pair + 1, pair + far, pair + far + 1};
     unsigned counts[4] = {0};
+    memset(pair, 0, sizeof old);
     for (unsigned side = 0; side < 2; side++)
-        for (unsigned i = 0; i < BUCKET_SLOTS && from[side].sig[i]; i++) {
-            uint32_t sig = from[side].sig[i];
-            unsigned home = (cache_bucket(sig, 1) & 1) | (cache_bucket(sig, far) ? 2 : 0);
+        for (unsigned i = 0; i < BUCKET_SLOTS && old[side].sig[i]; i++) {
+            uint32_t sig = old[side].sig[i];
+            unsigned home = (sig >> 1 & 1) | (sig >> 1 & far ? 2 : 0);
             home ^= counts[home] == BUCKET_SLOTS;
-            bucket_put(homes[home], counts[home]++, sig, from[side].line[i]);
+            bucket_put(homes[home], counts[home]++, sig, old[side].line[i]);
         }
 }
 
-/* Twice as large. False: no memory, or too many collisions. */
+/* Other memory for twice as many buckets, or for all that there may be. */
+static bool buckets_move(struct subtable *t)
+{
+    bool copied = t->bucket_count < BUCKETS_COPIED;
+    size_t bytes = t->bucket_count * sizeof *t->buckets;
+    struct bucket *b = copied ? aligned_alloc(64, 2 * bytes) : map(t->bucket_most * sizeof *b);
+    if (!b) return false;
+    memcpy(b, t->buckets, bytes);
+    if (copied) memset(b + t->bucket_count, 0, bytes);
+    buckets_free(t);
+    t->buckets = b;
+    t->bucket_ready = copied ? 2 * t->bucket_count : t->bucket_count;
+    return true;
+}
+
+static void add_pair(struct subtable *t)
+{
+    if (t->bucket_count == t->bucket_ready) {
+        populate(t->buckets + t->bucket_ready, BUCKETS_READY * sizeof *t->buckets);
+        t->bucket_ready += BUCKETS_READY;
+    }
+    uint32_t far = t->bucket_mask / 2 + 1;
+    split(&t->buckets[t->bucket_count - far], far);
+    t->bucket_count += 2;
+}
+
+/* Twice as large while it is small, then by a pair. False: no memory, or too many collisions. */
 static bool table_grow(struct subtable *t)
 {
-    uint32_t size = t->bucket_mask + 1;
-    if (size * 2 > (t->count + 16) * 4) return false;
-    struct bucket *buckets = buckets_new(size * 2 - 1);
-    if (!buckets) return false;
-    for (uint32_t i = 0; i < size; i += 2)
-        split(&t->buckets[i], &buckets[i], size);
-    buckets_free(t->buckets, t->bucket_mask);
-    t->buckets = buckets;
-    t->bucket_mask = size * 2 - 1;
+    if (t->bucket_count > t->bucket_mask) {
+        if (t->bucket_count == t->bucket_most || t->bucket_count > (t->count + 16) * 2) return false;
+        if (!is_mapped(t) && !buckets_move(t)) return false;
+        t->bucket_mask = t->bucket_mask * 2 + 1;
+    }
+    do
+        add_pair(t);
+    while (!is_mapped(t) && t->bucket_count <= t->bucket_mask);
     return true;
 }
 
 static bool table_insert_line(struct subtable *t, uint32_t sig, uint32_t line)
 {
-    if (t->count > (t->bucket_mask + 1) * BUCKET_SLOTS / 2) (void)table_grow(t);
-    while (!table_put(t->buckets, t->bucket_mask, sig, line))
-        if (!table_grow(t)) return false;
+    for (unsigned i = 0; i < 2 && t->count >= t->bucket_count * (is_mapped(t) ? LOAD_MAPPED : LOAD_COPIED); i++)
+        if (!table_grow(t)) break;
+    for (unsigned i = 0; !table_put(t, sig, line); i++)
+        if (i == GROW_STEPS || !table_grow(t)) return false;
     t->count++;
     return true;
 }
@@ -560,7 +587,7 @@ static bool table_insert_line(struct subtable *t, uint32_t sig, uint32_t line)
 /* The hole is filled from behind, because a bucket that is not full says that nothing went beside it. */
 static void table_take(struct subtable *t, uint32_t sig, uint32_t line)
 {
-    uint32_t home = cache_bucket(sig, t->bucket_mask);
+    uint32_t home = cache_bucket(t, sig);
     struct bucket *b = &t->buckets[home], *beside = &t->buckets[home ^ 1];
     unsigned i = 0;
     while (i < BUCKET_SLOTS && !(b->sig[i] && b->line[i] == line))
@@ -579,7 +606,7 @@ static void table_take(struct subtable *t, uint32_t sig, uint32_t line)
     b->sig[last] = 0;
     for (unsigned j = bucket_room(beside); last == BUCKET_SLOTS - 1 && j > 0; j--) {
         uint32_t guest = beside->sig[j - 1];
-        if (cache_bucket(guest, t->bucket_mask) != home) continue;
+        if (cache_bucket(t, guest) != home) continue;
         bucket_put(b, last, guest, beside->line[j - 1]);
         unsigned end = bucket_room(beside) - 1;
         beside->sig[j - 1] = beside->sig[end];

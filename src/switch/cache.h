@@ -90,7 +90,8 @@ struct subtable {
     uint8_t index[FLOW_KEY_PACKET_WORDS];
     uint64_t mask[FLOW_KEY_PACKET_WORDS]; /* of these words; in_port's is not among them: its port says that */
     struct bucket *buckets;
-    uint32_t bucket_mask;
+    uint32_t bucket_mask, bucket_count; /* half of the buckets that the mask is for, or more */
+    uint32_t bucket_most, bucket_ready; /* that there may be, that are in memory */
     unsigned count;
     uint64_t hits;
     bool simple; /* it looks at type, protocol and fragment bits only */

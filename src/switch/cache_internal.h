@@ -8,15 +8,21 @@
 #define BUCKET_SLOTS 8u
 
 /* Filled from the front; when it is full, the one beside it (number ^ 1) may have more. Signatures are all of the hash, so that
- * a table grows without a look at its megaflows. */
+ * a table grows without a look at its megaflows.
+ *
+ * A table grows by linear hashing, pair by pair: of twice as many buckets, bucket_count are there; what would be in a later one is
+ * still in the one half as far. So no new megaflow waits until a hundred thousand others have moved. */
 struct bucket {
     _Alignas(64) uint32_t sig[BUCKET_SLOTS]; /* odd; 0: empty */
     uint32_t line[BUCKET_SLOTS];
 };
 
-static inline uint32_t cache_bucket(uint32_t sig, uint32_t bucket_mask)
+static inline uint32_t cache_bucket(const struct subtable *t, uint32_t sig)
 {
-    return sig >> 1 & bucket_mask;
+    uint32_t i = sig >> 1 & t->bucket_mask;
+    if (__builtin_expect(t->bucket_count > t->bucket_mask, true)) return i;
+    uint32_t later = -(uint32_t)(i >= t->bucket_count); /* no branch: nobody could foretell it */
+    return i & ~(later & (t->bucket_mask ^ t->bucket_mask >> 1));
 }
 
 /* Multiply to 128 bits and fold: every bit of both has a part in every bit of the result. */

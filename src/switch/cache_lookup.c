@@ -32,7 +32,7 @@ static inline unsigned slots_with(const struct bucket *b, uint32_t sig)
 uint32_t cache_table_find(const struct cache *c, const struct subtable *t, uint32_t sig, const struct flow_key *k)
 {
     for (unsigned side = 0; side < 2; side++) {
-        const struct bucket *b = &t->buckets[cache_bucket(sig, t->bucket_mask) ^ side];
+        const struct bucket *b = &t->buckets[cache_bucket(t, sig) ^ side];
         for (unsigned bits = slots_with(b, sig); bits; bits &= bits - 1) {
             uint32_t line = b->line[__builtin_ctz(bits)];
             if (cache_is_key(t, cache_megaflow(c, line), k)) return line;
@@ -66,6 +66,7 @@ struct burst {
 /* One packet's way through a subtable, in three steps. */
 struct probe {
     struct subtable *table;
+    const struct bucket *bucket;
     uint32_t sig;
     uint32_t line; /* UINT32_MAX: perhaps beside its bucket */
 };
@@ -73,12 +74,13 @@ struct probe {
 static inline void probe_hash(const struct cache *c, struct probe *p, const struct flow_key *k)
 {
     p->sig = cache_hash(c, p->table, k);
-    __builtin_prefetch(&p->table->buckets[cache_bucket(p->sig, p->table->bucket_mask)]);
+    p->bucket = &p->table->buckets[cache_bucket(p->table, p->sig)];
+    __builtin_prefetch(p->bucket);
 }
 
 static inline void probe_find(const struct cache *c, struct probe *p)
 {
-    const struct bucket *b = &p->table->buckets[cache_bucket(p->sig, p->table->bucket_mask)];
+    const struct bucket *b = p->bucket;
     unsigned bits = slots_with(b, p->sig);
     p->line = bits ? b->line[__builtin_ctz(bits)] : 0;
     __builtin_prefetch(cache_megaflow(c, p->line));

@@ -12,6 +12,7 @@
 #include "switch/cache.h"
 
 #define MEGAFLOWS 64u
+#define LARGE 40000u
 #define LONG_AGO (100 * NS_PER_SECOND)
 
 static const struct switch_config_cache config = {MEGAFLOWS, 32, 64, false};
@@ -183,6 +184,36 @@ static void found_after_its_table_went(void **state)
     cache_destroy(&c);
 }
 
+/* While a large table grows pair by pair, each megaflow is found where it is at the moment. */
+static void large_tables_grow(void **state)
+{
+    static const struct switch_config_cache large = {LARGE, 32, 0, false};
+    static uint32_t lines[LARGE];
+    struct cache c;
+    struct flow_key k, mask;
+    unsigned without = 0;
+    (void)state;
+    assert_int_equal(cache_init(&c, &large), 0);
+    for (unsigned i = 0; i < LARGE; i++) {
+        make(&k, &mask, 2, i);
+        lines[i] = add(&c, &k, &mask, LONG_AGO);
+        without += lines[i] == 0;
+        if (i % 3 == 0) { /* one that has been there for long goes */
+            make(&k, &mask, 2, i / 2);
+            if (lines[i / 2]) cache_remove(&c, lines[i / 2]);
+            lines[i / 2] = 0;
+        }
+        make(&k, &mask, 2, i / 5 * 4);
+        assert_int_equal(find(&c, &k), lines[i / 5 * 4]);
+    }
+    assert_in_range(without, 0, LARGE / 100);
+    for (unsigned i = 0; i < LARGE; i++) {
+        make(&k, &mask, 2, i);
+        assert_int_equal(find(&c, &k), lines[i]);
+    }
+    cache_destroy(&c);
+}
+
 static uint64_t last_of(struct change_log *l, uint16_t bridge)
 {
     return atomic_load(&l->bridges[bridge].last);
@@ -230,11 +261,9 @@ static void changes_of_other_bridges_do_not_count(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(room_is_for_all_sizes),
-        cmocka_unit_test(folding_does_not_hide_use),
-        cmocka_unit_test(use_is_known_when_it_goes),
-        cmocka_unit_test(found_after_its_table_went),
-        cmocka_unit_test(changes_of_other_bridges_do_not_count),
+        cmocka_unit_test(room_is_for_all_sizes),     cmocka_unit_test(folding_does_not_hide_use),
+        cmocka_unit_test(use_is_known_when_it_goes), cmocka_unit_test(found_after_its_table_went),
+        cmocka_unit_test(large_tables_grow),         cmocka_unit_test(changes_of_other_bridges_do_not_count),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
