@@ -41,7 +41,7 @@ struct dp_list {
 };
 
 /* The way through the tables, shared by megaflows that came along it. Whatever is added here has to be compared, too (path_is()
- * in cache.c). */
+ * in cache_share.c). */
 struct megaflow_path {
     unsigned refs;
     uint8_t slot; /* in paths, if it is there */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Between cache.c and cache_lookup.c. */
+/* Between the files of the cache. */
 #ifndef SWITCH_CACHE_INTERNAL_H
 #define SWITCH_CACHE_INTERNAL_H
 
@@ -53,7 +53,40 @@ static inline bool cache_is_key(const struct subtable *t, const struct megaflow 
     return differ == 0;
 }
 
+/* ---- cache_lookup.c ---- */
+
 /* The line of a key in a subtable, or 0. */
 uint32_t cache_table_find(const struct cache *c, const struct subtable *t, uint32_t sig, const struct flow_key *k);
+
+/* ---- cache_table.c ---- */
+
+/* The subtable for a new megaflow of this mask, which may be given another mask, with more bits. NULL: no memory. */
+struct subtable *cache_table_for(struct cache *c, struct cache_port *p, const struct flow_key *mask);
+/* An empty one. */
+void cache_table_drop(struct cache *c, struct subtable *t);
+/* False: no memory, or too many collisions. */
+bool cache_table_insert(struct subtable *t, uint32_t sig, uint32_t line);
+void cache_table_take(struct subtable *t, uint32_t sig, uint32_t line);
+
+/* ---- cache_share.c ---- */
+
+#define CACHE_LISTS_MIN 64u
+
+/* With a reference; NULL: no memory. */
+struct dp_list *cache_list_get(struct cache *c, const struct dp_action *a, unsigned count);
+void cache_list_put(struct cache *c, struct dp_list *l);
+bool cache_same_actions(const struct dp_list *l, const struct dp_action *a, unsigned count);
+struct megaflow_path *cache_path_get(struct cache *c, const struct cache_add *a);
+void cache_path_put(struct cache *c, struct megaflow_path *p);
+void cache_path_count(struct cache *c, struct megaflow_path *p, struct table_counters *counters, uint64_t packets,
+                      uint64_t bytes, uint64_t now_ns);
+
+/* ---- cache_memory.c ---- */
+
+/* Zeroed, and taken from the system as it is used. NULL: no memory. */
+void *cache_map(size_t bytes);
+void cache_unmap(void *p, size_t bytes);
+/* Bring it in at once, where a page fault for each page would take much longer; where the system cannot do that there is one. */
+void cache_populate(void *p, size_t bytes);
 
 #endif

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What megaflows share: lists of actions, and paths through the tables with what was counted on them. */
+#include <stdlib.h>
+
+#include "switch/cache_internal.h"
+
+/* ---- lists of actions ---- */
+
+static uint64_t hash_actions(const struct dp_action *a, unsigned count)
+{
+    const uint8_t *bytes = (const uint8_t *)a;
+    uint64_t h = count;
+    for (size_t i = 0; i < count * sizeof *a; i += 8) {
+        uint64_t w;
+        memcpy(&w, bytes + i, 8);
+        h = (h ^ w) * UINT64_C(0x9e3779b97f4a7c15);
+        h ^= h >> 32;
+    }
+    return h;
+}
+
+static void lists_grow(struct cache *c)
+{
+    unsigned size = (c->list_mask + 1) * 2;
+    struct dp_list **lists = calloc(size, sizeof *lists);
+    if (!lists) return; /* longer chains */
+    for (unsigned i = 0; i <= c->list_mask; i++) {
+        for (struct dp_list *l = c->lists[i], *next; l; l = next) {
+            next = l->next;
+            l->next = lists[l->hash & (size - 1)];
+            lists[l->hash & (size - 1)] = l;
+        }
+    }
+    free(c->lists);
+    c->lists = lists;
+    c->list_mask = size - 1;
+}
+
+bool cache_same_actions(const struct dp_list *l, const struct dp_action *a, unsigned count)
+{
+    return l->count == count && memcmp(l->actions, a, count * sizeof *a) == 0;
+}
+
+/* With no reference yet. */
+static struct dp_list *list_new(struct cache *c, const struct dp_action *a, unsigned count, uint64_t hash)
+{
+    struct dp_list *l = malloc(sizeof *l + count * sizeof *a);
+    if (!l) return NULL;
+    if (c->list_count++ > c->list_mask) lists_grow(c);
+    *l = (struct dp_list){.next = c->lists[hash & c->list_mask], .hash = hash, .count = count};
+    memcpy(l->actions, a, count * sizeof *a);
+    l->single = count == 1 && a->type == DP_OUTPUT ? a->to : NULL;
+    l->metered = count == 2 && a[0].type == DP_METER && a[1].type == DP_OUTPUT ? a[1].to : NULL;
+    c->lists[hash & c->list_mask] = l;
+    return l;
+}
+
+static struct dp_list *list_find(struct cache *c, const struct dp_action *a, unsigned count)
+{
+    if (c->recent && cache_same_actions(c->recent, a, count)) return c->recent;
+    uint64_t hash = hash_actions(a, count);
+    for (struct dp_list *l = c->lists[hash & c->list_mask]; l; l = l->next)
+        if (l->hash == hash && cache_same_actions(l, a, count)) return l;
+    return list_new(c, a, count, hash);
+}
+
+struct dp_list *cache_list_get(struct cache *c, const struct dp_action *a, unsigned count)
+{
+    struct dp_list *l = list_find(c, a, count);
+    if (!l) return NULL;
+    l->refs++;
+    return c->recent = l;
+}
+
+void cache_list_put(struct cache *c, struct dp_list *l)
+{
+    if (--l->refs) return;
+    struct dp_list **at = &c->lists[l->hash & c->list_mask];
+    while (*at != l)
+        at = &(*at)->next;
+    *at = l->next;
+    c->list_count--;
+    if (c->recent == l) c->recent = NULL;
+    free(l);
+}
+
+/* ---- paths ---- */
+
+static struct change_deps without_addresses(const struct change_deps *d)
+{
+    struct change_deps bare = *d;
+    bare.mac_src = bare.mac_dst = 0;
+    return bare;
+}
+
+static bool path_is(const struct megaflow_path *p, const struct cache_add *a)
+{
+    if (p->flow_count != a->flow_count || p->counted_count != a->counted_count || p->tables != (uint16_t)a->tables ||
+        p->refresh != a->refresh)
+        return false;
+    struct change_deps bare = without_addresses(a->deps);
+    return memcmp(&p->deps, &bare, sizeof bare) == 0 && memcmp(&p->misses, a->misses, sizeof p->misses) == 0 &&
+           memcmp(p->flows, a->flows, a->flow_count * sizeof(struct flow *)) == 0 &&
+           (a->counted_count == 0 || memcmp(p->counted, a->counted, a->counted_count * sizeof *a->counted) == 0);
+}
+
+static uint8_t path_slot(const struct cache_add *a)
+{
+    uint64_t h = a->tables;
+    for (unsigned i = 0; i < a->flow_count; i++)
+        h = (h ^ (uintptr_t)a->flows[i]) * UINT64_C(0x9e3779b97f4a7c15);
+    for (unsigned i = 0; i < a->counted_count; i++)
+        h = (h ^ (uintptr_t)a->counted[i].in ^ a->counted[i].at) * UINT64_C(0x9e3779b97f4a7c15);
+    return (h ^ h >> 32) >> 16 & (CACHE_PATHS - 1);
+}
+
+struct megaflow_path *cache_path_get(struct cache *c, const struct cache_add *a)
+{
+    uint8_t slot = path_slot(a);
+    struct megaflow_path *p = c->paths[slot];
+    if (p && path_is(p, a)) {
+        p->refs++;
+        return p;
+    }
+    p = malloc(sizeof *p + a->flow_count * sizeof p->flows[0] + a->counted_count * sizeof *p->counted);
+    if (!p) return NULL;
+    *p = (struct megaflow_path){.refs = 1, .slot = slot, .refresh = a->refresh, .tables = (uint16_t)a->tables};
+    p->misses = *a->misses;
+    p->deps = without_addresses(a->deps);
+    for (unsigned i = 0; i < a->flow_count; i++)
+        if (flow_ref(a->flows[i])) p->flows[p->flow_count++] = a->flows[i];
+    p->counted = (struct counted *)(void *)(p->flows + a->flow_count);
+    for (; p->counted_count < a->counted_count; p->counted_count++) {
+        p->counted[p->counted_count] = a->counted[p->counted_count];
+        counts_ref(a->counted[p->counted_count].in);
+    }
+    return c->paths[slot] = p;
+}
+
+static void path_free(struct cache *c, struct megaflow_path *p)
+{
+    for (unsigned i = 0; i < p->flow_count; i++)
+        flow_unref(p->flows[i]);
+    for (unsigned i = 0; i < p->counted_count; i++)
+        counts_unref(p->counted[i].in);
+    if (c->paths[p->slot] == p) c->paths[p->slot] = NULL;
+    free(p);
+}
+
+/* One that has something to hand on stays until then. */
+void cache_path_put(struct cache *c, struct megaflow_path *p)
+{
+    if (--p->refs == 0 && p->packets == 0) path_free(c, p);
+}
+
+void cache_path_count(struct cache *c, struct megaflow_path *p, struct table_counters *counters, uint64_t packets,
+                      uint64_t bytes, uint64_t now_ns)
+{
+    if (p->packets == 0) {
+        p->next = c->counting;
+        c->counting = p;
+    }
+    p->counters = counters;
+    p->packets += packets;
+    p->bytes += bytes;
+    if (p->used_ns < now_ns) p->used_ns = now_ns;
+}
+
+static void path_hand_on(struct megaflow_path *p)
+{
+    for (unsigned i = 0; i < p->flow_count; i++)
+        flow_count(p->flows[i], p->packets, p->bytes, p->used_ns);
+    for (unsigned i = 0; i < p->counted_count; i++)
+        counts_add(p->counted[i], p->packets, p->bytes);
+    if (p->counters) table_count(p->counters, p->deps.tables, &p->misses, p->packets);
+    p->packets = p->bytes = 0;
+}
+
+void cache_hand_on(struct cache *c)
+{
+    for (struct megaflow_path *p = c->counting, *next; p; p = next) {
+        next = p->next;
+        path_hand_on(p);
+        if (p->refs == 0) path_free(c, p);
+    }
+    c->counting = NULL;
+}
