@@ -52,7 +52,6 @@ struct bridge {
     unsigned mac_ageing_s;
     _Atomic(struct group_map *) groups;
     unsigned group_count, group_buckets;
-    unsigned group_watches; /* buckets that watch a group */
     uint64_t group_mark;
     struct meter **meters; /* by rising number */
     unsigned meter_count, meter_room;

@@ -110,6 +110,7 @@ static struct flow_group *group_new(const struct group_spec *spec, const struct 
     g->created_ns = old ? old->created_ns : clock_now_ns();
     g->flows = old ? old->flows : 0;
     g->groups = old ? old->groups : 0;
+    g->watchers = old ? old->watchers : 0;
     return g;
 }
 
@@ -227,7 +228,8 @@ static void refer_buckets(struct bridge *b, const struct group_spec *g, bool com
     b->group_mark++;
     for (unsigned i = 0; i < g->count; i++) {
         refer(b, &g->buckets[i].actions, comes, false);
-        if (g->buckets[i].watch_group != SWITCH_GROUP_ANY) b->group_watches += comes ? 1u : -1u;
+        struct flow_group *watched = group_find(b, g->buckets[i].watch_group);
+        if (watched) watched->watchers += comes ? 1u : -1u;
     }
     b->group_buckets += comes ? g->count : -g->count;
 }
@@ -332,7 +334,6 @@ int bridge_group_modify(struct bridge *b, const struct group_spec *spec, struct 
     return 0;
 }
 
-/* Heights of those that watched it are too high from now on, which does no harm but that chains are refused a little early. */
 static void remove_group(struct bridge *b, struct flow_group *g)
 {
     uint32_t id = g->spec.id;
@@ -354,10 +355,9 @@ int bridge_group_delete(struct bridge *b, uint32_t id, struct group_why *why, st
     if (why) *why = (struct group_why){0};
     struct flow_group *g = id == SWITCH_GROUP_ALL ? NULL : group_find(b, id);
     if (!g && id != SWITCH_GROUP_ALL) return 0;
-    if (g && g->groups) {
+    if (g && (g->groups || g->watchers)) {
         if (why) why->wrong = GROUP_CHAINED;
-        return errmsg_set(e, EBUSY, "group %u is in the buckets of %u other%s", id, g->groups,
-                          g->groups == 1 ? "" : "s");
+        return errmsg_set(e, EBUSY, "group %u is %s by another group", id, g->groups ? "sent to" : "watched");
     }
     if (!g || g->flows) bridge_remove_flows_of_group(b, id);
     if (g) remove_group(b, g);

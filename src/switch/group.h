@@ -68,7 +68,7 @@ struct group_why {
 int bridge_group_add(struct bridge *b, const struct group_spec *g, struct group_why *why, struct errmsg *e);
 int bridge_group_modify(struct bridge *b, const struct group_spec *g, struct group_why *why, struct errmsg *e);
 /* And the flows that have it (their flow_gone is called, FLOW_GONE_GROUP). SWITCH_GROUP_ALL: every group. One that is not there is
- * no error. -EBUSY: another group has it. */
+ * no error. -EBUSY: another group sends to it, or watches it. */
 int bridge_group_delete(struct bridge *b, uint32_t id, struct group_why *why, struct errmsg *e);
 
 struct group_stats {

@@ -82,17 +82,24 @@ static int check_spec(struct check *c, const struct flow_group *old)
 
 /* ---- chains ---- */
 
-/* The groups that a group names; child: NULL if it is not there (any more). visit returns false to end it. */
+static bool visit_child(const struct bridge *b, uint32_t id, bool (*visit)(void *arg, struct flow_group *child),
+                        void *arg)
+{
+    struct flow_group *child = group_find(b, id);
+    assert(child); /* what is named is there before, and stays */
+    return visit(arg, child);
+}
+
+/* The groups that a group names. visit returns false to end it. */
 static bool each_child(const struct bridge *b, const struct group_spec *g,
-                       bool (*visit)(void *arg, uint32_t id, struct flow_group *child), void *arg)
+                       bool (*visit)(void *arg, struct flow_group *child), void *arg)
 {
     for (unsigned i = 0; i < g->count; i++) {
         const struct group_bucket *k = &g->buckets[i];
-        if (k->watch_group != SWITCH_GROUP_ANY && !visit(arg, k->watch_group, group_find(b, k->watch_group)))
-            return false;
+        if (k->watch_group != SWITCH_GROUP_ANY && !visit_child(b, k->watch_group, visit, arg)) return false;
         for (unsigned j = 0; j < k->actions.count; j++) {
             const struct action *a = &k->actions.list[j];
-            if (a->type == ACTION_GROUP && !visit(arg, a->group, group_find(b, a->group))) return false;
+            if (a->type == ACTION_GROUP && !visit_child(b, a->group, visit, arg)) return false;
         }
     }
     return true;
@@ -104,11 +111,11 @@ struct search {
 };
 
 /* False: a way to where it began, or one that is too long. */
-static bool leads_elsewhere(void *arg, uint32_t id, struct flow_group *child)
+static bool leads_elsewhere(void *arg, struct flow_group *child)
 {
     struct search *s = arg;
-    if (id == s->c->g->id || s->depth == GROUP_DEPTH_MAX) return false;
-    if (!child || child->mark == s->c->b->group_mark) return true;
+    if (child->spec.id == s->c->g->id || s->depth == GROUP_DEPTH_MAX) return false;
+    if (child->mark == s->c->b->group_mark) return true;
     child->mark = s->c->b->group_mark;
     s->depth++;
     bool elsewhere = each_child(s->c->b, &child->spec, leads_elsewhere, s);
@@ -116,11 +123,10 @@ static bool leads_elsewhere(void *arg, uint32_t id, struct flow_group *child)
     return elsewhere;
 }
 
-static bool max_height(void *arg, uint32_t id, struct flow_group *child)
+static bool max_height(void *arg, struct flow_group *child)
 {
     unsigned *height = arg;
-    (void)id;
-    if (child && child->new_height > *height) *height = child->new_height;
+    if (child->new_height > *height) *height = child->new_height;
     return true;
 }
 
@@ -150,16 +156,18 @@ static bool height_step(void *arg, struct flow_group *g)
     return !r->too_high;
 }
 
-static bool child_height(void *arg, uint32_t id, struct flow_group *child)
+static bool child_height(void *arg, struct flow_group *child)
 {
     unsigned *height = arg;
-    (void)id;
-    if (child && child->height > *height) *height = child->height;
+    if (child->height > *height) *height = child->height;
     return true;
 }
 
-/* A group that is not there yet has no slot in which its height could be seen: those that watch its number are looked at when it
- * is modified next, and translation has a bound of its own. */
+static bool is_named(const struct flow_group *g)
+{
+    return g && (g->groups || g->watchers);
+}
+
 static int check_heights(struct check *c, const struct flow_group *old, unsigned *height, bool *others)
 {
     *height = 0;
@@ -167,7 +175,7 @@ static int check_heights(struct check *c, const struct flow_group *old, unsigned
     each_child(c->b, c->g, child_height, height);
     ++*height;
     struct round r = {.c = c, .height = *height, .too_high = *height > GROUP_DEPTH_MAX};
-    if (!r.too_high && old && *height != old->height && (old->groups || c->b->group_watches)) {
+    if (!r.too_high && is_named(old) && *height != old->height) {
         *others = true;
         group_visit(c->b, height_begin, NULL);
         do {
@@ -188,7 +196,7 @@ int group_check(struct bridge *b, const struct group_spec *g, const struct flow_
     if (ret) return ret;
     b->group_mark++;
     /* What nobody names cannot be come back to. */
-    if (((old && old->groups) || b->group_watches) && !each_child(b, g, leads_elsewhere, &s))
+    if (is_named(old) && !each_child(b, g, leads_elsewhere, &s))
         return WRONG(&c, GROUP_LOOP, "the chain leads back to group %u", g->id);
     return check_heights(&c, old, height, others);
 }

@@ -23,6 +23,7 @@ struct flow_group {
     /* The rest is the writer's. */
     uint64_t created_ns;
     unsigned flows, groups; /* that send to it, or have a bucket that does */
+    unsigned watchers;      /* buckets that watch it */
     unsigned height;        /* the longest chain of groups that begins with it, watched ones included */
     unsigned new_height;    /* while a change is checked */
     uint64_t mark;          /* the last round in which it was seen */

@@ -111,7 +111,8 @@ bool naive_group_delete(struct naive *n, uint32_t id)
 {
     for (unsigned i = 0; i < NAIVE_GROUPS; i++)
         for (unsigned j = 0; n->has_group[i] && j < n->groups[i].count; j++)
-            if (sends_to(&n->groups[i].buckets[j].actions, id)) return false;
+            if (n->groups[i].buckets[j].watch_group == id || sends_to(&n->groups[i].buckets[j].actions, id))
+                return false;
     for (unsigned i = n->count; i > 0; i--) {
         const struct instructions *in = &n->flows[i - 1].instructions;
         if (sends_to(&in->apply, id) || sends_to(&in->write, id)) remove_at(n, i - 1);

@@ -39,7 +39,7 @@ unsigned naive_modify(struct naive *n, const struct flow_spec *f, bool strict);
 /* Is each group there that is sent to? */
 bool naive_knows_groups(const struct naive *n, const struct action_list *l);
 void naive_group_set(struct naive *n, const struct group_spec *g);
-/* And its flows. False: another group sends to it. */
+/* And its flows. False: another group sends to it, or watches it. */
 bool naive_group_delete(struct naive *n, uint32_t id);
 void naive_clear(struct naive *n);
 void naive_run(const struct naive *n, const struct flow_key *k, struct naive_result *out);
