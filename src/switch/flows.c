@@ -282,22 +282,34 @@ void bridge_on_flow_gone(struct bridge *b,
 
 /* ---- showing ---- */
 
-static int by_table(const void *a, const void *b)
+struct placed {
+    uint64_t place; /* table, falling priority, where it was */
+    struct flow *flow;
+};
+
+static int by_place(const void *a, const void *b)
 {
-    const struct flow *x = *(struct flow *const *)a, *y = *(struct flow *const *)b;
-    if (x->table != y->table) return x->table < y->table ? -1 : 1;
-    if (x->priority != y->priority) return x->priority > y->priority ? -1 : 1;
-    return x->id < y->id ? -1 : 1;
+    const struct placed *x = a, *y = b;
+    return x->place < y->place ? -1 : x->place > y->place;
 }
 
-/* Mostly they are in order already, by age. */
+/* By table, then falling priority, then age. They come table by table and the oldest first; each is looked at once. Without memory
+ * they stay as they are. */
 static void sort(struct flow **list, size_t count)
 {
-    for (size_t i = 1; i < count; i++)
-        if (by_table(&list[i - 1], &list[i]) > 0) {
-            qsort(list, count, sizeof(struct flow *), by_table);
-            return;
-        }
+    struct placed *placed = malloc((count + 1) * sizeof *placed);
+    bool sorted = true;
+    for (size_t i = 0; placed && i < count; i++) {
+        uint64_t priority = UINT16_MAX - list[i]->priority;
+        placed[i] = (struct placed){(uint64_t)list[i]->table << 48 | priority << 32 | i, list[i]};
+        if (i && placed[i].place < placed[i - 1].place) sorted = false;
+    }
+    if (placed && !sorted) {
+        qsort(placed, count, sizeof *placed, by_place);
+        for (size_t i = 0; i < count; i++)
+            list[i] = placed[i].flow;
+    }
+    free(placed);
 }
 
 void bridge_flow_each(struct bridge *b, const struct flow_spec *selection,
@@ -361,8 +373,20 @@ static struct flow *still_there(const struct flow_list *l, struct flow *f)
     return table_find(&l->bridge->tables[f->table], &m, f->priority);
 }
 
+/* Those that come soon, so that nobody waits for memory. */
+static void fetch(const struct flow_list *l)
+{
+    if (l->at + 8 < l->count)
+        for (unsigned i = 0; i < sizeof(struct flow); i += 64)
+            __builtin_prefetch((const char *)l->flows[l->at + 8] + i);
+    if (l->at + 4 < l->count)
+        __builtin_prefetch(atomic_load_explicit(&l->flows[l->at + 4]->code, memory_order_relaxed));
+    if (l->at + 2 < l->count) __builtin_prefetch(instructions_of(l->flows[l->at + 2])->apply.list);
+}
+
 bool flow_list_next(struct flow_list *l, struct flow_spec *f, struct flow_stats *s)
 {
+    fetch(l);
     for (;;) {
         if (l->at) {
             flow_unref(l->flows[l->at - 1]);
