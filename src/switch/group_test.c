@@ -530,6 +530,56 @@ static void megaflows_follow_their_group(void **state)
     rig_close(&r);
 }
 
+/* ---- elsewhere ---- */
+
+static void controllers_send_to_groups(void **state)
+{
+    struct rig r;
+    struct errmsg e;
+    enum flow_wrong why;
+    uint8_t f[128];
+    struct action a = {.type = ACTION_GROUP, .group = 1};
+    struct action_list l = {.count = 1, .list = &a};
+    (void)state;
+    unsigned n = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1000, 2000);
+    rig_open(&r, NULL, BRIDGE_SECURE, 4);
+    assert_int_equal(bridge_packet_out(r.bridge, 1, &l, f, n, &why, &e), -EINVAL);
+    assert_int_equal(why, FLOW_BAD_OUT_GROUP);
+    rig_group(&r, "group_id=1,type=all,bucket=set_field:02:00:00:00:00:cc->eth_dst,output:2,bucket=output:3");
+    assert_int_equal(bridge_packet_out(r.bridge, 1, &l, f, n, &why, &e), 0);
+    assert_int_equal(last_byte_of_dst(&r, 2), 0xcc);
+    assert_int_equal(last_byte_of_dst(&r, 3), 0x0b);
+    assert_int_equal(rig_got(&r), P(2) | P(3));
+    assert_int_equal(stats(&r, 1).packets, 1);
+    rig_close(&r);
+}
+
+static void groups_are_explained(void **state)
+{
+    struct rig r;
+    struct flow_key k;
+    struct errmsg e;
+    char *text = NULL;
+    size_t bytes;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 4);
+    rig_group(&r, "group_id=2,type=ff,bucket=watch_port:9,output:4");
+    rig_group(
+        &r, "group_id=1,type=all,bucket=set_field:02:00:00:00:00:cc->eth_dst,output:2,bucket=group:2,bucket=output:3");
+    rig_flow(&r, "actions=group:1,output:4");
+    assert_int_equal(flow_parse_key(&k, "in_port=1,udp", NULL, &e), 0);
+    FILE *out = open_memstream(&text, &bytes);
+    assert_non_null(out);
+    bridge_trace(r.bridge, &k, NULL, out);
+    fclose(out);
+    assert_non_null(strstr(text, "group 1: bucket 0\n"));
+    assert_non_null(strstr(text, "group 1: bucket 1\n"));
+    assert_non_null(strstr(text, "group 2: no bucket that is alive: drop\n"));
+    assert_non_null(strstr(text, "actions: clone(set(0x200000000cc->dl_dst),output:2),output:3,output:4\n"));
+    free(text);
+    rig_close(&r);
+}
+
 static void many_groups(void **state)
 {
     struct rig r;
@@ -571,6 +621,8 @@ int main(void)
         cmocka_unit_test(flows_go_with_their_group),
         cmocka_unit_test(flows_need_their_group),
         cmocka_unit_test(megaflows_follow_their_group),
+        cmocka_unit_test(controllers_send_to_groups),
+        cmocka_unit_test(groups_are_explained),
         cmocka_unit_test(many_groups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
