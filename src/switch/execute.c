@@ -248,17 +248,6 @@ bool execute_change(struct packet *p, const struct dp_action *a)
 
 /* ---- meters ---- */
 
-/* A higher drop precedence: of the Assured Forwarding classes (RFC 2597: AF11 to AF43 are 001 01 0 to 100 11 0) that is what it
- * says; a class selector (RFC 2474: xxx 000) is more likely to be dropped the lower it is. Others stay as they are. */
-static uint8_t raise_precedence(uint8_t tos, unsigned levels)
-{
-    unsigned class = tos >> 5, precedence = tos >> 3 & 3u, odd = tos >> 2 & 1u;
-    if (odd) return tos;
-    if (precedence == 0) class -= levels < class ? levels : class;
-    else if (class >= 1 && class <= 4) precedence = levels > 3 - precedence ? 3 : precedence + levels;
-    return (uint8_t)(class << 5 | precedence << 3 | (tos & 3u));
-}
-
 static bool is_ip(const struct packet *p)
 {
     const uint8_t *type = p->l3_at == PACKET_NO_LAYER || p->l3_at < 2 ? NULL : at(p, (uint16_t)(p->l3_at - 2), 0, 2);
@@ -271,7 +260,7 @@ static bool is_ip(const struct packet *p)
 static void remark(struct packet *p, unsigned levels)
 {
     bool found;
-    uint8_t old = is_ip(p) ? tos_of(p, &found) : 0, tos = raise_precedence(old, levels);
+    uint8_t old = is_ip(p) ? tos_of(p, &found) : 0, tos = meter_raise(old, levels);
     if (tos == old) return;
     (void)(is_v6(p) ? packet_set_ipv6_class(p, tos) : packet_set_ipv4_tos(p, tos));
 }

@@ -150,9 +150,11 @@ int bridge_meter_modify(struct bridge *b, const struct meter_spec *m, enum meter
     if (ret) return done(&c, why, ret);
     struct meter_config *config = meter_config_new(m);
     if (!config) return done(&c, why, errmsg_set(e, ENOMEM, "no memory for a meter"));
-    /* Whoever passes it from now on, by whatever megaflow, passes the new bands. */
+    /* Whoever passes it from now on, by whatever megaflow, passes the new bands. (But translation asks whether it remarks.) */
+    bool other = config->remarks != meter_remarks(old);
     struct meter_config *before = atomic_exchange_explicit(&old->config, config, memory_order_acq_rel);
     old->spec = *m;
+    if (other) change_bridge(&b->sw->log, b->index);
     epoch_retire(&b->sw->epoch, &before->retired, config_free);
     epoch_poll(&b->sw->epoch);
     return done(&c, why, 0);

@@ -39,7 +39,8 @@ struct meter_rate {
 struct meter_config {
     struct epoch_node retired;
     bool by_packet;
-    bool coarse; /* its buckets are so deep that a clock does that is some milliseconds behind */
+    bool coarse;  /* its buckets are so deep that a clock does that is some milliseconds behind */
+    bool remarks; /* it has such a band */
     unsigned count;
     struct meter_rate rates[]; /* the highest first */
 };
@@ -94,6 +95,14 @@ static inline bool meter_passes(struct meter_run *r, struct meter *m, uint32_t b
 int meter_pass(struct meter_run *r, struct meter *m, uint32_t bytes);
 /* All of them, if they pass all bands. False: none has been charged. */
 bool meter_pass_all(struct meter_run *r, struct meter *m, unsigned packets, uint64_t bytes);
+/* A DSCP (the upper six bits of tos) of a higher drop precedence. */
+uint8_t meter_raise(uint8_t tos, unsigned levels);
+
+static inline bool meter_remarks(const struct meter *m)
+{
+    return atomic_load_explicit(&m->config, memory_order_acquire)->remarks;
+}
+
 /* At the end of a burst. */
 void meter_run_end(struct meter_run *r);
 

@@ -62,6 +62,7 @@ struct meter_config *meter_config_new(const struct meter_spec *spec)
     sort(c, spec);
     for (unsigned i = 0; i < c->count; i++) {
         rate_init(&c->rates[i], spec, c->rates[i].band);
+        c->remarks |= c->rates[i].type == METER_DSCP_REMARK;
         c->coarse &= c->rates[i].depth >= (uint64_t)COARSE_NS << SIXTEENTHS;
     }
     return c;
@@ -221,4 +222,15 @@ bool meter_pass_all(struct meter_run *r, struct meter *m, unsigned packets, uint
     count(&m->packets, packets);
     count(&m->bytes, bytes);
     return true;
+}
+
+/* A higher drop precedence: of the Assured Forwarding classes (RFC 2597: AF11 to AF43 are 001 01 0 to 100 11 0) that is what it
+ * says; a class selector (RFC 2474: xxx 000) is more likely to be dropped the lower it is. Others stay as they are. */
+uint8_t meter_raise(uint8_t tos, unsigned levels)
+{
+    unsigned class = tos >> 5, precedence = tos >> 3 & 3u, odd = tos >> 2 & 1u;
+    if (odd) return tos;
+    if (precedence == 0) class -= levels < class ? levels : class;
+    else if (class >= 1 && class <= 4) precedence = levels > 3 - precedence ? 3 : precedence + levels;
+    return (uint8_t)(class << 5 | precedence << 3 | (tos & 3u));
 }

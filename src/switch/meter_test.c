@@ -390,6 +390,35 @@ static void precedence_of_others(void **state)
     rig_close(&r);
 }
 
+/* A table after it sees what the meter has made of each packet. */
+static void tables_see_the_new_precedence(void **state)
+{
+    struct rig r;
+    uint8_t f[128];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 4);
+    meter(&r, "meter=1,pktps,burst,bands=type=dscp_remark,rate=1,burst_size=5,prec_level=1");
+    rig_flow(&r, "in_port=1,actions=meter:1,goto_table:1");
+    rig_flow(&r, "table=1,ip,ip_dscp=10,actions=output:2");
+    rig_flow(&r, "table=1,ip,ip_dscp=12,actions=output:3");
+    rig_flow(&r, "table=1,priority=0,actions=output:4");
+    unsigned n = frame_tos(f, 0x28);
+    rig_send(&r, 1, f, n, 12);
+    assert_in_range(r.ports[2]->got, 5, 6);
+    assert_int_equal(r.ports[2]->got + r.ports[3]->got, 12);
+    assert_int_equal(r.ports[3]->last[0].bytes[15], 0x30);
+    assert_int_equal(ip_sum(r.ports[3]->last[0].bytes + 14), 0xffff);
+    assert_int_equal(look(&r, 1).stats.packets, 12);
+    assert_int_equal(modify(&r, "meter=1,pktps,bands=type=drop,rate=0", NULL), 0);
+    rig_got(&r);
+    rig_send(&r, 1, f, n, 3);
+    assert_int_equal(rig_got(&r), 0);
+    assert_int_equal(modify(&r, "meter=1,pktps,bands=type=dscp_remark,rate=0,prec_level=2", NULL), 0);
+    rig_send(&r, 1, f, n, 3); /* the megaflow that looked at what it is no longer is forgotten */
+    assert_int_equal(rig_got(&r), 1u << 4);
+    rig_close(&r);
+}
+
 /* ---- what is wrong with them ---- */
 
 static void wrong_meters_are_refused(void **state)
@@ -625,6 +654,7 @@ int main(void)
         cmocka_unit_test(meters_of_several_tables),
         cmocka_unit_test(precedence_is_raised),
         cmocka_unit_test(precedence_of_others),
+        cmocka_unit_test(tables_see_the_new_precedence),
         cmocka_unit_test(wrong_meters_are_refused),
         cmocka_unit_test(it_is_read_back_as_it_was_written),
         cmocka_unit_test(flows_go_with_their_meter),

@@ -111,6 +111,7 @@ int bridge_packet_out(struct bridge *b, uint32_t in_port, const struct action_li
                                         .key = &k,
                                         .packet = p,
                                         .pool = o->pool,
+                                        .meters = &o->meters,
                                         .learn = true,
                                         .now_s = (uint32_t)(clock_now_ns() / NS_PER_SECOND),
                                         .actions = actions};

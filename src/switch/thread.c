@@ -179,6 +179,7 @@ static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_gen
                                     .key = b->keys[i],
                                     .packet = p,
                                     .pool = t->pool,
+                                    .meters = &t->meters,
                                     .learn = true,
                                     .now_s = (uint32_t)(t->now_ns / NS_PER_SECOND)};
     translate(&r, t->translation);

@@ -93,9 +93,47 @@ static void trace_flow(struct walk *w, const struct flow *f)
     fputc('\n', w->r->trace);
 }
 
+static bool is_ip(const struct flow_key *k)
+{
+    uint16_t type = be16_get(k->eth_type);
+    return type == 0x0800 || type == 0x86dd;
+}
+
+#define DSCP 0xfcu /* in nw_tos */
+
+/* The packet at hand meets it now, because what follows depends on what becomes of it. */
+static void meet_meter(struct walk *w, struct meter *m)
+{
+    int raise = meter_pass(w->r->meters, m, w->r->packet->length_bytes);
+    if (raise == METER_EXCEEDED) {
+        walk_trace(w, "the meter is exceeded: drop");
+        w->stop = true;
+    } else if (raise && is_ip(&w->key)) {
+        w->key.nw_tos = meter_raise(w->key.nw_tos, (unsigned)raise);
+        struct dp_action *a = walk_emit(w, DP_SET);
+        if (!a) return;
+        a->field = FIELD_IP_DSCP;
+        a->set.value = field_get(&w->key, FIELD_IP_DSCP);
+        a->set.mask = field_all_ones(FIELD_IP_DSCP);
+    }
+}
+
+/* Is the DSCP, which a meter may change from packet to packet, looked at after this? See translate(). */
+static void watch_dscp(struct walk *w)
+{
+    w->remarked = true;
+    w->dscp_seen |= seen(w)->nw_tos & DSCP;
+    seen(w)->nw_tos &= (uint8_t)~DSCP;
+}
+
 /* A packet that goes no further meets the meter all the same: it counts. */
 static void walk_meter(struct walk *w, uint32_t id, struct meter *m)
 {
+    if (w->meet) {
+        meet_meter(w, m);
+        return;
+    }
+    if (meter_remarks(m) && is_ip(&w->key)) watch_dscp(w);
     struct dp_action *a = walk_emit(w, DP_METER);
     if (!a) return;
     a->id = id;
@@ -192,7 +230,8 @@ static void start(struct walk *w, const struct translation_request *r, struct tr
     w->key = *r->key;
     w->flow = NULL;
     w->table = 0;
-    w->stop = false;
+    w->stop = w->meet = w->remarked = false;
+    w->dscp_seen = 0;
     w->depth = w->resubmits = w->group_depth = w->buckets = 0;
     w->set = (struct action_list){.list = w->set_actions};
 }
@@ -232,12 +271,24 @@ void walk_pipeline(struct walk *w)
     w->stop = w->out->failed;
 }
 
+static void walk(struct walk *w)
+{
+    if (w->r->actions) walk_actions(w, w->r->actions);
+    else if (may_enter(w)) walk_tables(w);
+}
+
 void translate(const struct translation_request *r, struct translation *out)
 {
     struct walk w;
     start(&w, r, out);
-    if (r->actions) walk_actions(&w, r->actions);
-    else if (may_enter(&w)) walk_tables(&w);
+    walk(&w);
+    bool depends = w.remarked && seen(&w)->nw_tos & DSCP;
+    seen(&w)->nw_tos |= w.dscp_seen;
+    if (depends && r->packet && r->meters) { /* on what a meter does with this very packet */
+        start(&w, r, out);
+        w.meet = out->once = true;
+        walk(&w);
+    }
     finish(&w);
 }
 

@@ -7,7 +7,8 @@
  * action has changed before marks the same bits of the packet: it is one bit too many at worst, because whatever
  * is written into a key is constant or made of marked bits. Tags that are pushed or popped move fields; then all tags are marked.
  *
- * What a pop brings to light is not in the packet's key. Then the outcome is good for this packet only (once).
+ * What a pop brings to light is not in the packet's key. Then the outcome is good for this packet only (once). So it is when a table
+ * looks at a DSCP that a meter may have changed before: then the packet meets its meters in translation.
  *
  * Bounds: RESUBMITS_MAX in all, RESUBMIT_DEPTH nested, WALK_BUCKETS_MAX buckets of groups looked at, DP_ACTIONS_MAX; over these
  * the packet is dropped.
@@ -48,6 +49,7 @@ struct translation_request {
     const struct flow_key *key;
     struct packet *packet;    /* NULL: there is none, only its key */
     struct packet_pool *pool; /* with a packet */
+    struct meter_run *meters; /* that the packet may meet; NULL: it does not */
     bool learn;               /* source addresses */
     uint32_t now_s;
     const struct action_list *actions; /* a controller's, instead of the tables; NULL: the tables */

@@ -18,7 +18,7 @@ static bool only_outputs(const struct dp_action *a, unsigned count)
 void walk_branch_end(struct walk *w, unsigned at)
 {
     struct translation *t = w->out;
-    while (t->count > at + 1 && !dp_is_output(&t->actions[t->count - 1]))
+    while (t->count > at + 1 && !dp_is_seen(&t->actions[t->count - 1]))
         t->count--;
     struct dp_action *branch = &t->actions[at];
     unsigned count = t->count - at - 1;

@@ -3,6 +3,7 @@
 #ifndef SWITCH_TRANSLATE_INTERNAL_H
 #define SWITCH_TRANSLATE_INTERNAL_H
 
+#include "switch/meter_internal.h"
 #include "switch/translate.h"
 
 struct walk {
@@ -13,7 +14,10 @@ struct walk {
     struct action set_actions[ACTIONS_MAX];
     const struct flow *flow; /* whose actions these are; NULL: the action set */
     uint8_t table;
-    bool stop; /* the packet is dropped from here on */
+    bool stop;         /* the packet is dropped from here on */
+    bool meet;         /* it meets its meters now, not when the actions are carried out */
+    bool remarked;     /* by a meter, perhaps */
+    uint8_t dscp_seen; /* the bits that were looked at before that */
     unsigned depth, resubmits;
     unsigned group_depth, buckets; /* groups within groups; buckets looked at */
 };
