@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "switch/group.h"
+#include "switch/meter.h"
 #include "switch/test_rig.h"
 
 #define A "02:00:00:00:00:0a"
@@ -197,13 +198,67 @@ static void ports_and_bridges(void **state)
     }
 }
 
+/* A meter that could not be made is not there, and one that could not be changed is as it was. */
+static void meters(void **state)
+{
+    static const struct meter_spec all = {.id = 1, .flags = METER_PKTPS},
+                                   none = {.id = 1, .flags = METER_PKTPS, .count = 1, .bands = {{.type = METER_DROP}}};
+    bool done = false;
+    (void)state;
+    for (unsigned n = 1; !done; n++) {
+        struct rig r;
+        struct errmsg e;
+        rig_open(&r, NULL, BRIDGE_SECURE, 3);
+        failed = false;
+        countdown = n;
+        int ret = bridge_meter_add(r.bridge, &all, NULL, &e);
+        countdown = 0;
+        assert_true(ret == 0 || (ret == -ENOMEM && failed));
+        assert_int_equal(bridge_meter_count(r.bridge), ret == 0);
+        done = !failed;
+        if (ret) assert_int_equal(bridge_meter_add(r.bridge, &all, NULL, &e), 0);
+        rig_flow(&r, "in_port=1,actions=meter:1,output:3");
+        assert_int_equal(sent_to(&r), 1u << 3);
+        failed = false;
+        countdown = n;
+        ret = bridge_meter_modify(r.bridge, &none, NULL, &e);
+        countdown = 0;
+        assert_true(ret == 0 || (ret == -ENOMEM && failed));
+        assert_int_equal(sent_to(&r), ret ? 1u << 3 : 0);
+        rig_close(&r);
+    }
+}
+
+/* A controller's packet goes out, or nothing of it does. */
+static void packet_outs(void **state)
+{
+    struct action flood = {.type = ACTION_OUTPUT, .output = {.port = SWITCH_PORT_FLOOD}};
+    const struct action_list l = {.count = 1, .list = &flood};
+    bool done = false;
+    (void)state;
+    for (unsigned n = 1; !done; n++) {
+        struct rig r;
+        struct errmsg e;
+        uint8_t f[128];
+        unsigned bytes = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1000, 2000);
+        rig_open(&r, NULL, BRIDGE_SECURE, 3);
+        failed = false;
+        countdown = n;
+        int ret = bridge_packet_out(r.bridge, 1, &l, f, bytes, NULL, &e);
+        countdown = 0;
+        assert_true(ret == 0 || (ret == -ENOMEM && failed));
+        assert_int_equal(rig_got(&r), ret ? 0 : 1u << 2 | 1u << 3);
+        done = !failed;
+        rig_close(&r);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(flows),
-        cmocka_unit_test(packets),
-        cmocka_unit_test(groups),
-        cmocka_unit_test(ports_and_bridges),
+        cmocka_unit_test(flows),  cmocka_unit_test(packets),
+        cmocka_unit_test(groups), cmocka_unit_test(ports_and_bridges),
+        cmocka_unit_test(meters), cmocka_unit_test(packet_outs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

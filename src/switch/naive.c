@@ -2,6 +2,7 @@
 #include "switch/naive.h"
 
 #include "switch/group_internal.h"
+#include "switch/meter_internal.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -79,6 +80,12 @@ unsigned naive_modify(struct naive *n, const struct flow_spec *f, bool strict)
         changed++;
     }
     return changed;
+}
+
+void naive_meter_delete(struct naive *n, uint32_t id)
+{
+    for (unsigned i = n->count; i > 0; i--)
+        if (n->flows[i - 1].instructions.meter == id) remove_at(n, i - 1);
 }
 
 /* ---- groups ---- */
@@ -313,12 +320,23 @@ static const struct flow_spec *best_of(const struct naive *n, uint8_t number, co
     return best;
 }
 
+static void meter(struct run *r, uint32_t id)
+{
+    unsigned type = be16_get(r->key.eth_type);
+    if (id == NAIVE_METER_DROPS) r->stop = true;
+    if (id != NAIVE_METER_RAISES || (type != 0x0800 && type != 0x86dd)) return;
+    r->key.nw_tos = meter_raise(r->key.nw_tos, 1);
+    r->out->raised = true;
+}
+
 static void table(struct run *r, uint8_t number)
 {
     for (;;) {
         const struct flow_spec *f = best_of(r->n, number, &r->key);
         if (!f) return;
         const struct instructions *i = &f->instructions;
+        meter(r, i->meter);
+        if (r->stop) return;
         for (unsigned a = 0; i->has_apply && a < i->apply.count && !r->stop; a++)
             one(r, &i->apply.list[a], number);
         if (i->clear) memset(&r->set, 0, sizeof r->set);
@@ -336,7 +354,7 @@ void naive_run(const struct naive *n, const struct flow_key *k, struct naive_res
 {
     struct run r = {.n = n, .out = out, .key = *k};
     out->count = 0;
-    out->deep = out->unsure = false;
+    out->deep = out->unsure = out->raised = false;
     table(&r, 0);
     struct set set = r.set;
     run_set(&r, &set);

@@ -12,6 +12,10 @@
 #define NAIVE_FLOWS 512u
 #define NAIVE_OUTPUTS 8192u
 #define NAIVE_GROUPS 8u /* numbers below */
+/* Meters that do the same with every packet: all other numbers let it pass. */
+#define NAIVE_METER_DROPS 2u
+#define NAIVE_METER_RAISES 3u /* the drop precedence, by 1 */
+#define NAIVE_METERS 4u
 
 struct naive {
     struct flow_spec flows[NAIVE_FLOWS]; /* the oldest first */
@@ -28,6 +32,7 @@ struct naive_result {
         uint32_t port;
         struct flow_key key; /* of the frame that leaves */
     } out[NAIVE_OUTPUTS];
+    bool raised; /* by a meter */
     bool deep;   /* more tags than a key shows */
     bool unsure; /* a header was to be read anew below tags that the key has no room for: none of it may be relied on */
 };
@@ -41,6 +46,7 @@ bool naive_knows_groups(const struct naive *n, const struct action_list *l);
 void naive_group_set(struct naive *n, const struct group_spec *g);
 /* And its flows. False: another group sends to it, or watches it. */
 bool naive_group_delete(struct naive *n, uint32_t id);
+void naive_meter_delete(struct naive *n, uint32_t id); /* and its flows */
 void naive_clear(struct naive *n);
 void naive_run(const struct naive *n, const struct flow_key *k, struct naive_result *out);
 

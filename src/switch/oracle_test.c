@@ -17,6 +17,7 @@
 #include "loop/clock.h"
 #include "switch/extract.h"
 #include "switch/group_internal.h"
+#include "switch/meter.h"
 #include "switch/naive.h"
 #include "switch/test_rig.h"
 #include "switch/translate.h"
@@ -296,6 +297,7 @@ static void random_flow(struct flow_spec *f, struct action *room)
         i->metadata_mask = 1 + rnd(3);
         i->metadata = rnd(4) & i->metadata_mask;
     }
+    if (rnd(6) == 0) i->meter = 1 + rnd(NAIVE_METERS - 1);
     i->has_goto = f->table + 1u < TABLES && rnd(3);
     if (i->has_goto) i->goto_table = (uint8_t)(f->table + 1 + rnd(TABLES - f->table - 1));
     assert_int_equal(flow_check(f, &e), 0);
@@ -368,6 +370,25 @@ static void change_a_group(struct both *b)
     }
 }
 
+static void add_meter(struct both *b, uint32_t id)
+{
+    struct errmsg e;
+    struct meter_spec m = {.id = id, .flags = METER_PKTPS, .count = id > 1};
+    m.bands[0].type = id == NAIVE_METER_DROPS ? METER_DROP : METER_DSCP_REMARK;
+    m.bands[0].prec_level = 1;
+    assert_int_equal(bridge_meter_add(b->rig.bridge, &m, NULL, &e), 0);
+}
+
+/* And makes another of that number. */
+static void delete_a_meter(struct both *b)
+{
+    struct errmsg e;
+    uint32_t id = 1 + rnd(NAIVE_METERS - 1);
+    assert_int_equal(bridge_meter_delete(b->rig.bridge, id, NULL, &e), 0);
+    naive_meter_delete(&b->naive, id);
+    add_meter(b, id);
+}
+
 static bool knows_groups(const struct both *b, const struct flow_spec *f)
 {
     return naive_knows_groups(&b->naive, &f->instructions.apply) &&
@@ -384,6 +405,10 @@ static void change(struct both *b)
     unsigned what = rnd(10);
     if (rnd(3) == 0) {
         change_a_group(b);
+        return;
+    }
+    if (rnd(30) == 0) {
+        delete_a_meter(b);
         return;
     }
     if (what < 8 && !knows_groups(b, &f)) {
@@ -478,6 +503,7 @@ static void check_flip(struct both *b, const struct flow_key *k, unsigned bit, s
     for (unsigned w = 0; w < FLOW_KEY_WORDS; w++)
         flipped.words[w] ^= delta.words[w];
     naive_run(&b->naive, &flipped, other);
+    if (other->raised) delta.nw_tos |= 0xfc; /* of that it need not have been looked at: each packet's own is raised */
     if (other->count != b->said.count) fail_msg("bit %u is not in the mask, and matters", bit);
     for (unsigned i = 0; i < other->count; i++) {
         if (other->out[i].port != b->said.out[i].port) fail_msg("bit %u is not in the mask, and matters", bit);
@@ -521,6 +547,8 @@ static void run(uint64_t from)
     if (rnd(6) == 0) c.flows = SWITCH_FLOWS_EXACT;
     c.exact_max = 100;
     rig_open(&b->rig, &c, BRIDGE_SECURE, PORTS);
+    for (uint32_t id = 1; id < NAIVE_METERS; id++)
+        add_meter(b, id);
     b->naive.ports = ((1u << PORTS) - 1) << 1;
     b->translation = malloc(sizeof *b->translation);
     for (unsigned i = 0; i < ROUND_STEPS; i++) {

@@ -15,6 +15,7 @@
 
 #include "loop/clock.h"
 #include "switch/group.h"
+#include "switch/meter.h"
 #include "switch/test_rig.h"
 
 #define THREADS 3u
@@ -213,11 +214,43 @@ static void look(struct world *w)
     switch_stats_read(w->sw, &s);
 }
 
+static void set_meter(struct world *w, unsigned round)
+{
+    struct meter_spec m;
+    struct errmsg e;
+    const char *text = round % 2
+                           ? "meter=1,kbps,stats,bands=type=drop,rate=1000000,type=dscp_remark,rate=1000,prec_level=1"
+                           : "meter=1,pktps,bands=type=drop,rate=4000000000";
+    assert_int_equal(meter_parse(&m, text, &e), 0);
+    if (bridge_meter_modify(w->bridge, &m, NULL, &e)) assert_int_equal(bridge_meter_add(w->bridge, &m, NULL, &e), 0);
+}
+
+static void see_meter(void *arg, const struct meter_spec *m, const struct meter_stats *s)
+{
+    (void)m;
+    *(uint64_t *)arg += s->packets;
+}
+
+/* What goes to LEFT and RIGHT passes it; then it is taken away, with a flow, while the others use it. */
+static void change_meters(struct world *w, unsigned round)
+{
+    struct errmsg e;
+    uint64_t sum = 0;
+    set_meter(w, round);
+    flow_do(w, "table=0,priority=2,udp,tp_src=9,actions=meter:1,goto_table:1", true);
+    bridge_meter_each(w->bridge, SWITCH_METER_ALL, see_meter, &sum);
+    if (round % 3 == 0) {
+        usleep(300);
+        assert_int_equal(bridge_meter_delete(w->bridge, 1, NULL, &e), 0);
+    }
+}
+
 static void change_something(struct world *w, unsigned round)
 {
     char text[128];
     struct switch_port_config c = {.no_flood = round % 2};
     swap(w, round);
+    change_meters(w, round);
     switch (round % 7) {
     case 0: /* the flow that sends to the one that is about to go */
         port_add(w, GUEST);

@@ -121,6 +121,7 @@ static void meet_meter(struct walk *w, struct meter *m)
 /* Is the DSCP, which a meter may change from packet to packet, looked at after this? See translate(). */
 static void watch_dscp(struct walk *w)
 {
+    w->depends |= w->remarked && seen(w)->nw_tos & DSCP;
     w->remarked = true;
     w->dscp_seen |= seen(w)->nw_tos & DSCP;
     seen(w)->nw_tos &= (uint8_t)~DSCP;
@@ -230,7 +231,7 @@ static void start(struct walk *w, const struct translation_request *r, struct tr
     w->key = *r->key;
     w->flow = NULL;
     w->table = 0;
-    w->stop = w->meet = w->remarked = false;
+    w->stop = w->meet = w->remarked = w->depends = false;
     w->dscp_seen = 0;
     w->depth = w->resubmits = w->group_depth = w->buckets = 0;
     w->set = (struct action_list){.list = w->set_actions};
@@ -282,7 +283,7 @@ void translate(const struct translation_request *r, struct translation *out)
     struct walk w;
     start(&w, r, out);
     walk(&w);
-    bool depends = w.remarked && seen(&w)->nw_tos & DSCP;
+    bool depends = w.depends || (w.remarked && seen(&w)->nw_tos & DSCP);
     seen(&w)->nw_tos |= w.dscp_seen;
     if (depends && r->packet && r->meters) { /* on what a meter does with this very packet */
         start(&w, r, out);

@@ -17,6 +17,7 @@ struct walk {
     bool stop;         /* the packet is dropped from here on */
     bool meet;         /* it meets its meters now, not when the actions are carried out */
     bool remarked;     /* by a meter, perhaps */
+    bool depends;      /* on what that was */
     uint8_t dscp_seen; /* the bits that were looked at before that */
     unsigned depth, resubmits;
     unsigned group_depth, buckets; /* groups within groups; buckets looked at */
