@@ -237,7 +237,7 @@ static struct bytes features_of(unsigned tables)
     assert_true(of_multipart_end(&out, false));
     struct bytes whole = bytes_taken(&out);
     assert_true(whole.count > 16);
-    struct bytes b = bytes_copy(whole.at + 16, whole.count - 16);
+    struct bytes b = bytes_copy(whole.at + 16, whole.count > 16 ? whole.count - 16 : 0);
     free(whole.at);
     return b;
 }

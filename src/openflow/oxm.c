@@ -318,14 +318,6 @@ static void put_tag(struct of_out *o, const struct flow_match *m)
     if (whole_pcp) put_field(o, m, FIELD_VLAN_PCP);
 }
 
-static bool is_looked_at(const struct flow_match *m, enum field_id id)
-{
-    const struct field *f = &fields[id];
-    const uint64_t *word = &m->mask.words[f->bit_at / 64];
-    if (!(f->bits > 64 ? word[0] | word[1] : word[0])) return false;
-    return field_is_ensured(id, m) && !text_field_is_zero(field_get(&m->mask, id));
-}
-
 /* What stands before what in the table of fields is what it presupposes. */
 void of_put_match(struct of_out *o, const struct flow_match *m)
 {
@@ -334,7 +326,7 @@ void of_put_match(struct of_out *o, const struct flow_match *m)
     for (unsigned id = 0; id < FIELD_COUNT; id++) {
         if (id == FIELD_VLAN_VID) put_tag(o, m);
         else if (id == FIELD_IN_PHY_PORT || id == FIELD_VLAN_PCP || id == FIELD_VLAN_TCI) continue;
-        else if (is_looked_at(m, id)) put_field(o, m, id);
+        else if (!field_is_zero(&m->mask, id) && field_is_ensured(id, m)) put_field(o, m, id);
     }
     struct ofp_match *h = of_out_ptr(o, at);
     if (h) *h = (struct ofp_match){.type = be16_make(OFPMT_OXM), .length = be16_make((uint16_t)(of_out_at(o) - at))};

@@ -149,6 +149,15 @@ struct field_value field_get(const struct flow_key *k, enum field_id id)
     return v;
 }
 
+/* Most words of most masks are 0. */
+bool field_is_zero(const struct flow_key *k, enum field_id id)
+{
+    const struct field *f = &fields[id];
+    const uint64_t *word = &k->words[word_of(f)];
+    if (f->bits == WHOLE) return !(word[0] | word[1]);
+    return !*word || !(load(word) >> shift_of(f) & ones(f->bits));
+}
+
 void field_set_masked(struct flow_key *k, enum field_id id, struct field_value v, struct field_value mask)
 {
     const struct field *f = &fields[id];

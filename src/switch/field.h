@@ -102,6 +102,7 @@ struct field_value {
 };
 
 struct field_value field_get(const struct flow_key *k, enum field_id id);
+bool field_is_zero(const struct flow_key *k, enum field_id id);
 void field_set(struct flow_key *k, enum field_id id, struct field_value v);
 /* Only the bits of mask. */
 void field_set_masked(struct flow_key *k, enum field_id id, struct field_value v, struct field_value mask);

@@ -82,6 +82,12 @@ static void values_go_in_and_come_out(void **state)
             }
             for (unsigned n = 0; n < 128u - f->bits; n++)
                 assert_false(bit(&got, n));
+            field_set(&after, id, (struct field_value){0});
+            assert_true(field_is_zero(&after, id));
+            field_set_masked(&after, id, (struct field_value){.raw[15] = 1}, (struct field_value){.raw[15] = 1});
+            assert_false(field_is_zero(&after, id));
+            memset(&after, 0, sizeof after);
+            assert_true(field_is_zero(&after, id));
         }
 }
 

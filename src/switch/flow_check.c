@@ -33,8 +33,8 @@ static bool is_subset(struct field_value v, struct field_value of)
 /* A field with 1 bits in the mask that the match makes sure of; its bits are taken from *left. */
 static int check_field(struct check *c, const struct flow_match *m, enum field_id id, struct flow_key *left)
 {
+    if (field_is_zero(&m->mask, id) || !field_is_ensured(id, m)) return 0;
     struct field_value mask = field_get(&m->mask, id);
-    if (text_field_is_zero(mask) || !field_is_ensured(id, m)) return 0;
     field_set(left, id, (struct field_value){0});
     /* The same bits may be of several fields: VLAN_TCI has all of the tag's, and may be masked. */
     if (text_field_is_full(id, mask) || text_field_maskable(id) || id == FIELD_VLAN_PCP) return 0;
@@ -45,7 +45,7 @@ static int check_field(struct check *c, const struct flow_match *m, enum field_i
 static int explain_left(struct check *c, const struct flow_key *left)
 {
     for (unsigned id = 0; id < FIELD_COUNT; id++)
-        if (!text_field_is_zero(field_get(left, id)))
+        if (!field_is_zero(left, id))
             return WRONG(c, FLOW_BAD_PREREQ, "%s is matched without %s", fields[id].name, text_needs(fields[id].needs));
     return WRONG(c, FLOW_BAD_FIELD, "the match looks at bits that are of no field");
 }
@@ -148,13 +148,12 @@ static int check_set(struct check *c, struct flow_match *m, const struct action 
         if (field_value_u64(a->set.mask) & ~field_value_u64(a->set.value) & FLOW_VLAN_PRESENT)
             return WRONG(c, FLOW_BAD_SET_ARGUMENT, "vlan_vid without its bit 0x1000: add it, or use pop_vlan");
     }
-    char what[64];
-    snprintf(what, sizeof what, "set_field of %s", fields[id].name);
-    int ret = check_needed(c, m, id, what);
-    if (ret) return ret;
+    if (!field_is_ensured(id, m))
+        return WRONG(c, FLOW_BAD_MATCH_INCONSISTENT, "set_field of %s needs %s at its place: match it", fields[id].name,
+                     text_needs(fields[id].needs));
     forget_behind(m, id);
     learn(m, id, a->set.value, a->set.mask);
-    return ret;
+    return 0;
 }
 
 static struct field_value ones_at(unsigned at, unsigned count)
