@@ -295,9 +295,8 @@ static const struct of_async async_default = {
     .packet_in = {1u << OFPR_NO_MATCH | 1u << OFPR_ACTION, 0},
     .port_status = {1u << OFPPR_ADD | 1u << OFPPR_DELETE | 1u << OFPPR_MODIFY,
                     1u << OFPPR_ADD | 1u << OFPPR_DELETE | 1u << OFPPR_MODIFY},
-    .flow_removed = {1u << OFPRR_IDLE_TIMEOUT | 1u << OFPRR_HARD_TIMEOUT | 1u << OFPRR_DELETE |
-                         1u << OFPRR_GROUP_DELETE | 1u << OFPRR_METER_DELETE,
-                     0}};
+    .flow_removed = {
+        1u << OFPRR_IDLE_TIMEOUT | 1u << OFPRR_HARD_TIMEOUT | 1u << OFPRR_DELETE | 1u << OFPRR_GROUP_DELETE, 0}};
 
 static struct of_session *session_new(struct of_agent *a, const struct of_connection_args *c)
 {

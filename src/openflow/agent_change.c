@@ -17,17 +17,18 @@ static void note_flow(struct of_agent *a, enum of_change change, const struct fl
 
 /* ---- flows ---- */
 
-static int change_flow(struct of_agent *a, unsigned command, struct flow_spec *f, enum flow_wrong *why,
+/* *count: how many flows are others now. */
+static int change_flow(struct of_agent *a, unsigned command, struct flow_spec *f, unsigned *count, enum flow_wrong *why,
                        struct errmsg *text)
 {
     struct bridge *b = a->args.bridge;
     switch (command) {
-    case OFPFC_ADD: return bridge_flow_add(b, f, why, text);
+    case OFPFC_ADD: *count = 1; return bridge_flow_add(b, f, why, text);
     case OFPFC_MODIFY:
     case OFPFC_MODIFY_STRICT:
         f->out_port = f->out_group = SWITCH_PORT_ANY; /* these select only what is deleted */
-        return bridge_flow_modify(b, f, command == OFPFC_MODIFY_STRICT, NULL, why, text);
-    default: return bridge_flow_delete(b, f, command == OFPFC_DELETE_STRICT, NULL, why, text);
+        return bridge_flow_modify(b, f, command == OFPFC_MODIFY_STRICT, count, why, text);
+    default: return bridge_flow_delete(b, f, command == OFPFC_DELETE_STRICT, count, why, text);
     }
 }
 
@@ -52,6 +53,7 @@ static int flow_mod(struct of_session *s, struct of_flow_mod *mod, struct of_err
                                              [OFPFC_DELETE_STRICT] = OF_FLOW_DELETE_STRICT};
     struct of_agent *a = s->agent;
     enum flow_wrong why = FLOW_RIGHT;
+    unsigned count;
     struct errmsg text;
     if (mod->command > OFPFC_DELETE_STRICT)
         return of_wrong(e, OFPET_FLOW_MOD_FAILED, OFPFMFC_BAD_COMMAND, "command %u", mod->command);
@@ -59,12 +61,12 @@ static int flow_mod(struct of_session *s, struct of_flow_mod *mod, struct of_err
     if (mod->flow.table >= SWITCH_TABLES && !(deletes && mod->flow.table == SWITCH_TABLE_ALL))
         return of_wrong(e, OFPET_FLOW_MOD_FAILED, OFPFMFC_BAD_TABLE_ID, "there is no table %u", mod->flow.table);
     text.text[0] = 0;
-    if (change_flow(a, mod->command, &mod->flow, &why, &text)) {
+    if (change_flow(a, mod->command, &mod->flow, &count, &why, &text)) {
         if (why == FLOW_RIGHT) return of_wrong(e, OFPET_FLOW_MOD_FAILED, OFPFMFC_UNKNOWN, "%s", text.text);
         of_error_of_flow(why, text.text, e);
         return -EINVAL;
     }
-    note_flow(a, changes[mod->command], &mod->flow);
+    if (count) note_flow(a, changes[mod->command], &mod->flow);
     return deletes || mod->buffer_id == OFP_NO_BUFFER ? 0 : send_buffered(s, mod->buffer_id, e);
 }
 

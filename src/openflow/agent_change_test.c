@@ -79,6 +79,10 @@ static void flow_commands(void **state)
     do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE, .table = 255, .out_port = 3});
     assert_int_equal(flows(&c), 0);
     assert_int_equal(c.w->noted.gone, 2);
+    unsigned noted = c.w->noted.flows;
+    do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE, .table = 255}); /* nothing is there */
+    do_flow(&c, &(struct flow_text){.command = OFPFC_MODIFY, .output = 3});
+    assert_int_equal(c.w->noted.flows, noted);
     assert_int_equal(c.w->noted.why, FLOW_GONE_DELETED);
     client_close(&c);
 }
@@ -263,8 +267,15 @@ static void meters(void **state)
     client_refused(&c, &m, OFPET_METER_MOD_FAILED, OFPMMFC_INVALID_METER);
     msg_meter(&m, OFPMC_MODIFY, OFPMF_KBPS, 1, OFPMBT_DROP, 500);
     client_do(&c, &m);
-    msg_meter(&m, OFPMC_DELETE, 0, OFPM_ALL, 0, 0);
+    msg_flow_mod(&m, 77, &(struct flow_text){.in_port = 1, .flags = OFPFF_SEND_FLOW_REM});
+    msg_u16(&m, OFPIT_METER);
+    msg_u16(&m, 8);
+    msg_u32(&m, 1);
     client_do(&c, &m);
+    msg_meter(&m, OFPMC_DELETE, 0, OFPM_ALL, 0, 0);
+    client_send(&c, &m);
+    assert_int_equal(client_expect(&c, OFPT_FLOW_REMOVED, 0)[18], OFPRR_DELETE);
+    assert_int_equal(c.w->noted.why, FLOW_GONE_METER);
     assert_int_equal(c.w->noted.last, OF_METER_DELETE);
     assert_int_equal(bridge_meter_count(c.w->rig.bridge), 0);
     client_close(&c);

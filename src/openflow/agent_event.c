@@ -2,11 +2,12 @@
 /* What controllers are told without asking: flows that are gone, ports that come, go and change. */
 #include "openflow/agent_internal.h"
 
+/* OpenFlow 1.3 has no reason for a meter that is deleted. */
 static const uint8_t removed_reasons[] = {[FLOW_GONE_IDLE] = OFPRR_IDLE_TIMEOUT,
                                           [FLOW_GONE_HARD] = OFPRR_HARD_TIMEOUT,
                                           [FLOW_GONE_DELETED] = OFPRR_DELETE,
                                           [FLOW_GONE_GROUP] = OFPRR_GROUP_DELETE,
-                                          [FLOW_GONE_METER] = OFPRR_METER_DELETE};
+                                          [FLOW_GONE_METER] = OFPRR_DELETE};
 
 void agent_flow_gone(void *arg, const struct flow_spec *f, const struct flow_stats *stats, enum flow_gone why)
 {
