@@ -27,6 +27,7 @@ struct net_switch;
 struct bridge;
 struct flow_list;
 struct guard;
+struct policy;
 struct switch_port;
 
 enum switch_flows {
@@ -74,6 +75,7 @@ struct switch_port_config {
     bool no_flood;
     /* What it may send (switch/guard.h), NULL: anything. It outlives the barrier that follows its replacement. */
     const struct guard *guard;
+    const struct policy *policy; /* what it may send and be sent (switch/policy.h), NULL: anything; likewise */
 };
 
 /* number: OpenFlow port number, 0: the lowest that is free. Only then may its sources be added to a runner. */

@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "switch/extract.h"
 #include "switch/guard.h"
+#include "switch/policy.h"
 #include "switch/translate_internal.h"
 
 void walk_trace(struct walk *w, const char *format, ...)
@@ -32,7 +33,12 @@ struct dp_action *walk_emit(struct walk *w, enum dp_type type)
 
 void walk_output(struct walk *w, struct switch_port *sp)
 {
-    if (port_settings(sp)->config & (PORT_CONFIG_DOWN | PORT_CONFIG_NO_FWD)) return;
+    const struct port_settings *s = port_settings(sp);
+    if (s->config & (PORT_CONFIG_DOWN | PORT_CONFIG_NO_FWD)) return;
+    if (s->c.policy && !policy_allows(s->c.policy, POLICY_IN, &w->key, seen(w))) {
+        walk_trace(w, "the policy of port %u: drop", sp->number);
+        return;
+    }
     struct dp_action *a = walk_emit(w, DP_OUTPUT);
     if (!a) return;
     a->port = sp->number;
@@ -246,9 +252,15 @@ static bool may_enter(struct walk *w)
         walk_trace(w, "the port does not receive: drop");
         return false;
     }
-    if (!s || guard_allows(s->c.guard, &w->key, seen(w))) return true;
-    if (w->r->trace) walk_trace(w, "the port's guard (%s): drop", guard_drops_in(s->c.guard, &w->key));
-    return false;
+    if (s && !guard_allows(s->c.guard, &w->key, seen(w))) {
+        if (w->r->trace) walk_trace(w, "the port's guard (%s): drop", guard_drops_in(s->c.guard, &w->key));
+        return false;
+    }
+    if (s && !policy_allows(s->c.policy, POLICY_OUT, &w->key, seen(w))) {
+        walk_trace(w, "the port's policy: drop");
+        return false;
+    }
+    return true;
 }
 
 /* From table 0 on, and what is in the action set in the end. */
