@@ -18,6 +18,7 @@ extern const struct cli_verb cli_bridge_set, cli_controller_add, cli_controller_
     cli_tls_show, cli_tls_del;
 extern const struct cli_verb cli_group_add, cli_group_mod, cli_group_del, cli_group_dump, cli_meter_add, cli_meter_mod,
     cli_meter_del, cli_meter_dump;
+extern const struct cli_verb cli_policy_add, cli_policy_del, cli_policy_list, cli_policy_show;
 extern const struct cli_verb cli_switch_set;
 extern const struct cli_verb cli_status, cli_top, cli_version, cli_upgrade, cli_shutdown;
 extern const struct cli_verb cli_debug_status, cli_debug_on, cli_debug_off;

@@ -101,7 +101,7 @@ void fields_macs(struct fields *f, const char *key, uint8_t (*out)[6], unsigned 
     }
 }
 
-static bool ip_parse(const char *text, struct ip_range *out)
+bool ip_range_parse(const char *text, struct ip_range *out)
 {
     char addr[64];
     if (!text || strlen(text) >= sizeof addr) return false;
@@ -135,7 +135,7 @@ void fields_ips(struct fields *f, const char *key, struct ip_range *out, unsigne
     *count = 0;
     json_array_foreach(list, i, v)
     {
-        if (!ip_parse(json_string_value(v), &out[i])) {
+        if (!ip_range_parse(json_string_value(v), &out[i])) {
             fields_refuse(f, key, "an array of IPv4 and IPv6 addresses, with or without a prefix length");
             return;
         }

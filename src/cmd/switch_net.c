@@ -129,6 +129,7 @@ static void bridge_drop(struct net_bridge *b)
     net_openflow_end(b);
     net_keep_close(b);
     if (b->bridge) bridge_free(b->bridge);
+    net_rules_clear(&b->rules);
     free(b);
 }
 
@@ -181,11 +182,15 @@ static int request_bridge_add(struct net *n, struct net_request *r)
     const char *name = fields_name(&f, "name");
     char id[20];
     net_bridge_fields(&f, &wanted);
+    fields_policy(&f, &wanted.rules);
     int ret = fields_done(&f, r->e);
-    if (ret < 0) return ret;
-    if (net_bridge_find(n, name)) return errmsg_set(r->e, EEXIST, "bridge %s: it exists already", name);
-    struct net_bridge *b = net_bridge_new(n, name, &wanted);
-    if (!b) return errmsg_set(r->e, ENOMEM, "out of memory");
+    if (ret == 0 && net_bridge_find(n, name)) ret = errmsg_set(r->e, EEXIST, "bridge %s: it exists already", name);
+    struct net_bridge *b = ret < 0 ? NULL : net_bridge_new(n, name, &wanted);
+    if (ret == 0 && !b) ret = errmsg_set(r->e, ENOMEM, "out of memory");
+    if (ret < 0) {
+        net_rules_clear(&wanted.rules);
+        return ret;
+    }
     ret = bridge_new(&b->bridge, n->sw, b->name, b->fail, r->e);
     if (ret == 0) {
         net_bridge_aged(b, b->mac_ageing_s);
@@ -278,6 +283,8 @@ static const struct {
     {"openflow.drop", request_openflow_drop},
     {"openflow.listen", request_openflow_listen},
     {"openflow.tls", request_openflow_tls},
+    {"policy.set", request_policy_set},
+    {"policy.show", request_policy_show},
     {"port.add", request_port_add},
     {"port.del", request_port_del},
     {"port.list", request_port_list},

@@ -17,6 +17,7 @@
  *   switch_dump.c        lists of flows, groups and meters
  *   switch_openflow.c    controllers, tools and their sockets; what a bridge does without its controllers
  *   switch_guard.c       which addresses a VIF may use
+ *   switch_policy.c      with whom a VIF may talk
  *   switch_show.c        answers with numbers
  *   switch_capture.c     captures
  *   switch_link.c        requests over a link: the daemon's, or a test's
@@ -34,6 +35,7 @@
 #include "control/link.h"
 #include "loop/loop.h"
 #include "openflow/agent.h"
+#include "switch/policy.h"
 #include "switch/switch.h"
 #include "vif/vif.h"
 
@@ -124,6 +126,7 @@ struct ip_range {
     uint8_t prefix;   /* bits */
     uint8_t addr[16]; /* IPv4: the first 4; zero behind the prefix */
 };
+bool ip_range_parse(const char *text, struct ip_range *out); /* text may be NULL */
 void fields_macs(struct fields *f, const char *key, uint8_t (*out)[6], unsigned *count);
 void fields_ips(struct fields *f, const char *key, struct ip_range *out, unsigned *count);
 void fields_mac(struct fields *f, const char *key, uint8_t *out); /* absent: untouched */
@@ -133,6 +136,20 @@ bool fields_has(const struct fields *f, const char *key);
 void mac_format(char out[18], const uint8_t *mac);
 void ip_range_format(char out[64], const struct ip_range *ip);
 const char *vlan_mode_name(enum vlan_mode mode);
+
+/* ---- policies (switch_policy.c) ---- */
+
+struct net_rules {
+    struct policy_rule *list;
+    unsigned count;
+};
+void fields_policy(struct fields *f, struct net_rules *out); /* "policy"; to be cleared, whatever comes */
+void net_rules_clear(struct net_rules *r);
+/* *out NULL: there are no rules. 0 or -errno. */
+int net_policy_new(struct policy **out, const struct net_rules *of_bridge, const struct net_rules *own,
+                   struct errmsg *e);
+int request_policy_set(struct net *n, struct net_request *r);
+int request_policy_show(struct net *n, struct net_request *r);
 
 /* ---- bridges (switch_net.c) ---- */
 
@@ -144,6 +161,7 @@ struct net_bridge {
     enum bridge_fail fail;
     unsigned mac_ageing_s;
     struct flow_names names;
+    struct net_rules rules; /* of all of its VIFs */
     /* OpenFlow (switch_openflow.c). */
     uint64_t datapath_id;
     struct of_agent *agent;
@@ -233,6 +251,8 @@ struct net_vif {
     struct vif_settings s;
     struct vif *vif;
     struct guard *guard; /* or NULL: its addresses are not checked */
+    struct net_rules rules;
+    struct policy *policy; /* or NULL: it may talk with all */
 
     int listen_fd, connected_fd; /* -1: none */
     char *connect_path, *socket_path;

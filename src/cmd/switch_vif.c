@@ -251,6 +251,8 @@ static int attach_inner(struct net_vif *v, struct net_bridge *b, uint32_t number
     if (ret == 0) ret = card_new(v, json_object_get(r->params, "link"), r->e);
     if (ret == 0) ret = net_guard_new(&v->guard, &v->s, r->e);
     v->a.vlan.guard = v->guard;
+    if (ret == 0) ret = net_policy_new(&v->policy, &b->rules, &v->rules, r->e);
+    v->a.vlan.policy = v->policy;
     if (ret == 0) ret = attachment_join(&v->a, b, number, r->e);
     return ret;
 }
@@ -280,6 +282,7 @@ int request_vif_attach(struct net *n, struct net_request *r)
     read_fixed(&v->s, &f);
     read_changeable(&v->s, &f);
     fields_vlan(&f, &v->a.vlan);
+    fields_policy(&f, &v->rules);
     uint32_t number = (uint32_t)fields_uint(&f, "number", 0, 0, SWITCH_PORT_MAX - 1);
     if (!n->survives) v->socket_path = copy_path(&f, "socket"); /* the daemon makes its own */
     else fields_any(&f, "socket");
@@ -308,6 +311,8 @@ void net_vif_free(struct net_vif *v, bool leave)
     else vhost_session_free(v->session);
     attachment_leave(&v->a);
     guard_free(v->guard);
+    policy_free(v->policy);
+    net_rules_clear(&v->rules);
     list_remove(&v->a.node);
     vif_free(v->vif);
     vif_held_end(v, !leave);

@@ -128,6 +128,10 @@ const struct rpc_method daemon_methods[] = {
     {"meter.mod", method_meter_mod},
     {"meter.del", method_meter_del},
     {"meter.dump", method_meter_dump},
+    {"policy.add", method_policy_add},
+    {"policy.del", method_policy_del},
+    {"policy.list", method_policy_list},
+    {"policy.show", method_policy_show},
     {NULL, NULL},
 };
 

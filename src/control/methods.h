@@ -58,6 +58,10 @@ void method_meter_add(void *arg, struct rpc_call *call, json_t *params);
 void method_meter_mod(void *arg, struct rpc_call *call, json_t *params);
 void method_meter_del(void *arg, struct rpc_call *call, json_t *params);
 void method_meter_dump(void *arg, struct rpc_call *call, json_t *params);
+void method_policy_add(void *arg, struct rpc_call *call, json_t *params);
+void method_policy_del(void *arg, struct rpc_call *call, json_t *params);
+void method_policy_list(void *arg, struct rpc_call *call, json_t *params);
+void method_policy_show(void *arg, struct rpc_call *call, json_t *params);
 void method_upgrade(void *arg, struct rpc_call *call, json_t *params);
 void method_shutdown(void *arg, struct rpc_call *call, json_t *params);
 

@@ -178,6 +178,18 @@ void method_mac_flush(void *arg, struct rpc_call *call, json_t *params)
     if (ends_well(n, call, &f, bridge)) forward(n, call, "mac.flush", json_incref(params), NETWORK_ASK_MS);
 }
 
+void network_named_page(struct daemon *d, struct rpc_call *call, json_t *params, const char *method,
+                        enum network_kind kind)
+{
+    struct network *n = d->host.network;
+    struct field_error why = {0};
+    struct fields f = fields_begin(params, "params", &why);
+    const char *name = network_name_field(&f, network_kind_name(kind));
+    page_fields(&f);
+    if (ends_well(n, call, &f, "") && network_need(n, call, kind, name))
+        forward(n, call, method, json_incref(params), NETWORK_ASK_MS);
+}
+
 void network_page(struct daemon *d, struct rpc_call *call, json_t *params, const char *method)
 {
     bridge_and_page(d, call, params, method, true);

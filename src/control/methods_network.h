@@ -18,6 +18,8 @@ bool network_is_free(struct network_item *i, struct rpc_call *call);
 void network_change(struct network_item *i, struct rpc_call *call, const char *method, json_t *params, json_t *config);
 /* A request with a list of texts, "bridge" and "strict", and one with "bridge" and a page: checked and handed on. */
 void network_change_texts(struct daemon *d, struct rpc_call *call, json_t *params, const char *method, const char *key);
+void network_named_page(struct daemon *d, struct rpc_call *call, json_t *params, const char *method,
+                        enum network_kind kind); /* "vif" or "bridge" */
 void network_page(struct daemon *d, struct rpc_call *call, json_t *params, const char *method);
 
 #endif

@@ -89,6 +89,7 @@ void network_item_remove(struct network_item *i)
         remove_socket(i, path);
     } else if (i->kind == NETWORK_BRIDGE) {
         network_tools_remove(i);
+        network_policy_forget(i->network, "bridge", i->name);
         if (network_flows_path(path, i->network, i->name, "flows.new")) unlink(path);
         if (network_flows_path(path, i->network, i->name, "flows")) unlink(path);
     }
@@ -160,16 +161,18 @@ int network_new(struct network **out, struct host *h)
     if (!n) return -ENOMEM;
     n->host = h;
     n->options = json_object();
+    n->policies = json_array();
     n->held_max = held_limit();
     list_init(&n->unsaved);
     for (int kind = 0; kind < NETWORK_KINDS; kind++)
         list_init(&n->items[kind]);
-    int ret = n->options ? switch_keeper_new(&n->keeper, h, &network_switch_ops, n) : -ENOMEM;
+    int ret = n->options && n->policies ? switch_keeper_new(&n->keeper, h, &network_switch_ops, n) : -ENOMEM;
     if (ret == 0) {
         *out = n;
         return 0;
     }
     json_decref(n->options);
+    json_decref(n->policies);
     free(n);
     return ret;
 }
@@ -195,6 +198,7 @@ void network_free(struct network *n)
     loop_timer_cancel(&n->restore_limit);
     json_decref(n->options);
     json_decref(n->tls);
+    json_decref(n->policies);
     free(n);
 }
 

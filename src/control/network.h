@@ -80,6 +80,9 @@ struct network {
     struct host *host;
     struct switch_keeper *keeper;
     json_t *options;                  /* of the switch */
+    json_t *policies;                 /* network_policy.c */
+    json_int_t policy_id;             /* the last that was given */
+    bool policy_busy;                 /* a change of them goes on */
     json_t *tls;                      /* the files with its key and certificates; NULL: none */
     struct list items[NETWORK_KINDS]; /* by name */
     unsigned count[NETWORK_KINDS];
@@ -164,6 +167,13 @@ void network_openflow_end(struct network_item *bridge);
 /* What is in the files, for the switch: a new reference, or NULL with the reason. paths may be NULL. */
 json_t *network_tls_texts(const json_t *paths, struct errmsg *e);
 void network_tls_tell(struct network *n);
+
+/* ---- network_policy.c ---- */
+
+/* What the switch is told of a card ("vif") or bridge: a new reference; NULL: there are no rules. */
+json_t *network_policy_of(const struct network *n, const char *key, const char *name);
+unsigned network_policy_load(struct network *n, json_t *list); /* how many were left out */
+void network_policy_forget(struct network *n, const char *key, const char *name);
 
 /* ---- network_state.c ---- */
 

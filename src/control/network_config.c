@@ -80,7 +80,7 @@ static bool number_valid(const char *text, unsigned long max)
 }
 
 /* An IPv4 or IPv6 address, or a network of such. */
-static bool ip_valid(const char *text)
+bool network_range_valid(const char *text)
 {
     char address[INET6_ADDRSTRLEN];
     unsigned char raw[16];
@@ -227,7 +227,7 @@ static void check_vif(struct fields *f)
     check_rate(f, "rate_in");
     check_rate(f, "rate_out");
     check_list(f, "allowed_macs", mac_valid, "MAC addresses");
-    check_list(f, "allowed_ips", ip_valid, "IP addresses or networks");
+    check_list(f, "allowed_ips", network_range_valid, "IP addresses or networks");
 }
 
 /* ---- The whole ---- */

@@ -51,5 +51,6 @@ int network_options_parse(json_t **out, json_t *object, const char *where, struc
 /* Flow text and the like: 1 to max_bytes printable ASCII characters; fallback as fields_string(). */
 const char *network_text_field(struct fields *f, const char *key, const char *fallback, size_t max_bytes);
 bool network_text_valid(const char *text);
+bool network_range_valid(const char *text); /* "192.0.2.1", "2001:db8::/32" */
 
 #endif

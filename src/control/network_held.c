@@ -167,6 +167,8 @@ void network_ask_attach(struct network_item *i, peer_done done)
     fds[count++] = i->listen_fd;
     json_t *params = json_copy(i->config);
     json_object_del(params, "socket");
+    json_t *policy = network_policy_of(n, "vif", i->name);
+    if (policy) json_object_set_new(params, "policy", policy);
     n->asked++;
     peer_ask(peer, "vif.attach", params, names, fds, count, ATTACH_LIMIT_MS, done, i);
 }

@@ -105,6 +105,7 @@ static int load_whole(struct network *n, json_t *whole, unsigned *bad, struct er
         (*bad)++;
     }
     *bad += load_lists(n, &f, e);
+    *bad += network_policy_load(n, fields_array(&f, "policies", 0, INT32_MAX));
     return fields_end_lenient(&f) < 0 ? errmsg_set(e, EINVAL, "%s", why.message) : 0;
 }
 
@@ -144,6 +145,7 @@ static int save(struct network *n, struct errmsg *e)
     if (!file_path(path, n)) return errmsg_set(e, ENAMETOOLONG, "%s", n->host->state_dir);
     json_t *o = json_pack("{s:i, s:O}", "version", STATE_VERSION, "switch", n->options);
     if (n->tls) json_object_set(o, "tls", n->tls);
+    if (json_array_size(n->policies)) json_object_set(o, "policies", n->policies);
     for (int kind = 0; o && kind < NETWORK_KINDS; kind++) {
         json_t *list = json_array();
         LIST_FOR_EACH (node, &n->items[kind]) {

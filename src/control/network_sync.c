@@ -143,6 +143,8 @@ static void ask_bridge(struct network_item *i)
     json_t *params = json_copy(i->config);
     json_object_del(params, "controllers");
     if (controllers) json_object_set_new(params, "controllers", json_integer(controllers));
+    json_t *policy = network_policy_of(n, "bridge", i->name);
+    if (policy) json_object_set_new(params, "policy", policy);
     peer_ask(switch_keeper_peer(n->keeper), "bridge.add", params, names, fds, count, NETWORK_FLOWS_MS, item_answered,
              i);
 }
