@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which thread serves what. By default every transmit queue of a VIF and every receive queue of a port has a runner of its
- * own, named after it and free to run on any CPU. With --vif-threads=N the queues of VIFs are hashed onto N threads that
- * all VIFs share: the design of before, to compare with.
+ * Which thread serves what. By default every transmit queue of a VIF has a runner of its own, named after it and free to run on
+ * any CPU. The receive queues of ports of the host have one each as well, until there is one for every two CPUs; then
+ * they share, so that threads leave room for whoever speaks through them (docs/adr/0009). With --vif-threads=N the queues of VIFs are
+ * hashed onto N threads that all VIFs share: the design of before, to compare with.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -12,16 +14,27 @@
 
 struct own_runner {
     struct list node;
+    unsigned users;
+    bool of_port;
     struct runner *runner;
     char name[PORT_NAME_BYTES + 8];
 };
 
 struct net_runners {
     struct net *net;
-    struct list own; /* struct own_runner: one queue each */
+    struct list own; /* struct own_runner: one queue each, or several of ports */
+    unsigned port_runners, port_runners_max;
     unsigned shared_count;
     struct runner *shared[NET_VIF_THREADS_MAX]; /* NULL until the first queue falls on it */
 };
+
+/* One for every two CPUs that we may use. */
+static unsigned port_runners_max(void)
+{
+    cpu_set_t cpus;
+    int count = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 2;
+    return count < 4 ? 1 : (unsigned)count / 2;
+}
 
 int net_runners_new(struct net_runners **out, struct net *n)
 {
@@ -29,6 +42,7 @@ int net_runners_new(struct net_runners **out, struct net *n)
     if (!r) return -ENOMEM;
     r->net = n;
     r->shared_count = n->options.vif_threads;
+    r->port_runners_max = port_runners_max();
     list_init(&r->own);
     *out = r;
     return 0;
@@ -54,7 +68,7 @@ static void name_queue(char *out, size_t room, const char *name, unsigned index,
     else snprintf(out, room, "%.12s.%u", name, index);
 }
 
-static int own_new(struct net_runners *r, const char *name, unsigned index, unsigned count, struct runner **out)
+static int own_new(struct net_runners *r, const char *name, unsigned index, unsigned count, struct own_runner **out)
 {
     struct own_runner *o = calloc(1, sizeof *o);
     if (!o) return -ENOMEM;
@@ -64,8 +78,9 @@ static int own_new(struct net_runners *r, const char *name, unsigned index, unsi
         free(o);
         return ret;
     }
+    o->users = 1;
     list_push_back(&r->own, &o->node);
-    *out = o->runner;
+    *out = o;
     return 0;
 }
 
@@ -74,6 +89,8 @@ static void own_free(struct net_runners *r, struct runner *runner)
     LIST_FOR_EACH_SAFE (node, &r->own) {
         struct own_runner *o = list_entry(node, struct own_runner, node);
         if (o->runner != runner) continue;
+        if (--o->users > 0) return;
+        if (o->of_port) r->port_runners--;
         list_remove(&o->node);
         runner_free(runner);
         free(o);
@@ -105,7 +122,10 @@ static int vif_get(void *arg, unsigned pair, struct runner **out)
     struct net_vif *v = arg;
     struct net_runners *r = v->net->runners;
     if (r->shared_count) return shared_get(r, hash_queue(v->a.name, pair) % r->shared_count, out);
-    return own_new(r, v->a.name, pair, v->s.queues, out);
+    struct own_runner *o;
+    int ret = own_new(r, v->a.name, pair, v->s.queues, &o);
+    if (ret == 0) *out = o->runner;
+    return ret;
 }
 
 static void vif_put(void *arg, unsigned pair, struct runner *runner)
@@ -120,9 +140,32 @@ struct vif_runners net_runners_of_vif(struct net_vif *v)
     return (struct vif_runners){.get = vif_get, .put = vif_put, .arg = v};
 }
 
+/* The one of the ports' runners that serves the fewest. */
+static struct own_runner *least_used(struct net_runners *r)
+{
+    struct own_runner *best = NULL;
+    LIST_FOR_EACH (node, &r->own) {
+        struct own_runner *o = list_entry(node, struct own_runner, node);
+        if (o->of_port && (!best || o->users < best->users)) best = o;
+    }
+    return best;
+}
+
 int net_runner_new(struct net *n, const char *name, unsigned index, unsigned count, struct runner **out)
 {
-    return own_new(n->runners, name, index, count, out);
+    struct net_runners *r = n->runners;
+    struct own_runner *o;
+    if (r->port_runners == r->port_runners_max) {
+        o = least_used(r);
+        o->users++;
+    } else {
+        int ret = own_new(r, name, index, count, &o);
+        if (ret < 0) return ret;
+        o->of_port = true;
+        r->port_runners++;
+    }
+    *out = o->runner;
+    return 0;
 }
 
 void net_runner_free(struct net *n, struct runner *runner)

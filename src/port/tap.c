@@ -26,8 +26,8 @@
 #define TUN_F_USO6 0x40u
 #endif
 
-#define BATCH_BYTES                                                                                                    \
-    (256u * 1024) /* of large frames not more at once: they are to be still in the cache when they are sent */
+/* Of large frames one at a time: it is to be in the cache still when it is sent. */
+#define BATCH_BYTES (48u * 1024)
 
 struct tap_queue {
     struct port_source source;
