@@ -86,20 +86,12 @@ void cache_list_put(struct cache *c, struct dp_list *l)
 
 /* ---- paths ---- */
 
-static struct change_deps without_addresses(const struct change_deps *d)
-{
-    struct change_deps bare = *d;
-    bare.mac_src = bare.mac_dst = 0;
-    return bare;
-}
-
 static bool path_is(const struct megaflow_path *p, const struct cache_add *a)
 {
     if (p->flow_count != a->flow_count || p->counted_count != a->counted_count || p->tables != (uint16_t)a->tables ||
         p->refresh != a->refresh)
         return false;
-    struct change_deps bare = without_addresses(a->deps);
-    return memcmp(&p->deps, &bare, sizeof bare) == 0 && memcmp(&p->misses, a->misses, sizeof p->misses) == 0 &&
+    return change_deps_same(&p->deps, a->deps) && memcmp(&p->misses, a->misses, sizeof p->misses) == 0 &&
            memcmp(p->flows, a->flows, a->flow_count * sizeof(struct flow *)) == 0 &&
            (a->counted_count == 0 || memcmp(p->counted, a->counted, a->counted_count * sizeof *a->counted) == 0);
 }
@@ -126,7 +118,7 @@ struct megaflow_path *cache_path_get(struct cache *c, const struct cache_add *a)
     if (!p) return NULL;
     *p = (struct megaflow_path){.refs = 1, .slot = slot, .refresh = a->refresh, .tables = (uint16_t)a->tables};
     p->misses = *a->misses;
-    p->deps = without_addresses(a->deps);
+    p->deps = *a->deps;
     for (unsigned i = 0; i < a->flow_count; i++)
         if (flow_ref(a->flows[i])) p->flows[p->flow_count++] = a->flows[i];
     p->counted = (struct counted *)(void *)(p->flows + a->flow_count);

@@ -51,17 +51,25 @@ struct change_log {
     struct change changes[CHANGE_LOG];
 };
 
-/* What a megaflow depends on. No padding: compared as bytes. */
+/* What a megaflow depends on. */
 struct change_deps {
     uint16_t bridge;
     bool mac;      /* it consulted the addresses */
     bool modified; /* tables may have seen another key than the packet's */
-    uint8_t unused[4];
     uint64_t tables[4];
     uint64_t mac_src, mac_dst; /* mac_key() */
     uint64_t groups;           /* a bit of each that it asked, change_group_bit() */
 };
-static_assert(sizeof(struct change_deps) == 64, "no padding");
+static_assert(sizeof(struct change_deps) == 64, "what is new has to be compared, too");
+
+/* But for the addresses. Member by member, as they were just written: a look at several at once would wait for the stores. */
+static inline bool change_deps_same(const struct change_deps *a, const struct change_deps *b)
+{
+    uint64_t differ = a->groups ^ b->groups;
+    for (unsigned i = 0; i < 4; i++)
+        differ |= a->tables[i] ^ b->tables[i];
+    return differ == 0 && a->bridge == b->bridge && a->mac == b->mac && a->modified == b->modified;
+}
 
 void change_init(struct change_log *l);
 void change_destroy(struct change_log *l);
