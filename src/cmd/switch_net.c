@@ -314,6 +314,15 @@ int request_take_fd(struct net_request *r, const char *name)
 
 /* ---- life ---- */
 
+/* How long a fast failover group goes on sending to a port without a link, at most. */
+#define LINKS_NS (NS_PER_SECOND / 20)
+
+static void look_at_links(struct loop_timer *t)
+{
+    struct net *n = container_of(t, struct net, links);
+    if (switch_watch_links(n->sw)) loop_timer_arm(n->loop, t, LINKS_NS, look_at_links);
+}
+
 static void tick(struct loop_timer *t)
 {
     struct net *n = container_of(t, struct net, tick);
@@ -329,6 +338,7 @@ static void tick(struct loop_timer *t)
         struct attachment *a = list_entry(node, struct attachment, node);
         if (!a->is_vif) net_port_look(a, now_ns);
     }
+    look_at_links(&n->links);
     loop_timer_arm(n->loop, t, NS_PER_SECOND, tick);
 }
 
@@ -386,6 +396,7 @@ static void waiting_free(struct net *n)
 static void net_end(struct net *n, bool leave)
 {
     loop_timer_cancel(&n->tick);
+    loop_timer_cancel(&n->links);
     n->leaving = true;
     while (!list_empty(&n->attachments)) {
         struct attachment *a = list_entry(n->attachments.next, struct attachment, node);

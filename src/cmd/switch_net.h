@@ -94,6 +94,7 @@ struct net {
     struct of_agents *agents;
     struct net_tls *tls; /* NULL: none was given */
     struct loop_timer tick;
+    struct loop_timer links; /* armed while groups watch ports */
 };
 
 int net_new(struct net **out, const struct net_args *args, struct errmsg *e);

@@ -52,6 +52,7 @@ struct bridge {
     unsigned mac_ageing_s;
     _Atomic(struct group_map *) groups;
     unsigned group_count, group_buckets;
+    unsigned group_ports; /* buckets that watch a port */
     uint64_t group_mark;
     struct meter **meters; /* by rising number */
     unsigned meter_count, meter_room;

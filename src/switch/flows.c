@@ -469,6 +469,18 @@ void switch_tick(struct net_switch *s, uint64_t now_ns)
     epoch_poll(&s->epoch);
 }
 
+bool switch_watch_links(struct net_switch *s)
+{
+    bool watched = false;
+    for (unsigned i = 0; i < SWITCH_BRIDGES_MAX; i++) {
+        struct bridge *b = atomic_load(&s->bridges[i]);
+        if (!b || b->group_ports == 0) continue;
+        bridge_look_at_links(b);
+        watched = true;
+    }
+    return watched;
+}
+
 void switch_stats_read(struct net_switch *s, struct switch_stats *out)
 {
     pthread_mutex_lock(&s->threads_lock);

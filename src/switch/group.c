@@ -228,6 +228,7 @@ static void refer_buckets(struct bridge *b, const struct group_spec *g, bool com
     b->group_mark++;
     for (unsigned i = 0; i < g->count; i++) {
         refer(b, &g->buckets[i].actions, comes, false);
+        if (g->buckets[i].watch_port != SWITCH_PORT_ANY) b->group_ports += comes ? 1u : -1u;
         struct flow_group *watched = group_find(b, g->buckets[i].watch_group);
         if (watched) watched->watchers += comes ? 1u : -1u;
     }

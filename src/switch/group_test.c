@@ -344,7 +344,8 @@ static void the_first_that_is_alive(void **state)
     rig_group(&r, "group_id=2,type=ff,bucket=watch_group:1,group:1,bucket=watch_port:5,output:4");
     rig_flow(&r, "actions=group:2");
     assert_int_equal(sent_to(&r), P(2));
-    set_link(&r, 2, false);
+    r.ports[2]->link_down = true;
+    assert_true(switch_watch_links(r.sw));
     assert_int_equal(sent_to(&r), P(3));
     set_link(&r, 3, false);
     assert_int_equal(sent_to(&r), P(4));
@@ -363,6 +364,9 @@ static void the_first_that_is_alive(void **state)
     rig_group(&r, "group_id=3,type=ff,bucket=watch_port:2,output:2");
     assert_int_equal(bridge_group_delete(r.bridge, 2, NULL, &e), 0);
     assert_int_equal(bridge_group_delete(r.bridge, 1, NULL, &e), 0);
+    assert_true(switch_watch_links(r.sw));
+    assert_int_equal(bridge_group_delete(r.bridge, 3, NULL, &e), 0);
+    assert_false(switch_watch_links(r.sw));
     rig_close(&r);
 }
 

@@ -123,6 +123,9 @@ void bridge_on_flow_gone(struct bridge *b,
                          void *arg);
 /* Time-outs, MAC ageing: to be called about once a second. */
 void switch_tick(struct net_switch *s, uint64_t now_ns);
+/* The links of bridges whose groups watch ports, which cannot wait that long: to be called many times a second as long as it returns
+ * true. */
+bool switch_watch_links(struct net_switch *s);
 
 /* A packet for the controller, on a runner thread; data is good during the call. May be NULL: such packets are dropped. */
 struct packet_in {
