@@ -58,6 +58,7 @@ struct bridge {
     unsigned meter_count, meter_room;
     _Atomic(struct meter *) slowpath_meter, controller_meter; /* NULL: there is none */
     struct list timed;                                        /* flows with time-outs */
+    struct list refers;                                       /* flows with groups or a meter */
     uint64_t next_id;
     unsigned flows;
     void (*flow_gone)(void *arg, const struct flow_spec *f, const struct flow_stats *s, enum flow_gone why);

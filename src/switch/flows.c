@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Adding, changing, removing and counting flows; time-outs. */
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 
 #include "base/checked.h"
@@ -27,6 +28,16 @@ static void note(struct bridge *b, const struct flow *f)
 static const struct instructions *instructions_of(const struct flow *f)
 {
     return &atomic_load_explicit(&f->code, memory_order_relaxed)->instructions;
+}
+
+/* f's instructions count from now on, or not any more: for its groups and its meter, which take it with them when they go. */
+static void refer(struct bridge *b, struct flow *f, bool comes)
+{
+    const struct instructions *i = instructions_of(f);
+    group_refer(b, i, comes);
+    meter_refer(b, i, comes);
+    list_remove(&f->refers);
+    if (comes && (i->meter || group_is_in(i, SWITCH_GROUP_ALL))) list_push_back(&b->refers, &f->refers);
 }
 
 static void wrong(enum flow_wrong *why, enum flow_wrong reason)
@@ -66,10 +77,8 @@ int bridge_flow_add(struct bridge *b, const struct flow_spec *f, enum flow_wrong
         flow_unref(new);
         return no_memory(e);
     }
-    if (old) group_refer(b, instructions_of(old), false);
-    group_refer(b, &f->instructions, true);
-    if (old) meter_refer(b, instructions_of(old), false);
-    meter_refer(b, &f->instructions, true);
+    if (old) refer(b, old, false);
+    refer(b, new, true);
     if (old && !(f->flags & FLOW_RESET_COUNTS))
         flow_succeed(old, new); /* it is retired, but not freed before epoch_poll() */
     if (!old) b->flows++;
@@ -167,11 +176,9 @@ int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict,
     }
     if (count && (f->flags & FLOW_RESET_COUNTS)) switch_fold(b->sw); /* what was counted before is not to come back */
     for (long i = 0; i < count; i++) {
+        refer(b, list[i], false);
         struct flow_code *old = atomic_exchange_explicit(&list[i]->code, codes[i], memory_order_acq_rel);
-        group_refer(b, &old->instructions, false);
-        group_refer(b, &f->instructions, true);
-        meter_refer(b, &old->instructions, false);
-        meter_refer(b, &f->instructions, true);
+        refer(b, list[i], true);
         epoch_retire(&b->sw->epoch, &old->retired, code_free);
         if (f->flags & FLOW_RESET_COUNTS) {
             atomic_store_explicit(&list[i]->packets, 0, memory_order_relaxed);
@@ -209,8 +216,7 @@ static void remove_flow(struct bridge *b, struct flow *f, enum flow_gone why)
 {
     tell(b, f, why);
     list_remove(&f->timed);
-    group_refer(b, instructions_of(f), false);
-    meter_refer(b, instructions_of(f), false);
+    refer(b, f, false);
     struct flow_match m;
     uint8_t table = f->table;
     flow_to_match(f, &m);
@@ -239,21 +245,27 @@ int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict,
     return 0;
 }
 
-/* Every flow that goes with what it refers to. */
+/* Flows that go with what they refer to; there are no more than `most` of them. */
 static void remove_flows_that(struct bridge *b, bool (*refers)(const struct instructions *i, uint32_t id), uint32_t id,
-                              enum flow_gone why)
+                              unsigned most, enum flow_gone why)
 {
-    if (b->flow_gone) switch_fold(b->sw);
-    for (unsigned t = 0; t < SWITCH_TABLES; t++)
-        LIST_FOR_EACH_SAFE (node, &b->tables[t].flows) {
-            struct flow *f = list_entry(node, struct flow, node);
-            if (refers(instructions_of(f), id)) remove_flow(b, f, why);
+    bool folded = !b->flow_gone;
+    LIST_FOR_EACH_SAFE (node, &b->refers) {
+        struct flow *f = list_entry(node, struct flow, refers);
+        if (most == 0) return;
+        if (!refers(instructions_of(f), id)) continue;
+        if (!folded && f->flags & FLOW_SEND_REMOVED) {
+            switch_fold(b->sw);
+            folded = true;
         }
+        remove_flow(b, f, why);
+        most--;
+    }
 }
 
-void bridge_remove_flows_of_group(struct bridge *b, uint32_t id)
+void bridge_remove_flows_of_group(struct bridge *b, uint32_t id, unsigned most)
 {
-    remove_flows_that(b, group_is_in, id, FLOW_GONE_GROUP);
+    remove_flows_that(b, group_is_in, id, most, FLOW_GONE_GROUP);
 }
 
 static bool is_metered(const struct instructions *i, uint32_t id)
@@ -263,7 +275,7 @@ static bool is_metered(const struct instructions *i, uint32_t id)
 
 void bridge_remove_flows_of_meter(struct bridge *b, uint32_t id)
 {
-    remove_flows_that(b, is_metered, id, FLOW_GONE_METER);
+    remove_flows_that(b, is_metered, id, UINT_MAX, FLOW_GONE_METER);
 }
 
 unsigned bridge_flow_count(const struct bridge *b)

@@ -6,6 +6,7 @@
 #include "switch/group_internal.h"
 
 #include <errno.h>
+#include <limits.h>
 
 #include "base/checked.h"
 #include "loop/clock.h"
@@ -360,7 +361,7 @@ int bridge_group_delete(struct bridge *b, uint32_t id, struct group_why *why, st
         if (why) why->wrong = GROUP_CHAINED;
         return errmsg_set(e, EBUSY, "group %u is %s by another group", id, g->groups ? "sent to" : "watched");
     }
-    if (!g || g->flows) bridge_remove_flows_of_group(b, id);
+    bridge_remove_flows_of_group(b, id, g ? g->flows : UINT_MAX);
     if (g) remove_group(b, g);
     else group_visit(b, remove_one, b);
     epoch_poll(&b->sw->epoch);

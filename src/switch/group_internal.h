@@ -49,8 +49,8 @@ bool group_is_in(const struct instructions *i, uint32_t id);
 int group_check(struct bridge *b, const struct group_spec *g, const struct flow_group *old, unsigned *height,
                 bool *others, struct group_why *why, struct errmsg *e);
 
-/* Flows that send to the group go (SWITCH_GROUP_ALL: that send to any). Cannot fail. */
-void bridge_remove_flows_of_group(struct bridge *b, uint32_t id);
+/* Flows that send to the group go (SWITCH_GROUP_ALL: that send to any), no more than `most`. Cannot fail. */
+void bridge_remove_flows_of_group(struct bridge *b, uint32_t id, unsigned most);
 
 /* What a select group chooses by: addresses and, of what is no fragment, ports. Their bits are added to *used. */
 uint64_t group_hash(uint32_t id, const struct flow_key *k, struct flow_key *used);

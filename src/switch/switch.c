@@ -114,6 +114,7 @@ int bridge_new(struct bridge **out, struct net_switch *s, const char *name, enum
     for (unsigned t = 0; t < SWITCH_TABLES; t++)
         table_init(&b->tables[t]);
     list_init(&b->timed);
+    list_init(&b->refers);
     atomic_store(&s->bridges[i], b);
     int ret = fail == BRIDGE_STANDALONE ? add_normal(b, e) : 0;
     if (ret) bridge_free(b);

@@ -219,6 +219,7 @@ struct flow *flow_new(const struct flow_spec *s, uint64_t id, uint64_t now_ns)
     atomic_init(&f->refs, 1);
     list_init(&f->node);
     list_init(&f->timed);
+    list_init(&f->refers);
     return f;
 }
 

@@ -54,6 +54,7 @@ struct flow {
     struct epoch_node retired;
     struct list node;     /* of its table */
     struct list timed;    /* flows with a time-out, of its bridge */
+    struct list refers;   /* flows with groups or a meter, of its bridge */
     struct flow *by_hash; /* the next of its chain */
     uint64_t hash;
     struct flow_word word[];
