@@ -122,6 +122,10 @@ void bridge_remove_flows_of_meter(struct bridge *b, uint32_t id);
 
 void packet_out_free(struct packet_out *o);
 
+/* The flows that f means, the oldest of each table first; the caller frees the array. -1: no memory. */
+long bridge_select_flows(struct bridge *b, const struct flow_spec *f, bool strict, struct flow ***out);
+void flow_stats_read(const struct flow *f, struct flow_stats *s);
+
 /* Bring the counters of all threads into the flows that they count for. Control thread. */
 void switch_fold(struct net_switch *s);
 
