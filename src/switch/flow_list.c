@@ -62,8 +62,7 @@ void bridge_flow_each(struct bridge *b, const struct flow_spec *selection,
 struct flow_list {
     struct bridge *bridge;
     size_t count, at;
-    struct flow
-        *flows[]; /* with a reference each, as far as they are still to come; at - 1: the one that was told last */
+    struct flow *flows[]; /* with a reference each; those before at - 1 are let go */
 };
 
 struct flow_list *bridge_flow_list(struct bridge *b, const struct flow_spec *selection)
