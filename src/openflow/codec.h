@@ -17,7 +17,7 @@
 #include "switch/meter.h"
 #include "switch/switch.h"
 
-#define OF_RIGHT 0xffffu
+#define OF_RIGHT 0xfffeu /* no OFPET_* */
 struct of_error {
     uint16_t type, code; /* OFPET_*, OFP??C_*; type OF_RIGHT: none */
     uint32_t experimenter;
