@@ -281,6 +281,30 @@ static void tools_ask_first(void **state)
     client_close(&slave);
 }
 
+/* Only who asks for them is told of packets whose TTL was over, and of as much as it gets of those that match nothing. */
+static void ttl_is_over(void **state)
+{
+    struct client c;
+    uint8_t f[128];
+    size_t bytes;
+    client_open_controller(&c, *state);
+    rig_flow(&c.w->rig, "ip,actions=dec_ttl,output:2");
+    unsigned n = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1000, 2000);
+    f[22] = 1;
+    rig_send(&c.w->rig, 1, f, n, 1);
+    client_expect_nothing(&c);
+    set_async(&c, (const uint32_t[6]){1u << OFPR_INVALID_TTL});
+    set_miss_send_len(&c, 30);
+    rig_send(&c.w->rig, 1, f, n, 1);
+    const uint8_t *m = client_expect(&c, OFPT_PACKET_IN, 0);
+    assert_int_equal(m[14], OFPR_INVALID_TTL);
+    assert_int_equal(get16(m + 12), 60);
+    data_of(m, &bytes);
+    assert_int_equal(bytes, 30);
+    assert_int_equal(rig_got(&c.w->rig), 0);
+    client_close(&c);
+}
+
 /* ---- flows that are gone ---- */
 
 static void flow_removed(void **state)
@@ -394,6 +418,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(bounded_queue, setup, teardown),
         cmocka_unit_test_setup_teardown(slow_controller, setup, teardown),
         cmocka_unit_test_setup_teardown(tools_ask_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(ttl_is_over, setup, teardown),
         cmocka_unit_test_setup_teardown(flow_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(ports, setup, teardown),
         cmocka_unit_test_setup_teardown(snoops, setup, teardown),

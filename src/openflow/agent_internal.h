@@ -21,7 +21,7 @@
 #include "openflow/wire.h"
 
 #define BARRIERS_TOGETHER 64u                 /* answered after one wait */
-#define TURN_NS (5 * UINT64_C(1000000))       /* then others may be heard */
+#define TURN_NS (2 * UINT64_C(1000000))       /* then others may be heard */
 #define MULTIPART_BYTES_MAX (1u << 20)        /* a request in parts */
 #define PACKET_IN_BYTES_MAX 65280u            /* what fits into a message with any match */
 #define PACKET_IN_OUTPUT_MAX_BYTES (1u << 18) /* queued for a peer: then it is told of no more packets */

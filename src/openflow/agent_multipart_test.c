@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 #include <cmocka.h>
 
@@ -230,6 +231,41 @@ static void many_flows(void **state)
     assert_true(parts >= FLOWS * 88 / 65536);
     client_expect(&c, OFPT_BARRIER_REPLY, 2);
     client_close(&c);
+    client_close(&other);
+}
+
+/* One peer asks for much work at once: another one waits for a turn of it, not for all. */
+static void turns(void **state)
+{
+    static struct client greedy, other;
+    enum { REQUESTS = 400 };
+    struct msg m;
+    unsigned answered = 0;
+    size_t bytes;
+    client_open_controller(&greedy, *state);
+    client_open_controller(&other, *state);
+    for (uint32_t i = 0; i < 20000; i++) {
+        msg_flow_mod(&m, 1, &(struct flow_text){.in_port = i + 1, .output = 2});
+        client_send(&greedy, &m);
+    }
+    client_ask(&greedy, OFPT_BARRIER_REQUEST, 1);
+    client_expect(&greedy, OFPT_BARRIER_REPLY, 1);
+    msg_flow_stats(&m, OFPMP_AGGREGATE, 255, OFPP_ANY, 0);
+    for (unsigned i = 0; i < REQUESTS; i++)
+        client_send(&greedy, &m);
+    client_ask(&other, OFPT_BARRIER_REQUEST, 2);
+    for (unsigned passes = 0; !answered; passes++) {
+        assert_in_range(passes, 0, 8);
+        assert_int_equal(loop_run_once(greedy.w->loop, 0), 0);
+        answered = recv(other.fd, m.at, sizeof m.at, 0) == 8;
+    }
+    for (answered = 0; recv(greedy.fd, m.at, 40, 0) == 40;)
+        answered++;
+    assert_in_range(answered, 1, REQUESTS - 1);
+    while (answered < REQUESTS && client_get(&greedy, &bytes))
+        answered++;
+    assert_int_equal(answered, REQUESTS);
+    client_close(&greedy);
     client_close(&other);
 }
 
@@ -463,6 +499,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(queues, setup, teardown),
         cmocka_unit_test_setup_teardown(flow_stats, setup, teardown),
         cmocka_unit_test_setup_teardown(many_flows, setup, teardown),
+        cmocka_unit_test_setup_teardown(turns, setup, teardown),
         cmocka_unit_test_setup_teardown(gone_meanwhile, setup, teardown),
         cmocka_unit_test_setup_teardown(groups, setup, teardown),
         cmocka_unit_test_setup_teardown(meters, setup, teardown),
