@@ -213,6 +213,10 @@ def match_cases():
     yield from matching("ip_proto 6", TCP6, IP6_TCP, IP6_UDP)
     yield from exthdr_cases()
     yield from tag_match_cases()
+    for name, match in [("ipv4_src", {**IP4, "ipv4_src": ("192.168.10.10", "255.255.255.255")}),
+                        ("eth_dst", {"eth_dst": ("22:22:22:22:22:22", "ff:ff:ff:ff:ff:ff")})]:
+        yield Case(f"match {name}/every bit", [flow(match, apply(output(2)))], [Step(render(IP4_TCP), {2: [render(IP4_TCP)]})],
+                   compared=False)  # no mask says the same (7.2.3.5), and that comes back
     yield from pipeline_match_cases()
 
 
@@ -247,6 +251,8 @@ def tag_match_cases():
         yield from tag_match(f"{word} vlan_vid none", {"vlan_vid": 0}, frame, tagged)
         yield from tag_match(f"{word} vlan_vid any", {"vlan_vid": (0x1000, 0x1000)}, tagged, frame)
         yield from tag_match(f"{word} vlan_vid/mask", {"vlan_vid": (0x1000 | 96, 0x1FF0)}, tagged, change(tagged, Vlan, vid=112))
+        yield from tag_match(f"{word} vlan_vid/mask, not whether there is one", {"vlan_vid": (96, 0xF0)}, tagged,
+                             change(tagged, Vlan, vid=203))
         yield from tag_match(f"{word} vlan_vid 0", {"vlan_vid": 0x1000}, change(tagged, Vlan, vid=0), frame)
         yield from tag_match(f"{word} vlan_pcp", {"vlan_vid": 0x1000 | 100, "vlan_pcp": 3}, tagged, change(tagged, Vlan, pcp=5))
         yield from tag_match(f"{word} outer vlan_vid", {"vlan_vid": 0x1000 | 100}, service, change(service, Vlan, vid=200))

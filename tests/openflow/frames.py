@@ -300,6 +300,6 @@ IP6_TCP = [Eth(), Ipv6(), Tcp(), PAYLOAD]
 IP6_UDP = [Eth(), Ipv6(), Udp(), PAYLOAD]
 IP6_SCTP = [Eth(), Ipv6(), Sctp(), PAYLOAD]
 IP6_ICMP = [Eth(), Ipv6(), Icmp6(), PAYLOAD]
-IP6_NS = [Eth(), Ipv6(ttl=255), Nd()]
+IP6_NS = [Eth(), Ipv6(), Nd()]  # its TTL is no business of a match
 IP6_NA = [Eth(), Ipv6(ttl=255), Nd(type=136)]
 ARP = [Eth(), Arp(), b"\0" * 18]

@@ -118,7 +118,8 @@ class Rig:
 
         def view(thing):
             instructions = {"instructions": sorted(thing.instructions, key=lambda i: i.type)} if hasattr(thing, "instructions") else {}
-            return str([instructions.get(k) or getattr(thing, k) for k in keys])
+            match = {"match": thing.match.to_jsondict()} if hasattr(thing, "match") else {}  # in its order, with masks and length
+            return str([instructions.get(k) or match.get(k) or getattr(thing, k) for k in keys])
         if view(message) not in [view(t) for t in there]:
             raise Wrong(f"configuration: wrote {view(message)}, read {[view(t) for t in there]}")
 
