@@ -10,10 +10,10 @@
 int of_wrong(struct of_error *e, unsigned type, unsigned code, const char *format, ...)
 {
     va_list args;
+    va_start(args, format);
     e->type = (uint16_t)type;
     e->code = (uint16_t)code;
     e->experimenter = type == OFPET_EXPERIMENTER ? ONF_EXPERIMENTER_ID : 0;
-    va_start(args, format);
     vsnprintf(e->text, sizeof e->text, format, args);
     va_end(args);
     return -EINVAL;
