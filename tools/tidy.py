@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 TOP = Path(__file__).resolve().parent.parent
 
@@ -24,9 +25,17 @@ def sources(build, wanted):
     return sorted(files)
 
 
-def tidy(build, path):
-    # Flags of gcc that clang does not know are not findings.
-    command = ["clang-tidy", "-p", str(build), "--quiet", "--extra-arg=-Wno-unknown-warning-option", str(path)]
+def without_gcc_options(build, into):
+    """The build's commands without options of machines that clang does not know."""
+    commands = json.loads((build / "compile_commands.json").read_text())
+    for entry in commands:
+        entry["command"] = " ".join(word for word in entry["command"].split(" ") if not word.startswith("-mmem"))
+    (into / "compile_commands.json").write_text(json.dumps(commands))
+
+
+def tidy(commands, path):
+    # Warnings of gcc that clang does not know are not findings.
+    command = ["clang-tidy", "-p", str(commands), "--quiet", "--extra-arg=-Wno-unknown-warning-option", str(path)]
     done = subprocess.run(command, cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return path, done.returncode, done.stdout
 
@@ -39,8 +48,9 @@ def main():
     build = arguments.build.resolve()
     files = sources(build, arguments.paths)
     bad = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, status, output in pool.map(lambda path: tidy(build, path), files):
+    with TemporaryDirectory() as commands, ThreadPoolExecutor(os.cpu_count()) as pool:
+        without_gcc_options(build, Path(commands))
+        for path, status, output in pool.map(lambda path: tidy(commands, path), files):
             if status:
                 bad += 1
                 print(output.strip(), flush=True)

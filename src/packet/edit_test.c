@@ -348,7 +348,7 @@ static void protocols_and_types(void **state)
         memcpy(want.bytes + b.l4_at, b.bytes + b.l4_at, b.n - b.l4_at);
         if (from == 6 || from == 17 || from == 58) {
             uint8_t *field = want.bytes + b.l4_at + b.csum_offset;
-            uint32_t sum = (uint16_t)~(field[0] << 8 | field[1]) + 0xffffu - from + 253;
+            uint32_t sum = (uint16_t) ~(field[0] << 8 | field[1]) + 0xffffu - from + 253;
             sum = ~(sum + (sum >> 16)) & 0xffff;
             if (from == 17 && sum == 0) sum = 0xffff;
             poke16(&want, b.l4_at + b.csum_offset, sum);
