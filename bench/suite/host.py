@@ -74,6 +74,18 @@ def _cpu_seconds(pid):
     return total / 1e9
 
 
+def thread_seconds(pid, name):
+    """Of the threads of that name."""
+    return sum(int((task / "schedstat").read_text().split()[0]) / 1e9 for task in Path(f"/proc/{pid}/task").iterdir()
+               if (task / "comm").read_text().strip() == name)
+
+
+def machine_seconds():
+    """Processor time of everything on this machine, the kernel's own work included."""
+    busy = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]]
+    return (sum(busy) - busy[3] - busy[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def usage(pids):
     """Processor time and bytes of storage (not page cache) of these processes."""
     total = Usage(0.0, 0, 0)
