@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Flow texts, and groups', from anybody. input: a byte that says how it is read, then the text. Whatever is taken, and is right by
+ * Flow texts, and groups' and meters', from anybody. input: a byte that says how it is read, then the text. Whatever is taken, and is right by
  * flow_check(), is written in a form that is read as the same flow and written the same way.
  */
 #include <stdint.h>
@@ -11,6 +11,7 @@
 #include "switch/flow.h"
 #include "switch/group.h"
 #include "switch/guard.h"
+#include "switch/meter.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -104,6 +105,24 @@ static void as_group(const char *text)
     group_spec_clear(&g);
 }
 
+static void as_meter(const char *text)
+{
+    struct meter_spec m, again;
+    struct errmsg e;
+    char first[4096], second[4096];
+    if (meter_parse(&m, text, &e)) return;
+    FILE *out = fmemopen(first, sizeof first, "w");
+    check(out);
+    meter_format(out, &m);
+    fclose(out);
+    check(meter_parse(&again, first, &e) == 0 && memcmp(&m, &again, sizeof m) == 0);
+    out = fmemopen(second, sizeof second, "w");
+    check(out);
+    meter_format(out, &again);
+    fclose(out);
+    check(strcmp(first, second) == 0);
+}
+
 /* A packet, and what the guard of a port that its text also describes says to it. */
 static void as_packet(const char *text)
 {
@@ -135,9 +154,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check(text);
     memcpy(text, data + 1, size - 1);
     text[size - 1] = 0;
-    unsigned how = data[0] % 6;
+    unsigned how = data[0] % 7;
     if (how < 4) as_flow(text, (enum flow_parse)how);
     else if (how == 4) as_packet(text);
+    else if (how == 6) as_meter(text);
     else as_group(text);
     free(text);
     return 0;
