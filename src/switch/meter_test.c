@@ -272,7 +272,7 @@ static void meters_drop_and_count(void **state)
     send_udp(&r, 1, 7);
     send_udp(&r, 1, 7);
     send_udp(&r, 1, 7);
-    assert_in_range(r.ports[2]->got, 10, 11); /* a second may have passed */
+    assert_in_range(r.ports[2]->got, 10, 13); /* a second or two may have passed */
     struct seen s = look(&r, 5);
     assert_int_equal(s.count, 1);
     assert_int_equal(s.stats.flows, 1);
