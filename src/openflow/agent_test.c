@@ -101,7 +101,7 @@ static void barriers(void **state)
     for (unsigned i = 1; i < 10; i++)
         client_expect(&c, OFPT_BARRIER_REPLY, i);
     assert_int_equal(c.w->noted.flows, 9);
-    assert_int_equal(c.w->noted.commits, commits + 1);
+    assert_in_range(c.w->noted.commits, commits + 1, commits + 3); /* its turn may be over in between */
     client_close(&c);
 }
 
