@@ -339,9 +339,10 @@ static int session_start(struct of_session *s, struct of_stream *stream)
 int of_agent_connect(struct of_agent *a, const struct of_connection_args *c, struct errmsg *e)
 {
     struct of_stream *stream;
-    if (a->count == OF_CONNECTIONS_MAX) {
+    /* Whoever can reach a socket of the switch cannot keep it from its controllers. */
+    if (a->count >= OF_CONNECTIONS_MAX - (c->tls_client ? 0 : OF_CONNECTIONS_KEPT)) {
         close(c->fd);
-        return errmsg_set(e, ENOSPC, "%s: there are %u connections", c->name, OF_CONNECTIONS_MAX);
+        return errmsg_set(e, ENOSPC, "%s: there are %u connections", c->name, a->count);
     }
     struct of_session *s = session_new(a, c);
     int ret = s ? of_stream_new(&stream, c->fd, c->tls, c->tls_client) : -ENOMEM;

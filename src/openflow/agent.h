@@ -15,6 +15,7 @@
 #include "switch/switch.h"
 
 #define OF_CONNECTIONS_MAX 64u          /* of a bridge */
+#define OF_CONNECTIONS_KEPT 8u          /* of them only for those that the switch begins */
 #define OF_PACKET_INS_QUEUED_MAX 256u   /* of a port, on their way to the control thread */
 #define OF_PACKET_IN_RATE_DEFAULT 1000u /* a second, of a port */
 #define OF_BUFFERS_MAX 256u             /* packets kept for a controller that was sent their head */

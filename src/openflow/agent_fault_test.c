@@ -208,7 +208,7 @@ static void churn(void **state)
     world_open(&w, 4, 0);
     client_open_controller(&honest, &w);
     for (unsigned i = 0; i < 3000; i++) {
-        unsigned k = random_number() % (OF_CONNECTIONS_MAX - 1);
+        unsigned k = random_number() % (OF_CONNECTIONS_MAX - OF_CONNECTIONS_KEPT - 1);
         struct client *c = &clients[k];
         if (!open[k]) {
             client_open(c, &w, (enum of_peer)(random_number() % 3));

@@ -428,26 +428,46 @@ static void count_one(void *arg, const struct of_connection_info *c)
     ++*count;
 }
 
+static int connect_one(struct world *w, bool begun_by_switch, int *end)
+{
+    struct errmsg e;
+    int ends[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
+    const struct of_connection_args one = {
+        .fd = ends[1], .tls_client = begun_by_switch, .peer = OF_PEER_CONTROLLER, .name = "one more"};
+    *end = ends[0];
+    return of_agent_connect(w->agent, &one, &e);
+}
+
+static void refused_connection(struct world *w, bool begun_by_switch)
+{
+    char byte;
+    int end;
+    assert_int_equal(connect_one(w, begun_by_switch, &end), -ENOSPC);
+    assert_int_equal(read(end, &byte, 1), 0); /* it was closed */
+    close(end);
+}
+
 static void too_many_connections(void **state)
 {
-    static struct client clients[OF_CONNECTIONS_MAX];
+    enum { OTHERS = OF_CONNECTIONS_MAX - OF_CONNECTIONS_KEPT };
+    static struct client clients[OTHERS];
     struct world *w = *state;
-    struct errmsg e;
     unsigned count = 0;
-    int ends[2];
-    for (unsigned i = 0; i < OF_CONNECTIONS_MAX; i++)
+    int own[OF_CONNECTIONS_KEPT];
+    for (unsigned i = 0; i < OTHERS; i++)
         client_open(&clients[i], w, i % 2 ? OF_PEER_CONTROLLER : OF_PEER_SERVICE);
     of_agent_each(w->agent, count_one, &count);
-    assert_int_equal(count, OF_CONNECTIONS_MAX);
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
-    const struct of_connection_args one_more = {.fd = ends[1], .peer = OF_PEER_CONTROLLER, .name = "one more"};
-    assert_int_equal(of_agent_connect(w->agent, &one_more, &e), -ENOSPC);
-    char byte;
-    assert_int_equal(read(ends[0], &byte, 1), 0); /* it was closed */
-    close(ends[0]);
-    for (unsigned i = 0; i < OF_CONNECTIONS_MAX; i++)
+    assert_int_equal(count, OTHERS);
+    refused_connection(w, false);
+    for (unsigned i = 0; i < OF_CONNECTIONS_KEPT; i++)
+        assert_int_equal(connect_one(w, true, &own[i]), 0);
+    refused_connection(w, true);
+    for (unsigned i = 0; i < OF_CONNECTIONS_KEPT; i++)
+        close(own[i]);
+    for (unsigned i = 0; i < OTHERS; i++)
         client_close(&clients[i]);
-    assert_int_equal(w->ended, OF_CONNECTIONS_MAX);
+    assert_int_equal(w->ended, OTHERS);
 }
 
 /* An error from a peer is not answered; a tool has no role; an agent may go while peers are there. */
