@@ -84,7 +84,7 @@ struct of_connection_args {
     void (*ended)(void *arg, const char *reason); /* it is gone; may be NULL; not called by of_agent_free() */
     void *arg;
 };
-/* 0 or -errno. */
+/* 0 or -errno. Its functions are called from the loop; they may begin connections, and may not free the agent. */
 int of_agent_connect(struct of_agent *a, const struct of_connection_args *c, struct errmsg *e);
 
 /* Packets for controllers that never reached the control thread: over a port's rate or bounds. */

@@ -8,6 +8,7 @@
 
 #include "loop/clock.h"
 #include "openflow/test_client.h"
+#include "packet/checksum.h"
 
 #define A "02:00:00:00:00:0a"
 #define B "02:00:00:00:00:0b"
@@ -128,6 +129,67 @@ static void buffered(void **state)
     client_refused(&other, &m, OFPET_BAD_REQUEST, OFPBRC_BUFFER_EMPTY);
     client_close(&c);
     client_close(&other);
+}
+
+/* A large frame of TCP, with its checksum left to others. */
+static struct packet *large_frame(struct world *w, uint8_t *f, unsigned payload)
+{
+    memset(f, 0, 54 + payload);
+    frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1000, 2000);
+    f[16] = (uint8_t)((40 + payload) >> 8);
+    f[17] = (uint8_t)(40 + payload);
+    f[23] = 6;
+    memset(f + 34, 0, 26);
+    f[35] = f[37] = 80;
+    f[46] = 0x50;
+    struct packet *p = packet_pool_packet(w->rig.pool);
+    struct iovec *body = packet_pool_iov(w->rig.pool, 1);
+    memcpy(p->head, f, 54);
+    *body = (struct iovec){f + 54, payload};
+    p->head_bytes = 54;
+    p->length_bytes = 54 + payload;
+    p->body = body;
+    p->body_count = 1;
+    p->offload = (struct packet_offload){
+        .csum_partial = true, .gso = PACKET_GSO_TCP4, .gso_size = 1000, .csum_start = 34, .csum_offset = 16};
+    return p;
+}
+
+/* Controllers see what a wire would carry. */
+static void large_packets(void **state)
+{
+    static uint8_t f[70000];
+    static const unsigned lengths[] = {1000, 1000, 500};
+    struct client c;
+    size_t bytes;
+    client_open_controller(&c, *state);
+    do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 0xffff});
+    struct packet *p = large_frame(c.w, f, 2500);
+    rig_burst(&c.w->rig, 1, &p, 1);
+    for (unsigned i = 0; i < 3; i++) {
+        const uint8_t *m = client_expect(&c, OFPT_PACKET_IN, 0);
+        const uint8_t *data = data_of(m, &bytes);
+        struct be32 from, to;
+        assert_int_equal(bytes, 54 + lengths[i]);
+        assert_int_equal(get16(m + 12), bytes);
+        assert_int_equal(get16(data + 16), 40 + lengths[i]);
+        memcpy(&from, data + 26, 4);
+        memcpy(&to, data + 30, 4);
+        uint64_t sum = csum_pseudo_ipv4(from, to, 6, 20 + lengths[i]) + csum_memory(data + 34, 20 + lengths[i]);
+        assert_int_equal(csum_fold(sum), 0xffff);
+    }
+    client_expect_nothing(&c);
+    p = large_frame(c.w, f, 65000); /* more than are told of one */
+    p->offload.gso_size = 100;
+    rig_burst(&c.w->rig, 1, &p, 1);
+    for (unsigned i = 0; i < 64; i++)
+        client_expect(&c, OFPT_PACKET_IN, 0);
+    client_expect_nothing(&c);
+    p = large_frame(c.w, f, 2500); /* is not what it says */
+    p->offload.gso = PACKET_GSO_UDP4;
+    rig_burst(&c.w->rig, 1, &p, 1);
+    client_expect_nothing(&c);
+    client_close(&c);
 }
 
 /* When all buffers are taken packets are sent whole. */
@@ -413,6 +475,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(whole_packets, setup, teardown),
         cmocka_unit_test_setup_teardown(misses, setup, teardown),
         cmocka_unit_test_setup_teardown(buffered, setup, teardown),
+        cmocka_unit_test_setup_teardown(large_packets, setup, teardown),
         cmocka_unit_test_setup_teardown(no_buffer_left, setup, teardown),
         cmocka_unit_test(rates),
         cmocka_unit_test_setup_teardown(bounded_queue, setup, teardown),

@@ -132,7 +132,9 @@ struct of_agents {
     struct mailbox box;
     struct loop_watch watch;
     struct loop_timer more;
-    struct list pending; /* packets that came out of the mailbox */
+    struct list pending;      /* packets that came out of the mailbox */
+    struct packet_pool *pool; /* for large ones, that are cut up: made when the first comes */
+    uint8_t segment[PACKET_IN_BYTES_MAX];
     _Atomic(struct of_agent *) by_bridge[SWITCH_BRIDGES_MAX];
 };
 

@@ -8,6 +8,9 @@
  * comparison a packet. How many wait is bounded per port, so that one port's flood does not keep out another's packets, and in
  * bytes for the bridge. The control thread takes a few at a time, so that connections are heard as well.
  *
+ * A large frame of TCP or UDP, which a guest leaves to others to be cut up, is told as the frames that a wire would carry: what a
+ * controller sends back must fit into some port's MTU.
+ *
  * The rate is a token bucket without tokens: a packet is due one interval after the one before, and may come a burst too early.
  */
 #include <errno.h>
@@ -17,8 +20,10 @@
 #include "loop/clock.h"
 #include "openflow/agent_internal.h"
 #include "packet/checksum.h"
+#include "packet/gso.h"
 
 #define DELIVERED_TOGETHER 128u
+#define SEGMENTS_MAX 64u /* of a large frame; the size of them is its sender's choice */
 
 struct queued_packet {
     struct mail mail;
@@ -32,6 +37,8 @@ struct queued_packet {
     uint16_t total_bytes; /* the packet's */
     uint16_t max_len;
     uint8_t reason, table;
+    uint16_t l3_at, l4_at;
+    struct packet_offload offload; /* with gso, or nothing is left to be done */
     uint8_t data[];
 };
 
@@ -91,7 +98,13 @@ static struct queued_packet *copy(const struct packet_in *in, uint32_t bytes)
                                 .reason = in->reason,
                                 .table = in->table};
     packet_read(in->packet, 0, q->data, bytes);
-    finish_checksum(q->data, bytes, &in->packet->offload);
+    if (in->packet->offload.gso) {
+        q->offload = in->packet->offload;
+        q->l3_at = in->packet->l3_at;
+        q->l4_at = in->packet->l4_at;
+    } else {
+        finish_checksum(q->data, bytes, &in->packet->offload);
+    }
     return q;
 }
 
@@ -101,7 +114,8 @@ static void received(void *arg, const struct packet_in *in)
     struct of_agent *a = atomic_load_explicit(&all->by_bridge[bridge_number(in->bridge)], memory_order_acquire);
     if (!a || !(atomic_load_explicit(&a->wanted, memory_order_relaxed) >> in->reason & 1)) return;
     struct packet_in_gate *g = &a->gates[be32_get(in->key.in_port) % PACKET_IN_GATES];
-    uint32_t bytes = in->packet->length_bytes < PACKET_IN_BYTES_MAX ? in->packet->length_bytes : PACKET_IN_BYTES_MAX;
+    uint32_t bytes = in->packet->length_bytes;
+    if (bytes > PACKET_IN_BYTES_MAX && !in->packet->offload.gso) bytes = PACKET_IN_BYTES_MAX;
     struct queued_packet *q = NULL;
     if (within_rate(a, g) && enter(a, g, bytes)) {
         q = copy(in, bytes);
@@ -148,32 +162,72 @@ static void make_match(struct flow_match *m, const struct flow_key *k)
         if (is_set(k, id)) match_field(m, k, id);
 }
 
-static void tell(struct of_session *s, const struct queued_packet *q, struct of_packet_in *p)
+/* p has all of it. */
+static void tell(struct of_session *s, const struct queued_packet *q, const struct of_packet_in *p)
 {
+    struct of_packet_in in = *p;
+    uint32_t bytes = (uint32_t)p->data_bytes;
     if (of_conn_queued(s->conn) > PACKET_IN_OUTPUT_MAX_BYTES) {
         s->packet_ins_dropped++;
         return;
     }
     /* No action says how much of a packet whose TTL was over is wanted. */
     unsigned max_len = q->reason == OFPR_INVALID_TTL ? s->miss_send_len : q->max_len;
-    p->buffer_id = OFP_NO_BUFFER;
-    p->data_bytes = q->bytes;
-    if (max_len != OFPCML_NO_BUFFER && max_len < q->bytes)
-        p->buffer_id = buffer_put(s->agent, s, be32_get(q->key.in_port), q->data, q->bytes);
-    if (p->buffer_id != OFP_NO_BUFFER) p->data_bytes = max_len;
-    session_said_one(s, of_put_packet_in(of_conn_out(s->conn), p));
+    if (max_len != OFPCML_NO_BUFFER && max_len < bytes)
+        in.buffer_id = buffer_put(s->agent, s, be32_get(q->key.in_port), p->data, bytes);
+    if (in.buffer_id != OFP_NO_BUFFER) in.data_bytes = max_len;
+    session_said_one(s, of_put_packet_in(of_conn_out(s->conn), &in));
     s->packet_ins++;
 }
 
-static void deliver(const struct queued_packet *q)
+static void tell_all(const struct queued_packet *q, const uint8_t *data, uint32_t bytes, uint32_t total_bytes)
 {
-    struct of_packet_in p = {
-        .total_bytes = q->total_bytes, .reason = q->reason, .table = q->table, .cookie = q->cookie, .data = q->data};
+    struct of_packet_in p = {.buffer_id = OFP_NO_BUFFER,
+                             .total_bytes = (uint16_t)total_bytes,
+                             .reason = q->reason,
+                             .table = q->table,
+                             .cookie = q->cookie,
+                             .data = data,
+                             .data_bytes = bytes};
     make_match(&p.match, &q->key);
     LIST_FOR_EACH (node, &q->agent->sessions) {
         struct of_session *s = list_entry(node, struct of_session, node);
         if (session_wants(s, ASYNC_PACKET_IN, q->reason)) tell(s, q, &p);
     }
+}
+
+/* What is not what its offload says is dropped, as ports do. */
+static void tell_segments(struct queued_packet *q)
+{
+    struct of_agents *all = q->all;
+    if (!all->pool) all->pool = packet_pool_new();
+    if (!all->pool) return;
+    struct packet *p = packet_pool_packet(all->pool), *segment;
+    struct iovec *body = packet_pool_iov(all->pool, 1);
+    uint32_t head = q->bytes < PACKET_HEAD_BYTES ? q->bytes : PACKET_HEAD_BYTES;
+    struct gso g;
+    memcpy(p->head, q->data, head);
+    *body = (struct iovec){q->data + head, q->bytes - head};
+    p->head_bytes = (uint16_t)head;
+    p->length_bytes = q->bytes;
+    p->body = body;
+    p->body_count = q->bytes > head;
+    p->offload = q->offload;
+    p->l3_at = q->l3_at;
+    p->l4_at = q->l4_at;
+    if (gso_begin(&g, all->pool, p, false) == 0)
+        for (unsigned i = 0; i < SEGMENTS_MAX && (segment = gso_next(&g)); i++) {
+            uint32_t bytes = segment->length_bytes < sizeof all->segment ? segment->length_bytes : sizeof all->segment;
+            packet_read(segment, 0, all->segment, bytes);
+            tell_all(q, all->segment, bytes, bytes);
+        }
+    packet_pool_reset(all->pool);
+}
+
+static void deliver(struct queued_packet *q)
+{
+    if (q->offload.gso) tell_segments(q);
+    else tell_all(q, q->data, q->bytes, q->total_bytes);
 }
 
 static void done(struct queued_packet *q)
@@ -247,5 +301,6 @@ void of_agents_free(struct of_agents *all)
     loop_timer_cancel(&all->more);
     loop_remove(&all->watch);
     mailbox_destroy(&all->box);
+    packet_pool_free(all->pool);
     free(all);
 }
