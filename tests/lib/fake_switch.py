@@ -37,6 +37,7 @@ class Switch(Fake):
         self.vifs = {}  # name -> {"params", "held": {name: fd}}
         self.ahead = {}  # vif -> held descriptors that came ahead
         self.captures = {}
+        self.controllers = {}  # (bridge, target): fd
 
     # ---- to the daemon ----
 
@@ -96,6 +97,30 @@ class Switch(Fake):
 
     def bridge_list(self, params, fds):
         return {"bridges": [{"name": n, "flow_count": len(b["flows"]), "mac_count": 2} for n, b in self.bridges.items()]}
+
+    def bridge_set(self, params, fds):
+        if params["name"] not in self.bridges:
+            raise Refused(-2, "no such bridge")
+
+    def openflow_connected(self, params, fds):
+        """A real connection, kept open; what is said of it is what the test wants."""
+        self.controllers[params["bridge"], params["target"]] = fds["connection"]
+        for state in self.behaviour().get("controller", ["established"]):
+            self.tell("controller", {"bridge": params["bridge"], "target": params["target"], "state": state})
+
+    def openflow_listen(self, params, fds):
+        self.controllers[params["bridge"], params["target"]] = fds["listen"]
+
+    def openflow_drop(self, params, fds):
+        fd = self.controllers.pop((params["bridge"], params["target"]), None)
+        if fd is not None:
+            os.close(fd)
+
+    def openflow_tls(self, params, fds):
+        return {}
+
+    def policy_set(self, params, fds):
+        return {}
 
     def port_add(self, params, fds):
         if params["bridge"] not in self.bridges:
@@ -264,6 +289,11 @@ class Switch(Fake):
             self.tell("vif", {"name": next(iter(self.vifs)), "front_end": "owned"})
             self.tell("flows", {"bridge": "../../etc/passwd", "compact": True})
             self.tell("fault", {"thread": 5})
+            bridge = next(iter(self.bridges))
+            for params in ({}, {"bridge": 5, "target": [], "state": {}}, {"bridge": bridge, "target": "tcp:127.0.0.1:1", "state": "established"},
+                           {"bridge": bridge, "target": "tcp:127.0.0.1:1", "state": "ended", "why": 7},
+                           {"bridge": "nobody", "target": "x" * 5000, "state": "ended", "why": "y"}):
+                self.tell("controller", params)
             self.tell("fault", {})
             self.tell("nonsense", {})
         elif how == "escapes":

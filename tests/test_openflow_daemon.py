@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's half of OpenFlow, against a switch that forwards nothing: what is dialled, kept, said, and what a hostile switch can
+do (nothing)."""
+
+import json
+import os
+import signal
+import socket
+
+import pytest
+
+from lib.control import Daemon, RpcError
+from lib.process import wait_until
+
+pytestmark = pytest.mark.timeout_s(60)
+
+
+@pytest.fixture
+def daemon(run_dir):
+    with Daemon(run_dir, fake=True) as d:
+        d.start()
+        d.call("bridge.add", name="br0")
+        yield d
+
+
+@pytest.fixture
+def server():
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        s.settimeout(10)
+        yield s
+
+
+def target_of(server):
+    return f"tcp:127.0.0.1:{server.getsockname()[1]}"
+
+
+def states(daemon):
+    return [c["state"] for c in daemon.call("controller.list")["controllers"]]
+
+
+def saved(daemon):
+    return json.loads((daemon.state_dir / "network.json").read_text())
+
+
+def test_a_controller_is_dialled_handed_over_and_kept(daemon, server):
+    target = target_of(server)
+    daemon.call("controller.add", bridge="br0", target=target, name="main")
+    first, _ = server.accept()
+    wait_until(lambda: states(daemon) == ["established"], 5, "the controller")
+    assert daemon.switch_log("bridge.set")[-1]["params"] == {"name": "br0", "controllers": 1}
+    asked = daemon.switch_log("openflow.connected")[-1]
+    assert asked["params"] == {"bridge": "br0", "target": target, "tls": False} and asked["fds"] == ["connection"]
+    assert saved(daemon)["bridges"][0]["controllers"] == [{"target": target, "name": "main"}]
+    os.kill(daemon.switch_pid(), signal.SIGKILL)
+    second, _ = server.accept()
+    wait_until(lambda: states(daemon) == ["established"], 5, "the controller")
+    assert daemon.switch_log("bridge.add")[-1]["params"]["controllers"] == 1
+    assert sorted(daemon.switch_log("bridge.add")[-1]["fds"]) == ["flows", "mgmt", "snoop"]
+    daemon.call("controller.del", bridge="br0", target="main")
+    wait_until(lambda: daemon.switch_log("openflow.drop"), 5, "the end of it")
+    assert daemon.switch_log("openflow.drop")[-1]["params"] == {"bridge": "br0", "target": target}
+    assert "controllers" not in saved(daemon)["bridges"][0]
+    second.settimeout(5)
+    assert second.recv(1) == b""
+    first.close()
+    second.close()
+
+
+def test_one_that_ends_is_dialled_again_and_not_too_often(daemon, server):
+    daemon.behave_switch(controller=["ended"])
+    daemon.call("controller.add", bridge="br0", target=target_of(server))
+    for _ in range(3):
+        server.accept()[0].close()
+    # 0, 0.5, 1.5 s; the next one comes 2 s later
+    server.settimeout(1)
+    with pytest.raises(TimeoutError):
+        server.accept()
+    assert daemon.call("controller.list")["controllers"][0]["error"] == "it ended"
+    daemon.behave_switch()
+    server.settimeout(10)
+    server.accept()[0].close()
+    wait_until(lambda: states(daemon) == ["established"], 5, "the controller")
+
+
+def test_nobody_there(daemon):
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        target = target_of(s)
+    daemon.call("controller.add", bridge="br0", target=target)
+    wait_until(lambda: "refused" in daemon.call("controller.list")["controllers"][0].get("error", ""), 5, "an error")
+    assert not daemon.switch_log("openflow.connected")
+    daemon.call("controller.add", bridge="br0", target="unix:/nowhere/at/all")
+    wait_until(lambda: len([c for c in daemon.call("controller.list")["controllers"] if "error" in c]) == 2, 5, "two errors")
+    daemon.call("controller.del", bridge="br0")
+    assert daemon.call("controller.list")["controllers"] == []
+
+
+def test_a_switch_that_refuses(daemon, server):
+    daemon.behave_switch(fail={"openflow.connected": [-126, "there is no \x1b[2Jkey"]})
+    daemon.call("controller.add", bridge="br0", target=target_of(server))
+    connection, _ = server.accept()
+    wait_until(lambda: "there is no ?[2Jkey" in daemon.call("controller.list")["controllers"][0].get("error", ""), 5, "an error")
+    connection.settimeout(5)
+    assert connection.recv(1) == b""
+    connection.close()
+
+
+def test_passive(daemon, run_dir):
+    path = run_dir / "controllers.sock"
+    daemon.call("controller.add", bridge="br0", target=f"punix:{path}")
+    wait_until(lambda: states(daemon) == ["listening"], 5, "the socket")
+    assert daemon.switch_log("bridge.set")[-1]["params"]["controllers"] == 0
+    assert daemon.switch_log("openflow.listen")[-1]["fds"] == ["listen"]
+    daemon.call("controller.del", bridge="br0")
+    assert not path.exists()
+
+
+def test_the_daemon_is_killed(daemon, server):
+    """The switch that is found says whom it is connected to; only then others are dialled."""
+    daemon.call("controller.add", bridge="br0", target=target_of(server))
+    connection, _ = server.accept()
+    wait_until(lambda: states(daemon) == ["established"], 5, "the controller")
+    daemon.kill()
+    daemon.start()
+    # The fake says nothing of it: so it is dialled again.
+    server.accept()[0].close()
+    connection.close()
+
+
+def test_tls_files(daemon, run_dir):
+    for name in ("key", "certificate", "ca"):
+        (run_dir / name).write_text(f"-----BEGIN {name}-----\n")
+    paths = {name: str(run_dir / name) for name in ("key", "certificate", "ca")}
+    daemon.call("tls.set", **paths)
+    assert daemon.switch_log("openflow.tls")[-1]["params"] == {n: f"-----BEGIN {n}-----\n" for n in paths}
+    assert saved(daemon)["tls"] == paths and daemon.call("tls.show") == paths
+    os.kill(daemon.switch_pid(), signal.SIGKILL)
+    wait_until(lambda: len(daemon.switch_log("openflow.tls")) == 2, 10, "the key, once more")
+    for bad in ({**paths, "key": "/nowhere"}, {**paths, "key": str(run_dir)}, {**paths, "ca": "relative"}, {"key": paths["key"]}):
+        with pytest.raises(RpcError):
+            daemon.call("tls.set", **bad)
+    (run_dir / "key").write_bytes(b"\0" * 100)
+    with pytest.raises(RpcError):
+        daemon.call("tls.set", **paths)
+    (run_dir / "key").write_text("-----BEGIN " + "x" * 70000)
+    with pytest.raises(RpcError):
+        daemon.call("tls.set", **paths)
+    wait_until(lambda: daemon.call("status")["network"]["settled"], 10, "the switch")
+    daemon.call("tls.del")
+    assert daemon.call("tls.show") == {} and "tls" not in saved(daemon)
+
+
+def test_what_is_saved_and_wrong_is_left_out(daemon, run_dir):
+    daemon.call("policy.add", vif="web1", allow=True, direction="in", protocol="tcp", port=80)
+    daemon.terminate()
+    state = saved(daemon)
+    state["bridges"].append({"name": "br1", "controllers": [{"target": "tcp:nobody"}]})
+    state["policies"].append({"vif": "web1", "allow": 5, "direction": "in", "id": 9})
+    state["tls"] = {"key": "relative"}
+    (daemon.state_dir / "network.json").write_text(json.dumps(state))
+    daemon.start()
+    assert [b["name"] for b in daemon.call("bridge.list")["bridges"]] == ["br0"]
+    assert [r["id"] for r in daemon.call("policy.list")["policies"]] == [1]
+    assert daemon.call("tls.show") == {}
+    assert daemon.call("policy.add", vif="web1", allow=True, direction="in")["id"] == 2
+
+
+def test_limits(daemon):
+    for n in range(16):
+        daemon.call("controller.add", bridge="br0", target=f"tcp:127.0.0.1:{n + 1}")
+    with pytest.raises(RpcError):
+        daemon.call("controller.add", bridge="br0", target="tcp:127.0.0.1:99")
+    for n in range(256):
+        daemon.call("policy.add", vif="web1", allow=True, direction="in", protocol="tcp", port=n)
+    with pytest.raises(RpcError):
+        daemon.call("policy.add", vif="web1", allow=True, direction="in")
+
+
+def test_a_hostile_switch(daemon):
+    daemon.call("vif.attach", bridge="br0", name="web1")
+    daemon.behave_switch(hostile="types")
+    os.kill(daemon.switch_pid(), signal.SIGKILL)
+    wait_until(lambda: daemon.call("status")["network"]["settled"], 10, "the switch")
+    assert daemon.call("controller.list")["controllers"] == []
+    assert daemon.process.running()
+
+
+def test_policies_go_along(daemon):
+    daemon.call("policy.add", vif="web1", allow=True, direction="in", protocol="tcp", port=80)
+    daemon.call("policy.add", bridge="br0", allow=False, direction="out", protocol="udp")
+    assert daemon.switch_log("policy.set")[-1]["params"] == {"bridge": "br0", "policy": [{"allow": False, "direction": "out", "protocol": "udp"}]}
+    daemon.call("vif.attach", bridge="br0", name="web1")
+    wanted = [{"allow": True, "direction": "in", "protocol": "tcp", "port": 80}]
+    assert daemon.switch_log("vif.attach")[-1]["params"]["policy"] == wanted
+    os.kill(daemon.switch_pid(), signal.SIGKILL)
+    wait_until(lambda: len(daemon.switch_log("vif.attach")) == 2, 10, "the card")
+    assert daemon.switch_log("vif.attach")[-1]["params"]["policy"] == wanted
+    assert daemon.switch_log("bridge.add")[-1]["params"]["policy"] == [{"allow": False, "direction": "out", "protocol": "udp"}]
+    # One that the switch does not take is not kept.
+    wait_until(lambda: daemon.call("status")["network"]["settled"], 10, "the switch")
+    daemon.behave_switch(fail={"policy.set": [-28, "too many"]})
+    with pytest.raises(RpcError, match="too many"):
+        daemon.call("policy.add", vif="web1", allow=True, direction="in")
+    assert len(daemon.call("policy.list")["policies"]) == 2
