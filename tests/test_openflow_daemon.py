@@ -99,8 +99,6 @@ def test_a_switch_that_refuses(daemon, server):
     daemon.call("controller.add", bridge="br0", target=target_of(server))
     connection, _ = server.accept()
     wait_until(lambda: "there is no ?[2Jkey" in daemon.call("controller.list")["controllers"][0].get("error", ""), 5, "an error")
-    connection.settimeout(5)
-    assert connection.recv(1) == b""
     connection.close()
 
 

@@ -116,6 +116,9 @@ class Switch(Fake):
         if fd is not None:
             os.close(fd)
 
+    def controller_list(self, params, fds):
+        return self.paged("connections", [{"bridge": b, "target": t, "role": "equal", "packet_ins": 5} for b, t in self.controllers], params)
+
     def openflow_tls(self, params, fds):
         return {}
 
