@@ -28,6 +28,7 @@
 #include "cmd/switch_net.h"
 
 #define LINES_SPARED 256u          /* a file with fewer is never too long */
+#define NEW_ROUNDS_MAX 5u          /* a file that is changed all the time is waited for in the end */
 #define NOTED_BYTES_MAX (1u << 20) /* then what is noted is written, asked for or not */
 
 static const char *const words[] = {
@@ -153,7 +154,14 @@ void net_keep_ask_again(struct net_bridge *b)
     ask_for_new_file(b);
 }
 
-static int write_file(struct net_bridge *b, int fd, uint64_t *lines);
+static int write_file(struct net_bridge *b, int fd, bool sync, uint64_t *lines);
+
+static void append_to_new(struct net_bridge *b, const char *text, size_t bytes, unsigned lines)
+{
+    b->new_bad = b->new_bad || b->file_behind || write_all(b->new_fd, text, bytes) < 0;
+    b->new_dirty = true;
+    b->new_lines += lines;
+}
 
 /* All of it, or nothing that a reader would see. A file that missed a change gets everything anew behind what it has. */
 static int file_append(struct net_bridge *b, const char *text, size_t bytes, unsigned lines, bool sync,
@@ -161,7 +169,8 @@ static int file_append(struct net_bridge *b, const char *text, size_t bytes, uns
 {
     uint64_t wrote = lines;
     off_t end = lseek(b->file_fd, 0, SEEK_END);
-    int ret = b->file_behind ? write_file(b, b->file_fd, &wrote) : write_all(b->file_fd, text, bytes);
+    int ret = b->file_behind ? write_file(b, b->file_fd, true, &wrote) : write_all(b->file_fd, text, bytes);
+    if (b->new_fd >= 0) append_to_new(b, text, bytes, lines);
     if (ret == 0 && sync && fdatasync(b->file_fd) < 0) ret = -errno;
     if (ret == 0) {
         b->file_lines += wrote;
@@ -257,10 +266,13 @@ void net_keep_gone(struct net_bridge *b, const struct flow_spec *f, enum flow_go
     net_note_flow(b, OF_FLOW_DELETE_STRICT, &one);
 }
 
+static void look_at_new_file(struct net_bridge *b);
+
 void net_keep_ticked(struct net_bridge *b)
 {
     struct errmsg e = {""};
     if (net_keep(b, false, &e) < 0) log_limited(LOG_LEVEL_ERROR, "%s", e.text);
+    look_at_new_file(b);
     if (!b->unsynced) return;
     if (net_sync_soon(b->net->sync, bridge_number(b->bridge), b->file_fd)) b->unsynced = false;
 }
@@ -393,7 +405,7 @@ static void write_state(struct net_bridge *b, struct writing *w, bool behind)
         bridge_flow_each(b->bridge, &all, save_flow, w);
 }
 
-static int write_file(struct net_bridge *b, int fd, uint64_t *lines)
+static int write_file(struct net_bridge *b, int fd, bool sync, uint64_t *lines)
 {
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     struct writing w = {.out = copy < 0 ? NULL : fdopen(copy, "w")};
@@ -402,7 +414,7 @@ static int write_file(struct net_bridge *b, int fd, uint64_t *lines)
         return -ENOMEM;
     }
     write_state(b, &w, lseek(fd, 0, SEEK_END) > 0);
-    int ret = fflush(w.out) == 0 && !ferror(w.out) && fdatasync(fd) == 0 ? 0 : -(errno ? errno : EIO);
+    int ret = fflush(w.out) == 0 && !ferror(w.out) && (!sync || fdatasync(fd) == 0) ? 0 : -(errno ? errno : EIO);
     fclose(w.out);
     *lines = w.lines;
     return ret;
@@ -424,7 +436,7 @@ int net_keep_open(struct net_bridge *b, int fd, struct errmsg *e)
     int ret = replay(b, in, e);
     fclose(in);
     if (ret == 0 && b->file_lines == 0) {
-        ret = write_file(b, fd, &b->file_lines);
+        ret = write_file(b, fd, true, &b->file_lines);
         if (ret < 0) return errmsg_sys(e, -ret, "bridge %s: beginning its flow file", b->name);
     }
     if (ret == 0) look_at_length(b);
@@ -447,7 +459,64 @@ void net_keep_close(struct net_bridge *b)
     if (b->unsynced) net_sync_soon(b->net->sync, bridge_number(b->bridge), b->file_fd);
     forget_notes(b);
     if (b->file_fd >= 0) close(b->file_fd);
-    b->file_fd = -1;
+    if (b->new_fd >= 0) close(b->new_fd);
+    b->file_fd = b->new_fd = -1;
+}
+
+/* The new file takes the place of the one there was. */
+static json_t *use_file(struct net_bridge *b, int fd, uint64_t lines)
+{
+    if (b->file_fd >= 0) close(b->file_fd);
+    b->file_fd = fd;
+    b->file_behind = b->unsynced = false;
+    b->file_lines = lines;
+    return json_pack("{s:I}", "flows", (json_int_t)bridge_flow_count(b->bridge));
+}
+
+/* Is it on the disk, with all that came to it meanwhile? Then it is used, and who asked for it told. */
+static void look_at_new_file(struct net_bridge *b)
+{
+    const struct net_keeper *k = &b->net->keeper;
+    unsigned number = bridge_number(b->bridge);
+    int ret = b->new_fd < 0 ? -EINPROGRESS : net_sync_new_file_state(b->net->sync, number);
+    if (ret == -EINPROGRESS) return;
+    if (ret == 0 && b->new_bad) ret = -EIO;
+    if (ret == 0 && b->new_dirty && b->new_rounds++ < NEW_ROUNDS_MAX) {
+        b->new_dirty = false;
+        ret = net_sync_new_file(b->net->sync, number, b->new_fd);
+        if (ret == 0) return;
+    }
+    if (ret == 0 && b->new_dirty && fdatasync(b->new_fd) < 0) ret = -errno;
+    int fd = b->new_fd;
+    b->new_fd = -1;
+    if (ret < 0) close(fd);
+    k->answer(k->arg, b->new_ticket, ret, ret < 0 ? strerror(-ret) : NULL,
+              ret < 0 ? NULL : use_file(b, fd, b->new_lines));
+}
+
+/* Written at once; the disk is waited for by another thread, if the answer can come later. */
+static int new_file(struct net_bridge *b, int fd, struct net_request *r)
+{
+    uint64_t lines = 0;
+    bool later = b->net->keeper.answer && r->ticket;
+    int ret = net_keep(b, false, r->e);
+    if (ret < 0) return ret;
+    if (b->new_fd >= 0) return errmsg_set(r->e, EBUSY, "bridge %s: a new file is being written already", b->name);
+    b->file_asked = false;
+    ret = write_file(b, fd, !later, &lines);
+    if (ret == 0 && later) ret = net_sync_new_file(b->net->sync, bridge_number(b->bridge), fd);
+    if (ret < 0) return errmsg_sys(r->e, -ret, "bridge %s: writing its flows", b->name);
+    r->deferred = later;
+    if (later) {
+        b->new_fd = fd;
+        b->new_lines = lines;
+        b->new_ticket = r->ticket;
+        b->new_bad = b->new_dirty = false;
+        b->new_rounds = 0;
+    } else {
+        r->result = use_file(b, fd, lines);
+    }
+    return 0;
 }
 
 int request_flows_file(struct net *n, struct net_request *r)
@@ -455,24 +524,10 @@ int request_flows_file(struct net *n, struct net_request *r)
     struct field_error why = {0};
     struct fields f = fields_begin(r->params, "", &why);
     int ret, fd = request_take_fd(r, "flows");
-    uint64_t lines = 0;
     struct net_bridge *b = request_bridge(n, &f, r->e, &ret);
     if (ret == 0) ret = fields_done(&f, r->e);
     if (ret == 0 && fd < 0) ret = errmsg_set(r->e, EINVAL, "flows: the descriptor is missing");
-    if (ret == 0) {
-        b->file_asked = false;
-        ret = write_file(b, fd, &lines);
-        if (ret < 0) errmsg_sys(r->e, -ret, "bridge %s: writing its flows", b->name);
-    }
-    if (ret < 0) {
-        if (fd >= 0) close(fd);
-        return ret;
-    }
-    forget_notes(b); /* they are in it */
-    if (b->file_fd >= 0) close(b->file_fd);
-    b->file_fd = fd;
-    b->file_behind = b->unsynced = false;
-    b->file_lines = lines;
-    r->result = json_pack("{s:I}", "flows", (json_int_t)bridge_flow_count(b->bridge));
-    return 0;
+    if (ret == 0) ret = new_file(b, fd, r);
+    if (ret < 0 && fd >= 0) close(fd);
+    return ret;
 }

@@ -33,8 +33,9 @@ struct link_server {
     const struct sandbox_args *sandbox;
     int listen_fd, peer_fd;
     struct loop_watch listen_watch, peer_watch;
-    struct net *net; /* NULL until configured */
-    bool own;        /* it was made by `configure` */
+    uint64_t connections; /* so far: answers that come late are to the one that asked */
+    struct net *net;      /* NULL until configured */
+    bool own;             /* it was made by `configure` */
 };
 
 /* ---- to the other side ---- */
@@ -78,6 +79,16 @@ static void tell_controller(void *arg, const char *bridge, const char *target, c
     json_t *params = json_pack("{s:s, s:s, s:s}", "bridge", bridge, "target", target, "state", state);
     if (params && why) json_object_set_new(params, "why", json_string(why));
     send_body(arg, link_notification("controller", params), NULL, -1);
+}
+
+#define TICKET_BITS 40u /* of a request's number, below that of its connection */
+
+static void tell_answer(void *arg, uint64_t ticket, int ret, const char *message, json_t *result)
+{
+    struct link_server *s = arg;
+    json_int_t id = (json_int_t)(ticket & ((UINT64_C(1) << TICKET_BITS) - 1));
+    if (ticket >> TICKET_BITS != s->connections) json_decref(result);
+    else send_body(s, ret < 0 ? link_answer_error(id, ret, message) : link_answer(id, result), NULL, -1);
 }
 
 static void tell_flows(void *arg, const char *bridge)
@@ -128,6 +139,7 @@ static int do_configure(struct link_server *s, struct net_request *r)
                    .vif = tell_vif,
                    .flows_grown = tell_flows,
                    .controller = tell_controller,
+                   .answer = tell_answer,
                    .arg = s},
         .survives = true,
     };
@@ -195,12 +207,14 @@ static void handle(struct link_server *s, struct link_msg *m)
         return;
     }
     struct net_request r = {.params = head.params, .msg = m, .e = &e};
+    if (head.id < (json_int_t)1 << TICKET_BITS) r.ticket = s->connections << TICKET_BITS | (uint64_t)head.id;
     bool adopt = strcmp(head.method, "adopt") == 0;
     int ret = dispatch(s, head.method, &r);
     if (ret < 0) {
         log_limited(LOG_LEVEL_DEBUG, "%s: %s", head.method, e.text);
         json_decref(r.result);
     }
+    if (ret == 0 && r.deferred) return;
     send_body(s, ret < 0 ? link_answer_error(head.id, ret, e.text) : link_answer(head.id, r.result), NULL, -1);
     if (ret == 0 && adopt) tell_all(s);
 }
@@ -233,6 +247,7 @@ static void listen_ready(struct loop_watch *watch, uint32_t events)
     if (fd < 0) return;
     peer_close(s);
     s->peer_fd = fd;
+    s->connections++;
     fault_tell(fd);
     if (loop_add(s->loop, &s->peer_watch, fd, EPOLLIN, peer_ready) < 0) peer_close(s);
 }

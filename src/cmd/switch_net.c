@@ -165,7 +165,7 @@ static struct net_bridge *net_bridge_new(struct net *n, const char *name, const 
     if (!b) return NULL;
     *b = *wanted;
     b->net = n;
-    b->file_fd = -1;
+    b->file_fd = b->new_fd = -1;
     b->names = (struct flow_names){.port_number = port_number_of, .port_name = port_name_of, .arg = b};
     list_init(&b->peers);
     list_init(&b->listeners);

@@ -64,6 +64,8 @@ struct net_keeper {
     void (*vif)(void *arg, const char *vif, const char *front_end, const char *why);
     void (*flows_grown)(void *arg, const char *bridge);
     /* state: "connecting", "established", "listening" or, with the reason, "ended". */
+    /* The answer to a request that was deferred; result is stolen. */
+    void (*answer)(void *arg, uint64_t ticket, int ret, const char *message, json_t *result);
     void (*controller)(void *arg, const char *bridge, const char *target, const char *state, const char *why);
     void *arg;
 };
@@ -110,6 +112,8 @@ struct net_request {
     json_t *params;       /* an object */
     struct link_msg *msg; /* to take descriptors from; NULL: there are none */
     json_t *result;       /* to be set; NULL: an empty object */
+    uint64_t ticket;      /* to answer later by (the keeper's answer()), if `deferred` is set */
+    bool deferred;
     struct errmsg *e;
 };
 /* 0 or -errno with the reason; -EOPNOTSUPP: there is no such request. */
@@ -177,7 +181,12 @@ struct net_bridge {
     bool file_asked;  /* for a new one */
     bool file_behind; /* a change could not be written */
     bool unsynced;    /* the disk may not have it yet */
-    FILE *noted;      /* lines that are not in the file yet; or NULL */
+    /* A new file that waits for the disk; changes go to both meanwhile. */
+    int new_fd; /* -1: none */
+    uint64_t new_lines, new_ticket;
+    bool new_bad, new_dirty; /* a change could not be written to it; it has changes that were not synced */
+    unsigned new_rounds;
+    FILE *noted; /* lines that are not in the file yet; or NULL */
     char *noted_text;
     size_t noted_bytes;
     unsigned noted_lines;
@@ -385,6 +394,9 @@ int net_sync_new(struct net_sync **out);
 void net_sync_free(struct net_sync *s); /* when the disk has all */
 /* Sync the file of the bridge of that number; fd stays the caller's. False: not now. */
 bool net_sync_soon(struct net_sync *s, unsigned bridge, int fd);
+/* A new file of that bridge: begin, and what became of it: -EINPROGRESS, 0 or -errno. */
+int net_sync_new_file(struct net_sync *s, unsigned bridge, int fd);
+int net_sync_new_file_state(struct net_sync *s, unsigned bridge);
 
 /* ---- requests (switch_flows.c, switch_dump.c) ---- */
 
