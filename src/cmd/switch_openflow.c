@@ -129,7 +129,8 @@ static void stand_alone(struct net_bridge *b)
 {
     b->alone_since_ns = 0;
     if (has_normal(b)) return;
-    log_warn("bridge %s: none of its controllers is there: it forwards as a learning switch does", b->name);
+    log_warn("bridge %s: %s: it forwards as a learning switch does", b->name,
+             b->controllers ? "none of its controllers is there" : "it has no controllers any more");
     change_normal(b, OF_FLOW_ADD, all_normal);
 }
 

@@ -14,7 +14,8 @@
 #include "control/network_config.h"
 
 static const char *const full[NETWORK_KINDS] = {
-    "{\"name\":\"br-0.x\",\"fail_mode\":\"secure\",\"mac_ageing_s\":60}",
+    "{\"name\":\"br-0.x\",\"fail_mode\":\"secure\",\"mac_ageing_s\":60,\"datapath_id\":\"0x00AF\","
+    "\"controllers\":[{\"target\":\"tcp:192.0.2.1\"},{\"target\":\"pssl:7000:[::1]\",\"name\":\"two\"}]}",
     "{\"bridge\":\"b\",\"name\":\"eth0.100\",\"type\":\"af_xdp\",\"device\":\"eth0.100\",\"number\":7,\"queues\":4,"
     "\"vlan_mode\":\"native-tagged\",\"tag\":5,\"trunks\":[0,5,\"100-199\",4095],\"mtu\":9000,\"gro\":false}",
     "{\"bridge\":\"b\",\"name\":\"v\",\"mac\":\"02:00:00:00:aa:FF\",\"mtu\":68,\"queues\":16,\"number\":4294967039,"
@@ -57,6 +58,27 @@ static void what_is_given_is_kept(void **state)
     assert_int_equal(json_object_size(out), 1);
     json_decref(out);
     json_decref(o);
+}
+
+static void controllers_are_checked(void **state)
+{
+    static const char *const bad[] = {
+        "{\"name\":\"b\",\"datapath_id\":\"0000\"}",
+        "{\"name\":\"b\",\"datapath_id\":\"12345678901234567\"}",
+        "{\"name\":\"b\",\"datapath_id\":\"0x1g\"}",
+        "{\"name\":\"b\",\"controllers\":[{}]}",
+        "{\"name\":\"b\",\"controllers\":[{\"target\":\"tcp:host\"}]}",
+        "{\"name\":\"b\",\"controllers\":[{\"target\":\"tcp:1.2.3.4\",\"more\":1}]}",
+        "{\"name\":\"b\",\"controllers\":[{\"target\":\"tcp:1.2.3.4\",\"name\":\"a b\"}]}",
+        "{\"name\":\"b\",\"controllers\":[{\"target\":\"tcp:1.2.3.4\"},{\"target\":\"tcp:1.2.3.4\"}]}",
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        struct field_error why;
+        json_t *o = load(bad[i]);
+        assert_int_equal(parse(NETWORK_BRIDGE, o, &why), -EINVAL);
+        json_decref(o);
+    }
 }
 
 /* Every field of every kind, with every wrong type. */
@@ -230,8 +252,13 @@ static void options(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_is_given_is_kept), cmocka_unit_test(wrong_types), cmocka_unit_test(values),
-        cmocka_unit_test(too_many_addresses),    cmocka_unit_test(changes),     cmocka_unit_test(options),
+        cmocka_unit_test(what_is_given_is_kept),
+        cmocka_unit_test(controllers_are_checked),
+        cmocka_unit_test(wrong_types),
+        cmocka_unit_test(values),
+        cmocka_unit_test(too_many_addresses),
+        cmocka_unit_test(changes),
+        cmocka_unit_test(options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
