@@ -351,6 +351,7 @@ def test_tls(daemon, spaces, ofctl, processes, run_dir):
     daemon.creedence("tls", "set", f"--key={run_dir}/switch-key.pem", f"--cert={run_dir}/switch.pem", f"--ca={run_dir}/ca.pem")
     established(daemon, 20)
     assert daemon.call("controller.list")["controllers"][0]["tls"]
+    assert daemon.call("status")["network"]["switch"]["sandbox"] != "off"
     assert a.reaches("10.98.0.2", tries=10)
     kill_switch(daemon)
     established(daemon, 20)
@@ -392,6 +393,36 @@ def test_standalone(daemon, spaces, ofctl, processes, run_dir):
     daemon.call("controller.del", bridge="br0")
     wait_until(lambda: any("NORMAL" in f for f in ofctl.flows()), 5, "the flow to be back")
     assert a.reaches("10.98.0.2", tries=10)
+
+
+@pytest.mark.slow
+def test_standalone_without_its_controllers(daemon, ofctl, processes, run_dir):
+    """After 45 s the flow for what is not known is NORMAL; it goes when a controller is there again."""
+    port = free_port()
+    controller = learning_controller(processes, run_dir, f"ptcp:{port}:127.0.0.1")
+    daemon.call("controller.add", bridge="br0", target=f"tcp:127.0.0.1:{port}")
+    established(daemon)
+    wait_until(lambda: any("CONTROLLER" in f for f in ofctl.flows()), 5, "the controller's flow")
+    ofctl("add-flow", "priority=5,udp,actions=drop")
+    controller.kill()
+    time.sleep(40)
+    assert not any("NORMAL" in f for f in ofctl.flows())
+    wait_until(lambda: any("priority=0 actions=NORMAL" in f for f in ofctl.flows()), 10, "the flow")
+    assert not any("CONTROLLER" in f for f in ofctl.flows()) and any("udp" in f for f in ofctl.flows())
+    learning_controller(processes, run_dir, f"ptcp:{port}:127.0.0.1")
+    established(daemon, 20)
+    wait_until(lambda: not any("NORMAL" in f for f in ofctl.flows()), 5, "the end of the flow")
+
+
+def test_snoop(daemon, ofctl, processes, run_dir):
+    port = free_port()
+    snoop = processes.start([system_program("ovs-ofctl", "openvswitch-common"), "-O", "OpenFlow13", f"--unixctl={run_dir}/snoop.ctl", "snoop",
+                             str(daemon.run_dir / "br0.snoop")], name="snoop")
+    time.sleep(0.5)
+    daemon.call("controller.add", bridge="br0", target=f"tcp:127.0.0.1:{port}")
+    learning_controller(processes, run_dir, f"ptcp:{port}:127.0.0.1")
+    established(daemon, 20)
+    wait_until(lambda: "OFPT_FEATURES_REPLY" in snoop.output(), 5, "what was said")
 
 
 def test_wrong_targets(daemon):
