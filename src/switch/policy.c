@@ -113,6 +113,24 @@ static int add(struct policy *p, enum policy_direction d, bool allow, const stru
     return 0;
 }
 
+/* First fragments that end within the header of TCP or SCTP: its ports are in them, but they do not count as seen (they are 0), and
+ * whoever puts the packet together has them (RFC 1858). */
+static int add_tiny_fragments(struct policy *p, enum policy_direction d)
+{
+    static const struct {
+        uint8_t proto;
+        enum field_id source, port;
+    } cut[] = {{6, FIELD_TCP_SRC, FIELD_TCP_DST}, {132, FIELD_SCTP_SRC, FIELD_SCTP_DST}};
+    int ret = 0;
+    for (unsigned i = 0; ret == 0 && i < 2 * ARRAY_LEN(cut); i++) {
+        struct flow_match m = with(of_type(i % 2 ? TYPE_IPV6 : TYPE_IPV4), FIELD_IP_PROTO, cut[i / 2].proto);
+        m = with(with(m, cut[i / 2].source, 0), cut[i / 2].port, 0);
+        m = with(m, FIELD_IP_FRAG, FLOW_FRAG_ANY);
+        ret = add(p, d, false, &m);
+    }
+    return ret;
+}
+
 /* What cannot be looked into: as in guard.c, stages type and hidden. */
 static int add_hidden(struct policy *p, enum policy_direction d)
 {
@@ -131,7 +149,8 @@ static int add_hidden(struct policy *p, enum policy_direction d)
     }
     m = with(of_type(TYPE_IPV6), FIELD_IP_PROTO, PROTO_FRAGMENT);
     m = with_masked(m, FIELD_IP_FRAG, field_value_of(0), later);
-    return ret < 0 ? ret : add(p, d, false, &m);
+    if (ret == 0) ret = add(p, d, false, &m);
+    return ret < 0 ? ret : add_tiny_fragments(p, d);
 }
 
 /* Behind the rules: beside an allow-list addresses can be found; the rest is dropped. */

@@ -270,6 +270,35 @@ static void no_flow_opens_it(void **state)
     policy_free(from);
 }
 
+/* The first 8 bytes of TCP, with the port that is not allowed; the rest of its header comes in the next fragment. */
+static void a_tiny_fragment_hides_no_port(void **state)
+{
+    const struct policy_rule out[] = {rule(false, "out", POLICY_TCP, NULL, 25)};
+    struct policy *p = make(out, 1);
+    struct rig r;
+    uint8_t f[128];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_STANDALONE, 2);
+    switch_port_set(r.ports[1]->sp, &(struct switch_port_config){.policy = p});
+    switch_barrier(r.sw);
+    (void)frame_udp(f, "ff:ff:ff:ff:ff:ff", "02:00:00:00:00:01", "10.0.0.1", "10.0.0.2", 1000, 25);
+    f[17] = 28;   /* of the datagram */
+    f[20] = 0x20; /* more fragments */
+    f[23] = 6;
+    rig_send(&r, 1, f, 14 + 28, 1);
+    assert_int_equal(rig_got(&r), 0);
+    f[20] = 0;
+    f[21] = 1; /* the rest of the header, and what follows it, for which nobody waits */
+    rig_send(&r, 1, f, 14 + 28, 1);
+    assert_int_equal(rig_got(&r), 1 << 2);
+    assert_false(allows(p, POLICY_OUT, "sctp,ip_frag=first"));
+    assert_false(allows(p, POLICY_OUT, "tcp6,ip_frag=first"));
+    assert_true(allows(p, POLICY_OUT, "tcp,ip_frag=first,tp_src=1000,tp_dst=26"));
+    assert_true(allows(p, POLICY_OUT, "tcp"));
+    rig_close(&r);
+    policy_free(p);
+}
+
 /* Frames at random over warm caches: what arrives is what the policy alone says. */
 static void caches_obey(void **state)
 {
@@ -310,6 +339,7 @@ int main(void)
         cmocka_unit_test(what_was_not_looked_at_does_not_matter),
         cmocka_unit_test(its_flows_say_the_same),
         cmocka_unit_test(no_flow_opens_it),
+        cmocka_unit_test(a_tiny_fragment_hides_no_port),
         cmocka_unit_test(caches_obey),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
