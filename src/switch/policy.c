@@ -187,11 +187,13 @@ static int add_family(struct policy *p, enum policy_direction d, const struct po
     if (r->has_range && d == POLICY_OUT) m = with_range(m, ipv6 ? FIELD_IPV6_DST : FIELD_IPV4_DST, &r->range);
     else if (r->has_range) m = with_range(m, ipv6 ? FIELD_IPV6_SRC : FIELD_IPV4_SRC, &r->range);
     later = with_masked(m, FIELD_IP_FRAG, bit, bit);
+    if (ipv6 && proto) later = with(later, FIELD_IP_PROTO, PROTO_FRAGMENT); /* that is what it is known by */
     if (ports) m = with_masked(m, FIELD_IP_FRAG, field_value_of(0), bit);
     if (r->has_port) m = with(m, protocols[r->protocol].port, r->port);
     if (r->has_source_port) m = with(m, protocols[r->protocol].source, r->source_port);
     int ret = add(p, d, r->allow, &m);
-    return ret < 0 || !ports || !r->allow ? ret : add(p, d, true, &later);
+    bool others = ports || (ipv6 && proto); /* m has none of them */
+    return ret < 0 || !others || !r->allow ? ret : add(p, d, true, &later);
 }
 
 static int add_rule(struct policy *p, enum policy_direction d, const struct policy_rule *r)

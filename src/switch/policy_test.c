@@ -88,6 +88,21 @@ static void an_allow_list_lets_nothing_else_pass(void **state)
     policy_free(p);
 }
 
+/* Of IPv6 nobody knows their protocol. */
+static void fragments_of_what_is_allowed_pass(void **state)
+{
+    const struct policy_rule rules[] = {rule(true, "in", POLICY_UDP, "2001:db8::/32", 53),
+                                        rule(true, "in", POLICY_UDP, "2001:db9::/32", -1)};
+    struct policy *p = make(rules, COUNT(rules));
+    (void)state;
+    assert_true(allows(p, POLICY_IN, "udp6,ipv6_src=2001:db8::1,tp_dst=53,ip_frag=first"));
+    assert_true(allows(p, POLICY_IN, "ipv6,nw_proto=44,ipv6_src=2001:db8::1,ip_frag=later"));
+    assert_true(allows(p, POLICY_IN, "ipv6,nw_proto=44,ipv6_src=2001:db9::1,ip_frag=later"));
+    assert_false(allows(p, POLICY_IN, "ipv6,nw_proto=44,ipv6_src=2001:dba::1,ip_frag=later"));
+    assert_false(allows(p, POLICY_IN, "ipv6,nw_proto=44,ipv6_src=2001:db8::1"));
+    policy_free(p);
+}
+
 static void what_is_dropped_is_all_that_is(void **state)
 {
     struct policy *p = web();
@@ -333,6 +348,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_allow_list_lets_nothing_else_pass),
+        cmocka_unit_test(fragments_of_what_is_allowed_pass),
         cmocka_unit_test(what_is_dropped_is_all_that_is),
         cmocka_unit_test(the_first_rule_decides),
         cmocka_unit_test(what_is_wrong_is_refused),
