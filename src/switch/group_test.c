@@ -293,6 +293,29 @@ static void fragments_stay_together(void **state)
     rig_close(&r);
 }
 
+/* The first one is of UDP, the later ones are known by their fragment header only. */
+static void fragments_of_ipv6_stay_together(void **state)
+{
+    struct rig r;
+    uint8_t f[128] = {0x02, [11] = 0x0a, [12] = 0x86, 0xdd, 0x60, [19] = 32, 44, 64};
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 4);
+    rig_group(&r, "group_id=1,type=select,bucket=output:2,bucket=output:3,bucket=output:4");
+    rig_flow(&r, "actions=group:1");
+    f[54] = 17;
+    for (unsigned i = 0; i < 30; i++) {
+        f[37] = (uint8_t)i; /* the source */
+        f[57] = 1;          /* more fragments */
+        f[56] = 0;
+        rig_send(&r, 1, f, 54 + 32, 1);
+        uint32_t first = rig_got(&r);
+        f[56] = 1;
+        rig_send(&r, 1, f, 54 + 32, 1);
+        assert_int_equal(rig_got(&r), first);
+    }
+    rig_close(&r);
+}
+
 static void set_link(struct rig *r, unsigned port, bool up)
 {
     r->ports[port]->link_down = !up;
@@ -619,6 +642,7 @@ int main(void)
         cmocka_unit_test(a_thousand_buckets),
         cmocka_unit_test(select_goes_by_weight),
         cmocka_unit_test(fragments_stay_together),
+        cmocka_unit_test(fragments_of_ipv6_stay_together),
         cmocka_unit_test(only_what_is_alive_is_selected),
         cmocka_unit_test(the_first_that_is_alive),
         cmocka_unit_test(packets_are_counted),

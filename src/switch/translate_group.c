@@ -125,7 +125,7 @@ uint64_t group_hash(uint32_t id, const struct flow_key *k, struct flow_key *used
 {
     struct flow_key m = {0};
     hashed_fields(k, &m);
-    uint64_t h = mix(id, m.nw_proto & k->nw_proto);
+    uint64_t h = mix(id, k->nw_frag ? 0 : m.nw_proto & k->nw_proto); /* IPv6's later fragments have another */
     for (unsigned i = 0; i < FLOW_KEY_PACKET_WORDS; i++) {
         used->words[i] |= m.words[i];
         if (m.words[i] && i != 7) h = mix(h, k->words[i] & m.words[i]); /* 7: which fragment it is must not matter */
