@@ -468,6 +468,31 @@ def send_to_port(kind, names):
         sender.send(b"\xff" * 6 + b"\x02\0\0\0\0\1" + b"\x88\xb5" + bytes(50))
 
 
+def test_ports_share_threads(held):
+    """One for every two CPUs; each serves its other ports when one goes, and ends with the last."""
+    names = [f"crs{os.getpid() % 100000}{n}" for n in range(5)]
+    held.want("bridge.add", name="br0")
+    for name in names:
+        held.want("port.add", bridge="br0", name=name, type="tap", device=name, queues=2)
+        ip("link", "set", name, "up")
+
+    def threads():
+        return len(held.link.ask("runner.stats")["runners"])
+
+    def received(name):
+        return held.link.ask("port.stats", name=name)["ports"][0]["in_packets"]
+
+    most = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert threads() == min(most, 2 * len(names))
+    for gone in range(len(names)):
+        for name in names[gone:]:
+            before = received(name)
+            send_to_port("tap", [name])
+            wait_until(lambda name=name, before=before: received(name) > before, 5, f"a frame at {name}")
+        held.link.ask("port.del", name=names[gone])
+    assert threads() == 0
+
+
 @pytest.mark.parametrize("kind", ["af_packet", "af_xdp", "tap"])
 def test_an_interface_that_is_deleted_and_made_anew(held, veth, run_dir, kind):
     names = veth if kind != "tap" else [f"crt{os.getpid() % 100000}"]
