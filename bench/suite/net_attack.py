@@ -62,8 +62,9 @@ def run(bed):
         for label, row in rows.items():
             row.series[which] = both.series[label]
         kept = both.ratio(attacked, calm) * 100
+        each = ", ".join(f"{a / b * 100:.0f}" for a, b in zip(both.series[attacked].samples, both.series[calm].samples))
         masks = max(d["masks"] or 0 for d in both.series[attacked].details)
-        section.notes.append(f"{which}: neighbours keep {kept:.1f} % of their rate; {masks} masks in the end.")
+        section.notes.append(f"{which}: neighbours keep {kept:.1f} % of their rate (round by round: {each}); {masks} masks in the end.")
         if which == OURS:
             section.checks.append(Check("neighbours keep", kept, 90, "%"))
     section.rows = list(rows.values())
