@@ -422,7 +422,8 @@ static void tick_fired(struct loop_timer *t)
         tick_after(c, c->echo_ns - idle_ns);
     } else {
         tick_after(c, c->echo_ns);
-        if (c->reading) ask_or_end(c); /* else its answer might lie there, unread */
+        /* Not read from: its answer might lie there, unread, but what is there for it should be taken. */
+        if (c->reading || c->blocked) ask_or_end(c);
     }
     leave(c);
 }

@@ -373,6 +373,33 @@ static void test_a_peer_that_does_not_read(void **state)
     rig_free(r);
 }
 
+/* Nor one that asked for much: what is kept for its answer would be kept for ever. */
+static void test_a_peer_that_does_not_read_a_long_answer(void **state)
+{
+    struct rig *r = rig_open();
+    for (unsigned i = 0; i < 10; i++)
+        answer(r, 60000);
+    of_conn_read(r->conn, false);
+    rig_run(r);
+    assert_true(of_conn_queued(r->conn) > 0);
+    rig_pass_s(r, 15);
+    assert_int_equal(r->ended, 0);
+    uint8_t m[65536];
+    while (peer_hear(r, m)) /* it was only slow */
+        rig_run(r);
+    for (unsigned i = 0; i < 5; i++)
+        rig_pass_s(r, 15);
+    assert_int_equal(r->ended, 0);
+    for (unsigned i = 0; i < 10; i++)
+        answer(r, 60000);
+    rig_run(r);
+    for (unsigned i = 0; i < 3; i++)
+        rig_pass_s(r, 15);
+    assert_int_equal(r->ended, 1);
+    assert_string_equal(r->reason, "the peer does not read what it is sent");
+    rig_free(r);
+}
+
 static void test_too_much_is_queued(void **state)
 {
     struct rig *r = rig_open();
@@ -637,6 +664,7 @@ int main(void)
         cmocka_unit_test(test_answers_leave_in_the_same_pass),
         cmocka_unit_test(test_pause),
         cmocka_unit_test(test_a_peer_that_does_not_read),
+        cmocka_unit_test(test_a_peer_that_does_not_read_a_long_answer),
         cmocka_unit_test(test_too_much_is_queued),
         cmocka_unit_test(test_a_flood_of_echo_requests),
         cmocka_unit_test(test_a_long_answer),
