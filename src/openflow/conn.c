@@ -295,14 +295,20 @@ static void lost(struct of_conn *c, int error)
     end(c, c->state == CLOSING ? c->reason : of_stream_why(c->stream, error));
 }
 
-static void flush(struct of_conn *c)
+/* As if it were sent: a long answer goes on to its end, or what comes behind its request would never be read. */
+static void discard(struct of_conn *c)
 {
     size_t queued = of_out_queued(&c->out);
-    if (c->deaf) {
-        of_out_sent(&c->out, queued);
-        queued = 0;
-    }
-    if (queued > 0 && !c->blocked) {
+    of_out_sent(&c->out, queued);
+    if (queued > 0 && c->state == OPEN && c->ops.drained) c->ops.drained(c->ops.arg);
+}
+
+static void flush(struct of_conn *c)
+{
+    if (c->deaf) discard(c);
+    if (c->freed) return;
+    size_t queued = of_out_queued(&c->out);
+    if (queued > 0 && !c->blocked && !c->deaf) {
         ssize_t n = of_stream_write(c->stream, c->out.bytes + c->out.start, queued);
         if (n < 0 && n != -EAGAIN) {
             lost(c, (int)-n);

@@ -539,6 +539,34 @@ static void test_peer_says_much_and_closes(void **state)
     rig_free(r);
 }
 
+static void answer_or_begin_long(struct rig *r, const uint8_t *message, size_t bytes)
+{
+    if (message[1] == OFPT_MULTIPART_REQUEST) begin_long(r, message, bytes);
+    else answer_one(r, message, bytes);
+}
+
+/* What it asked for last takes long, and there is nobody to take it. */
+static void test_peer_asks_for_much_and_closes(void **state)
+{
+    struct rig *r = rig_open();
+    r->on_message = answer_or_begin_long;
+    r->on_drained = go_on;
+    r->made = 200 * 60000;
+    int room = 1 << 20;
+    setsockopt(r->peer, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    for (uint32_t i = 0; i < 3; i++)
+        peer_send(r, 4, OFPT_FLOW_MOD, i, 60000);
+    peer_send(r, 4, OFPT_MULTIPART_REQUEST, 3, 8);
+    peer_send(r, 4, OFPT_FLOW_MOD, 4, 60000);
+    close(r->peer);
+    r->peer = -1;
+    for (int i = 0; i < 200 && !r->ended; i++)
+        rig_run(r);
+    assert_int_equal(r->messages, 5);
+    assert_int_equal(r->ended, 1);
+    rig_free(r);
+}
+
 static void test_peer_closes_half(void **state)
 {
     struct rig *r = rig_open();
@@ -673,6 +701,7 @@ int main(void)
         cmocka_unit_test(test_close_before_hello),
         cmocka_unit_test(test_peer_closes),
         cmocka_unit_test(test_peer_says_much_and_closes),
+        cmocka_unit_test(test_peer_asks_for_much_and_closes),
         cmocka_unit_test(test_peer_closes_half),
         cmocka_unit_test(test_peer_closes_while_not_read),
         cmocka_unit_test(test_free_in_callbacks),
