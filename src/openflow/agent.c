@@ -76,13 +76,14 @@ struct of_out *session_reply(struct of_session *s)
 
 static void say_error(struct of_session *s, const struct of_msg *m, const struct of_error *e)
 {
-    session_flush_barriers(s);
+    (void)session_reply(s); /* what is wrong with it may be what was changed before */
     log_debug("%s: a message of type %u: error %u, %u: %s", s->args.name, m->type, e->type, e->code, e->text);
     session_said_one(s, of_put_error(of_conn_out(s->conn), m->at, m->bytes, e));
 }
 
 void agent_commit(struct of_agent *a)
 {
+    a->told = false;
     if (!a->changed) return;
     a->changed = false;
     if (a->args.keeper.commit) a->args.keeper.commit(a->args.keeper.arg);
@@ -218,6 +219,7 @@ static void batch_end(void *arg)
 {
     struct of_session *s = arg;
     session_flush_barriers(s);
+    if (s->agent->told) agent_commit(s->agent); /* nothing was sent yet */
     s->turn_ns = 0;
 }
 

@@ -16,8 +16,9 @@ void agent_flow_gone(void *arg, const struct flow_spec *f, const struct flow_sta
     if (!(f->flags & FLOW_SEND_REMOVED)) return;
     LIST_FOR_EACH (node, &a->sessions) {
         struct of_session *s = list_entry(node, struct of_session, node);
-        if (session_wants(s, ASYNC_FLOW_REMOVED, removed_reasons[why]))
-            session_said_one(s, of_put_flow_removed(of_conn_out(s->conn), f, stats, why));
+        if (!session_wants(s, ASYNC_FLOW_REMOVED, removed_reasons[why])) continue;
+        session_said_one(s, of_put_flow_removed(of_conn_out(s->conn), f, stats, why));
+        a->told = true;
     }
 }
 
@@ -29,7 +30,8 @@ void agent_port_event(void *arg, enum port_event what, const struct switch_port_
     struct of_agent *a = arg;
     LIST_FOR_EACH (node, &a->sessions) {
         struct of_session *s = list_entry(node, struct of_session, node);
-        if (session_wants(s, ASYNC_PORT_STATUS, port_reasons[what]))
-            session_said_one(s, of_put_port_status(of_conn_out(s->conn), what, p));
+        if (!session_wants(s, ASYNC_PORT_STATUS, port_reasons[what])) continue;
+        session_said_one(s, of_put_port_status(of_conn_out(s->conn), what, p));
+        a->told = true;
     }
 }

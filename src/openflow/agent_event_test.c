@@ -49,6 +49,33 @@ static const uint8_t *data_of(const uint8_t *m, size_t *bytes)
     return m + at;
 }
 
+/* ---- what is told is kept ---- */
+
+static void kept_before_it_is_told(void **state)
+{
+    struct client c, other;
+    struct msg m;
+    client_open_controller(&c, *state);
+    client_open_controller(&other, *state);
+    do_flow(&c, &(struct flow_text){.priority = 5, .in_port = 1, .output = 2, .flags = OFPFF_SEND_FLOW_REM});
+    unsigned commits = c.w->noted.commits;
+    msg_flow_mod(&m, 5, &(struct flow_text){.command = OFPFC_DELETE, .table = 255});
+    client_send(&c, &m);
+    client_expect(&other, OFPT_FLOW_REMOVED, 0);
+    assert_int_equal(c.w->noted.commits, commits + 1);
+    client_expect(&c, OFPT_FLOW_REMOVED, 0);
+    msg_flow_mod(&m, 6, &(struct flow_text){.priority = 5, .in_port = 1, .output = 2});
+    client_send(&c, &m);
+    world_run(c.w);
+    assert_int_equal(c.w->noted.commits, commits + 1); /* nobody knows */
+    msg_flow_mod(&m, 7, &(struct flow_text){.priority = 5, .flags = OFPFF_CHECK_OVERLAP});
+    client_send(&c, &m);
+    client_expect_error(&c, 7, OFPET_FLOW_MOD_FAILED, OFPFMFC_OVERLAP);
+    assert_int_equal(c.w->noted.commits, commits + 2);
+    client_close(&c);
+    client_close(&other);
+}
+
 /* ---- packets ---- */
 
 static void whole_packets(void **state)
@@ -472,6 +499,7 @@ static void snoops(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(kept_before_it_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(whole_packets, setup, teardown),
         cmocka_unit_test_setup_teardown(misses, setup, teardown),
         cmocka_unit_test_setup_teardown(buffered, setup, teardown),

@@ -111,6 +111,7 @@ struct of_agent {
     struct list sessions;
     unsigned count, snoops;
     bool changed; /* since the keeper's last commit */
+    bool told;    /* somebody hears of such a change without having asked, when this batch is over */
     bool has_generation;
     uint64_t generation;
     uint32_t table_config[SWITCH_TABLES];

@@ -27,6 +27,7 @@ void session_answer_more(struct of_session *s)
 {
     struct of_out *o = of_conn_out(s->conn);
     if (of_conn_queued(s->conn) >= ANSWER_QUEUED_BYTES) return;
+    agent_commit(s->agent); /* others may have changed something meanwhile */
     of_multipart_begin(o, s->answer.type, s->answer.xid);
     size_t from = o->message;
     s->answer.entries = 0;
