@@ -133,7 +133,7 @@ static const struct {
     [OFPT_FEATURES_REQUEST] = {agent_features, false, false},
     [OFPT_GET_CONFIG_REQUEST] = {agent_get_config, false, false},
     [OFPT_SET_CONFIG] = {agent_set_config, false, false},
-    [OFPT_PACKET_OUT] = {agent_packet_out, true, false},
+    [OFPT_PACKET_OUT] = {agent_packet_out, true, true},
     [OFPT_FLOW_MOD] = {agent_flow_mod, true, false},
     [OFPT_GROUP_MOD] = {agent_group_mod, true, true},
     [OFPT_PORT_MOD] = {agent_port_mod, true, true},
@@ -191,11 +191,20 @@ static void turn_over(struct of_session *s)
     loop_timer_arm(s->agent->all->loop, &s->again, 0, turn_again);
 }
 
-/* Also flow mods may: one that deletes selects among all flows. Most do not, and the clock is not looked at for each. */
+/* Most flow mods are short, and the clock is not looked at for each. Those of many flows look at every one that there is. */
+static bool may_be_long(const struct of_msg *m)
+{
+    struct ofp_flow_mod f;
+    if (!is_known(m) || m->type != OFPT_FLOW_MOD) return is_known(m) && handlers[m->type].is_long;
+    if (m->bytes < sizeof(struct ofp_header) + sizeof f) return false;
+    memcpy(&f, m->at + sizeof(struct ofp_header), sizeof f);
+    return f.command == OFPFC_MODIFY || f.command == OFPFC_DELETE;
+}
+
 static bool had_its_turn(struct of_session *s, const struct of_msg *m)
 {
     s->turn_messages++;
-    if (s->turn_messages % TURN_MESSAGES != 0 && !(is_known(m) && handlers[m->type].is_long)) return false;
+    if (s->turn_messages % TURN_MESSAGES != 0 && !may_be_long(m)) return false;
     return clock_now_ns() - s->turn_ns > TURN_NS;
 }
 

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "loop/clock.h"
 #include "openflow/test_client.h"
 
 #define A "02:00:00:00:00:0a"
@@ -50,6 +51,57 @@ static uint32_t sent_to(struct client *c, uint32_t in_port)
 static unsigned flows(struct client *c)
 {
     return bridge_flow_count(c->w->rig.bridge);
+}
+
+/* ---- time ---- */
+
+static uint64_t step_ns; /* what a look at the clock takes */
+
+int __real_clock_gettime(clockid_t clock, struct timespec *ts);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *ts);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *ts)
+{
+    static uint64_t late_ns;
+    int ret = __real_clock_gettime(clock, ts);
+    late_ns += step_ns;
+    uint64_t ns = (uint64_t)ts->tv_sec * NS_PER_SECOND + (uint64_t)ts->tv_nsec + late_ns;
+    *ts = (struct timespec){.tv_sec = (time_t)(ns / NS_PER_SECOND), .tv_nsec = (long)(ns % NS_PER_SECOND)};
+    return ret;
+}
+
+static void count_received(void *arg, const struct of_connection_info *info)
+{
+    *(uint64_t *)arg += info->received;
+}
+
+static uint64_t received(struct client *c)
+{
+    uint64_t n = 0;
+    of_agent_each(c->w->agent, count_received, &n);
+    return n;
+}
+
+/* What looks at all flows, or makes many packets, is not done time and again before others are heard. */
+static void long_requests_take_turns(void **state)
+{
+    struct client c;
+    struct msg m;
+    client_open_controller(&c, *state);
+    for (unsigned type = 0; type < 3; type++) {
+        uint64_t before = received(&c);
+        for (unsigned i = 0; i < 8; i++) {
+            msg_flow_mod(&m, i, &(struct flow_text){.command = type ? OFPFC_DELETE : OFPFC_MODIFY, .in_port = 9});
+            if (type == 2) msg_begin(&m, OFPT_PACKET_OUT, i);
+            client_send(&c, &m);
+        }
+        step_ns = 3 * NS_PER_MS;
+        loop_run_once(c.w->loop, 0);
+        step_ns = 0;
+        assert_in_range(received(&c) - before, 1, 2);
+        world_run(c.w);
+        assert_int_equal(received(&c) - before, 8);
+    }
+    client_close(&c);
 }
 
 /* ---- flows ---- */
@@ -334,6 +386,7 @@ static void packet_outs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(long_requests_take_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(flow_commands, setup, teardown),
         cmocka_unit_test_setup_teardown(cookies, setup, teardown),
         cmocka_unit_test_setup_teardown(flow_errors, setup, teardown),
