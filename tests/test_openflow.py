@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -423,6 +424,28 @@ def test_snoop(daemon, ofctl, processes, run_dir):
     learning_controller(processes, run_dir, f"ptcp:{port}:127.0.0.1")
     established(daemon, 20)
     wait_until(lambda: "OFPT_FEATURES_REPLY" in snoop.output(), 5, "what was said")
+
+
+def hang_up(listener):
+    """A controller that takes connections and has nothing to say."""
+    while True:
+        try:
+            listener.accept()[0].close()
+        except OSError:
+            return
+
+
+@pytest.mark.slow
+def test_standalone_with_a_controller_that_hangs_up(processes, run_dir):
+    """It is as if there were none, however often it takes a connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=hang_up, args=(listener,), daemon=True).start()
+        _, link = start_switch(processes, run_dir, "--bridge=br0,fail-mode=standalone",
+                               f"--controller=br0=tcp:127.0.0.1:{listener.getsockname()[1]}")
+        link.ask("flow.del", bridge="br0", flows=[""])
+        assert link.ask("flow.dump", bridge="br0")["flows"] == []
+        wait_until(lambda: link.ask("flow.dump", bridge="br0")["flows"], 60, "the flow of a learning switch")
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_wrong_targets(daemon):

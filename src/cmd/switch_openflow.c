@@ -202,11 +202,11 @@ static void peer_ended(void *arg, const char *reason)
     struct net_peer *p = arg;
     struct net_bridge *b = p->b;
     char target[NET_TARGET_BYTES];
-    bool passive = p->passive;
+    bool passive = p->passive, was_there = p->established;
     snprintf(target, sizeof target, "%s", p->target);
     peer_free(p);
     if (passive) return;
-    lost_controller(b);
+    if (was_there) lost_controller(b); /* one that only tries to be has been missed before */
     tell(b, target, "ended", reason ? reason : "it ended");
 }
 
