@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: openflow-bench --socket=PATH --op=add|modify|delete|dump --rules=N [--barrier=K] [--seed=N]\n"
+    "usage: openflow-bench --socket=PATH --op=add|modify|delete|dump --rules=N [--from=N] [--barrier=K]\n"
     "  add      N rules (one of each source address, destination and port; four shapes, 100 priorities)\n"
     "  modify   give the same rules another port, one by one (strictly); delete: take them away, one by one\n"
     "  dump     ask for all flows, and count them\n";
@@ -230,14 +230,14 @@ static void open_connection(struct connection *c, const char *path)
 
 /* ---- what is measured ---- */
 
-static double run_mods(struct connection *c, enum op op, uint32_t rules, uint32_t barrier)
+static double run_mods(struct connection *c, enum op op, uint32_t from, uint32_t rules, uint32_t barrier)
 {
     struct message all = {.at = malloc((size_t)rules * 160 + ((size_t)rules / barrier + 2) * 8)};
     size_t *ends = malloc(((size_t)rules / barrier + 2) * sizeof *ends);
     unsigned parts = 0;
     if (!all.at || !ends) fail("memory");
     for (uint32_t i = 0; i < rules; i++) {
-        put_flow_mod(&all, op, i, i + 2);
+        put_flow_mod(&all, op, from + i, i + 2);
         if ((i + 1) % barrier && i + 1 < rules) continue;
         put_short(&all, BARRIER_REQUEST, 0x80000000u + i);
         ends[parts++] = all.bytes;
@@ -292,16 +292,20 @@ static double run_dump(struct connection *c, uint32_t *flows)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"socket", required_argument, NULL, 's'}, {"op", required_argument, NULL, 'o'},
-        {"rules", required_argument, NULL, 'r'},  {"barrier", required_argument, NULL, 'b'},
-        {"help", no_argument, NULL, 'h'},         {0}};
+    static const struct option options[] = {{"socket", required_argument, NULL, 's'},
+                                            {"op", required_argument, NULL, 'o'},
+                                            {"rules", required_argument, NULL, 'r'},
+                                            {"barrier", required_argument, NULL, 'b'},
+                                            {"from", required_argument, NULL, 'f'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
     const char *path = NULL;
-    uint32_t rules = 10000, barrier = 1, flows = 0;
+    uint32_t rules = 10000, barrier = 1, flows = 0, from = 0;
     int op = -1;
     for (int opt; (opt = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         if (opt == 's') path = optarg;
         else if (opt == 'r') rules = (uint32_t)strtoul(optarg, NULL, 10);
+        else if (opt == 'f') from = (uint32_t)strtoul(optarg, NULL, 10);
         else if (opt == 'b') barrier = (uint32_t)strtoul(optarg, NULL, 10);
         else if (opt == 'o')
             for (op = 0; op_names[op] && strcmp(op_names[op], optarg) != 0;)
@@ -311,13 +315,13 @@ int main(int argc, char **argv)
             return opt == 'h' ? 0 : 2;
         }
     }
-    if (!path || op < 0 || !op_names[op] || !rules || rules > 1u << 22 || !barrier) {
+    if (!path || op < 0 || !op_names[op] || !rules || rules > 1u << 22 || from > 1u << 22 || !barrier) {
         fputs(usage, stderr);
         return 2;
     }
     struct connection c;
     open_connection(&c, path);
-    double seconds = op == OP_DUMP ? run_dump(&c, &flows) : run_mods(&c, (enum op)op, rules, barrier);
+    double seconds = op == OP_DUMP ? run_dump(&c, &flows) : run_mods(&c, (enum op)op, from, rules, barrier);
     if (op == OP_DUMP) rules = flows;
     printf("{\"op\": \"%s\", \"rules\": %u, \"barrier\": %u, \"seconds\": %.6f, \"per_s\": %.1f}\n", op_names[op],
            rules, barrier, seconds, rules / seconds);
