@@ -53,6 +53,7 @@ struct megaflow_path {
     struct megaflow_path *next; /* that has something */
     struct table_counters *counters;
     uint64_t packets, bytes, used_ns;
+    size_t size; /* of itself, in memory */
     unsigned flow_count, counted_count;
     struct counted *counted; /* of groups and their buckets, with references; behind the flows */
     struct flow *flows[];    /* that count packets; with a reference each */
@@ -145,6 +146,7 @@ struct cache {
     struct cache_port *ports[CACHE_PORT_CHAINS];
     struct dp_list **lists;
     unsigned list_count, list_mask;
+    uint64_t shared_bytes;                    /* of lists and paths */
     struct dp_list *recent;                   /* of the last new megaflow; may be NULL */
     struct megaflow_path *counting;           /* paths that have something to hand on */
     struct megaflow_path *paths[CACHE_PATHS]; /* by what is in them; a newer one takes an older one's place */

@@ -4,7 +4,32 @@
 
 #include "switch/cache_internal.h"
 
+/* For each megaflow, on an average, and in any case. They are small and shared, usually; but groups make lists of thousands of
+ * actions, and whoever sends can make each of them another one, where a flow writes a part of the packet into it. */
+#define SHARED_EACH_BYTES 1024u
+#define SHARED_LEAST_BYTES (16u << 20)
+
+/* NULL: no memory, or more than all of them may have. */
+static void *shared_new(struct cache *c, size_t bytes)
+{
+    uint64_t most = (uint64_t)c->config.megaflows_max * SHARED_EACH_BYTES + SHARED_LEAST_BYTES;
+    void *p = bytes <= most && c->shared_bytes <= most - bytes ? malloc(bytes) : NULL;
+    if (p) c->shared_bytes += bytes;
+    return p;
+}
+
+static void shared_free(struct cache *c, void *p, size_t bytes)
+{
+    c->shared_bytes -= bytes;
+    free(p);
+}
+
 /* ---- lists of actions ---- */
+
+static size_t list_bytes(unsigned count)
+{
+    return sizeof(struct dp_list) + count * sizeof(struct dp_action);
+}
 
 static uint64_t hash_actions(const struct dp_action *a, unsigned count)
 {
@@ -44,7 +69,7 @@ bool cache_same_actions(const struct dp_list *l, const struct dp_action *a, unsi
 /* With no reference yet. */
 static struct dp_list *list_new(struct cache *c, const struct dp_action *a, unsigned count, uint64_t hash)
 {
-    struct dp_list *l = malloc(sizeof *l + count * sizeof *a);
+    struct dp_list *l = shared_new(c, list_bytes(count));
     if (!l) return NULL;
     if (c->list_count++ > c->list_mask) lists_grow(c);
     *l = (struct dp_list){.next = c->lists[hash & c->list_mask], .hash = hash, .count = count};
@@ -81,7 +106,7 @@ void cache_list_put(struct cache *c, struct dp_list *l)
     *at = l->next;
     c->list_count--;
     if (c->recent == l) c->recent = NULL;
-    free(l);
+    shared_free(c, l, list_bytes(l->count));
 }
 
 /* ---- paths ---- */
@@ -114,9 +139,11 @@ struct megaflow_path *cache_path_get(struct cache *c, const struct cache_add *a)
         p->refs++;
         return p;
     }
-    p = malloc(sizeof *p + a->flow_count * sizeof p->flows[0] + a->counted_count * sizeof *p->counted);
+    size_t size = sizeof *p + a->flow_count * sizeof p->flows[0] + a->counted_count * sizeof *p->counted;
+    p = shared_new(c, size);
     if (!p) return NULL;
     *p = (struct megaflow_path){.refs = 1, .slot = slot, .refresh = a->refresh, .tables = (uint16_t)a->tables};
+    p->size = size;
     p->misses = *a->misses;
     p->deps = *a->deps;
     for (unsigned i = 0; i < a->flow_count; i++)
@@ -136,7 +163,7 @@ static void path_free(struct cache *c, struct megaflow_path *p)
     for (unsigned i = 0; i < p->counted_count; i++)
         counts_unref(p->counted[i].in);
     if (c->paths[p->slot] == p) c->paths[p->slot] = NULL;
-    free(p);
+    shared_free(c, p, p->size);
 }
 
 /* One that has something to hand on stays until then. */

@@ -43,6 +43,34 @@ static uint32_t add(struct cache *c, const struct flow_key *k, const struct flow
     return cache_add(c, p, &a);
 }
 
+/* Long lists of actions, each of them another one: there is an end, whatever the number of megaflows. */
+static void long_lists_take_no_more_than_their_share(void **state)
+{
+    static struct dp_action actions[DP_ACTIONS_MAX];
+    static const struct change_deps deps = {.bridge = 0};
+    struct cache c;
+    struct flow_key k, mask;
+    (void)state;
+    assert_int_equal(cache_init(&c, &config), 0);
+    struct cache_port *p = cache_port_get(&c, 1);
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned i = 0; i < MEGAFLOWS; i++) {
+            make(&k, &mask, 3, i);
+            actions[0].port = i;
+            struct cache_add a = {.key = &k, .mask = &mask, .deps = &deps, .misses = &no_misses, .now_ns = LONG_AGO};
+            a.actions = actions;
+            a.action_count = DP_ACTIONS_MAX;
+            uint32_t line = cache_add(&c, p, &a);
+            assert_int_equal(line != 0, i == c.stats.megaflows - 1);
+        }
+        assert_true(c.stats.megaflows > MEGAFLOWS / 4 && c.stats.megaflows < MEGAFLOWS / 2);
+        for (uint32_t line = 1; line < c.lines_used; line++)
+            if (c.cold[line].table) cache_remove(&c, line);
+        assert_int_equal(c.shared_bytes, 0);
+    }
+    cache_destroy(&c);
+}
+
 static uint32_t find(struct cache *c, const struct flow_key *k)
 {
     uint32_t line;
@@ -261,9 +289,13 @@ static void changes_of_other_bridges_do_not_count(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(room_is_for_all_sizes),     cmocka_unit_test(folding_does_not_hide_use),
-        cmocka_unit_test(use_is_known_when_it_goes), cmocka_unit_test(found_after_its_table_went),
-        cmocka_unit_test(large_tables_grow),         cmocka_unit_test(changes_of_other_bridges_do_not_count),
+        cmocka_unit_test(room_is_for_all_sizes),
+        cmocka_unit_test(folding_does_not_hide_use),
+        cmocka_unit_test(use_is_known_when_it_goes),
+        cmocka_unit_test(found_after_its_table_went),
+        cmocka_unit_test(large_tables_grow),
+        cmocka_unit_test(changes_of_other_bridges_do_not_count),
+        cmocka_unit_test(long_lists_take_no_more_than_their_share),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
