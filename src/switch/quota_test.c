@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "loop/clock.h"
 #include "switch/quota.h"
 #include "switch/test_rig.h"
 
@@ -90,6 +91,57 @@ static void alone_or_without_a_limit(void **state)
     }
 }
 
+/* The shortest of several bursts of port 1 that is over its quota. */
+static uint64_t burst_ns(struct rig *r)
+{
+    uint64_t least = UINT64_MAX;
+    for (unsigned i = 0; i < 50; i++) {
+        uint64_t begin_ns = clock_now_ns(), ns;
+        send(r, 1, i, PACKET_BATCH);
+        ns = clock_now_ns() - begin_ns;
+        if (ns < least) least = ns;
+    }
+    return least;
+}
+
+/* Flows of 31 kinds, of none of which the packets are. */
+static void add_kinds(struct rig *r)
+{
+    static const char *const of_kind[] = {"nw_src=11.0.0.0/8", "nw_dst=11.0.0.0/8", "tp_src=1", "dl_src=" A,
+                                          "dl_dst=" B};
+    for (unsigned kind = 1; kind < 32; kind++)
+        for (unsigned i = 0; i < 256; i++) {
+            char text[256];
+            int n = snprintf(text, sizeof text, "udp,tp_dst=%u", i);
+            for (unsigned f = 0; f < 5; f++)
+                if (kind >> f & 1) n += snprintf(text + n, sizeof text - (size_t)n, ",%s", of_kind[f]);
+            snprintf(text + n, sizeof text - (size_t)n, ",actions=output:4");
+            rig_flow(r, text);
+        }
+}
+
+/* Where there are many kinds of flows it takes long even to look where a packet's flow might be. */
+static void over_its_quota_nothing_is_looked_for(void **state)
+{
+    struct switch_config c;
+    struct rig r;
+    uint64_t ns[2];
+    (void)state;
+    switch_config_default(&c);
+    c.new_flows_ns = 1;
+    open_rig(&r, &c);
+    for (unsigned many = 0; many < 2; many++) {
+        if (many) add_kinds(&r);
+        send(&r, 2, 1, 1);
+        send(&r, 1, 1, PACKET_BATCH); /* that takes all that it had saved */
+        uint64_t before = stats_of(&r).over_quota;
+        ns[many] = burst_ns(&r);
+        assert_int_equal(stats_of(&r).over_quota - before, 50 * PACKET_BATCH);
+    }
+    assert_true(ns[1] < 2 * ns[0]);
+    rig_close(&r);
+}
+
 static void saved_and_owed(void **state)
 {
     struct quota q = {.left_ns = QUOTA_SAVED_NS};
@@ -111,6 +163,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(limited_beside_others),
         cmocka_unit_test(alone_or_without_a_limit),
+        cmocka_unit_test(over_its_quota_nothing_is_looked_for),
         cmocka_unit_test(saved_and_owed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -227,8 +227,8 @@ static void obey_all(struct burst *b)
         missed[misses++] = (uint8_t)i;
     }
     if (misses == 0) return;
-    if (misses > 1) fetch_flows(b, missed, misses);
     quota_begin(b);
+    if (misses > 1 && (!b->limited || quota_is_left(&b->port->quota))) fetch_flows(b, missed, misses);
     for (unsigned i = 0; i < misses; i++)
         miss(b, missed[i], b->lines[missed[i]], stale_generation[i]);
     quota_end(b);
