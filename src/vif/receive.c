@@ -153,19 +153,37 @@ static inline void copy_head(char *to, const uint8_t *from, unsigned bytes)
     memcpy(to + bytes - 64, from + bytes - 64, 64);
 }
 
+/* Of a frame that is whole, straight to where it goes: there is nothing to say but how many buffers it has. */
+static inline void put_plain_header(const struct vif_rx *r, char *to, unsigned buffers)
+{
+    struct le16 count = le16_make((uint16_t)buffers);
+    memset(to, 0, VIRTIO_NET_HDR_LEGACY_BYTES);
+    if (likely(r->header_bytes == sizeof(struct virtio_net_hdr)))
+        memcpy(to + VIRTIO_NET_HDR_LEGACY_BYTES, &count, sizeof count);
+}
+
+static inline bool is_plain(const struct packet_offload *o)
+{
+    return !(o->csum_partial | o->csum_valid | o->gso);
+}
+
 static inline void copy_frame(const struct vif_rx *r, const struct vif_rx_frame *f)
 {
     const struct packet *p = f->packet;
-    struct virtio_net_hdr h;
-    vif_header_make(&h, r->features, p, f->chain_count);
     const struct iovec *first = r->iov + f->iov_at;
-    if (unlikely(first->iov_len < r->header_bytes + (size_t)p->length_bytes)) {
-        copy_scattered(r, f, &h);
-        return;
-    }
     char *to = first->iov_base;
-    memcpy(to, &h, VIRTIO_NET_HDR_LEGACY_BYTES);
-    if (likely(r->header_bytes == sizeof h)) memcpy(to + VIRTIO_NET_HDR_LEGACY_BYTES, &h.num_buffers, 2);
+    bool fits = first->iov_len >= r->header_bytes + (size_t)p->length_bytes;
+    if (likely(fits && is_plain(&p->offload))) {
+        put_plain_header(r, to, f->chain_count);
+    } else {
+        struct virtio_net_hdr h;
+        vif_header_make(&h, r->features, p, f->chain_count);
+        if (unlikely(!fits)) {
+            copy_scattered(r, f, &h);
+            return;
+        }
+        memcpy(to, &h, r->header_bytes);
+    }
     to += r->header_bytes;
     copy_head(to, p->head, p->head_bytes);
     to += p->head_bytes;
