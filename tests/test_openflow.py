@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -446,6 +447,22 @@ def test_standalone_with_a_controller_that_hangs_up(processes, run_dir):
         assert link.ask("flow.dump", bridge="br0")["flows"] == []
         wait_until(lambda: link.ask("flow.dump", bridge="br0")["flows"], 60, "the flow of a learning switch")
         listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("kind", ["ptcp", "punix"])
+def test_controllers_go_with_the_socket_they_came_to(processes, run_dir, kind):
+    port = free_port()
+    target, family, address = {"ptcp": (f"ptcp:{port}:127.0.0.1", socket.AF_INET, ("127.0.0.1", port)),
+                               "punix": (f"punix:{run_dir}/passive", socket.AF_UNIX, f"{run_dir}/passive")}[kind]
+    _, link = start_switch(processes, run_dir, "--bridge=br0", f"--controller=br0={target}")
+    with socket.socket(family) as s:
+        s.settimeout(10)
+        s.connect(address)
+        s.sendall(struct.pack("!BBHI", 4, 0, 8, 1))
+        assert s.recv(16)
+        link.ask("openflow.drop", bridge="br0", target=target)
+        assert s.recv(16) == b""
+    wait_until(lambda: link.ask("controller.list")["connections"] == [], 5, "it to be gone")
 
 
 def test_wrong_targets(daemon):

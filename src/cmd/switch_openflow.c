@@ -45,7 +45,8 @@ struct net_peer {
     struct list node;
     struct net_bridge *b;
     char target[NET_TARGET_BYTES];
-    bool passive; /* it came to us */
+    char listener[NET_TARGET_BYTES]; /* a passive one's: where it came to us */
+    bool passive;
     bool established;
     int fd; /* a duplicate, to end it by */
     struct net_tls *tls;
@@ -210,9 +211,10 @@ static void peer_ended(void *arg, const char *reason)
     tell(b, target, "ended", reason ? reason : "it ended");
 }
 
-/* fd is taken over. */
-static int peer_new(struct net_bridge *b, const char *target, int fd, bool tls, bool passive, struct errmsg *e)
+/* fd is taken over. The listener at which it came to us, or NULL: we went to it. */
+static int peer_new(struct net_bridge *b, const char *target, int fd, bool tls, const char *listener, struct errmsg *e)
 {
+    bool passive = listener;
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     struct net_peer *p = copy < 0 ? NULL : calloc(1, sizeof *p);
     if (!p || (tls && !b->net->tls)) {
@@ -224,6 +226,7 @@ static int peer_new(struct net_bridge *b, const char *target, int fd, bool tls, 
     }
     *p = (struct net_peer){.b = b, .passive = passive, .fd = copy, .tls = tls ? tls_use(b->net->tls) : NULL};
     snprintf(p->target, sizeof p->target, "%s", target);
+    if (passive) snprintf(p->listener, sizeof p->listener, "%s", listener);
     list_push_back(&b->peers, &p->node);
     struct of_connection_args args = {.fd = fd,
                                       .tls = p->tls ? p->tls->tls : NULL,
@@ -243,7 +246,8 @@ static void peers_end(struct net_bridge *b, const char *target, const struct net
 {
     LIST_FOR_EACH (node, &b->peers) {
         struct net_peer *p = list_entry(node, struct net_peer, node);
-        if ((target && strcmp(p->target, target) == 0) || (tls && p->tls == tls)) shutdown(p->fd, SHUT_RDWR);
+        bool is_meant = target && strcmp(p->passive ? p->listener : p->target, target) == 0;
+        if (is_meant || (tls && p->tls == tls)) shutdown(p->fd, SHUT_RDWR);
     }
 }
 
@@ -273,7 +277,7 @@ static void accepted(struct net_listener *l, int fd, const struct sockaddr_stora
     int ret;
     peer_name(name, l, from);
     if (l->peer == OF_PEER_CONTROLLER) {
-        ret = peer_new(l->b, name, fd, l->tls, true, &e);
+        ret = peer_new(l->b, name, fd, l->tls, l->target, &e);
     } else {
         struct of_connection_args args = {.fd = fd, .peer = l->peer, .name = l->target};
         ret = of_agent_connect(l->b->agent, &args, &e);
@@ -463,7 +467,7 @@ static int with_fd(struct net *n, struct net_request *r, const char *name, bool 
         return ret;
     }
     return listening ? listener_new(b, target, fd, OF_PEER_CONTROLLER, tls, r->e)
-                     : peer_new(b, target, fd, tls, false, r->e);
+                     : peer_new(b, target, fd, tls, NULL, r->e);
 }
 
 int request_openflow_listen(struct net *n, struct net_request *r)
