@@ -88,6 +88,7 @@ struct net_switch {
     _Atomic(struct packet_in_handler *) packet_in;
     struct packet_out *packet_out; /* NULL until it is needed */
     uint64_t folded_ns;            /* when switch_fold() last ended */
+    uint64_t fold_due_ns;          /* when it would be due if who asks had it evenly */
     pthread_mutex_t threads_lock;
     struct list threads;       /* struct switch_thread */
     struct switch_stats ended; /* of threads that are gone */
@@ -128,5 +129,7 @@ void flow_stats_read(const struct flow *f, struct flow_stats *s);
 
 /* Bring the counters of all threads into the flows that they count for. Control thread. */
 void switch_fold(struct net_switch *s);
+/* For an answer: unless that was done so much of late that threads would not come to forwarding; then it is a little older. */
+void switch_fold_to_tell(struct net_switch *s);
 
 #endif

@@ -45,7 +45,7 @@ void bridge_flow_each(struct bridge *b, const struct flow_spec *selection,
         if (count == 0) free(list);
         return;
     }
-    switch_fold(b->sw);
+    switch_fold_to_tell(b->sw);
     sort(list, (size_t)count);
     for (long i = 0; i < count; i++) {
         struct flow_spec spec;
@@ -80,7 +80,7 @@ struct flow_list *bridge_flow_list(struct bridge *b, const struct flow_spec *sel
             bool referenced = flow_ref(l->flows[i]);
             assert(referenced); /* the table has one */
         }
-        if (count) switch_fold(b->sw);
+        if (count) switch_fold_to_tell(b->sw);
         sort(l->flows, l->count);
     }
     free(flows);

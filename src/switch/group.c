@@ -418,7 +418,7 @@ void bridge_group_each(struct bridge *b, uint32_t id,
     if (id == SWITCH_GROUP_ALL) group_visit(b, collect, &c);
     else if (one) collect(&c, one);
     struct group_bucket_stats *buckets = calloc(c.buckets + 1, sizeof *buckets);
-    if (buckets && c.count) switch_fold(b->sw);
+    if (buckets && c.count) switch_fold_to_tell(b->sw);
     qsort(c.list, c.count, sizeof *c.list, by_id);
     for (unsigned i = 0; buckets && i < c.count; i++)
         show(c.list[i], buckets, visit, arg);

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -631,6 +632,45 @@ static void many_groups(void **state)
     rig_close(&r);
 }
 
+static void take_packets(void *arg, const struct group_spec *g, const struct group_stats *s)
+{
+    (void)g;
+    *(uint64_t *)arg = s->packets;
+}
+
+static uint64_t packets_told(struct rig *r)
+{
+    uint64_t packets = 0;
+    bridge_group_each(r->bridge, 1, take_packets, &packets);
+    return packets;
+}
+
+/* Who asks without end is told of counts that are a little older: threads forward meanwhile. */
+static void who_asks_without_end_does_not_stop_threads(void **state)
+{
+    struct rig r;
+    uint8_t f[128];
+    char text[64];
+    unsigned sent = 0, bytes = 0;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 2);
+    rig_group(&r, "group_id=1,type=all,bucket=actions=output:2");
+    for (unsigned i = 1; i <= 3000; i++, sent++) { /* there is much to be counted */
+        snprintf(text, sizeof text, "udp,tp_src=%u,actions=group:1", i);
+        rig_flow(&r, text);
+        bytes = frame_udp(f, "02:00:00:00:00:02", "02:00:00:00:00:01", "10.0.0.1", "10.0.0.2", i, 2);
+        rig_send(&r, 1, f, bytes, 1);
+    }
+    do {
+        rig_send(&r, 1, f, bytes, 1);
+        assert_true(++sent < 100000);
+    } while (packets_told(&r) == sent);
+    assert_true(sent > 3004); /* some may be as they please */
+    usleep(150000);
+    assert_true(packets_told(&r) == sent);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -652,6 +692,7 @@ int main(void)
         cmocka_unit_test(controllers_send_to_groups),
         cmocka_unit_test(groups_are_explained),
         cmocka_unit_test(many_groups),
+        cmocka_unit_test(who_asks_without_end_does_not_stop_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
