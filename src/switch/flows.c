@@ -33,10 +33,16 @@ static const struct instructions *instructions_of(const struct flow *f)
     return &atomic_load_explicit(&f->code, memory_order_relaxed)->instructions;
 }
 
+static unsigned actions_of(const struct instructions *i)
+{
+    return i->apply.count + i->write.count;
+}
+
 /* f's instructions count from now on, or not any more: for its groups and its meter, which take it with them when they go. */
 static void refer(struct bridge *b, struct flow *f, bool comes)
 {
     const struct instructions *i = instructions_of(f);
+    b->flow_actions += comes ? actions_of(i) : -actions_of(i);
     group_refer(b, i, comes);
     meter_refer(b, i, comes);
     list_remove(&f->refers);
@@ -48,6 +54,19 @@ static void wrong(enum flow_wrong *why, enum flow_wrong reason)
     if (why) *why = reason;
 }
 
+static int table_full(unsigned most, const char *what, enum flow_wrong *why, struct errmsg *e)
+{
+    wrong(why, FLOW_TABLE_FULL);
+    return errmsg_set(e, ENOSPC, "there are %u %s", most, what);
+}
+
+/* What flows do takes memory, too: a few may do much, or many a little. */
+static int check_actions(const struct bridge *b, size_t more, size_t less, enum flow_wrong *why, struct errmsg *e)
+{
+    if (more <= less || b->flow_actions - less + more <= SWITCH_FLOW_ACTIONS_MAX) return 0;
+    return table_full(SWITCH_FLOW_ACTIONS_MAX, "actions of flows", why, e);
+}
+
 /* May it be added, beside what there is? */
 static int check_place(const struct bridge *b, const struct flow_spec *f, const struct flow *old, enum flow_wrong *why,
                        struct errmsg *e)
@@ -56,9 +75,8 @@ static int check_place(const struct bridge *b, const struct flow_spec *f, const 
         wrong(why, FLOW_OVERLAP);
         return errmsg_set(e, EEXIST, "a flow of the same priority overlaps");
     }
-    if (old || b->flows < SWITCH_FLOWS_MAX_DEFAULT) return 0;
-    wrong(why, FLOW_TABLE_FULL);
-    return errmsg_set(e, ENOSPC, "there are %u flows", SWITCH_FLOWS_MAX_DEFAULT);
+    if (!old && b->flows >= SWITCH_FLOWS_MAX_DEFAULT) return table_full(SWITCH_FLOWS_MAX_DEFAULT, "flows", why, e);
+    return check_actions(b, actions_of(&f->instructions), old ? actions_of(instructions_of(old)) : 0, why, e);
 }
 
 int bridge_flow_add(struct bridge *b, const struct flow_spec *f, enum flow_wrong *why, struct errmsg *e)
@@ -143,6 +161,16 @@ static void code_free(struct epoch_node *n)
     free(c);
 }
 
+/* Of flows that are to do something else. */
+static int check_modified(const struct bridge *b, const struct instructions *i, struct flow *const *list, long count,
+                          enum flow_wrong *why, struct errmsg *e)
+{
+    size_t less = 0;
+    for (long n = 0; n < count; n++)
+        less += actions_of(instructions_of(list[n]));
+    return check_actions(b, (size_t)count * actions_of(i), less, why, e);
+}
+
 /* All new instructions before the first is put to use: all or nothing. */
 static struct flow_code **codes_new(const struct bridge *b, const struct instructions *i, long count)
 {
@@ -171,10 +199,11 @@ int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict,
     if (ret) return ret;
     long count = bridge_select_flows(b, f, strict, &list);
     if (count < 0) return no_memory(e);
-    struct flow_code **codes = codes_new(b, &f->instructions, count);
+    ret = check_modified(b, &f->instructions, list, count, why, e);
+    struct flow_code **codes = ret ? NULL : codes_new(b, &f->instructions, count);
     if (!codes) {
         free(list);
-        return no_memory(e);
+        return ret ? ret : no_memory(e);
     }
     if (count && (f->flags & FLOW_RESET_COUNTS)) switch_fold(b->sw); /* what was counted before is not to come back */
     for (long i = 0; i < count; i++) {

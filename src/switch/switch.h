@@ -22,6 +22,7 @@
 #define SWITCH_BRIDGES_MAX 256u
 #define SWITCH_PORTS_MAX 8192u /* of all bridges */
 #define SWITCH_FLOWS_MAX_DEFAULT 1000000u
+#define SWITCH_FLOW_ACTIONS_MAX 8000000u /* of all flows of a bridge */
 
 struct net_switch;
 struct bridge;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The switch as its users see it: frames in, frames out, what can be asked. */
+#include <errno.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,6 +10,8 @@
 #include <cmocka.h>
 
 #include "loop/clock.h"
+#include "switch/bridge.h"
+#include "switch/flow_text.h"
 #include "switch/test_rig.h"
 
 #define A "02:00:00:00:00:0a"
@@ -736,10 +739,42 @@ static void flows_are_listed_piece_by_piece(void **state)
     rig_close(&r);
 }
 
+/* What flows do is bounded, however many they are. */
+static void actions_are_bounded(void **state)
+{
+    struct flow_spec f;
+    struct errmsg e;
+    struct rig r;
+    enum flow_wrong why;
+    unsigned changed;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 2);
+    rig_flow(&r, "priority=1,actions=output:2");
+    rig_flow(&r, "priority=2,actions=output:2");
+    assert_int_equal(r.bridge->flow_actions, 2);
+    r.bridge->flow_actions += SWITCH_FLOW_ACTIONS_MAX - 4;
+    assert_int_equal(flow_parse(&f, "actions=output:1,output:2", FLOW_PARSE_MOD, NULL, &e), 0);
+    assert_int_equal(bridge_flow_modify(r.bridge, &f, false, &changed, &why, &e), 0);
+    f.priority = 3;
+    assert_int_equal(bridge_flow_add(r.bridge, &f, &why, &e), -ENOSPC);
+    assert_int_equal(why, FLOW_TABLE_FULL);
+    f.priority = 2; /* in its place */
+    assert_int_equal(bridge_flow_add(r.bridge, &f, &why, &e), 0);
+    instructions_clear(&f.instructions);
+    assert_int_equal(flow_parse(&f, "actions=output:1,output:2,output:1", FLOW_PARSE_MOD, NULL, &e), 0);
+    assert_int_equal(bridge_flow_modify(r.bridge, &f, false, &changed, &why, &e), -ENOSPC);
+    assert_int_equal(why, FLOW_TABLE_FULL);
+    instructions_clear(&f.instructions);
+    rig_flow_delete(&r, "", 2);
+    assert_int_equal(r.bridge->flow_actions, SWITCH_FLOW_ACTIONS_MAX - 4);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(flows_are_listed_piece_by_piece),
+        cmocka_unit_test(actions_are_bounded),
         cmocka_unit_test(learns_and_floods),
         cmocka_unit_test(an_address_in_two_places),
         cmocka_unit_test(removed_port_is_gone),
