@@ -265,7 +265,7 @@ int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict,
     if (count < 0) return no_memory(e);
     for (long i = 0; b->flow_gone && i < count; i++)
         if (list[i]->flags & FLOW_SEND_REMOVED) {
-            switch_fold(b->sw); /* their counts are asked for */
+            switch_fold_to_tell(b->sw); /* their counts are asked for */
             break;
         }
     for (long i = 0; i < count; i++)
@@ -286,7 +286,7 @@ static void remove_flows_that(struct bridge *b, bool (*refers)(const struct inst
         if (most == 0) return;
         if (!refers(instructions_of(f), id)) continue;
         if (!folded && f->flags & FLOW_SEND_REMOVED) {
-            switch_fold(b->sw);
+            switch_fold_to_tell(b->sw);
             folded = true;
         }
         remove_flow(b, f, why);

@@ -645,22 +645,29 @@ static uint64_t packets_told(struct rig *r)
     return packets;
 }
 
+/* There is much to be counted. */
+static unsigned open_with_megaflows(struct rig *r, uint8_t *f, unsigned *bytes)
+{
+    char text[64];
+    unsigned sent = 0;
+    rig_open(r, NULL, BRIDGE_SECURE, 2);
+    rig_group(r, "group_id=1,type=all,bucket=actions=output:2");
+    for (unsigned i = 1; i <= 3000; i++, sent++) {
+        snprintf(text, sizeof text, "udp,tp_src=%u,actions=group:1", i);
+        rig_flow(r, text);
+        *bytes = frame_udp(f, "02:00:00:00:00:02", "02:00:00:00:00:01", "10.0.0.1", "10.0.0.2", i, 2);
+        rig_send(r, 1, f, *bytes, 1);
+    }
+    return sent;
+}
+
 /* Who asks without end is told of counts that are a little older: threads forward meanwhile. */
 static void who_asks_without_end_does_not_stop_threads(void **state)
 {
     struct rig r;
     uint8_t f[128];
-    char text[64];
-    unsigned sent = 0, bytes = 0;
+    unsigned bytes, sent = open_with_megaflows(&r, f, &bytes);
     (void)state;
-    rig_open(&r, NULL, BRIDGE_SECURE, 2);
-    rig_group(&r, "group_id=1,type=all,bucket=actions=output:2");
-    for (unsigned i = 1; i <= 3000; i++, sent++) { /* there is much to be counted */
-        snprintf(text, sizeof text, "udp,tp_src=%u,actions=group:1", i);
-        rig_flow(&r, text);
-        bytes = frame_udp(f, "02:00:00:00:00:02", "02:00:00:00:00:01", "10.0.0.1", "10.0.0.2", i, 2);
-        rig_send(&r, 1, f, bytes, 1);
-    }
     do {
         rig_send(&r, 1, f, bytes, 1);
         assert_true(++sent < 100000);
@@ -668,6 +675,34 @@ static void who_asks_without_end_does_not_stop_threads(void **state)
     assert_true(sent > 3004); /* some may be as they please */
     usleep(150000);
     assert_true(packets_told(&r) == sent);
+    rig_close(&r);
+}
+
+static void take_flow_packets(void *arg, const struct flow_spec *f, const struct flow_stats *s, enum flow_gone why)
+{
+    (void)f;
+    (void)why;
+    *(uint64_t *)arg = s->packets;
+}
+
+/* Nor does who adds and deletes flows without end, and wants to hear of it. */
+static void flows_that_go_do_not_stop_threads(void **state)
+{
+    struct rig r;
+    uint8_t f[128];
+    unsigned bytes, rounds = 0;
+    uint64_t told = 1;
+    (void)state;
+    open_with_megaflows(&r, f, &bytes);
+    bridge_on_flow_gone(r.bridge, take_flow_packets, &told);
+    while (told == 1) {
+        rig_flow(&r, "priority=40000,send_flow_rem,udp,tp_src=3000,actions=output:2");
+        rig_send(&r, 1, f, bytes, 1);
+        rig_flow_delete(&r, "priority=40000,udp,tp_src=3000", 1);
+        assert_true(++rounds < 100000);
+    }
+    assert_true(rounds > 4);
+    bridge_on_flow_gone(r.bridge, NULL, NULL);
     rig_close(&r);
 }
 
@@ -693,6 +728,7 @@ int main(void)
         cmocka_unit_test(groups_are_explained),
         cmocka_unit_test(many_groups),
         cmocka_unit_test(who_asks_without_end_does_not_stop_threads),
+        cmocka_unit_test(flows_that_go_do_not_stop_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
