@@ -358,6 +358,40 @@ static void test_old_versions(void **state)
     of_tls_free(b);
 }
 
+/* ---- peers without a certificate ---- */
+
+/* It may say what it will: nothing of it is heard. */
+static void test_a_peer_without_a_certificate(void **state)
+{
+    static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
+    for (unsigned i = 0; i < 2; i++) {
+        struct of_tls *b = tls_of(&bob, &ca);
+        int s[2];
+        char text[64] = "hello";
+        struct of_stream *stream;
+        ssize_t n = -EAGAIN;
+        assert_return_code(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, s), errno);
+        assert_int_equal(of_stream_new(&stream, s[0], b, false), 0);
+        SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+        SSL_CTX_set_max_proto_version(ctx, versions[i]);
+        SSL *ssl = SSL_new(ctx);
+        SSL_set_fd(ssl, s[1]);
+        SSL_set_connect_state(ssl);
+        for (unsigned j = 0; j < 10 && n == -EAGAIN; j++) {
+            SSL_write(ssl, text, (int)sizeof text);
+            n = of_stream_read(stream, text, sizeof text);
+        }
+        assert_int_equal(n, -EPROTO);
+        assert_non_null(strstr(of_stream_why(stream, EPROTO), "showed no certificate"));
+        assert_int_equal(of_stream_read(stream, text, sizeof text), -EPIPE);
+        SSL_free(ssl);
+        SSL_CTX_free(ctx);
+        of_stream_free(stream);
+        close(s[1]);
+        of_tls_free(b);
+    }
+}
+
 /* ---- connections ---- */
 
 /* Two connections, each other's peer. */
@@ -502,6 +536,7 @@ int main(void)
         cmocka_unit_test(test_too_many_certificates),
         cmocka_unit_test(test_cut_texts),
         cmocka_unit_test(test_old_versions),
+        cmocka_unit_test(test_a_peer_without_a_certificate),
         cmocka_unit_test(test_messages),
         cmocka_unit_test(test_what_was_read_already),
         cmocka_unit_test(test_one_end_is_plain),
