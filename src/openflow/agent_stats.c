@@ -83,7 +83,8 @@ static int ask_flows(struct of_agent *a, const struct of_request *r, struct answ
     if (get_selection(r, &selection, e)) return -EINVAL;
     out->flows = bridge_flow_list(a->args.bridge, &selection);
     if (!out->flows)
-        return of_wrong(e, OFPET_BAD_REQUEST, OFPBRC_MULTIPART_BUFFER_OVERFLOW, "no memory for a list of flows");
+        return of_wrong(e, OFPET_BAD_REQUEST, OFPBRC_MULTIPART_BUFFER_OVERFLOW,
+                        "too many flows are being told of, or no memory");
     out->more = tell_flows;
     return 0;
 }

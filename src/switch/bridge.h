@@ -62,6 +62,7 @@ struct bridge {
     uint64_t next_id;
     unsigned flows;
     unsigned flow_actions; /* of all of them */
+    size_t flows_listed;   /* in lists that are there (bridge_flow_list()) */
     void (*flow_gone)(void *arg, const struct flow_spec *f, const struct flow_stats *s, enum flow_gone why);
     void *flow_gone_arg;
     void (*on_port)(void *arg, enum port_event what, const struct switch_port_info *p);

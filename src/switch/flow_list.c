@@ -59,6 +59,9 @@ void bridge_flow_each(struct bridge *b, const struct flow_spec *selection,
 
 /* ---- piece by piece ---- */
 
+/* A list keeps flows that are removed meanwhile: so many of a bridge in all lists, four times as many as there may be. */
+#define LISTED_MAX (4u * SWITCH_FLOWS_MAX_DEFAULT)
+
 struct flow_list {
     struct bridge *bridge;
     size_t count, at;
@@ -70,8 +73,10 @@ struct flow_list *bridge_flow_list(struct bridge *b, const struct flow_spec *sel
     struct flow **flows;
     long count = bridge_select_flows(b, selection, false, &flows);
     if (count < 0) return NULL;
-    struct flow_list *l = malloc(sizeof *l + (size_t)count * sizeof l->flows[0]);
+    bool fits = b->flows_listed + (size_t)count <= LISTED_MAX;
+    struct flow_list *l = fits ? malloc(sizeof *l + (size_t)count * sizeof l->flows[0]) : NULL;
     if (l) {
+        b->flows_listed += (size_t)count;
         l->bridge = b;
         l->count = (size_t)count;
         l->at = 0;
@@ -128,7 +133,9 @@ bool flow_list_next(struct flow_list *l, struct flow_spec *f, struct flow_stats 
 
 void flow_list_free(struct flow_list *l)
 {
-    for (size_t i = 0; l && i < l->count; i++)
+    if (!l) return;
+    for (size_t i = 0; i < l->count; i++)
         flow_unref(l->flows[i]);
+    l->bridge->flows_listed -= l->count;
     free(l);
 }

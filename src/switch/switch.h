@@ -111,7 +111,7 @@ void bridge_flow_each(struct bridge *b, const struct flow_spec *selection,
 unsigned bridge_flow_count(const struct bridge *b); /* of all tables */
 /* The same flows, to be taken piece by piece however long that takes: a list of those that are there now; one that is removed
  * meanwhile is passed over, and in the place of one that is replaced stands its successor. Counters are as of the call, or later. To be freed
- * before its bridge. NULL: no memory. */
+ * before its bridge. NULL: no memory, or lists take too much. */
 struct flow_list *bridge_flow_list(struct bridge *b, const struct flow_spec *selection);
 /* False: that was the last. The specification's actions are good until the next call. */
 bool flow_list_next(struct flow_list *l, struct flow_spec *f, struct flow_stats *s);

@@ -739,6 +739,27 @@ static void flows_are_listed_piece_by_piece(void **state)
     rig_close(&r);
 }
 
+/* Those who ask and do not take the answer keep flows that are gone: not more than a few times as many as there may be. */
+static void lists_are_bounded(void **state)
+{
+    struct flow_spec all = {.table = SWITCH_TABLE_ALL, .out_port = SWITCH_PORT_ANY, .out_group = SWITCH_PORT_ANY};
+    struct rig r;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 2);
+    rig_flow(&r, "priority=1,actions=output:2");
+    rig_flow(&r, "priority=2,actions=output:2");
+    r.bridge->flows_listed = 4 * SWITCH_FLOWS_MAX_DEFAULT - 3;
+    struct flow_list *l = bridge_flow_list(r.bridge, &all);
+    assert_int_equal(taken(l, 2), 2);
+    assert_null(bridge_flow_list(r.bridge, &all));
+    flow_list_free(l);
+    assert_int_equal(r.bridge->flows_listed, 4 * SWITCH_FLOWS_MAX_DEFAULT - 3);
+    l = bridge_flow_list(r.bridge, &all);
+    assert_non_null(l);
+    flow_list_free(l);
+    rig_close(&r);
+}
+
 /* What flows do is bounded, however many they are. */
 static void actions_are_bounded(void **state)
 {
@@ -775,6 +796,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(flows_are_listed_piece_by_piece),
         cmocka_unit_test(actions_are_bounded),
+        cmocka_unit_test(lists_are_bounded),
         cmocka_unit_test(learns_and_floods),
         cmocka_unit_test(an_address_in_two_places),
         cmocka_unit_test(removed_port_is_gone),
