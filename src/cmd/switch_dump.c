@@ -115,6 +115,18 @@ static struct net_list *list_find(struct net *n, const struct net_bridge *b, uin
     return NULL;
 }
 
+/* What nobody may come back for makes room. */
+static struct flow_list *snapshot(struct net_bridge *b, const struct flow_spec *selection)
+{
+    struct list *lists = &b->net->lists;
+    struct flow_list *flows = bridge_flow_list(b->bridge, selection);
+    while (!flows && !list_empty(lists)) {
+        list_drop(list_entry(lists->next, struct net_list, node));
+        flows = bridge_flow_list(b->bridge, selection);
+    }
+    return flows;
+}
+
 static struct net_list *list_new(struct net_bridge *b, const struct flow_spec *selection, uint64_t from)
 {
     struct net *n = b->net;
@@ -123,7 +135,7 @@ static struct net_list *list_new(struct net_bridge *b, const struct flow_spec *s
     struct flow_stats s;
     unsigned count = 0;
     if (!l) return NULL;
-    *l = (struct net_list){.b = b, .id = ++n->list_id, .flows = bridge_flow_list(b->bridge, selection)};
+    *l = (struct net_list){.b = b, .id = ++n->list_id, .flows = snapshot(b, selection)};
     if (!l->flows) {
         free(l);
         return NULL;
