@@ -230,6 +230,28 @@ static void a_thousand_buckets(void **state)
     rig_close(&r);
 }
 
+/* Weights that are added up are looked at, too. */
+static void a_thousand_times_a_thousand_weights(void **state)
+{
+    struct rig r;
+    static char text[200000];
+    (void)state;
+    size_t n = (size_t)sprintf(text, "group_id=1,type=select");
+    for (unsigned i = 0; i < GROUP_BUCKETS_MAX; i++)
+        n += (size_t)sprintf(text + n, ",bucket=output:2");
+    rig_open(&r, NULL, BRIDGE_SECURE, 3);
+    rig_group(&r, text);
+    for (unsigned times = 100; times <= GROUP_BUCKETS_MAX; times += GROUP_BUCKETS_MAX - 100) {
+        n = (size_t)sprintf(text, "group_id=2,type=all");
+        for (unsigned i = 0; i < times; i++)
+            n += (size_t)sprintf(text + n, ",bucket=group:1");
+        rig_group(&r, text);
+        rig_flow(&r, "actions=group:2");
+        assert_int_equal(sent_to(&r), times == 100 ? P(2) : 0);
+    }
+    rig_close(&r);
+}
+
 /* ---- select ---- */
 
 static unsigned spread(struct rig *r, unsigned flows, unsigned got[RIG_PORTS + 1])
@@ -715,6 +737,7 @@ int main(void)
         cmocka_unit_test(a_set_with_a_group_has_no_output),
         cmocka_unit_test(pushes_and_pops_stay_in_their_bucket),
         cmocka_unit_test(a_thousand_buckets),
+        cmocka_unit_test(a_thousand_times_a_thousand_weights),
         cmocka_unit_test(select_goes_by_weight),
         cmocka_unit_test(fragments_stay_together),
         cmocka_unit_test(fragments_of_ipv6_stay_together),

@@ -30,10 +30,13 @@ void walk_branch_end(struct walk *w, unsigned at)
 
 /* ---- who is alive ---- */
 
-/* One more bucket is looked at. False: too many; then all is over. */
-static bool spend(struct walk *w)
+#define WEIGHTS_OF_A_BUCKET 16u /* that take as long to add up as it takes to look at one bucket, or less */
+
+/* More buckets are looked at. False: too many; then all is over. */
+static bool spend(struct walk *w, unsigned count)
 {
-    if (w->buckets++ < WALK_BUCKETS_MAX) return true;
+    w->buckets += count;
+    if (w->buckets <= WALK_BUCKETS_MAX) return true;
     w->out->failed = w->stop = true;
     return false;
 }
@@ -67,7 +70,7 @@ static bool group_is_alive(struct walk *w, uint32_t id)
 
 static bool bucket_is_alive(struct walk *w, const struct group_bucket *k)
 {
-    if (!spend(w)) return false;
+    if (!spend(w, 1)) return false;
     bool port = k->watch_port != SWITCH_PORT_ANY, group = k->watch_group != SWITCH_GROUP_ANY;
     if (!port && !group) return true;
     return (port && port_is_alive(w, k->watch_port)) || (group && group_is_alive(w, k->watch_group));
@@ -87,7 +90,7 @@ static void walk_bucket(struct walk *w, const struct flow_group *g, unsigned i)
     unsigned at = w->out->count;
     walk_trace(w, "group %u: bucket %u", g->spec.id, i);
     count_for(w, g->buckets, i);
-    if (!spend(w) || !walk_emit(w, DP_BRANCH)) return;
+    if (!spend(w, 1) || !walk_emit(w, DP_BRANCH)) return;
     w->depth++;
     walk_set(w, &g->sets[i]);
     w->depth--;
@@ -187,6 +190,7 @@ static void walk_buckets(struct walk *w, const struct flow_group *g)
         break;
     case GROUP_INDIRECT: walk_one(w, g, 0); break;
     case GROUP_SELECT:
+        if (!spend(w, g->spec.count / WEIGHTS_OF_A_BUCKET)) break;
         walk_one(w, g, group_choose(&g->spec, group_hash(g->spec.id, &w->key, seen(w)), is_alive, w));
         break;
     case GROUP_FAST_FAILOVER: walk_one(w, g, first_alive(w, g)); break;
