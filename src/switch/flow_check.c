@@ -148,7 +148,7 @@ static int check_set(struct check *c, struct flow_match *m, const struct action 
         if (field_value_u64(a->set.mask) & ~field_value_u64(a->set.value) & FLOW_VLAN_PRESENT)
             return WRONG(c, FLOW_BAD_SET_ARGUMENT, "vlan_vid without its bit 0x1000: add it, or use pop_vlan");
     }
-    if (!field_is_ensured(id, m))
+    if (!c->unknown && !field_is_ensured(id, m))
         return WRONG(c, FLOW_BAD_MATCH_INCONSISTENT, "set_field of %s needs %s at its place: match it", fields[id].name,
                      text_needs(fields[id].needs));
     forget_behind(m, id);

@@ -160,6 +160,33 @@ static void each_bucket_has_a_packet_of_its_own(void **state)
     rig_close(&r);
 }
 
+/* Nobody can match in a bucket: what a packet does not have is not written, and it goes on. */
+static void buckets_write_what_is_there(void **state)
+{
+    static const uint8_t to[] = {10, 9, 9, 9};
+    struct rig r;
+    uint8_t f[128];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 3);
+    rig_group(&r,
+              "group_id=1,type=select,bucket=set_field:10.9.9.9->ip_dst,set_field:53->udp_dst,set_field:80->tcp_dst,"
+              "set_field:2001:db8::1->ipv6_dst,set_field:7->mpls_label,output:2");
+    rig_flow(&r, "actions=group:1,output:3");
+    unsigned n = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1000, 2000);
+    rig_send(&r, 1, f, n, 1);
+    assert_int_equal(r.ports[2]->got, 1);
+    const uint8_t *got = r.ports[2]->last[0].bytes, *as_it_was = r.ports[3]->last[0].bytes;
+    assert_memory_equal(got + 30, to, sizeof to);
+    assert_int_equal(got[36] << 8 | got[37], 53);
+    assert_memory_equal(as_it_was, f, n);
+    f[12] = 0x88; /* no IP */
+    f[13] = 0xcc;
+    rig_send(&r, 1, f, n, 1);
+    assert_int_equal(r.ports[2]->got, 2);
+    assert_memory_equal(r.ports[2]->last[1].bytes, f, n);
+    rig_close(&r);
+}
+
 static void a_set_with_a_group_has_no_output(void **state)
 {
     struct rig r;
@@ -734,6 +761,7 @@ int main(void)
         cmocka_unit_test(wrong_groups_are_refused),
         cmocka_unit_test(chains_end),
         cmocka_unit_test(each_bucket_has_a_packet_of_its_own),
+        cmocka_unit_test(buckets_write_what_is_there),
         cmocka_unit_test(a_set_with_a_group_has_no_output),
         cmocka_unit_test(pushes_and_pops_stay_in_their_bucket),
         cmocka_unit_test(a_thousand_buckets),
