@@ -113,14 +113,15 @@ static int add(struct policy *p, enum policy_direction d, bool allow, const stru
     return 0;
 }
 
-/* First fragments that end within the header of TCP or SCTP: its ports are in them, but they do not count as seen (they are 0), and
- * whoever puts the packet together has them (RFC 1858). */
+/* First fragments that end before their L4 header does (RFC 1858; of IPv6 with another header in between also one of UDP, RFC 7112).
+ * Ports do not count as seen then (they are 0), but whoever puts the packet together has them. */
 static int add_tiny_fragments(struct policy *p, enum policy_direction d)
 {
     static const struct {
         uint8_t proto;
         enum field_id source, port;
-    } cut[] = {{6, FIELD_TCP_SRC, FIELD_TCP_DST}, {132, FIELD_SCTP_SRC, FIELD_SCTP_DST}};
+    } cut[] = {
+        {6, FIELD_TCP_SRC, FIELD_TCP_DST}, {17, FIELD_UDP_SRC, FIELD_UDP_DST}, {132, FIELD_SCTP_SRC, FIELD_SCTP_DST}};
     int ret = 0;
     for (unsigned i = 0; ret == 0 && i < 2 * ARRAY_LEN(cut); i++) {
         struct flow_match m = with(of_type(i % 2 ? TYPE_IPV6 : TYPE_IPV4), FIELD_IP_PROTO, cut[i / 2].proto);

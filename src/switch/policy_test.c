@@ -314,6 +314,29 @@ static void a_tiny_fragment_hides_no_port(void **state)
     policy_free(p);
 }
 
+/* All of the first fragment is an extension header, so that UDP's comes in the next one. */
+static void an_extension_header_hides_no_port(void **state)
+{
+    const struct policy_rule out[] = {rule(false, "out", POLICY_UDP, NULL, 53)};
+    struct policy *p = make(out, 1);
+    uint8_t f[70] = {0x02, [11] = 0x0a, [12] = 0x86, 0xdd, 0x60, [19] = 16, 44, 64};
+    struct rig r;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_STANDALONE, 2);
+    switch_port_set(r.ports[1]->sp, &(struct switch_port_config){.policy = p});
+    switch_barrier(r.sw);
+    f[54] = 60; /* behind the fragment header: destination options */
+    f[57] = 1;  /* more fragments */
+    f[62] = 17;
+    rig_send(&r, 1, f, sizeof f, 1);
+    assert_int_equal(rig_got(&r), 0);
+    f[62] = 59;
+    rig_send(&r, 1, f, sizeof f, 1);
+    assert_int_equal(rig_got(&r), 1 << 2);
+    rig_close(&r);
+    policy_free(p);
+}
+
 /* Frames at random over warm caches: what arrives is what the policy alone says. */
 static void caches_obey(void **state)
 {
@@ -356,6 +379,7 @@ int main(void)
         cmocka_unit_test(its_flows_say_the_same),
         cmocka_unit_test(no_flow_opens_it),
         cmocka_unit_test(a_tiny_fragment_hides_no_port),
+        cmocka_unit_test(an_extension_header_hides_no_port),
         cmocka_unit_test(caches_obey),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
