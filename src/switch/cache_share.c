@@ -117,7 +117,7 @@ static bool path_is(const struct megaflow_path *p, const struct cache_add *a)
         p->refresh != a->refresh)
         return false;
     return change_deps_same(&p->deps, a->deps) && memcmp(&p->misses, a->misses, sizeof p->misses) == 0 &&
-           memcmp(p->flows, a->flows, a->flow_count * sizeof(struct flow *)) == 0 &&
+           (a->flow_count == 0 || memcmp(p->flows, a->flows, a->flow_count * sizeof(struct flow *)) == 0) &&
            (a->counted_count == 0 || memcmp(p->counted, a->counted, a->counted_count * sizeof *a->counted) == 0);
 }
 
