@@ -113,7 +113,7 @@ static int add(struct policy *p, enum policy_direction d, bool allow, const stru
     return 0;
 }
 
-/* First fragments that end before their L4 header does (RFC 1858; of IPv6 with another header in between also one of UDP, RFC 7112).
+/* First fragments that end before their L4 header does (RFC 1858; RFC 7112: of IPv6, with another header in between, UDP's, too).
  * Ports do not count as seen then (they are 0), but whoever puts the packet together has them. */
 static int add_tiny_fragments(struct policy *p, enum policy_direction d)
 {
@@ -150,6 +150,8 @@ static int add_hidden(struct policy *p, enum policy_direction d)
     }
     m = with(of_type(TYPE_IPV6), FIELD_IP_PROTO, PROTO_FRAGMENT);
     m = with_masked(m, FIELD_IP_FRAG, field_value_of(0), later);
+    if (ret == 0) ret = add(p, d, false, &m);
+    m = with(of_type(TYPE_ARP), FIELD_ARP_OP, 0); /* it was not read; some hosts do */
     if (ret == 0) ret = add(p, d, false, &m);
     return ret < 0 ? ret : add_tiny_fragments(p, d);
 }

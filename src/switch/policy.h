@@ -13,9 +13,10 @@
  *
  * It is stateless: an answer is a packet like any other, and must be allowed in its own direction, if that has an allow-list.
  *
- * What could hide from rules does not pass where there are any: a third VLAN tag, MPLS, PBB, IPv6 headers that cannot be read
- * to their end, and first fragments that end before a header of TCP, UDP or SCTP does. Fragments but the first have no ports: a rule with ports that allows lets them pass, one that drops
- * does not concern them (without the first they are of no use).
+ * What could hide from rules does not pass where there are any: a third VLAN tag, MPLS, PBB, ARP of other hardware, IPv6 headers
+ * that cannot be read to their end, and first fragments that end before a header of TCP, UDP or SCTP does. Fragments but the
+ * first have no ports: a rule with ports that allows lets them pass, one that drops does not concern them (without the first
+ * they are of no use).
  *
  * Thread-safety: a policy does not change once it is made; any thread may ask.
  */

@@ -134,9 +134,9 @@ static void the_first_rule_decides(void **state)
     assert_true(allows(p, POLICY_OUT, "ip,nw_dst=10.9.9.1"));
     assert_true(allows(p, POLICY_IN, "ip,nw_src=10.9.9.1,nw_dst=1.1.1.1"));
     assert_false(allows(p, POLICY_IN, "ip,nw_src=1.1.1.1,nw_dst=10.9.9.1"));
-    assert_true(allows(p, POLICY_OUT, "arp,arp_tpa=10.0.0.1"));
-    assert_false(allows(p, POLICY_OUT, "arp,arp_tpa=10.0.0.2"));
-    assert_true(allows(p, POLICY_IN, "arp,arp_spa=10.0.0.2"));
+    assert_true(allows(p, POLICY_OUT, "arp,arp_op=1,arp_tpa=10.0.0.1"));
+    assert_false(allows(p, POLICY_OUT, "arp,arp_op=1,arp_tpa=10.0.0.2"));
+    assert_true(allows(p, POLICY_IN, "arp,arp_op=1,arp_spa=10.0.0.2"));
     policy_free(p);
     p = make(rules, 0);
     assert_true(allows(p, POLICY_IN, "dl_type=0x8847"));
@@ -337,6 +337,30 @@ static void an_extension_header_hides_no_port(void **state)
     policy_free(p);
 }
 
+/* ARP that calls Ethernet "IEEE 802 networks": there are hosts that take it for the same. */
+static void no_hardware_type_hides_arp(void **state)
+{
+    const struct policy_rule out[] = {rule(false, "out", POLICY_ARP, "10.0.0.9", -1)};
+    struct policy *p = make(out, 1);
+    uint8_t f[60] = {0x02, [11] = 0x0a, [12] = 0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1, [38] = 10, 0, 0, 9};
+    struct rig r;
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_STANDALONE, 2);
+    switch_port_set(r.ports[1]->sp, &(struct switch_port_config){.policy = p});
+    switch_barrier(r.sw);
+    rig_send(&r, 1, f, sizeof f, 1);
+    assert_int_equal(rig_got(&r), 0);
+    f[15] = 6;
+    rig_send(&r, 1, f, sizeof f, 1);
+    assert_int_equal(rig_got(&r), 0);
+    f[15] = 1;
+    f[41] = 8;
+    rig_send(&r, 1, f, sizeof f, 1);
+    assert_int_equal(rig_got(&r), 1 << 2);
+    rig_close(&r);
+    policy_free(p);
+}
+
 /* Frames at random over warm caches: what arrives is what the policy alone says. */
 static void caches_obey(void **state)
 {
@@ -380,6 +404,7 @@ int main(void)
         cmocka_unit_test(no_flow_opens_it),
         cmocka_unit_test(a_tiny_fragment_hides_no_port),
         cmocka_unit_test(an_extension_header_hides_no_port),
+        cmocka_unit_test(no_hardware_type_hides_arp),
         cmocka_unit_test(caches_obey),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
