@@ -50,7 +50,10 @@ def as_json(net, *words):
     (("flow", "add", "br0"), "argument is missing"), (("flow", "dump"), "argument is missing"), (("flow", "trace", "br0"), "argument is missing"),
     (("capture", "web1"), "-w FILE"), (("capture", "web1", "start"), "stop"), (("capture", "web1", "stop", "-w", "x"), "stop"),
     (("mac", "show"), "argument is missing"), (("megaflow", "stats", "x"), "unexpected"), (("flow",), "did you mean creedence flow add"),
-    (("switch", "set", "--emc", "x"), "expected a number")])
+    (("switch", "set", "--emc", "x"), "expected a number"), (("switch", "set", "--emc=1"), "a power of two from 2"),
+    (("switch", "set", "--emc=3"), "a power of two from 2"), (("switch", "set", "--exact-max=2000000"), "1 to 1000000"),
+    (("switch", "set", "--megaflows-max=1000001"), "1 to 1000000"), (("switch", "set", "--masks-max=0"), "1 to 65536"),
+    (("switch", "set", "--vif-threads=257"), "0 to 256")])
 def test_wrong_use_ends_with_2(words, expected):
     done = subprocess.run([str(program("creedence")), *words], capture_output=True, text=True, timeout=30)
     assert done.returncode == 2 and expected in done.stderr, done

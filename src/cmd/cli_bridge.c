@@ -291,20 +291,35 @@ const struct cli_verb cli_port_stats = {
 /* ---- switch ---- */
 
 static const struct option switch_options[] = {
-    {"flows", required_argument, NULL, OPT_FLOWS},     {"exact-max", required_argument, NULL, OPT_EXACT_MAX},
-    {"emc", required_argument, NULL, OPT_EMC},         {"vif-threads", required_argument, NULL, OPT_VIF_THREADS},
-    {"gro", required_argument, NULL, OPT_GRO},         {"tx", required_argument, NULL, OPT_TX},
-    {"poll-us", required_argument, NULL, OPT_POLL_US}, {0},
+    {"flows", required_argument, NULL, OPT_FLOWS},
+    {"exact-max", required_argument, NULL, OPT_EXACT_MAX},
+    {"emc", required_argument, NULL, OPT_EMC},
+    {"vif-threads", required_argument, NULL, OPT_VIF_THREADS},
+    {"gro", required_argument, NULL, OPT_GRO},
+    {"tx", required_argument, NULL, OPT_TX},
+    {"poll-us", required_argument, NULL, OPT_POLL_US},
+    {"megaflows-max", required_argument, NULL, OPT_MEGAFLOWS_MAX},
+    {"masks-max", required_argument, NULL, OPT_MASKS_MAX},
+    {0},
 };
+
+static void set_emc(struct cli *c, json_t *o)
+{
+    net_set_number(c, o, "emc", "--emc", 0, NETWORK_EMC_MAX);
+    if (!network_emc_valid((uint64_t)json_integer_value(json_object_get(o, "emc"))))
+        cli_usage_error(c, "--emc: not %s, but " NETWORK_EMC_RULE, optarg);
+}
 
 static void switch_option(struct cli *c, int opt, json_t *o)
 {
     switch (opt) {
     case OPT_FLOWS: net_set_string(o, "flows", optarg); break;
     case OPT_TX: net_set_string(o, "tx", optarg); break;
-    case OPT_EXACT_MAX: net_set_number(c, o, "exact_max", "--exact-max", 1, 1u << 24); break;
-    case OPT_EMC: net_set_number(c, o, "emc", "--emc", 0, 1u << 24); break;
-    case OPT_VIF_THREADS: net_set_number(c, o, "vif_threads", "--vif-threads", 0, 1024); break;
+    case OPT_EXACT_MAX: net_set_number(c, o, "exact_max", "--exact-max", 1, NETWORK_FLOWS_MAX); break;
+    case OPT_MEGAFLOWS_MAX: net_set_number(c, o, "megaflows_max", "--megaflows-max", 1, NETWORK_FLOWS_MAX); break;
+    case OPT_MASKS_MAX: net_set_number(c, o, "masks_max", "--masks-max", 1, NETWORK_MASKS_MAX); break;
+    case OPT_EMC: set_emc(c, o); break;
+    case OPT_VIF_THREADS: net_set_number(c, o, "vif_threads", "--vif-threads", 0, NETWORK_VIF_THREADS_MAX); break;
     case OPT_GRO: json_object_set_new(o, "gro", json_boolean(cli_on_off(c, "--gro", optarg))); break;
     default:
         if (strcmp(optarg, "always") == 0) net_set_string(o, "poll_us", optarg);
@@ -326,7 +341,7 @@ static int switch_set(struct cli *c)
     json_object_foreach(result, key, value)
     {
         autofree char *text = json_dumps(value, JSON_ENCODE_ANY);
-        printf("%-12s %s\n", key, text ? text : "");
+        printf("%-13s %s\n", key, text ? text : "");
     }
     json_decref(result);
     return status;
@@ -340,8 +355,10 @@ const struct cli_verb cli_switch_set = {
     .run = switch_set,
     .help = "Without options: what was set.\n"
             "  --flows mega|exact      exact: an entry for each connection, in a bounded table, for comparison\n"
-            "  --exact-max N           entries of that table\n"
-            "  --emc N                 entries of each thread's exact-match cache: a power of two, or 0\n"
+            "  --exact-max N           entries of that table, up to 1000000\n"
+            "  --megaflows-max N       megaflows of each thread, up to 1000000 (default 200000)\n"
+            "  --masks-max N           masks of each port's megaflows (default 64)\n"
+            "  --emc N                 entries of each thread's exact-match cache: a power of two from 2 on, or 0\n"
             "  --vif-threads N         so many threads share all cards (0: a thread for each queue pair)\n"
             "  --gro on|off            for ports that do not say it themselves\n"
             "  --tx map|copy           copy: out of the guest's memory first, for comparison\n"

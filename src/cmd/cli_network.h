@@ -35,6 +35,8 @@ enum {
     OPT_FLOWS,
     OPT_EXACT_MAX,
     OPT_EMC,
+    OPT_MEGAFLOWS_MAX,
+    OPT_MASKS_MAX,
     OPT_VIF_THREADS,
     OPT_TX,
     OPT_POLL_US,

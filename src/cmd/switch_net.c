@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "control/network_config.h"
 #include "loop/clock.h"
 
 #define MAC_AGEING_S_DEFAULT 300u
@@ -25,6 +26,8 @@ static const char *const flows_names[] = {"mega", "exact", NULL};
 static const char *const transmit_names[] = {"map", "copy", NULL};
 static const char *const fail_names[] = {"standalone", "secure", NULL};
 static_assert(SWITCH_FLOWS_MEGA == 0 && BRIDGE_STANDALONE == 0, "the lists of names above have them in this order");
+static_assert(NETWORK_FLOWS_MAX == SWITCH_FLOWS_MAX_DEFAULT, "what the daemon saves, switch_new() takes");
+static_assert(NETWORK_VIF_THREADS_MAX == NET_VIF_THREADS_MAX, "likewise");
 
 /* ---- options ---- */
 
@@ -52,11 +55,11 @@ int net_options_read(struct net_options *o, json_t *params, struct errmsg *e)
     struct fields f = fields_begin(params, "", &why);
     struct switch_config *c = &o->flows;
     c->flows = (enum switch_flows)fields_choice(&f, "flows", (int)c->flows, flows_names);
-    c->exact_max = (unsigned)fields_uint(&f, "exact_max", c->exact_max, 1, 1u << 24);
-    c->megaflows_max = (unsigned)fields_uint(&f, "megaflows_max", c->megaflows_max, 1, 1u << 24);
-    c->masks_max = (unsigned)fields_uint(&f, "masks_max", c->masks_max, 1, 1u << 16);
-    c->emc_entries = (unsigned)fields_uint(&f, "emc", c->emc_entries, 0, 1u << 24);
-    if (c->emc_entries & (c->emc_entries - 1)) fields_refuse(&f, "emc", "a power of two, or 0");
+    c->exact_max = (unsigned)fields_uint(&f, "exact_max", c->exact_max, 1, NETWORK_FLOWS_MAX);
+    c->megaflows_max = (unsigned)fields_uint(&f, "megaflows_max", c->megaflows_max, 1, NETWORK_FLOWS_MAX);
+    c->masks_max = (unsigned)fields_uint(&f, "masks_max", c->masks_max, 1, NETWORK_MASKS_MAX);
+    c->emc_entries = (unsigned)fields_uint(&f, "emc", c->emc_entries, 0, UINT32_MAX);
+    if (!network_emc_valid(c->emc_entries)) fields_refuse(&f, "emc", NETWORK_EMC_RULE);
     o->vif_threads = (unsigned)fields_uint(&f, "vif_threads", o->vif_threads, 0, NET_VIF_THREADS_MAX);
     o->gro = fields_bool(&f, "gro", o->gro);
     o->transmit_copy = fields_choice(&f, "tx", o->transmit_copy, transmit_names) == 1;

@@ -28,6 +28,8 @@ enum {
     OPT_FLOWS,
     OPT_EXACT_MAX,
     OPT_EMC,
+    OPT_MEGAFLOWS_MAX,
+    OPT_MASKS_MAX,
     OPT_VIF_THREADS,
     OPT_GRO,
     OPT_TX,
@@ -55,6 +57,8 @@ static const struct option options[] = {
     {"flows", required_argument, NULL, OPT_FLOWS},
     {"exact-max", required_argument, NULL, OPT_EXACT_MAX},
     {"emc", required_argument, NULL, OPT_EMC},
+    {"megaflows-max", required_argument, NULL, OPT_MEGAFLOWS_MAX},
+    {"masks-max", required_argument, NULL, OPT_MASKS_MAX},
     {"vif-threads", required_argument, NULL, OPT_VIF_THREADS},
     {"gro", required_argument, NULL, OPT_GRO},
     {"tx", required_argument, NULL, OPT_TX},
@@ -100,7 +104,9 @@ static const char usage_text[] =
     "How it works:\n"
     "  --flows=mega|exact      exact: one bounded table with an entry per connection, for comparison\n"
     "  --exact-max=N           its entries\n"
-    "  --emc=N                 entries of a thread's exact-match cache, a power of two; 0: none\n"
+    "  --megaflows-max=N       megaflows of a thread (default 200000)\n"
+    "  --masks-max=N           masks of a port's megaflows (default 64)\n"
+    "  --emc=N                 entries of a thread's exact-match cache, a power of two from 2 on; 0: none\n"
     "  --vif-threads=N         hash cards onto N threads (default 0: a thread per queue pair)\n"
     "  --gro=on|off            merge received TCP segments on ports (default on)\n"
     "  --tx=map|copy           copy: frames leave the guest's memory first, for comparison\n"
@@ -405,6 +411,8 @@ static int take(struct switch_options *o, int opt, const char *name, const char 
     case OPT_TX: json_object_set_new(o->configure, "tx", json_string(text)); return 0;
     case OPT_EXACT_MAX: return configure_number(o, "exact_max", name, text, e);
     case OPT_EMC: return configure_number(o, "emc", name, text, e);
+    case OPT_MEGAFLOWS_MAX: return configure_number(o, "megaflows_max", name, text, e);
+    case OPT_MASKS_MAX: return configure_number(o, "masks_max", name, text, e);
     case OPT_VIF_THREADS: return configure_number(o, "vif_threads", name, text, e);
     case OPT_POLL_US: return configure_number(o, "poll_us", name, text, e);
     case OPT_GRO:

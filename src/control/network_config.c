@@ -296,20 +296,24 @@ int network_config_change(json_t **out, enum network_kind kind, json_t *config, 
     return ret;
 }
 
+bool network_emc_valid(uint64_t entries)
+{
+    return entries == 0 || (entries >= 2 && entries <= NETWORK_EMC_MAX && is_power_of_2(entries));
+}
+
 int network_options_parse(json_t **out, json_t *object, const char *where, struct field_error *why)
 {
     struct fields f = fields_begin(object, where, why);
     fields_choice(&f, "flows", 0, flow_kinds);
     fields_choice(&f, "tx", 0, transmit_kinds);
-    fields_uint(&f, "exact_max", 1, 1, 1u << 24);
-    fields_uint(&f, "vif_threads", 0, 0, 1024);
+    fields_uint(&f, "exact_max", 1, 1, NETWORK_FLOWS_MAX);
+    fields_uint(&f, "vif_threads", 0, 0, NETWORK_VIF_THREADS_MAX);
     json_t *poll = fields_any(&f, "poll_us");
     if (!json_is_string(poll) || strcmp(json_string_value(poll), "always") != 0)
         fields_uint(&f, "poll_us", 0, 0, 1000000);
-    fields_uint(&f, "megaflows_max", 1, 1, 1u << 24);
-    fields_uint(&f, "masks_max", 1, 1, 65536);
-    uint64_t emc = fields_uint(&f, "emc", 0, 0, 1u << 24);
-    if (emc & (emc - 1)) fields_refuse(&f, "emc", "a power of two, or 0");
+    fields_uint(&f, "megaflows_max", 1, 1, NETWORK_FLOWS_MAX);
+    fields_uint(&f, "masks_max", 1, 1, NETWORK_MASKS_MAX);
+    if (!network_emc_valid(fields_uint(&f, "emc", 0, 0, UINT64_MAX))) fields_refuse(&f, "emc", NETWORK_EMC_RULE);
     fields_bool(&f, "gro", true);
     if (fields_end(&f) < 0) return -EINVAL;
     *out = copy_given(object);

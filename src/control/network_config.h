@@ -19,6 +19,12 @@
 #define NETWORK_ALLOWED_MAX 64u /* addresses of each kind */
 #define NETWORK_SNAPLEN_MAX 262144u
 #define NETWORK_CONTROLLERS_MAX 16u /* of a bridge */
+/* The switch's own bounds (cmd/switch_net.c compares): options that it refuses would be saved, and there were no networks. */
+#define NETWORK_FLOWS_MAX 1000000u
+#define NETWORK_MASKS_MAX 65536u
+#define NETWORK_EMC_MAX (1u << 24)
+#define NETWORK_VIF_THREADS_MAX 256u
+#define NETWORK_EMC_RULE "a power of two from 2 to 16777216, or 0"
 
 enum network_kind { NETWORK_BRIDGE, NETWORK_PORT, NETWORK_VIF };
 #define NETWORK_KINDS 3
@@ -46,6 +52,7 @@ int network_tls_parse(json_t **out, json_t *object, const char *where, struct fi
 bool network_datapath_id_valid(const char *text);
 
 /* The switch's own options (of `configure`). */
+bool network_emc_valid(uint64_t entries);
 int network_options_parse(json_t **out, json_t *object, const char *where, struct field_error *why);
 
 /* Flow text and the like: 1 to max_bytes printable ASCII characters; fallback as fields_string(). */

@@ -12,6 +12,7 @@
 
 #include "base/checked.h"
 #include "control/network_config.h"
+#include "switch/switch.h"
 
 static const char *const full[NETWORK_KINDS] = {
     "{\"name\":\"br-0.x\",\"fail_mode\":\"secure\",\"mac_ageing_s\":60,\"datapath_id\":\"0x00AF\","
@@ -229,6 +230,18 @@ static void options(void **state)
         {"{\"flows\":\"exact\",\"exact_max\":1,\"emc\":8192,\"poll_us\":\"always\",\"gro\":false,\"tx\":\"copy\"}",
          true},
         {"{\"poll_us\":0,\"megaflows_max\":65536,\"masks_max\":32,\"vif_threads\":2,\"emc\":0}", true},
+        {"{\"exact_max\":1000000,\"megaflows_max\":1000000,\"masks_max\":65536,\"vif_threads\":256}", true},
+        {"{\"megaflows_max\":1,\"masks_max\":1,\"vif_threads\":0,\"emc\":2}", true},
+        {"{\"emc\":16777216}", true},
+        {"{\"exact_max\":1000001}", false},
+        {"{\"exact_max\":2000000}", false},
+        {"{\"megaflows_max\":0}", false},
+        {"{\"megaflows_max\":1000001}", false},
+        {"{\"masks_max\":0}", false},
+        {"{\"masks_max\":65537}", false},
+        {"{\"vif_threads\":257}", false},
+        {"{\"emc\":1}", false},
+        {"{\"emc\":33554432}", false},
         {"{\"flows\":\"fast\"}", false},
         {"{\"emc\":3}", false},
         {"{\"poll_us\":\"never\"}", false},
@@ -249,6 +262,36 @@ static void options(void **state)
     }
 }
 
+/* What is saved is what the switch is started with, again and again: each accepted value must be one that it takes. */
+static bool accepted(const char *key, uint64_t value)
+{
+    json_t *o = json_pack("{s:I}", key, (json_int_t)value), *out = NULL;
+    struct field_error why = {0};
+    bool good = network_options_parse(&out, o, "switch", &why) == 0;
+    json_decref(out);
+    json_decref(o);
+    return good;
+}
+
+static void the_switch_takes_what_is_accepted(void **state)
+{
+    static const uint64_t values[] = {0,      1,       2,       3,        64,      65535,    65536,
+                                      999999, 1000000, 1000001, 1u << 20, 2000000, 1u << 24, 1u << 25};
+    for (size_t i = 0; i < ARRAY_LEN(values); i++) {
+        struct switch_config c[4];
+        for (size_t j = 0; j < ARRAY_LEN(c); j++)
+            switch_config_default(&c[j]);
+        c[0].exact_max = c[1].megaflows_max = c[2].masks_max = c[3].emc_entries = (unsigned)values[i];
+        static const char *const keys[] = {"exact_max", "megaflows_max", "masks_max", "emc"};
+        for (size_t j = 0; j < ARRAY_LEN(c); j++) {
+            if (!accepted(keys[j], values[i])) continue;
+            struct net_switch *s;
+            if (switch_new(&s, &c[j])) fail_msg("%s: the switch refuses %u", keys[j], (unsigned)values[i]);
+            switch_free(s);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,6 +302,7 @@ int main(void)
         cmocka_unit_test(too_many_addresses),
         cmocka_unit_test(changes),
         cmocka_unit_test(options),
+        cmocka_unit_test(the_switch_takes_what_is_accepted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
