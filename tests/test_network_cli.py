@@ -235,6 +235,39 @@ def test_completion(net, run_dir):
     assert complete("vif", "set", "") == ["web1"] and complete("port", "del", "e") == ["eth1"]
     assert complete("capture", "w") == ["web1"] and complete("port", "add", "br0", "p", "--type", "af_x") == ["af_xdp"]
     assert "--allowed-ip" in complete("vif", "attach", "br0", "x", "--al")
+    assert {"group", "meter", "controller", "tls", "policy"} <= set(complete(""))
+    assert set(complete("group", "")) == {"add", "mod", "del", "dump"} == set(complete("meter", ""))
+    assert set(complete("controller", "")) == {"add", "del", "list"} and set(complete("tls", "")) == {"set", "show", "del"}
+    assert set(complete("policy", "")) == {"add", "del", "list", "show"}
+    for verb in (("group", "add"), ("meter", "dump"), ("controller", "add"), ("controller", "del"), ("bridge", "set"), ("policy", "list", "--bridge")):
+        assert complete(*verb, "b") == ["br0"], verb
+    assert complete("group", "add", "br0", "comp") == ["completion.bash"] and complete("tls", "set", "--key", "comp") == ["completion.bash"]
+    assert complete("policy", "show", "") == ["web1"] == complete("policy", "add", "--vif", "")
+    assert complete("policy", "add", "--protocol", "ic") == ["icmp"] and set(complete("policy", "add", "--direction", "")) == {"in", "out", "both"}
+    assert {"--masks-max", "--megaflows-max"} <= set(complete("switch", "set", "--m"))
+
+
+def test_groups_meters_controllers_policies_as_json(net, run_dir):
+    for what, text, key in (("group", "group_id=1,type=all,bucket=output:1", "groups"), ("meter", "meter=1,kbps,bands=type=drop,rate=5", "meters")):
+        for verb in ("add", "mod"):
+            assert as_json(net, what, verb, "br0", text) == {"changed": 1}
+        assert net.switch_log(f"{what}.mod")[-1]["params"] == {"bridge": "br0", key: [text]}
+        assert as_json(net, what, "dump", "br0")[key][0]["text"] == text
+        assert text in net.creedence(what, "dump", "br0", "--no-stats").stdout
+        assert as_json(net, what, "del", "br0") == {"changed": 1}
+        assert as_json(net, what, "dump", "br0")[key] == []
+    assert as_json(net, "bridge", "set", "br0", "--fail-mode=secure") is not None
+    assert as_json(net, "controller", "add", "br0", f"punix:{run_dir}/c.sock", "--name=c1") is not None
+    assert as_json(net, "controller", "list")["controllers"][0]["name"] == "c1"
+    assert as_json(net, "controller", "list", "br0")["others"] == []
+    assert as_json(net, "controller", "del", "br0", "c1") is not None
+    assert as_json(net, "tls", "show") == {} == as_json(net, "tls", "del")
+    rule = as_json(net, "policy", "add", "--vif=web1", "--allow", "--direction=in", "--protocol=tcp", "--port=80")
+    assert rule["id"] == 1 and rule["applied"] is True
+    assert as_json(net, "policy", "list")["policies"][0]["port"] == 80
+    assert "out_port=web1" in as_json(net, "policy", "show", "web1")["flows"][0]["text"]
+    assert as_json(net, "policy", "del", "1") is not None and as_json(net, "policy", "list")["policies"] == []
+    assert as_json(net, "mac", "show", "br0")["macs"][0]["port"] == "web1" and as_json(net, "megaflow", "stats")["masks"] == 2
 
 
 def test_what_the_switch_says_is_shown_harmlessly(net):

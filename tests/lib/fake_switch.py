@@ -240,6 +240,43 @@ class Switch(Fake):
     def flow_trace(self, params, fds):
         return {"text": f"packet: {params['packet']}\ntable 0: priority 0: NORMAL\nmegaflow: in_port=1\n"}
 
+    # ---- groups and meters: taken, and told of ----
+
+    def group_add(self, params, fds):
+        return self.texts_change(params, "groups", True)
+
+    def group_mod(self, params, fds):
+        return self.texts_change(params, "groups", True)
+
+    def group_del(self, params, fds):
+        return self.texts_change(params, "groups", False)
+
+    def meter_add(self, params, fds):
+        return self.texts_change(params, "meters", True)
+
+    def meter_mod(self, params, fds):
+        return self.texts_change(params, "meters", True)
+
+    def meter_del(self, params, fds):
+        return self.texts_change(params, "meters", False)
+
+    def texts_change(self, params, key, there):
+        self.bridges[params["bridge"]][key] = params[key] if there else []
+        return {"changed": len(params[key])}
+
+    def group_dump(self, params, fds):
+        return self.texts_dump(params, "groups", {"flows": 1, "buckets": [{"packets": 2, "bytes": 120}]})
+
+    def meter_dump(self, params, fds):
+        return self.texts_dump(params, "meters", {"flows": 1, "bands": [{"packets": 2, "bytes": 120}]})
+
+    def texts_dump(self, params, key, counters):
+        texts = self.bridges[params["bridge"]].get(key, [])
+        return self.paged(key, [{"text": text, "packets": 3, "bytes": 180, "duration_s": 1.5, **counters} for text in texts], params)
+
+    def policy_show(self, params, fds):
+        return self.paged("flows", [{"text": "priority=32768,out_port=web1,tcp actions=allow"}], params)
+
     def megaflow_dump(self, params, fds):
         return self.paged("megaflows", [{"match": f"in_port={i},ip", "bridge": "br0", "actions": "output:2", "packets": i, "bytes": 60 * i, "idle_s": 0.5,
                                          "thread": "vif1"} for i in range(5)], params)
