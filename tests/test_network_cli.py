@@ -40,7 +40,7 @@ def as_json(net, *words):
 
 @pytest.mark.parametrize("words,expected", [
     (("bridge", "add"), "argument is missing"), (("bridge", "add", "a", "b"), 'unexpected argument "b"'),
-    (("bridge", "add", "a", "--mac-ageing", "0"), "1 to 1000000"), (("port", "add", "br0", "p"), "--type is missing"),
+    (("bridge", "add", "a", "--mac-ageing", "86401"), "1 to 86400"), (("port", "add", "br0", "p"), "--type is missing"),
     (("port", "add", "br0", "p", "--type", "tap", "--queues", "17"), "1 to 16"), (("port", "set", "p"), "nothing to set"),
     (("port", "add", "br0", "p", "--type", "tap", "--gro", "yes"), "on or off"), (("vif", "set", "v"), "nothing to set"),
     (("port", "add", "br0", "p", "--type", "tap", "--trunks", "a"), "0 to 4095"),

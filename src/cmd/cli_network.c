@@ -59,7 +59,7 @@ void net_bridge_option(struct cli *c, int opt, json_t *o)
 {
     if (opt == OPT_FAIL_MODE) net_set_string(o, "fail_mode", optarg);
     else if (opt == OPT_DATAPATH_ID) net_set_string(o, "datapath_id", optarg);
-    else net_set_number(c, o, "mac_ageing_s", "--mac-ageing", 1, 1000000);
+    else net_set_number(c, o, "mac_ageing_s", "--mac-ageing", 1, NETWORK_MAC_AGEING_MAX);
 }
 
 /* What ports and cards have in common. True: it was one of these. */

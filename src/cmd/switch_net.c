@@ -28,6 +28,8 @@ static const char *const fail_names[] = {"standalone", "secure", NULL};
 static_assert(SWITCH_FLOWS_MEGA == 0 && BRIDGE_STANDALONE == 0, "the lists of names above have them in this order");
 static_assert(NETWORK_FLOWS_MAX == SWITCH_FLOWS_MAX_DEFAULT, "what the daemon saves, switch_new() takes");
 static_assert(NETWORK_VIF_THREADS_MAX == NET_VIF_THREADS_MAX, "likewise");
+static_assert(NETWORK_ALLOWED_MACS_MAX == NET_ALLOWED_MACS_MAX && NETWORK_ALLOWED_IPS_MAX == NET_ALLOWED_IPS_MAX,
+              "likewise");
 
 /* ---- options ---- */
 
@@ -151,7 +153,7 @@ static void read_datapath_id(struct fields *f, uint64_t *out)
 void net_bridge_fields(struct fields *f, struct net_bridge *b)
 {
     b->fail = (enum bridge_fail)fields_choice(f, "fail_mode", (int)b->fail, fail_names);
-    b->mac_ageing_s = (unsigned)fields_uint(f, "mac_ageing_s", b->mac_ageing_s, 1, 86400);
+    b->mac_ageing_s = (unsigned)fields_uint(f, "mac_ageing_s", b->mac_ageing_s, 1, NETWORK_MAC_AGEING_MAX);
     b->controllers = (unsigned)fields_uint(f, "controllers", b->controllers, 0, OF_CONNECTIONS_MAX);
     read_datapath_id(f, &b->datapath_id);
 }

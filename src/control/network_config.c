@@ -93,9 +93,9 @@ bool network_range_valid(const char *text)
     return inet_pton(AF_INET6, address, raw) == 1 && (!slash || number_valid(slash + 1, 128));
 }
 
-static void check_list(struct fields *f, const char *key, bool (*valid)(const char *), const char *expected)
+static void check_list(struct fields *f, const char *key, size_t max, bool (*valid)(const char *), const char *expected)
 {
-    json_t *list = fields_array(f, key, 0, NETWORK_ALLOWED_MAX), *value;
+    json_t *list = fields_array(f, key, 0, max), *value;
     size_t i;
     json_array_foreach(list, i, value)
     {
@@ -179,7 +179,7 @@ static void check_controller(struct fields *f, json_t *list, size_t at)
 static void check_bridge(struct fields *f)
 {
     fields_choice(f, "fail_mode", 0, fail_modes);
-    fields_uint(f, "mac_ageing_s", 300, 1, 1000000);
+    fields_uint(f, "mac_ageing_s", 300, 1, NETWORK_MAC_AGEING_MAX);
     if (fields_any(f, "datapath_id") && !network_datapath_id_valid(fields_string(f, "datapath_id", FIELD_REQUIRED, 18)))
         fields_refuse(f, "datapath_id", "1 to 16 hexadecimal digits that are not all 0");
     json_t *list = fields_array(f, "controllers", 0, NETWORK_CONTROLLERS_MAX);
@@ -226,8 +226,8 @@ static void check_vif(struct fields *f)
     check_vlans(f);
     check_rate(f, "rate_in");
     check_rate(f, "rate_out");
-    check_list(f, "allowed_macs", mac_valid, "MAC addresses");
-    check_list(f, "allowed_ips", network_range_valid, "IP addresses or networks");
+    check_list(f, "allowed_macs", NETWORK_ALLOWED_MACS_MAX, mac_valid, "MAC addresses");
+    check_list(f, "allowed_ips", NETWORK_ALLOWED_IPS_MAX, network_range_valid, "IP addresses or networks");
 }
 
 /* ---- The whole ---- */

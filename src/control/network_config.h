@@ -16,7 +16,9 @@
 #define NETWORK_QUEUES_MAX 16u
 #define NETWORK_MTU_MIN 68u
 #define NETWORK_MTU_MAX 65535u
-#define NETWORK_ALLOWED_MAX 64u /* addresses of each kind */
+#define NETWORK_ALLOWED_MACS_MAX 16u /* of a card; the switch's own, as below */
+#define NETWORK_ALLOWED_IPS_MAX 64u
+#define NETWORK_MAC_AGEING_MAX 86400u
 #define NETWORK_SNAPLEN_MAX 262144u
 #define NETWORK_CONTROLLERS_MAX 16u /* of a bridge */
 /* The switch's own bounds (cmd/switch_net.c compares): options that it refuses would be saved, and there were no networks. */

@@ -181,16 +181,23 @@ static void values(void **state)
 
 static void too_many_addresses(void **state)
 {
+    static const struct {
+        const char *key, *address;
+        unsigned max;
+    } lists[] = {{"allowed_ips", "10.0.0.1", NETWORK_ALLOWED_IPS_MAX},
+                 {"allowed_macs", "02:00:00:00:00:01", NETWORK_ALLOWED_MACS_MAX}};
     struct field_error why;
-    json_t *o = load(full[NETWORK_VIF]), *list = json_array();
-    for (unsigned i = 0; i < NETWORK_ALLOWED_MAX; i++)
-        json_array_append_new(list, json_string("10.0.0.1"));
-    json_object_set(o, "allowed_ips", list);
-    assert_int_equal(parse(NETWORK_VIF, o, &why), 0);
-    json_array_append_new(list, json_string("10.0.0.1"));
-    assert_int_equal(parse(NETWORK_VIF, o, &why), -EINVAL);
-    json_decref(list);
-    json_decref(o);
+    for (size_t k = 0; k < ARRAY_LEN(lists); k++) {
+        json_t *o = load(full[NETWORK_VIF]), *list = json_array();
+        for (unsigned i = 0; i < lists[k].max; i++)
+            json_array_append_new(list, json_string(lists[k].address));
+        json_object_set(o, lists[k].key, list);
+        assert_int_equal(parse(NETWORK_VIF, o, &why), 0);
+        json_array_append_new(list, json_string(lists[k].address));
+        assert_int_equal(parse(NETWORK_VIF, o, &why), -EINVAL);
+        json_decref(list);
+        json_decref(o);
+    }
 }
 
 static void changes(void **state)
