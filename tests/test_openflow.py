@@ -365,19 +365,86 @@ def test_tls(daemon, spaces, ofctl, processes, run_dir):
     assert "no key" in daemon.creedence("tls", "show").stdout
 
 
-def test_os_ken(daemon, spaces, ofctl, processes):
+def os_ken(daemon, ofctl, processes, application):
+    """os-ken's manager with an application of tests/lib."""
     port = free_port()
-    a, b = spaces
     daemon.call("bridge.set", name="br0", fail_mode="secure")
     ofctl("del-flows")
     processes.start([system_program("osken-manager", "python3-os-ken"), "--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(port),
-                     str(TOP / "tests" / "lib" / "os_ken_learning.py")], name="os-ken")
+                     str(TOP / "tests" / "lib" / f"os_ken_{application}.py")], name="os-ken")
     daemon.call("controller.add", bridge="br0", target=f"tcp:127.0.0.1:{port}")
     established(daemon, 20)
+
+
+def test_os_ken(daemon, spaces, ofctl, processes):
+    a, b = spaces
+    os_ken(daemon, ofctl, processes, "learning")
     wait_until(lambda: any("CONTROLLER" in f for f in ofctl.flows()), 10, "the flow for what is not known")
     assert a.reaches("10.98.0.2", tries=10)
     assert b.reaches("10.98.0.1")
     wait_until(lambda: len([f for f in ofctl.flows() if "dl_dst" in f]) >= 2, 5, "a flow each way")
+
+
+def test_os_ken_firewall(daemon, spaces, ofctl, processes, run_dir, monkeypatch):
+    a, b = spaces
+    rules, counts = run_dir / "rules", run_dir / "counts"
+    rules.write_text("")
+    monkeypatch.setenv("CREEDENCE_RULES", str(rules))
+    monkeypatch.setenv("CREEDENCE_COUNTS", str(counts))
+    os_ken(daemon, ofctl, processes, "firewall")
+
+    def allowed():
+        return len([f for f in ofctl.flows() if "nw_src" in f])
+
+    def packets(number):
+        return dict(line.split() for line in counts.read_text().splitlines()).get(str(number))
+
+    wait_until(lambda: len(ofctl.flows()) == 2, 10, "the flows that drop, and let ARP pass")
+    assert not a.reaches("10.98.0.2", tries=2, timeout_s=0.3)
+    rules.write_text("7 10.98.0.1 10.98.0.2\n8 10.98.0.2 10.98.0.1\n")
+    wait_until(lambda: allowed() == 2, 5, "the two rules")
+    assert a.reaches("10.98.0.2", tries=10) and b.reaches("10.98.0.1")
+    wait_until(lambda: int(packets(7) or 0) >= 2 and int(packets(8) or 0) >= 2, 10, "the packets of both rules")
+    rules.write_text("7 10.98.0.1 10.98.0.2\n")
+    wait_until(lambda: allowed() == 1 and packets(8) is None and packets(7), 5, "one rule to go, by its cookie")
+    assert not a.reaches("10.98.0.2", tries=2, timeout_s=0.3)  # no answer comes back
+    assert len(ofctl.flows()) == 3
+
+
+ECHO = """
+import socket, struct
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+s.settimeout(1)
+text = struct.pack("!BBHHH", 8, 0, 0, 77, 1) + b"creedence"
+total = sum(struct.unpack("!9H", text + b"\\0"))
+total = (total & 0xffff) + (total >> 16)
+text = text[:2] + struct.pack("!H", ~total & 0xffff) + text[4:]
+for _ in range(10):
+    try:
+        s.sendto(text, ("%s", 0))
+        answer, _address = s.recvfrom(1000)
+        if answer[20] == 0 and answer[24:] == text[4:]:
+            print("yes", answer[8])
+            break
+    except OSError:
+        pass
+"""
+
+
+def test_os_ken_router(daemon, spaces, ofctl, processes):
+    a, b = spaces
+    for space, device, subnet in ((a, "crofa1", 1), (b, "crofb1", 2)):
+        ip("-n", space.name, "address", "flush", "dev", device)
+        ip("-n", space.name, "address", "add", f"10.98.{subnet}.1/24", "dev", device)
+        ip("-n", space.name, "route", "add", "default", "via", f"10.98.{subnet}.254")
+    os_ken(daemon, ofctl, processes, "router")
+    wait_until(lambda: len(ofctl.flows()) == 7, 10, "the flows to the controller")
+    assert a.python(ECHO % "10.98.1.254").split() == ["yes", "64"]  # our own interface
+    assert a.python(ECHO % "10.98.2.254").split() == ["yes", "64"]  # the other side's
+    assert a.python(ECHO % "10.98.2.1").split() == ["yes", "63"]    # a host behind it: one hop
+    assert b.reaches("10.98.1.1", tries=10)
+    routes = [f for f in ofctl.flows() if "dec_ttl" in f]
+    assert len(routes) == 2 and all("set_field" in f and "->eth_src" in f and "->eth_dst" in f for f in routes)
 
 
 def test_standalone(daemon, spaces, ofctl, processes, run_dir):
