@@ -164,6 +164,11 @@ static void output(struct run *r, uint32_t port)
     }
 }
 
+static bool is_behind_tags(enum field_id id)
+{
+    return id == FIELD_ETH_TYPE || (fields[id].bit_at >= 4 * 64 && fields[id].bit_at < FLOW_KEY_PACKET_WORDS * 64);
+}
+
 static void set(struct run *r, const struct action *a)
 {
     struct field_value mask = a->set.mask;
@@ -173,6 +178,7 @@ static void set(struct run *r, const struct action *a)
         if (!(be16_get(r->key.vlan[0].tci) & FLOW_VLAN_PRESENT)) return;
         mask.raw[14] &= 0xef;
     }
+    r->out->edited |= is_behind_tags(id);
     field_set_masked(&r->key, id, a->set.value, mask);
     if (id == FIELD_ETH_TYPE) memset(&r->key.words[4], 0, 13 * 8); /* to what has nothing that is looked at in it */
     if (id == FIELD_IP_PROTO) r->key.words[8] = r->key.words[13] = r->key.words[14] = 0;
@@ -193,6 +199,7 @@ static void move(struct run *r, const struct action *a)
         to.raw[15 - t / 8] = (uint8_t)((to.raw[15 - t / 8] & ~(1u << t % 8)) | bit << t % 8);
     }
     if (tag) to.raw[14] |= 0x10;
+    r->out->edited |= is_behind_tags(id);
     field_set(&r->key, id, to);
 }
 
@@ -201,6 +208,7 @@ static void dec_ttl(struct run *r)
     if (!field_exists(FIELD_IP_TTL, &r->key, NULL)) return;
     if (r->key.nw_ttl <= 1) r->stop = true;
     else r->key.nw_ttl--;
+    r->out->edited = true;
 }
 
 static void push_vlan(struct run *r, uint16_t type)
@@ -354,7 +362,7 @@ void naive_run(const struct naive *n, const struct flow_key *k, struct naive_res
 {
     struct run r = {.n = n, .out = out, .key = *k};
     out->count = 0;
-    out->deep = out->unsure = out->raised = false;
+    out->deep = out->unsure = out->raised = out->edited = false;
     table(&r, 0);
     struct set set = r.set;
     run_set(&r, &set);

@@ -33,6 +33,7 @@ struct naive_result {
         struct flow_key key; /* of the frame that leaves */
     } out[NAIVE_OUTPUTS];
     bool raised; /* by a meter */
+    bool edited; /* a field behind the tags was written */
     bool deep;   /* more tags than a key shows */
     bool unsure; /* a header was to be read anew below tags that the key has no room for: none of it may be relied on */
 };

@@ -115,7 +115,9 @@ static void meet_meter(struct walk *w, struct meter *m)
         walk_trace(w, "the meter is exceeded: drop");
         w->stop = true;
     } else if (raise && is_ip(&w->key)) {
-        w->key.nw_tos = meter_raise(w->key.nw_tos, (unsigned)raise);
+        uint8_t tos = meter_raise(w->key.nw_tos, (unsigned)raise);
+        if (tos == w->key.nw_tos) return; /* of another class, or its header is not whole: then a set would fail */
+        w->key.nw_tos = tos;
         struct dp_action *a = walk_emit(w, DP_SET);
         if (!a) return;
         a->field = FIELD_IP_DSCP;
