@@ -24,6 +24,7 @@
 #define QUEUE_SIZE 64u
 #define SLOT_BYTES 4096u
 #define PAIRS 2u
+#define WINDOW 8u /* frames: they take up to half of a receiver's buffers */
 
 #ifdef CREEDENCE_SANITIZED
 #define RUN_MS 600u
@@ -37,11 +38,12 @@ struct frame {
     uint64_t number;
 };
 
-static struct card senders[SENDERS], receiver;
+static struct card senders[SENDERS], receiver, silent;
+static bool neighbours; /* senders[1] sends to the silent card, senders[0] no more than the receiver has room for */
 static _Atomic bool stop;
-static _Atomic uint64_t sent[SENDERS], arrived, wrong;
+static _Atomic uint64_t sent[SENDERS], arrived, wrong, confirmed;
 
-/* ---- runners: the sink gives everything to the receiver ---- */
+/* ---- runners: the sink gives everything to the receiver, or what a bad neighbour sends to the silent card ---- */
 
 static void *sink_new(void *arg, struct packet_pool *pool)
 {
@@ -55,7 +57,8 @@ static void sink_free(void *thread)
 
 static void sink_input(void *thread, struct port *in, struct packet *const *packets, unsigned count)
 {
-    port_send(vif_port(receiver.vif), packets, count, thread);
+    bool bad = neighbours && in == vif_port(senders[1].vif);
+    port_send(vif_port(bad ? silent.vif : receiver.vif), packets, count, thread);
 }
 
 static const struct runner_sink sink = {.thread_new = sink_new, .thread_free = sink_free, .input = sink_input};
@@ -95,6 +98,12 @@ static void fill(uint8_t *at, unsigned sender, uint64_t number)
     memset(at + 12 + sizeof f, (int)(number & 0xff), frame_length(number) - sizeof f);
 }
 
+static bool may_send(unsigned me, uint64_t number)
+{
+    if (driver_sim_in_flight(senders[me].queue[1].driver) >= QUEUE_SIZE / 2) return false;
+    return !neighbours || me != 0 || number - atomic_load(&confirmed) < WINDOW;
+}
+
 static void *sender_main(void *arg)
 {
     unsigned me = (unsigned)(uintptr_t)arg;
@@ -107,7 +116,7 @@ static void *sender_main(void *arg)
             uint64_t at = CARD_BUFFERS_AT + number % QUEUE_SIZE * SLOT_BYTES;
             struct driver_sim_buf buf[2] = {{{q->gpa + at}, 40, false},
                                             {{q->gpa + at + 40}, frame_length(number) + 12 - 40, false}};
-            if (driver_sim_in_flight(q->driver) >= QUEUE_SIZE / 2) break;
+            if (!may_send(me, number)) break;
             fill(q->memory + at, me, number);
             assert_true(driver_sim_add(q->driver, buf, 2, false, number));
             number++;
@@ -300,10 +309,10 @@ static void test_wakes(void **state)
     card_close(&receiver);
 }
 
-static void ready_to_receive(void)
+static void ready_to_receive(uint16_t mtu)
 {
     atomic_store(&arrived, 0);
-    card_open(&receiver, &(struct card_options){.size = QUEUE_SIZE});
+    card_open(&receiver, &(struct card_options){.size = QUEUE_SIZE, .mtu = mtu});
     for (unsigned i = 0; i < QUEUE_SIZE; i++)
         post(&receiver.queue[0], i);
     driver_sim_calls_on(receiver.queue[0].driver);
@@ -323,7 +332,7 @@ static int called(const struct card_queue *q, int timeout_ms)
 static void test_limit_taken_away(void **state)
 {
     uint64_t last[SENDERS] = {0};
-    ready_to_receive();
+    ready_to_receive(1500);
     card_open(&senders[0], &(struct card_options){.size = QUEUE_SIZE, .from_guest = {.bits_per_s = 10}});
     struct card_queue *out = &senders[0].queue[1];
     for (uint64_t number = 0; number < 8; number += 7) { /* neither is long */
@@ -350,7 +359,7 @@ static void test_limit_taken_away(void **state)
 /* Said while the link is down, heard when it is up. */
 static void test_announced_later(void **state)
 {
-    ready_to_receive();
+    ready_to_receive(1500);
     card_open(&senders[0], &(struct card_options){.size = QUEUE_SIZE});
     vif_set_link(senders[0].vif, false);
     vif_announce(senders[0].vif);
@@ -361,12 +370,96 @@ static void test_announced_later(void **state)
     card_close(&receiver);
 }
 
+/* ---- bad neighbours ---- */
+
+static void *kicker_main(void *arg)
+{
+    while (!atomic_load(&stop))
+        kick(&senders[1].queue[1]);
+    return NULL;
+}
+
+static void wait_for_all(uint64_t last[SENDERS])
+{
+    uint64_t end_ns = clock_now_ns() + 10 * NS_PER_SECOND;
+    while (atomic_load(&arrived) < atomic_load(&sent[0]) && clock_now_ns() < end_ns)
+        collect(&receiver.queue[0], last);
+}
+
+/* One guest sends to another beside a third that does what `bad` does. What is sent arrives, all of it. */
+static void beside(void *(*bad)(void *))
+{
+    pthread_t thread[2];
+    uint64_t last[SENDERS] = {0};
+    struct vif_stats s;
+    neighbours = true;
+    atomic_store(&stop, false);
+    atomic_store(&confirmed, 0);
+    atomic_store(&sent[1], 0);
+    card_open(&silent, &(struct card_options){.size = QUEUE_SIZE, .mtu = 4000});
+    ready_to_receive(4000);
+    for (unsigned i = 0; i < 2; i++)
+        card_open(&senders[i], &(struct card_options){.size = QUEUE_SIZE});
+    assert_int_equal(pthread_create(&thread[0], NULL, sender_main, NULL), 0);
+    assert_int_equal(pthread_create(&thread[1], NULL, bad, (void *)(uintptr_t)1), 0);
+    for (uint64_t end_ns = clock_now_ns() + 500 * NS_PER_MS; clock_now_ns() < end_ns; sched_yield()) {
+        collect(&receiver.queue[0], last);
+        atomic_store(&confirmed, atomic_load(&arrived));
+    }
+    atomic_store(&stop, true);
+    for (unsigned i = 0; i < 2; i++)
+        pthread_join(thread[i], NULL);
+    wait_for_all(last);
+    vif_stats_read(receiver.vif, &s);
+    print_message("%llu frames beside it\n", (unsigned long long)s.rx_packets);
+    assert_int_equal(atomic_load(&wrong), 0);
+    assert_true(atomic_load(&sent[0]) > 50);
+    assert_int_equal(atomic_load(&arrived), atomic_load(&sent[0]));
+    assert_int_equal(s.rx_packets, atomic_load(&sent[0]));
+    assert_int_equal(s.rx_no_buffer, 0);
+    for (unsigned i = 0; i < 2; i++)
+        assert_null(vif_broken(senders[i].vif));
+    assert_null(vif_broken(silent.vif));
+}
+
+static void neighbours_end(void)
+{
+    for (unsigned i = 0; i < 2; i++)
+        card_close(&senders[i]);
+    card_close(&receiver);
+    card_close(&silent);
+    neighbours = false;
+}
+
+static void test_beside_one_that_never_gives_buffers(void **state)
+{
+    struct vif_stats s;
+    beside(sender_main);
+    vif_stats_read(silent.vif, &s);
+    assert_int_equal(s.rx_packets, 0);
+    assert_true(s.rx_no_buffer > 50);
+    neighbours_end();
+}
+
+static void test_beside_one_that_kicks(void **state)
+{
+    struct vif_stats s;
+    beside(kicker_main);
+    vif_stats_read(senders[1].vif, &s);
+    assert_int_equal(s.tx_packets, 0);
+    neighbours_end();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wakes),           cmocka_unit_test(test_limit_taken_away),
-        cmocka_unit_test(test_announced_later), cmocka_unit_test(test_flood_split),
+        cmocka_unit_test(test_wakes),
+        cmocka_unit_test(test_limit_taken_away),
+        cmocka_unit_test(test_announced_later),
+        cmocka_unit_test(test_flood_split),
         cmocka_unit_test(test_flood_packed),
+        cmocka_unit_test(test_beside_one_that_never_gives_buffers),
+        cmocka_unit_test(test_beside_one_that_kicks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
