@@ -266,6 +266,13 @@ def test_much_data_between_namespaces(two_namespaces, processes):
     assert ports["a"]["in_bytes"] / ports["a"]["in_packets"] > 3000, "large segments stay large"
 
 
+def packets_by_tcpdump(path):
+    """A capture's packets, a line each, as another program reads them."""
+    done = subprocess.run([system_program("tcpdump", "tcpdump"), "-n", "-e", "-t", "-Z", "root", "-r", path], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0 and "truncated" not in done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
 def test_capture_while_it_runs(two_namespaces, run_dir):
     a, _, link = two_namespaces
     with open(run_dir / "a.pcapng", "wb") as file:
@@ -277,11 +284,31 @@ def test_capture_while_it_runs(two_namespaces, run_dir):
     data = (run_dir / "a.pcapng").read_bytes()
     assert said["packets"] >= 2 and said["dropped"] == 0 and said["bytes"] == len(data)
     assert data.startswith(b"\x0a\x0d\x0d\x0a") and bytes([10, 9, 0, 2]) in data
+    lines = packets_by_tcpdump(run_dir / "a.pcapng")
+    assert len(lines) == said["packets"]
+    assert any("ethertype IPv4" in line and "> 10.9.0.2.7: UDP, length 1" in line for line in lines), lines
+    assert any("10.9.0.2 > 10.9.0.1: ICMP 10.9.0.2 udp port 7 unreachable" in line for line in lines), lines
     with pytest.raises(LinkError, match="not being captured"):
         link.ask("capture.stop", port="a")
     with open(run_dir / "b.pcapng", "wb") as file:
         link.ask("capture.start", port="b", fds={"file": file.fileno()})
     link.ask("port.del", name="b")  # which ends it
+
+
+def test_capture_of_a_card(alone, processes, run_dir):
+    _, link = alone("--bridge=br0", *(f"--vif={name},bridge=br0,socket={run_dir}/{name}.sock" for name in "ab"))
+    load = NetFrontEnds(processes, {run_dir / "a.sock": "flows=4,rate=1000", run_dir / "b.sock": ""})
+    load.wait_connected(link, "ab")
+    with open(run_dir / "b.pcapng", "wb") as file:
+        link.ask("capture.start", port="b", snaplen=64, fds={"file": file.fileno()})
+    before = link.ask("vif.stats", name="b")["vifs"][0]["rx_packets"]
+    wait_until(lambda: link.ask("vif.stats", name="b")["vifs"][0]["rx_packets"] > before + 200, 20, "packets")
+    said = link.ask("capture.stop", port="b")
+    load.stop()
+    lines = packets_by_tcpdump(run_dir / "b.pcapng")
+    assert len(lines) == said["packets"] >= 200 and said["dropped"] == 0
+    assert all("ethertype IPv4 (0x0800), length 60: " in line and "UDP" in line for line in lines), lines[:5]
+    assert len({line.partition(" > ")[2].partition("length 60")[2] for line in lines}) == 4, "flows"
 
 
 def test_idle_costs_nothing(two_namespaces, processes):
