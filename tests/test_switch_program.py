@@ -311,6 +311,33 @@ def test_capture_of_a_card(alone, processes, run_dir):
     assert len({line.partition(" > ")[2].partition("length 60")[2] for line in lines}) == 4, "flows"
 
 
+def test_a_flood_is_copied_once_for_each_guest(alone, processes, run_dir, veth):
+    """And for ports of the kernel not at all: it takes frames out of the sender's memory."""
+    tap = f"crt{os.getpid() % 100000}"
+    receivers = "bcd"
+    _, link = alone("--bridge=br0,fail-mode=secure", *(f"--vif={name},bridge=br0,socket={run_dir}/{name}.sock" for name in "abcd"),
+                    f"--port=t,type=tap,bridge=br0,device={tap}", f"--port=p,type=af_packet,bridge=br0,device={veth[0]}")
+    ip("link", "set", tap, "up")
+    link.ask("flow.add", bridge="br0", flows=["in_port=a,actions=FLOOD"])
+    load = NetFrontEnds(processes, {run_dir / "a.sock": "flows=16,rate=20000", **{run_dir / f"{name}.sock": "" for name in receivers}},
+                        "--frame-bytes=1400")
+
+    def vif(name):
+        return link.ask("vif.stats", name=name)["vifs"][0]
+
+    wait_until(lambda: all(vif(name)["rx_packets"] > 2000 for name in receivers), 20, "packets")
+    load.stop()
+    sent = vif("a")
+    assert sent["tx_bytes"] == 1400 * sent["tx_packets"] and sent["tx_copied_bytes"] <= 256 * sent["tx_packets"]
+    for name in receivers:
+        got = vif(name)
+        assert got["rx_copied_bytes"] == got["rx_bytes"] == 1400 * got["rx_packets"]
+        assert got["rx_packets"] + got["rx_no_buffer"] <= sent["tx_packets"]
+    for name in "tp":
+        port = link.ask("port.stats", name=name)["ports"][0]
+        assert port["out_copied_bytes"] == 0 and port["out_bytes"] > 1000000, port
+
+
 def test_idle_costs_nothing(two_namespaces, processes):
     a, _, link = two_namespaces
     assert a.reaches("10.9.0.2")
