@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+from pathlib import Path
 from random import Random
 from time import monotonic
 
@@ -336,6 +337,22 @@ def test_a_flood_is_copied_once_for_each_guest(alone, processes, run_dir, veth):
     for name in "tp":
         port = link.ask("port.stats", name=name)["ports"][0]
         assert port["out_copied_bytes"] == 0 and port["out_bytes"] > 1000000, port
+
+
+def test_threads_of_a_card_run_anywhere(alone, processes, run_dir):
+    """One for each pair of queues."""
+    process, link = alone("--bridge=br0", f"--vif=a,bridge=br0,socket={run_dir}/a.sock,queues=4")
+    tasks = Path(f"/proc/{process.pid}/task")
+
+    def names():
+        return [name for task in tasks.iterdir() if (name := (task / "comm").read_text().strip()).startswith("a.")]
+
+    load = NetFrontEnds(processes, {run_dir / "a.sock": ""}, "--pairs=4")
+    load.wait_connected(link, "a")
+    wait_until(lambda: len(names()) == 4, 5, f"four threads: {names()}")
+    for task in tasks.iterdir():
+        assert os.sched_getaffinity(int(task.name)) == os.sched_getaffinity(0), (task / "comm").read_text()
+    load.stop()
 
 
 def test_idle_costs_nothing(two_namespaces, processes):
