@@ -11,7 +11,7 @@
 #define LEAF_FLOWS_FINE 32u
 #define PREFETCH_FLOWS 256u /* of a group, from which it is worth to fetch ahead */
 #define NO_PRIORITY (-1)
-#define CHAINS_MIN 16u
+#define SLOTS_MIN 16u
 
 /* A child: 0, a node, or a leaf with LEAF_TAG. */
 #define LEAF_TAG ((uintptr_t)1)
@@ -177,7 +177,7 @@ static uint64_t hash_match(const struct flow_match *m, uint16_t priority)
     uint64_t h = priority + 1;
     for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
         if (m->mask.words[i]) h = mix(mix(mix(h, i), m->key.words[i]), m->mask.words[i]);
-    return h;
+    return h ^ h >> 32; /* the lowest bits choose the slot, the highest are the best mixed */
 }
 
 static void code_free(struct flow_code *c)
@@ -348,15 +348,21 @@ static bool same_match(const struct flow *f, const struct flow_match *m)
     return differ == 0;
 }
 
+static struct table_slot *slot_at(const struct flow_table *t, size_t i)
+{
+    return &t->slots[i & t->slot_mask];
+}
+
 struct flow *table_find(const struct flow_table *t, const struct flow_match *m, uint16_t priority)
 {
-    if (!t->chains) return NULL;
+    if (!t->slots) return NULL;
     struct flow_match clean = *m;
     for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
         clean.key.words[i] &= clean.mask.words[i];
     uint64_t hash = hash_match(&clean, priority);
-    for (struct flow *f = t->chains[hash & t->chain_mask]; f; f = f->by_hash)
-        if (f->hash == hash && f->priority == priority && same_match(f, &clean)) return f;
+    const struct table_slot *s;
+    for (size_t i = hash; (s = slot_at(t, i))->flow; i++)
+        if (s->hash == hash && s->flow->priority == priority && same_match(s->flow, &clean)) return s->flow;
     return NULL;
 }
 
@@ -402,41 +408,56 @@ struct flow *table_find_overlap(const struct flow_table *t, const struct flow_ma
     return f;
 }
 
+static void slot_fill(struct flow_table *t, uint64_t hash, struct flow *f)
+{
+    size_t i = hash;
+    while (slot_at(t, i)->flow)
+        i++;
+    *slot_at(t, i) = (struct table_slot){.hash = hash, .flow = f};
+}
+
+/* What follows moves up, so that no look-up ends at the gap. */
+static void slot_clear(struct flow_table *t, size_t gap)
+{
+    struct table_slot *s;
+    for (size_t i = gap + 1; (s = slot_at(t, i))->flow; i++) {
+        size_t away = (i - s->hash) & t->slot_mask; /* from where it belongs */
+        if (away < i - gap) continue;
+        *slot_at(t, gap) = *s;
+        gap = i;
+    }
+    slot_at(t, gap)->flow = NULL;
+}
+
 /* Room for one more. */
 static int index_grow(struct flow_table *t)
 {
-    size_t size = t->chains ? t->chain_mask + 1 : 0;
-    if (t->count < size) return 0;
-    size_t more = size ? size * 2 : CHAINS_MIN;
-    struct flow **chains = calloc(more, sizeof *chains);
-    if (!chains) return size ? 0 : -ENOMEM; /* longer chains will do */
-    for (size_t i = 0; i < size; i++) {
-        for (struct flow *f = t->chains[i], *next; f; f = next) {
-            next = f->by_hash;
-            f->by_hash = chains[f->hash & (more - 1)];
-            chains[f->hash & (more - 1)] = f;
-        }
-    }
-    free(t->chains);
-    t->chains = chains;
-    t->chain_mask = more - 1;
+    size_t size = t->slots ? t->slot_mask + 1 : 0;
+    if (t->count < size - size / 4) return 0;
+    struct flow_table grown = {.slot_mask = size ? size * 2 - 1 : SLOTS_MIN - 1};
+    grown.slots = calloc(grown.slot_mask + 1, sizeof *grown.slots);
+    if (!grown.slots) return t->count + 1 < size ? 0 : -ENOMEM; /* fuller will do, but look-ups end at an empty one */
+    for (size_t i = 0; i < size; i++)
+        if (t->slots[i].flow) slot_fill(&grown, t->slots[i].hash, t->slots[i].flow);
+    free(t->slots);
+    t->slots = grown.slots;
+    t->slot_mask = grown.slot_mask;
     return 0;
 }
 
 static void index_add(struct flow_table *t, struct flow *f)
 {
-    f->by_hash = t->chains[f->hash & t->chain_mask];
-    t->chains[f->hash & t->chain_mask] = f;
+    slot_fill(t, f->hash, f);
     list_push_back(&t->flows, &f->node);
     t->count++;
 }
 
 static void index_remove(struct flow_table *t, struct flow *f)
 {
-    struct flow **at = &t->chains[f->hash & t->chain_mask];
-    while (*at != f)
-        at = &(*at)->by_hash;
-    *at = f->by_hash;
+    size_t i = f->hash;
+    while (slot_at(t, i)->flow != f)
+        i++;
+    slot_clear(t, i);
     list_remove(&f->node);
     t->count--;
 }
@@ -892,6 +913,6 @@ void table_destroy(struct flow_table *t)
     free(a);
     LIST_FOR_EACH_SAFE (node, &t->flows)
         flow_unref(list_entry(node, struct flow, node));
-    free(t->chains);
+    free(t->slots);
     table_init(t);
 }

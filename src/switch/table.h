@@ -52,10 +52,9 @@ struct flow {
     _Atomic uint64_t packets, bytes, used_ns;
     _Atomic(struct flow *) successor; /* with a reference: what counts for this flow counts for it */
     struct epoch_node retired;
-    struct list node;     /* of its table */
-    struct list timed;    /* flows with a time-out, of its bridge */
-    struct list refers;   /* flows with groups or a meter, of its bridge */
-    struct flow *by_hash; /* the next of its chain */
+    struct list node;   /* of its table */
+    struct list timed;  /* flows with a time-out, of its bridge */
+    struct list refers; /* flows with groups or a meter, of its bridge */
     uint64_t hash;
     struct flow_word word[];
 };
@@ -92,12 +91,18 @@ struct table_misses {
 void table_count(struct table_counters *all, const uint64_t tables[4], const struct table_misses *misses,
                  uint64_t packets);
 
+/* The hash is here, too: a look-up that finds nothing reads no flow, and a larger array is filled without them. */
+struct table_slot {
+    uint64_t hash;
+    struct flow *flow; /* NULL: empty */
+};
+
 struct flow_table {
     _Atomic(struct group_array *) groups; /* NULL: empty */
     struct list flows;                    /* the rest is the writer's */
     unsigned count;
-    struct flow **chains;
-    size_t chain_mask;
+    struct table_slot *slots; /* by hash, open-addressed; at least one is empty */
+    size_t slot_mask;
 };
 
 void table_init(struct flow_table *t);
