@@ -335,6 +335,7 @@ static int replay(struct net_bridge *b, FILE *in, struct errmsg *e)
 struct writing {
     FILE *out;
     uint64_t lines;
+    unsigned flows, groups, meters;
 };
 
 static void save_flow(void *arg, const struct flow_spec *f, const struct flow_stats *s)
@@ -343,6 +344,7 @@ static void save_flow(void *arg, const struct flow_spec *f, const struct flow_st
     (void)s;
     write_flow(w->out, OF_FLOW_ADD, f);
     w->lines++;
+    w->flows++;
 }
 
 static bool names_groups(const struct group_spec *g)
@@ -369,6 +371,7 @@ static void save_group(void *arg, const struct group_spec *g, const struct group
     }
     write_group(w->out, OF_GROUP_ADD, names_groups(g) ? &bare : g);
     w->lines++;
+    w->groups++;
 }
 
 static void save_group_names(void *arg, const struct group_spec *g, const struct group_stats *s)
@@ -386,6 +389,14 @@ static void save_meter(void *arg, const struct meter_spec *m, const struct meter
     (void)s;
     write_meter(w->out, OF_METER_ADD, m);
     w->lines++;
+    w->meters++;
+}
+
+/* Those that list leave out what they have no memory for: a file that lacks it must not take the place of a whole one. */
+static bool is_whole(const struct net_bridge *b, const struct writing *w)
+{
+    return w->flows == bridge_flow_count(b->bridge) && w->groups == bridge_group_count(b->bridge) &&
+           w->meters == bridge_meter_count(b->bridge);
 }
 
 /* The first lines take away what a new bridge begins with, and what stands before them in the file. */
@@ -416,6 +427,7 @@ static int write_file(struct net_bridge *b, int fd, bool sync, uint64_t *lines)
     write_state(b, &w, lseek(fd, 0, SEEK_END) > 0);
     int ret = fflush(w.out) == 0 && !ferror(w.out) && (!sync || fdatasync(fd) == 0) ? 0 : -(errno ? errno : EIO);
     fclose(w.out);
+    if (ret == 0 && !is_whole(b, &w)) ret = -ENOMEM;
     *lines = w.lines;
     return ret;
 }
