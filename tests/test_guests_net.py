@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What real guests' network drivers see of creedence-switch: their own TCP through it, to each other and to the host."""
 
+import os
 import re
 import threading
 import time
@@ -16,6 +17,7 @@ from lib.switch import HeldSwitch, Namespace, start_switch
 
 MIB = 1 << 20
 PORT = 7
+GUEST_KILLS = int(os.environ.get("CREEDENCE_GUEST_KILLS", "4"))  # of two guests each; more by hand
 pytestmark = [pytest.mark.slow, pytest.mark.timeout_s(240)]
 TOOLS = {"tools/guest-net": "tests/guest-net"}
 
@@ -331,12 +333,13 @@ def resources(pid):
             "threads": len(list((proc / "task").iterdir()))}
 
 
+@pytest.mark.timeout_s(max(240, 40 * GUEST_KILLS))
 def test_guests_that_are_killed_leave_nothing_behind(processes, run_dir):
     """Killed under load and replaced, again and again; the switch has in the end what it had, and the neighbours saw nothing."""
     with Lan(processes, run_dir, 4) as lan:
         neighbours = NetFrontEnds(processes, {lan.socket(3): "flows=64,rate=20000", lan.socket(4): "flows=64,rate=20000"}, "--verify")
         before = None
-        for turn in range(4):
+        for turn in range(GUEST_KILLS):
             guests = lan.boot([UmlGuest, UmlGuest])
             serve(guests[2])
             guests[1].begin(f"guest-net stream {address(2)} {PORT} both {4096 * MIB}")
