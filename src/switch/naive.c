@@ -9,6 +9,7 @@
 
 #define DEPTH 64u       /* of resubmits: as in translate.h */
 #define RESUBMITS 4096u /* in all */
+#define BURIED 32u      /* tags */
 
 struct set { /* an action set */
     const struct action *last[ACTION_TYPES];
@@ -19,6 +20,8 @@ struct run {
     const struct naive *n;
     struct naive_result *out;
     struct flow_key key;
+    struct flow_vlan buried[BURIED]; /* tags below those that the key has room for, the outermost last */
+    unsigned buried_count;
     struct set set;
     unsigned depth, resubmits;
     bool stop, failed;
@@ -213,10 +216,23 @@ static void dec_ttl(struct run *r)
 
 static void push_vlan(struct run *r, uint16_t type)
 {
-    if (be16_get(r->key.vlan[1].tci) & FLOW_VLAN_PRESENT) r->out->deep = true;
+    if (be16_get(r->key.vlan[1].tci) & FLOW_VLAN_PRESENT) {
+        r->out->deep = true;
+        if (r->buried_count < BURIED) r->buried[r->buried_count++] = r->key.vlan[1];
+        else r->out->unsure = true;
+    }
     r->key.vlan[1] = r->key.vlan[0];
     r->key.vlan[0].tpid = be16_make(type);
     r->key.vlan[0].tci = be16_make(be16_get(r->key.vlan[0].tci) | FLOW_VLAN_PRESENT);
+}
+
+static void pop_vlan(struct run *r)
+{
+    r->key.vlan[0] = r->key.vlan[1];
+    memset(&r->key.vlan[1], 0, sizeof r->key.vlan[1]);
+    if (r->buried_count == 0) return;
+    r->key.vlan[1] = r->buried[--r->buried_count];
+    if (r->buried_count > 0) r->out->unsure = true; /* what is below them is out of sight by now */
 }
 
 static void resubmit(struct run *r, const struct action *a, uint8_t here)
@@ -241,10 +257,7 @@ static void one(struct run *r, const struct action *a, uint8_t here)
     case ACTION_SET_FIELD: set(r, a); break;
     case ACTION_MOVE: move(r, a); break;
     case ACTION_PUSH_VLAN: push_vlan(r, a->eth_type); break;
-    case ACTION_POP_VLAN:
-        r->key.vlan[0] = r->key.vlan[1];
-        memset(&r->key.vlan[1], 0, sizeof r->key.vlan[1]);
-        break;
+    case ACTION_POP_VLAN: pop_vlan(r); break;
     case ACTION_DEC_NW_TTL: dec_ttl(r); break;
     case ACTION_RESUBMIT: resubmit(r, a, here); break;
     case ACTION_GROUP: group(r, a->group); break;
@@ -294,11 +307,13 @@ static bool is_alive(void *arg, const struct group_bucket *k)
 
 static void bucket(struct run *r, const struct group_bucket *k)
 {
-    struct flow_key before = r->key;
+    struct run before = *r;
     struct set s = {{0}, {0}};
     write_set(&s, &k->actions);
     run_set(r, &s);
-    r->key = before;
+    r->key = before.key;
+    r->buried_count = before.buried_count;
+    memcpy(r->buried, before.buried, sizeof r->buried);
     r->stop = r->failed;
 }
 

@@ -12,6 +12,7 @@
 #include "loop/clock.h"
 #include "switch/bridge.h"
 #include "switch/flow_text.h"
+#include "switch/meter.h"
 #include "switch/test_rig.h"
 
 #define A "02:00:00:00:00:0a"
@@ -467,6 +468,45 @@ static void many_copies(void **state)
 }
 
 /* A move into a tag makes none and takes none away. */
+/* A key has room for two; the one below them is there again when they are off. */
+static void third_tag(void **state)
+{
+    struct rig r;
+    uint8_t f[128];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 4);
+    rig_flow(&r, "table=0,in_port=1,actions=push_vlan:0x8100,pop_vlan,goto_table:1");
+    rig_flow(&r, "table=1,vlan_tci=0x1000/0x1000,actions=pop_vlan,goto_table:2");
+    rig_flow(&r, "table=2,priority=2,dl_vlan=7,actions=output:2");
+    rig_flow(&r, "table=2,priority=1,actions=output:3");
+    unsigned n = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1, 2);
+    n = frame_tag(f, frame_tag(f, n, 0x8100, 7), 0x88a8, 8);
+    rig_send(&r, 1, f, n, 2);
+    assert_int_equal(rig_got(&r), bit(2));
+    assert_memory_equal(r.ports[2]->last[1].bytes + 12, "\x81\0\0\x07\x08\0", 6);
+    rig_close(&r);
+}
+
+/* There is no class of service in a header that is not whole: nothing to be set, nothing that fails. */
+static void remarks_half_a_header(void **state)
+{
+    static const struct meter_spec remark = {
+        .id = 1, .flags = METER_PKTPS, .count = 1, .bands = {{.type = METER_DSCP_REMARK, .prec_level = 1}}};
+    struct rig r;
+    struct errmsg e;
+    uint8_t f[128];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 4);
+    assert_int_equal(bridge_meter_add(r.bridge, &remark, NULL, &e), 0);
+    rig_flow(&r, "table=0,in_port=1,actions=meter:1,output:2,goto_table:1");
+    rig_flow(&r, "table=1,priority=2,ip,ip_dscp=10,actions=output:4");
+    rig_flow(&r, "table=1,priority=1,actions=output:3");
+    frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1, 2);
+    rig_send(&r, 1, f, 14 + 10, 2);
+    assert_int_equal(rig_got(&r), bit(2) | bit(3));
+    rig_close(&r);
+}
+
 static void moves_into_tags(void **state)
 {
     struct rig r;
@@ -818,6 +858,8 @@ int main(void)
         cmocka_unit_test(another_shape),
         cmocka_unit_test(written_in_parts),
         cmocka_unit_test(moves_into_tags),
+        cmocka_unit_test(third_tag),
+        cmocka_unit_test(remarks_half_a_header),
         cmocka_unit_test(many_copies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -239,7 +239,7 @@ static void start(struct walk *w, const struct translation_request *r, struct tr
     w->key = *r->key;
     w->flow = NULL;
     w->table = 0;
-    w->stop = w->meet = w->remarked = w->depends = false;
+    w->stop = w->meet = w->remarked = w->depends = w->buried = false;
     w->dscp_seen = 0;
     w->depth = w->resubmits = w->group_depth = w->buckets = 0;
     w->set = (struct action_list){.list = w->set_actions};

@@ -219,6 +219,7 @@ static void push_vlan(struct walk *w, uint16_t type)
     struct dp_action *a = walk_emit(w, DP_PUSH_VLAN);
     if (!a) return;
     uint16_t tci = be16_get(w->key.vlan[0].tci) | FLOW_VLAN_PRESENT;
+    w->buried |= (be16_get(w->key.vlan[1].tci) & FLOW_VLAN_PRESENT) != 0;
     a->eth_type = type;
     a->entry = tci;
     w->key.vlan[1] = w->key.vlan[0];
@@ -231,9 +232,9 @@ static void pop_vlan(struct walk *w)
     if (!(be16_get(w->key.vlan[0].tci) & FLOW_VLAN_PRESENT) || !walk_emit(w, DP_POP_VLAN)) return;
     if (be16_get(w->key.vlan[1].tci) & FLOW_VLAN_PRESENT) { /* a third tag may come up */
         uint16_t type = be16_get(w->key.eth_type);
-        if (type == TYPE_VLAN || type == 0x88a8) {
+        if (type == TYPE_VLAN || type == 0x88a8 || w->buried) {
             look_inside(w);
-            return;
+            if (w->r->packet) return;
         }
     }
     w->key.vlan[0] = w->key.vlan[1];

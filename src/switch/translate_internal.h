@@ -18,6 +18,7 @@ struct walk {
     bool meet;         /* it meets its meters now, not when the actions are carried out */
     bool remarked;     /* by a meter, perhaps */
     bool depends;      /* on what that was */
+    bool buried;       /* there have been more tags than the key has room for */
     uint8_t dscp_seen; /* the bits that were looked at before that */
     unsigned depth, resubmits;
     unsigned group_depth, buckets; /* groups within groups; buckets looked at */
