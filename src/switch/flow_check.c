@@ -33,7 +33,7 @@ static bool is_subset(struct field_value v, struct field_value of)
 /* A field with 1 bits in the mask that the match makes sure of; its bits are taken from *left. */
 static int check_field(struct check *c, const struct flow_match *m, enum field_id id, struct flow_key *left)
 {
-    if (field_is_zero(&m->mask, id) || !field_is_ensured(id, m)) return 0;
+    if (!field_is_ensured(id, m)) return 0;
     struct field_value mask = field_get(&m->mask, id);
     field_set(left, id, (struct field_value){0});
     /* The same bits may be of several fields: VLAN_TCI has all of the tag's, and may be masked. */
@@ -50,20 +50,28 @@ static int explain_left(struct check *c, const struct flow_key *left)
     return WRONG(c, FLOW_BAD_FIELD, "the match looks at bits that are of no field");
 }
 
+static bool is_empty(const struct flow_key *k)
+{
+    uint64_t all = 0;
+    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
+        all |= k->words[i];
+    return all == 0;
+}
+
 static int check_match(struct check *c, const struct flow_match *m)
 {
     struct flow_key left = m->mask;
-    uint64_t rest = 0, outside = 0;
+    uint64_t outside = 0;
     for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
         outside |= m->key.words[i] & ~m->mask.words[i];
     if (outside) return WRONG(c, FLOW_BAD_WILDCARDS, "the match has bits outside of its mask");
     for (unsigned id = 0; id < FIELD_COUNT; id++) {
+        if (field_is_zero(&m->mask, id)) continue;
         int ret = check_field(c, m, id, &left);
         if (ret) return ret;
+        if (is_empty(&left)) return 0; /* fields that come later have no bits, or others' */
     }
-    for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
-        rest |= left.words[i];
-    return rest ? explain_left(c, &left) : 0;
+    return is_empty(&left) ? 0 : explain_left(c, &left);
 }
 
 /* ---- what is known after an action ---- */
