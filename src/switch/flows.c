@@ -156,9 +156,7 @@ long bridge_select_flows(struct bridge *b, const struct flow_spec *f, bool stric
 
 static void code_free(struct epoch_node *n)
 {
-    struct flow_code *c = container_of(n, struct flow_code, retired);
-    instructions_clear(&c->instructions);
-    free(c);
+    free(container_of(n, struct flow_code, retired));
 }
 
 /* Of flows that are to do something else. */
@@ -177,14 +175,13 @@ static struct flow_code **codes_new(const struct bridge *b, const struct instruc
     struct flow_code **codes = calloc((size_t)count + 1, sizeof(struct flow_code *));
     long made = 0;
     for (; codes && made < count; made++) {
-        codes[made] = calloc(1, sizeof *codes[made]);
-        if (!codes[made] || !instructions_copy(&codes[made]->instructions, i)) break;
+        codes[made] = flow_code_new(i);
+        if (!codes[made]) break;
         codes[made]->meter = i->meter ? bridge_meter(b, i->meter) : NULL;
     }
     if (codes && made == count) return codes;
-    if (codes) free(codes[made]);
     while (made > 0)
-        code_free(&codes[--made]->retired);
+        free(codes[--made]);
     free(codes);
     return NULL;
 }

@@ -180,11 +180,23 @@ static uint64_t hash_match(const struct flow_match *m, uint16_t priority)
     return h ^ h >> 32; /* the lowest bits choose the slot, the highest are the best mixed */
 }
 
-static void code_free(struct flow_code *c)
+/* The lists follow the code: one allocation, and neighbours in the cache. */
+static void take_list(struct action_list *l, struct action **room)
 {
-    if (!c) return;
-    instructions_clear(&c->instructions);
-    free(c);
+    if (l->count) memcpy(*room, l->list, l->count * sizeof **room);
+    l->list = l->count ? *room : NULL;
+    *room += l->count;
+}
+
+struct flow_code *flow_code_new(const struct instructions *i)
+{
+    struct flow_code *c = calloc(1, sizeof *c + ((size_t)i->apply.count + i->write.count) * sizeof c->actions[0]);
+    if (!c) return NULL;
+    struct action *room = c->actions;
+    c->instructions = *i;
+    take_list(&c->instructions.apply, &room);
+    take_list(&c->instructions.write, &room);
+    return c;
 }
 
 struct flow *flow_new(const struct flow_spec *s, uint64_t id, uint64_t now_ns)
@@ -193,8 +205,8 @@ struct flow *flow_new(const struct flow_spec *s, uint64_t id, uint64_t now_ns)
     for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
         words += s->match.mask.words[i] != 0;
     struct flow *f = calloc(1, sizeof *f + words * sizeof f->word[0]);
-    struct flow_code *code = calloc(1, sizeof *code);
-    if (!f || !code || !instructions_copy(&code->instructions, &s->instructions)) {
+    struct flow_code *code = flow_code_new(&s->instructions);
+    if (!f || !code) {
         free(code);
         free(f);
         return NULL;
@@ -236,7 +248,7 @@ void flow_unref(struct flow *f)
 {
     while (f && atomic_fetch_sub_explicit(&f->refs, 1, memory_order_acq_rel) == 1) {
         struct flow *successor = atomic_load_explicit(&f->successor, memory_order_relaxed);
-        code_free(atomic_load_explicit(&f->code, memory_order_relaxed));
+        free(atomic_load_explicit(&f->code, memory_order_relaxed));
         free(f);
         f = successor;
     }

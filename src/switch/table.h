@@ -31,8 +31,12 @@ struct meter;
 struct flow_code {
     struct epoch_node retired;
     struct instructions instructions;
-    struct meter *meter; /* of these; NULL: none */
+    struct meter *meter;     /* of these; NULL: none */
+    struct action actions[]; /* theirs */
 };
+
+/* A copy of the instructions, all in one piece: to be freed by free(). NULL: no memory. */
+struct flow_code *flow_code_new(const struct instructions *i);
 
 struct flow_word {
     uint64_t value, mask;
