@@ -16,6 +16,7 @@
 #ifndef GUEST_XEN_H
 #define GUEST_XEN_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -46,7 +47,7 @@ struct xen_copy {
 struct xen;
 
 struct xen_ops {
-    /* Several pages in one call as far as the world allows it. */
+    /* Several pages in one call as far as the world allows it. They may stay mapped until the last of them is unmapped. */
     void (*map)(struct xen *x, xen_domid domid, struct xen_map *maps, unsigned count, bool writable);
     void (*unmap)(struct xen *x, struct xen_map *maps, unsigned count); /* those whose page is not NULL */
     /* Adjacent pages at adjacent addresses (a ring of several pages): all of them or none. NULL and *ret. */
@@ -54,13 +55,13 @@ struct xen_ops {
     void (*unmap_ring)(struct xen *x, void *ring, unsigned count);
     void (*copy)(struct xen *x, xen_domid domid, struct xen_copy *copies, unsigned count);
 
-    /* A local port bound to a guest's, or -errno. It is masked until xen_unmask(). */
+    /* A local port bound to a guest's, or -errno. It is not masked, and pending at once: events may have come before. */
     int (*bind)(struct xen *x, xen_domid domid, uint32_t remote_port);
     void (*unbind)(struct xen *x, int port);
     void (*notify)(struct xen *x, int port);
     /* Readable while a port that is not masked is pending. */
     int (*event_fd)(struct xen *x);
-    /* Up to max ports that are pending, which are masked now. How many. */
+    /* Up to max ports that are pending, which are masked now, and whose event is taken. How many. */
     unsigned (*pending)(struct xen *x, int *ports, unsigned max);
     /* An event that came while it was masked is not lost. */
     void (*unmask)(struct xen *x, int port);
@@ -72,9 +73,30 @@ struct xen {
     const struct xen_ops *ops;
 };
 
-/* Entries of the hypervisor's map-track table that this host's backends may use together; a map over it fails with -ENOSPC, and
- * its user copies instead. */
-struct xen_budget;
+/*
+ * Entries of the hypervisor's map-track table that this process's backends may use together; a map over it fails with -ENOSPC, and
+ * its user copies instead. NULL: what the hypervisor has. Thread-safe.
+ */
+struct xen_budget {
+    unsigned max;
+    atomic_uint used;
+};
+
+static inline bool xen_budget_take(struct xen_budget *b, unsigned entries)
+{
+    if (!b) return true;
+    unsigned used = atomic_load_explicit(&b->used, memory_order_relaxed);
+    do {
+        if (used > b->max || entries > b->max - used) return false;
+    } while (!atomic_compare_exchange_weak_explicit(&b->used, &used, used + entries, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return true;
+}
+
+static inline void xen_budget_give(struct xen_budget *b, unsigned entries)
+{
+    if (b) atomic_fetch_sub_explicit(&b->used, entries, memory_order_relaxed);
+}
 
 /* 0 or -errno with the reason (no Xen here: -ENODEV). */
 int xen_open(struct xen **out, struct xen_budget *budget, struct errmsg *e);
