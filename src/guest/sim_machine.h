@@ -39,9 +39,9 @@
 
 /* What the hypervisor and a virtual CPU share. */
 struct sim_vcpu_info {
-    _Atomic uint32_t upcall;   /* set by who makes the first event pending, with one byte for the pipe */
-    _Atomic uint64_t selector; /* two levels: words with something pending */
-    _Atomic uint32_t ready;    /* FIFO: the control block: priorities whose queue was empty before */
+    _Alignas(64) _Atomic uint32_t upcall; /* set by who makes the first event pending, with one byte for the pipe */
+    _Atomic uint64_t selector;            /* two levels: words with something pending */
+    _Atomic uint32_t ready;               /* FIFO: the control block: priorities whose queue was empty before */
     _Atomic uint32_t head[SIM_PRIORITIES];
 };
 
@@ -92,10 +92,10 @@ struct sim_domain {
     uint64_t magic, generation;
     uint32_t domid, abi, ports, grants, pages, maptrack, one_lock;
     atomic_uint dying, ports_used, port_hint, ports_top, tracks_used; /* ports_top: those below were ever used */
-    atomic_int lock;              /* of everything in a machine with one lock (domain 0's) */
-    _Atomic uint64_t track_free;  /* count of changes << 32 | index + 1 */
-    _Atomic uint64_t generations; /* domain 0's: of guests */
-    struct sim_vcpu vcpu[SIM_VCPUS_MAX];
+    _Alignas(64) atomic_int lock;             /* of everything in a machine with one lock (domain 0's) */
+    _Alignas(64) _Atomic uint64_t track_free; /* count of changes << 32 | index + 1 */
+    _Atomic uint64_t generations;             /* domain 0's: of guests */
+    _Alignas(64) struct sim_vcpu vcpu[SIM_VCPUS_MAX];
     struct sim_vcpu_info info[SIM_VCPUS_MAX];
 };
 
