@@ -65,25 +65,39 @@ static size_t lay_out(struct sim_view *v, const struct sim_domain *d, uint8_t *b
     return at;
 }
 
-static void view_free(struct sim_view *v)
+/* Nothing of the domain is left to this process; the structure is used again. */
+static void view_close(struct sim_view *v)
 {
-    if (!v) return;
-    for (unsigned i = 0; i < SIM_VCPUS_MAX; i++)
+    for (unsigned i = 0; i < SIM_VCPUS_MAX; i++) {
         if (atomic_load(&v->pipe[i]) >= 0) close(atomic_load(&v->pipe[i]));
+        atomic_store(&v->pipe[i], -1);
+    }
     if (v->d) munmap(v->d, v->bytes);
     if (v->fd >= 0) close(v->fd);
-    free(v);
+    v->d = NULL;
+    v->fd = -1;
 }
 
+/* With the mutex. */
+static void view_recycle(struct sim_view *v)
+{
+    view_close(v);
+    v->spare = v->sim->spare;
+    v->sim->spare = v;
+}
+
+/* With the mutex. One user: whoever made it. */
 static struct sim_view *view_new(struct sim *s, int fd)
 {
-    struct sim_view *v = calloc(1, sizeof *v);
+    struct sim_view *v = s->spare;
+    if (v) s->spare = v->spare;
+    else v = calloc(1, sizeof *v);
     if (!v) {
         close(fd);
         return NULL;
     }
     for (unsigned i = 0; i < SIM_VCPUS_MAX; i++)
-        atomic_init(&v->pipe[i], -1);
+        atomic_store(&v->pipe[i], -1);
     v->sim = s;
     v->fd = fd;
     return v;
@@ -105,6 +119,7 @@ static void domain_path(const struct sim *s, char *path, size_t room, unsigned d
     snprintf(path, room, "%s/domain-%u", s->dir, domid);
 }
 
+/* With the mutex. */
 static int view_open(struct sim *s, struct sim_view **out, unsigned domid)
 {
     char path[256];
@@ -120,9 +135,10 @@ static int view_open(struct sim *s, struct sim_view **out, unsigned domid)
         (size_t)st.st_size == lay_out(v, &head, NULL))
         ret = view_map(v, &head);
     if (ret) {
-        view_free(v);
+        view_recycle(v);
         return ret;
     }
+    atomic_store(&v->users, 1);
     *out = v;
     return 0;
 }
@@ -132,29 +148,61 @@ static bool alive(const struct sim_view *v)
     return v && !atomic_load_explicit(&v->d->dying, memory_order_acquire);
 }
 
+static bool put_locked(struct sim_view *v)
+{
+    if (atomic_fetch_sub(&v->users, 1) != 1) return false;
+    view_recycle(v);
+    return true;
+}
+
+void sim_view_put(struct sim_view *v)
+{
+    if (!v || v == v->sim->host) return;
+    if (atomic_fetch_sub(&v->users, 1) != 1) return;
+    pthread_mutex_lock(&v->sim->mutex);
+    view_recycle(v);
+    pthread_mutex_unlock(&v->sim->mutex);
+}
+
+/* With the mutex: the table's own is another, or none. */
 static void view_set(struct sim *s, unsigned domid, struct sim_view *v)
 {
     struct sim_view *old = atomic_load(&s->view[domid]);
-    if (old) { /* somebody may still look at it */
-        old->retired = s->retired;
-        s->retired = old;
+    if (v) atomic_fetch_add(&v->users, 1);
+    atomic_store(&s->view[domid], v);
+    if (old) put_locked(old);
+}
+
+/* Counted, unless it goes just now. */
+static struct sim_view *view_look(struct sim *s, unsigned domid)
+{
+    for (struct sim_view *v; (v = atomic_load(&s->view[domid]));) {
+        unsigned users = atomic_load(&v->users);
+        while (users && !atomic_compare_exchange_weak(&v->users, &users, users + 1))
+            ;
+        if (!users) continue; /* taken out of the table, and perhaps back in it as another's */
+        if (v == atomic_load(&s->view[domid]) && alive(v)) return v;
+        bool dead = v == atomic_load(&s->view[domid]);
+        sim_view_put(v);
+        if (dead) return NULL;
     }
-    atomic_store_explicit(&s->view[domid], v, memory_order_release);
+    return NULL;
 }
 
 struct sim_view *sim_view_get(struct sim *s, xen_domid domid)
 {
-    struct sim_view *v = atomic_load_explicit(&s->view[domid], memory_order_acquire);
-    if (alive(v)) return v;
+    if (domid == SIM_HOST && s->host) return s->host;
+    struct sim_view *v = view_look(s, domid), *fresh = NULL;
+    if (v) return v;
     pthread_mutex_lock(&s->mutex);
     v = atomic_load(&s->view[domid]);
-    if (!alive(v)) {
-        struct sim_view *fresh = NULL;
-        if (view_open(s, &fresh, domid) == 0 && alive(fresh)) view_set(s, domid, fresh);
-        else {
-            view_free(fresh);
+    if (alive(v)) atomic_fetch_add(&v->users, 1); /* another thread was here */
+    else {
+        if (view_open(s, &fresh, domid) == 0 && !alive(fresh)) {
+            put_locked(fresh);
             fresh = NULL;
         }
+        view_set(s, domid, fresh);
         v = fresh;
     }
     pthread_mutex_unlock(&s->mutex);
@@ -177,7 +225,9 @@ int sim_domain_create(struct sim *s, struct sim_view **out, const struct sim_dom
     snprintf(temporary, sizeof temporary, "%s.%d", path, s->pid);
     int fd = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) return errmsg_sys(e, errno, "%s", temporary);
+    pthread_mutex_lock(&s->mutex);
     struct sim_view *v = view_new(s, fd);
+    pthread_mutex_unlock(&s->mutex);
     if (!v) {
         unlink(temporary);
         return errmsg_set(e, ENOMEM, "out of memory");
@@ -191,13 +241,14 @@ int sim_domain_create(struct sim *s, struct sim_view **out, const struct sim_dom
         if (link(temporary, path)) ret = -errno;
     }
     unlink(temporary);
-    if (ret) {
-        view_free(v);
-        return errmsg_sys(e, -ret, "%s", path);
-    }
     pthread_mutex_lock(&s->mutex);
-    view_set(s, like->domid, v);
+    if (ret) view_recycle(v);
+    else {
+        atomic_store(&v->users, 1); /* the maker's */
+        view_set(s, like->domid, v);
+    }
     pthread_mutex_unlock(&s->mutex);
+    if (ret) return errmsg_sys(e, -ret, "%s", path);
     *out = v;
     return 0;
 }
@@ -271,11 +322,13 @@ int sim_attach(struct sim **out, const char *dir, struct errmsg *e)
 void sim_detach(struct sim *s)
 {
     if (!s) return;
-    for (unsigned i = 0; i < DOMAINS; i++)
-        view_free(atomic_load(&s->view[i]));
-    for (struct sim_view *v = s->retired, *next; v; v = next) {
-        next = v->retired;
-        view_free(v);
+    for (unsigned i = 0; i < DOMAINS; i++) {
+        struct sim_view *v = atomic_load(&s->view[i]);
+        if (v) view_recycle(v);
+    }
+    for (struct sim_view *v = s->spare, *next; v; v = next) {
+        next = v->spare;
+        free(v);
     }
     pthread_mutex_destroy(&s->mutex);
     free(s->view);
@@ -301,7 +354,9 @@ unsigned sim_maps_used(struct sim *s)
 unsigned sim_ports_used(struct sim *s, xen_domid domid)
 {
     struct sim_view *v = sim_view_get(s, domid);
-    return v ? atomic_load(&v->d->ports_used) : 0;
+    unsigned used = v ? atomic_load(&v->d->ports_used) : 0;
+    sim_view_put(v);
+    return used;
 }
 
 /* ---- guests: the domain; the rest of the guest's half is in sim_guest.c ---- */
@@ -323,6 +378,9 @@ void sim_guest_domain_end(struct sim_view *v)
 {
     char path[256];
     atomic_store_explicit(&v->d->dying, 1, memory_order_release);
+    pthread_mutex_lock(&v->sim->mutex);
+    if (atomic_load(&v->sim->view[v->d->domid]) == v) view_set(v->sim, v->d->domid, NULL);
+    pthread_mutex_unlock(&v->sim->mutex);
     for (unsigned port = 1; port < v->d->ports && atomic_load(&v->d->ports_used); port++)
         sim_channel_close(v, port);
     domain_path(v->sim, path, sizeof path, v->d->domid);

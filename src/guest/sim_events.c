@@ -102,10 +102,8 @@ static void lock_ends(struct sim_view *v, unsigned port, struct sim_view *r, uns
     sim_lock(first ? &b->lock : &a->lock, v->sim->pid);
 }
 
-int sim_channel_bind(struct sim_view *v, unsigned vcpu, xen_domid domid, uint32_t remote_port)
+static int bind_to(struct sim_view *v, unsigned vcpu, struct sim_view *r, xen_domid domid, uint32_t remote_port)
 {
-    struct sim_view *r = sim_view_get(v->sim, domid);
-    if (!r || r == v) return -ESRCH;
     if (!remote_port || remote_port >= r->d->ports) return -EINVAL;
     int port = sim_channel_alloc(v, domid, vcpu);
     if (port < 0) return port;
@@ -125,6 +123,14 @@ int sim_channel_bind(struct sim_view *v, unsigned vcpu, xen_domid domid, uint32_
     if (may) return port;
     sim_channel_close(v, (unsigned)port);
     return -EINVAL;
+}
+
+int sim_channel_bind(struct sim_view *v, unsigned vcpu, xen_domid domid, uint32_t remote_port)
+{
+    struct sim_view *r = sim_view_get(v->sim, domid);
+    int ret = r && r != v ? bind_to(v, vcpu, r, domid, remote_port) : -ESRCH;
+    sim_view_put(r);
+    return ret;
 }
 
 static void port_release(struct sim_view *v, unsigned port)
@@ -167,6 +173,7 @@ void sim_channel_close(struct sim_view *v, unsigned port)
         }
         sim_unlock(&remote->lock);
         sim_unlock(&c->lock);
+        sim_view_put(r);
         if (same) return;
     }
 }
@@ -179,6 +186,7 @@ void sim_channel_send(struct sim_view *v, unsigned port)
     if (atomic_load_explicit(&c->state, memory_order_relaxed) == SIM_PORT_BOUND) {
         struct sim_view *r = sim_view_get(v->sim, c->remote);
         if (r && c->remote_port < r->d->ports) set_pending(r, c->remote_port);
+        sim_view_put(r);
     }
     sim_unlock(&c->lock);
 }

@@ -118,6 +118,7 @@ void sim_track_reap(struct sim *s, unsigned vcpu)
         if (atomic_load(&t->owner) != vcpu + 1) continue;
         struct sim_view *g = sim_view_get(s, t->domid);
         if (g && g->d->generation == t->generation) sim_grant_release(g, t->ref, t->writable);
+        sim_view_put(g);
         sim_track_give(s->host, i);
     }
 }

@@ -48,6 +48,7 @@ void sim_guest_free(struct sim_guest *g)
     if (!g) return;
     if (g->view) sim_guest_domain_end(g->view);
     sim_cpu_free(&g->cpu);
+    sim_view_put(g->view);
     free(g->pages.list);
     free(g->refs.list);
     free(g);

@@ -115,7 +115,8 @@ struct sim_view {
     struct sim_track *track;
     uint8_t *memory;
     atomic_int pipe[SIM_VCPUS_MAX]; /* -1: not open yet */
-    struct sim_view *retired;       /* list of those whose number was used again */
+    atomic_uint users;              /* the table has one; 0: unmapped, to be used again */
+    struct sim_view *spare;         /* list; a view's own memory stays, so that a late look at `users` does no harm */
 };
 
 struct sim {
@@ -124,11 +125,16 @@ struct sim {
     pthread_mutex_t mutex; /* of opening views */
     struct sim_view *host;
     struct sim_view *_Atomic *view; /* by domid */
-    struct sim_view *retired;
+    struct sim_view *spare;         /* under mutex */
 };
 
-/* A domain that lives, or NULL. */
+/* A domain that lives, to be put, or NULL. The host's is there for as long as the machine, and not counted. */
 struct sim_view *sim_view_get(struct sim *s, xen_domid domid);
+void sim_view_put(struct sim_view *v); /* NULL: nothing */
+static inline void sim_view_hold(struct sim_view *v)
+{
+    if (v->d->domid != SIM_HOST) atomic_fetch_add(&v->users, 1);
+}
 int sim_domain_create(struct sim *s, struct sim_view **out, const struct sim_domain *like, struct errmsg *e);
 int sim_guest_domain(struct sim *s, struct sim_view **out, const struct sim_guest_options *o, struct errmsg *e);
 void sim_guest_domain_end(struct sim_view *v);

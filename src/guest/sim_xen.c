@@ -63,6 +63,7 @@ static int64_t map_one(struct sim_xen *s, struct sim_view *g, uint32_t ref, bool
     if (handle >= 0) {
         void *page = map_frame(s, g, frame, writable, at, &ret);
         if (page) {
+            sim_view_hold(g);
             s->mapping[handle] = (struct mapping){g, ref, writable, at != NULL, page};
             s->mapped++;
             return handle;
@@ -81,6 +82,7 @@ static void unmap_one(struct sim_xen *s, uint32_t handle)
     struct mapping *m = &s->mapping[handle];
     if (!m->ring && !s->direct) munmap(m->page, XEN_PAGE_BYTES);
     sim_grant_release(m->guest, m->ref, m->writable);
+    sim_view_put(m->guest);
     m->guest = NULL;
     m->page = NULL;
     s->mapped--;
@@ -98,6 +100,7 @@ static void op_map(struct xen *x, xen_domid domid, struct xen_map *maps, unsigne
         maps[i].cookie = handle < 0 ? 0 : (uint64_t)handle;
         maps[i].page = handle < 0 ? NULL : s->mapping[handle].page;
     }
+    sim_view_put(g);
 }
 
 static void op_unmap(struct xen *x, struct xen_map *maps, unsigned count)
@@ -131,20 +134,20 @@ static void *op_map_ring(struct xen *x, xen_domid domid, const uint32_t *refs, u
     struct sim_xen *s = from_xen(x);
     struct sim_view *g = domid == SIM_HOST ? NULL : sim_view_get(s->sim, domid);
     *ret = !g ? -ESRCH : count ? 0 : -EINVAL;
-    if (*ret) return NULL;
-    uint8_t *ring = mmap(NULL, (size_t)count * XEN_PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (ring == MAP_FAILED) {
-        *ret = -errno;
+    if (*ret) {
+        sim_view_put(g);
         return NULL;
     }
-    for (unsigned i = 0; i < count; i++) {
+    uint8_t *ring = mmap(NULL, (size_t)count * XEN_PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (ring == MAP_FAILED) *ret = -errno;
+    for (unsigned i = 0; !*ret && i < count; i++) {
         int64_t handle = map_one(s, g, refs[i], true, ring + (size_t)i * XEN_PAGE_BYTES);
         if (handle >= 0) continue;
         unmap_pages(s, ring, count);
         *ret = (int)handle;
-        return NULL;
     }
-    return ring;
+    sim_view_put(g);
+    return *ret ? NULL : ring;
 }
 
 static void op_unmap_ring(struct xen *x, void *ring, unsigned count)
@@ -170,6 +173,7 @@ static void op_copy(struct xen *x, xen_domid domid, struct xen_copy *copies, uns
     struct sim_view *g = domid == SIM_HOST ? NULL : sim_view_get(from_xen(x)->sim, domid);
     for (unsigned i = 0; i < count; i++)
         copies[i].status = g ? copy_one(g, &copies[i]) : -ESRCH;
+    sim_view_put(g);
 }
 
 static int op_bind(struct xen *x, xen_domid domid, uint32_t remote_port)

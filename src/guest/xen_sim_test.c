@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -432,6 +433,7 @@ static void spoilt_words(void **state)
     for (unsigned i = 0; i < 16; i++)
         port[i] = bound_quiet(&b, &guest_port[i]);
     struct sim_view *v = sim_view_get(b.sim, GUEST);
+    sim_view_put(v); /* the guest has it */
     srand(1);
     for (unsigned n = 0; n < 20000; n++) {
         uint32_t word = (uint32_t)rand() << 16 ^ (uint32_t)rand();
@@ -475,6 +477,41 @@ static void a_destroyed_guest(void **state)
     assert_int_equal(sim_revoke(b.guest, ref), 0);
     b.xen->ops->unbind(b.xen, port);
     bound_quiet(&b, &guest_port);
+    bed_close(&b);
+}
+
+static unsigned descriptors(void)
+{
+    unsigned n = 0;
+    for (int fd = 0; fd < 1000; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+/* Guests come and go, one number or many; nothing of them stays in this process. */
+static void guests_come_and_go(void **state)
+{
+    struct bed b;
+    bed_open(&b, &fifo);
+    unsigned before = 0;
+    for (unsigned i = 0; i < 300; i++) {
+        struct sim_guest *g;
+        struct sim_guest_options o = {.domid = (xen_domid)(20 + i % 3), .pages = 4, .grants = 16, .abi = SIM_FIFO};
+        assert_int_equal(sim_guest_create(&g, b.sim, &o, NULL), 0);
+        struct xen_map m = {.ref = (uint32_t)sim_grant(g, SIM_HOST, 0, false)};
+        b.xen->ops->map(b.xen, o.domid, &m, 1, true);
+        int port = b.xen->ops->bind(b.xen, o.domid, (uint32_t)sim_port_alloc(g, SIM_HOST));
+        assert_int_equal(m.status, 0);
+        assert_true(port > 0);
+        b.xen->ops->notify(b.xen, port);
+        if (i % 2) sim_guest_free(g);
+        *(uint8_t *)m.page = 1;
+        b.xen->ops->unmap(b.xen, &m, 1);
+        b.xen->ops->unbind(b.xen, port);
+        if (i % 2 == 0) sim_guest_free(g);
+        if (i == 10) before = descriptors();
+    }
+    assert_int_equal(descriptors(), before);
     bed_close(&b);
 }
 
@@ -768,6 +805,7 @@ int main(void)
         cmocka_unit_test(priorities),
         cmocka_unit_test(spoilt_words),
         cmocka_unit_test(a_destroyed_guest),
+        cmocka_unit_test(guests_come_and_go),
         cmocka_unit_test(refused),
         cmocka_unit_test(a_killed_backend),
         cmocka_unit_test(persistent),
