@@ -15,7 +15,7 @@
 #include "ring/test_rig.h"
 
 struct kill_world {
-    struct rig *rig;
+    struct rig *rig;    /* its memory, and its driver; without one (NULL) `guest` below is all of the driver */
     size_t rings_bytes; /* from rig->mem on, that anybody writes */
     void *kept;         /* shared, outside of the rings: what a device survives by */
     size_t kept_bytes;
