@@ -4,7 +4,8 @@
  * to use the same references again and again (blkif's feature-persistent).
  *
  * The cache is bounded: over its capacity the least recently used page that nobody holds goes. A front end that keeps sending new
- * references costs maps and unmaps, and never memory.
+ * references costs maps and unmaps, and never memory. With a front end that did not agree it must not be used: that one revokes each
+ * grant after its request, cannot while it is mapped here, and crawls.
  *
  * Thread-safety: none; it belongs to its `struct xen`'s thread, and is freed before it is closed.
  */

@@ -13,6 +13,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -20,6 +21,7 @@
 
 #include <xenevtchn.h>
 #include <xengnttab.h>
+#include <xentoollog.h>
 
 #include "base/list.h"
 
@@ -288,6 +290,22 @@ static const struct xen_ops real_ops = {.map = op_map,
                                         .unmask = op_unmask,
                                         .free = op_free};
 
+/* The libraries write a line to stderr for each map that fails: a guest would write the log. */
+static void quiet_message(struct xentoollog_logger *l, xentoollog_level level, int errnoval, const char *context,
+                          const char *format, va_list al)
+{
+}
+
+static void quiet_progress(struct xentoollog_logger *l, const char *context, const char *doing, int percent,
+                           unsigned long done, unsigned long total)
+{
+}
+
+static void quiet_destroy(struct xentoollog_logger *l) {}
+
+static struct xentoollog_logger quiet = {
+    .vmessage = quiet_message, .progress = quiet_progress, .destroy = quiet_destroy};
+
 int xen_open(struct xen **out, struct xen_budget *budget, struct errmsg *e)
 {
     struct real_xen *r = calloc(1, sizeof *r);
@@ -297,8 +315,8 @@ int xen_open(struct xen **out, struct xen_budget *budget, struct errmsg *e)
     list_init(&r->mapped);
     list_init(&r->spare);
     r->bound = calloc(PORTS / 64, sizeof *r->bound);
-    if (r->bound) r->grants = xengnttab_open(NULL, 0);
-    if (r->grants) r->events = xenevtchn_open(NULL, 0);
+    if (r->bound) r->grants = xengnttab_open(&quiet, 0);
+    if (r->grants) r->events = xenevtchn_open(&quiet, 0);
     int fd = r->events ? xenevtchn_fd(r->events) : -1;
     if (fd >= 0 && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) == 0) {
         *out = &r->xen;
