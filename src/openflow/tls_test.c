@@ -28,7 +28,10 @@ static char *pem_text(BIO *bio)
 {
     char *bytes;
     long n = BIO_get_mem_data(bio, &bytes);
-    char *text = strndup(bytes, (size_t)n);
+    char *text = malloc((size_t)n + 1); /* no zero ends what a BIO has: that is no string for strndup() */
+    assert_non_null(text);
+    memcpy(text, bytes, (size_t)n);
+    text[n] = 0;
     BIO_free(bio);
     return text;
 }

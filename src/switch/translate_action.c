@@ -105,7 +105,7 @@ static void look_inside(struct walk *w)
         else if (!dp_is_seen(a) && !execute_change(p, a)) p = NULL;
     }
     if (!p || extract_key(p, &k) == EXTRACT_INVALID) {
-        w->out->failed = w->stop = true;
+        w->stop = true; /* what was before has happened, as with any change that a packet does not allow */
         return;
     }
     memcpy(w->key.words + 1, k.words + 1, (FLOW_KEY_PACKET_WORDS - 1) * sizeof k.words[0]);
