@@ -30,10 +30,9 @@ struct chain {
     struct chain_thread stage; /* with staged: the one thread that has the channels of the stack */
 };
 
-static int open_file(struct chain *c, unsigned i, struct errmsg *e)
+static int open_one(struct chain *c, unsigned i, bool writable, struct errmsg *e)
 {
     struct worker_layer *l = &c->config->layer[i];
-    bool writable = i == 0 && !c->config->device.read_only;
     if (l->fd >= 0) {
         int fd = l->fd;
         l->fd = -1;
@@ -41,6 +40,16 @@ static int open_file(struct chain *c, unsigned i, struct errmsg *e)
     }
     unsigned flags = (writable ? DISK_FILE_WRITE : 0u) | (l->direct ? DISK_FILE_DIRECT : 0u);
     return disk_file_open(&c->file[i], l->path, flags, e);
+}
+
+/* A read that a killed worker has left in the kernel must not land in the guest's memory after its successor has answered it. Of a file
+ * that is written one can wait for that (wait_previous()). */
+static int open_file(struct chain *c, unsigned i, struct errmsg *e)
+{
+    bool writable = i == 0 && !c->config->device.read_only;
+    int ret = open_one(c, i, writable, e);
+    if (ret == 0) c->file[i].bounced = c->file[i].direct && !writable;
+    return ret;
 }
 
 /* A clone opened without its base, or on another one, reads as something else, and what is then written to it is filled

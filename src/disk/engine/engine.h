@@ -37,6 +37,9 @@ struct engine_file {
     bool direct; /* O_DIRECT is set on fd */
     bool block_device;
     bool writable;
+    /* Reads go through memory of the engine's own, and are copied. Set by openers whose buffers outlive their process, for files of which
+     * nobody can say what a killed process has still on its way (engine_wait_previous() takes that of writable ones). */
+    bool bounced;
     uint32_t mem_align;  /* bytes; what buffers must be aligned to, 1 when buffered */
     uint32_t io_align;   /* bytes; what offsets and lengths must be multiples of, 1 when buffered */
     uint64_t size_bytes; /* at open */

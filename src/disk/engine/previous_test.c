@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A process is killed with writes in flight. After engine_wait_previous() nothing of it may land any more: what we
- * write then must stay. Where control groups let us, the dead process's writes are also held back in the kernel, which
+ * A process is killed with writes, or reads into shared memory, in flight. After engine_wait_previous() no write may land any more, and
+ * no read that was bounced at all: what we write then must stay. Where control groups let us, the dead process's writes are also held back in the kernel, which
  * makes sure that there is something to wait for.
  */
 #include "disk/test_util.h"
 
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -26,20 +27,22 @@ static bool put_text(const char *path, const char *text)
     return fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
 }
 
-static void write_until_killed(const struct engine_file *f, int ready_fd)
+/* into: WRITES * WRITE_BYTES of memory to read into; NULL: writes. */
+static void submit_until_killed(const struct engine_file *f, char *into, int ready_fd)
 {
     struct engine *e;
     if (engine_uring_new(&e, 64, NULL) < 0) _exit(1);
     char *buf = aligned_alloc(4096, WRITE_BYTES);
     memset(buf, 'A', WRITE_BYTES);
-    struct iovec iov = {buf, WRITE_BYTES};
+    static struct iovec iov[WRITES];
     static struct engine_io io[WRITES];
     for (unsigned i = 0; i < WRITES; i++) {
-        io[i] = (struct engine_io){.op = ENGINE_WRITE,
+        iov[i] = (struct iovec){into ? into + i * WRITE_BYTES : buf, WRITE_BYTES};
+        io[i] = (struct engine_io){.op = into ? ENGINE_READ : ENGINE_WRITE,
                                    .file = f,
                                    .offset_bytes = (uint64_t)i * WRITE_BYTES,
                                    .length_bytes = WRITE_BYTES,
-                                   .iov = &iov,
+                                   .iov = &iov[i],
                                    .iov_count = 1,
                                    .done = ignore_done};
         engine_submit(e, &io[i]);
@@ -50,7 +53,7 @@ static void write_until_killed(const struct engine_file *f, int ready_fd)
         engine_sleep(e, UINT64_MAX);
 }
 
-static void kill_a_writer(const struct engine_file *f, bool held_back)
+static void kill_one(const struct engine_file *f, char *into, bool held_back)
 {
     int pipes[2];
     char byte;
@@ -58,7 +61,7 @@ static void kill_a_writer(const struct engine_file *f, bool held_back)
     pid_t child = fork();
     if (child == 0) {
         if (held_back && !put_text(GROUP "/cgroup.procs", "0")) _exit(1);
-        write_until_killed(f, pipes[1]);
+        submit_until_killed(f, into, pipes[1]);
     }
     close(pipes[1]);
     assert_int_equal(read(pipes[0], &byte, 1), 1);
@@ -93,7 +96,7 @@ static void test_killed_writer(void **state)
     scratch_open(&s, WRITES * WRITE_BYTES, DISK_FILE_WRITE | DISK_FILE_DIRECT);
     for (int round = 0; round < 10; round++) {
         fill(&s.file, 'C'); /* allocated: its writes go straight to the device */
-        kill_a_writer(&s.file, false);
+        kill_one(&s.file, NULL, false);
         assert_int_equal(engine_wait_previous(&s.file), 0);
         fill(&s.file, 'B');
         usleep(20000);
@@ -108,12 +111,36 @@ static void test_killed_writer_on_a_device(void **state)
     if (!scratch_open_loop(&s, WRITES * WRITE_BYTES, 512, DISK_FILE_WRITE | DISK_FILE_DIRECT)) skip();
     for (int round = 0; round < 5; round++) {
         fill(&s.file, 'C');
-        kill_a_writer(&s.file, false);
+        kill_one(&s.file, NULL, false);
         assert_int_equal(engine_wait_previous(&s.file), 0);
         fill(&s.file, 'B');
         usleep(20000);
         check_still(&s.file, 'B');
     }
+    scratch_drop(&s);
+}
+
+/* A guest's memory outlives its worker, and of a file that is only read nobody can say what is on its way: it goes elsewhere. */
+static void test_killed_reader(void **state)
+{
+    struct scratch s;
+    struct errmsg e;
+    size_t bytes = WRITES * WRITE_BYTES;
+    scratch_open(&s, bytes, DISK_FILE_WRITE | DISK_FILE_DIRECT);
+    fill(&s.file, 'A');
+    disk_file_close(&s.file);
+    assert_int_equal(disk_file_open(&s.file, s.path, DISK_FILE_DIRECT, &e), 0);
+    s.file.bounced = true;
+    char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(memory, MAP_FAILED);
+    for (int round = 0; round < 10; round++) {
+        kill_one(&s.file, memory, false);
+        memset(memory, 'X', bytes);
+        usleep(20000);
+        for (size_t i = 0; i < bytes; i += 512)
+            assert_int_equal(memory[i], 'X');
+    }
+    munmap(memory, bytes);
     scratch_drop(&s);
 }
 
@@ -149,7 +176,7 @@ static void test_killed_writer_held_back(void **state)
         skip();
     }
     fill(&s.file, 'C');
-    kill_a_writer(&s.file, true);
+    kill_one(&s.file, NULL, true);
     uint64_t start = clock_now_ns();
     int ret = engine_wait_previous(&s.file);
     uint64_t waited = clock_now_ns() - start;
@@ -191,6 +218,7 @@ int main(void)
         cmocka_unit_test(test_killed_writer),
         cmocka_unit_test(test_killed_writer_held_back),
         cmocka_unit_test(test_killed_writer_on_a_device),
+        cmocka_unit_test(test_killed_reader),
         cmocka_unit_test(test_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
