@@ -79,6 +79,7 @@ static const struct blkif_layout *layout_of(enum blkif_abi abi)
 
 unsigned blkif_ring_entries(enum blkif_abi abi, unsigned pages)
 {
+    if (pages == 0 || pages > BLKIF_RING_PAGES_MAX || !is_power_of_2(pages)) return 0;
     size_t fit = (pages * (size_t)BLKIF_PAGE_BYTES - sizeof(struct blkif_wire_ring)) / layout_of(abi)->entry_bytes;
     unsigned entries = 1;
     while (entries * 2 <= fit)
@@ -143,6 +144,7 @@ static int settle(struct blkif_ring *r, struct taken *taken, unsigned *count)
     for (unsigned i = 0; i < r->entries; i++) {
         struct blkif_place *p = &r->table->place[i];
         if (p->order == 0) continue;
+        if (p->order >> 63) return -EINVAL; /* the next would have 0, which is a free place's */
         if (p->answered) {
             uint32_t ahead = (uint32_t)p->answered - r->rsp_prod;
             if (p->answered >> 32 != 1 || (ahead >= r->entries && -ahead > r->entries)) return -EINVAL;

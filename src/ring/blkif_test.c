@@ -100,6 +100,9 @@ static void test_entries(void **state)
     for (unsigned a = 0; a < 3; a++)
         for (unsigned i = 0; i < 5; i++)
             assert_int_equal(blkif_ring_entries(abis[a], 1u << i), expected[i]);
+    static const unsigned no_ring[] = {0, 3, 17, 32, 1u << 31, UINT32_MAX};
+    for (unsigned i = 0; i < sizeof no_ring / sizeof no_ring[0]; i++)
+        assert_int_equal(blkif_ring_entries(BLKIF_ABI_X86_64, no_ring[i]), 0);
 }
 
 static void each_direct(unsigned count)
@@ -347,7 +350,9 @@ static void test_spoilt_tables(void **state)
     table[64 + 128 + 8 + 6] = 1, refuses(&setup, "contradicts"); /* an answer without end */
     memcpy(table, kept, sizeof table);
     table[12] += 100, refuses(&setup, "contradicts"); /* answered long ago and not free */
-    memset(table, 0, sizeof table);                   /* never started */
+    memcpy(table, kept, sizeof table);
+    memset(table + 64, 0xff, 8), refuses(&setup, "contradicts"); /* taken after all that could ever be */
+    memset(table, 0, sizeof table);                              /* never started */
     assert_int_equal(blkif_new(&ring, &setup, NULL), 0);
     assert_false(blkif_resuming(ring));
     blkif_free(ring);
