@@ -7,6 +7,7 @@
 #include "loop/loop.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -21,6 +22,8 @@ struct loop {
     struct list timers; /* soonest first */
     struct epoll_event batch[LOOP_BATCH];
     int batch_count;
+    uint64_t answered_ns, poll_ns; /* loop_poll_for(); 0: nobody expects anything */
+    bool polls;                    /* the last time, what was expected came soon */
 };
 
 struct loop *loop_new(void)
@@ -121,9 +124,40 @@ static void run_timers(struct loop *l)
     }
 }
 
+void loop_poll_for(struct loop *l, uint64_t poll_ns)
+{
+    l->answered_ns = clock_now_ns();
+    l->poll_ns = poll_ns;
+}
+
+/* Gives the CPU to whoever else wants it. */
+static int poll_a_little(struct loop *l)
+{
+    int n;
+    while ((n = epoll_wait(l->epoll_fd, l->batch, LOOP_BATCH, 0)) == 0 && clock_now_ns() - l->answered_ns < l->poll_ns)
+        sched_yield();
+    return n;
+}
+
+/* A sleep would have taken about as long as the poll: what comes within twice that time was worth it, or would have been. */
+static void learn(struct loop *l)
+{
+    l->polls = clock_now_ns() - l->answered_ns < 2 * l->poll_ns;
+    l->answered_ns = 0;
+}
+
+static int wait_for_events(struct loop *l, int max_wait_ms)
+{
+    int wait_ms = wait_ms_until_timer(l, max_wait_ms);
+    int n = l->answered_ns && l->polls && wait_ms != 0 ? poll_a_little(l) : 0;
+    if (n == 0) n = epoll_wait(l->epoll_fd, l->batch, LOOP_BATCH, wait_ms);
+    if (n > 0 && l->answered_ns) learn(l);
+    return n;
+}
+
 int loop_run_once(struct loop *l, int max_wait_ms)
 {
-    int n = epoll_wait(l->epoll_fd, l->batch, LOOP_BATCH, wait_ms_until_timer(l, max_wait_ms));
+    int n = wait_for_events(l, max_wait_ms);
     if (n < 0) {
         if (errno != EINTR) return -errno;
         n = 0;

@@ -47,6 +47,10 @@ void loop_remove(struct loop_watch *w); /* harmless when not registered */
 void loop_timer_arm(struct loop *l, struct loop_timer *t, uint64_t delay_ns, void (*fired)(struct loop_timer *));
 void loop_timer_cancel(struct loop_timer *t); /* harmless when not armed */
 
+/* Something was answered, and the next question may follow at once: if that was so the last time, look for it for poll_ns before going to
+ * sleep. Two threads that wake each other up all the time take several times as long as the work between. */
+void loop_poll_for(struct loop *l, uint64_t poll_ns);
+
 /* Run until loop_stop(), called from a callback. Returns 0, or -errno when epoll itself fails. */
 int loop_run(struct loop *l);
 /* One pass: wait at most max_wait_ms (-1: for ever, 0: not at all), run what is ready. */

@@ -229,6 +229,26 @@ static void run_ends_when_stopped(void **state)
     loop_free(l);
 }
 
+/* Whatever is expected, a pass waits as long as it was told to, and takes what comes. */
+static void polling_changes_nothing_but_time(void **state)
+{
+    struct loop *l = loop_new();
+    struct source *s = source_new(l);
+    for (int round = 0; round < 3; round++) {
+        loop_poll_for(l, 20 * NS_PER_MS);
+        uint64_t start_ns = clock_now_ns();
+        assert_int_equal(loop_run_once(l, 40), 0);
+        assert_true(clock_now_ns() - start_ns >= 39 * NS_PER_MS); /* nothing came */
+        assert_int_equal(s->called, round);
+        loop_poll_for(l, 20 * NS_PER_MS);
+        signal_source(s);
+        assert_int_equal(loop_run_once(l, 1000), 0); /* came at once: the next time it is polled for */
+        assert_int_equal(s->called, round + 1);
+    }
+    source_free(s);
+    loop_free(l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -242,6 +262,7 @@ int main(void)
         cmocka_unit_test(timer_cancels_one_that_is_due_too),
         cmocka_unit_test(freeing_a_loop_disarms_its_timers),
         cmocka_unit_test(run_ends_when_stopped),
+        cmocka_unit_test(polling_changes_nothing_but_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,7 +25,8 @@
 #include "loop/clock.h"
 #include "openflow/wire.h"
 
-#define IN_ROOM (128u << 10) /* a message of the greatest length, and much that came with it */
+#define ANSWER_POLL_NS UINT64_C(100000) /* a controller that waits for each answer has the next request ready at once */
+#define IN_ROOM (128u << 10)            /* a message of the greatest length, and much that came with it */
 #define HEADER sizeof(struct ofp_header)
 
 enum state { HELLO, OPEN, CLOSING, ENDED };
@@ -316,6 +317,7 @@ static void flush(struct of_conn *c)
         }
         if (n > 0) of_out_sent(&c->out, (size_t)n);
         c->blocked = n < 0 || (size_t)n < queued;
+        if (!c->blocked && c->state == OPEN) loop_poll_for(c->loop, ANSWER_POLL_NS);
         if (n > 0 && c->state == OPEN && of_out_queued(&c->out) <= OF_OUTPUT_PAUSE_BYTES && c->ops.drained)
             c->ops.drained(c->ops.arg);
         if (c->freed) return;
