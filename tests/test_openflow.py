@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lib.control import Daemon, RpcError
-from lib.openflow import Client
+from lib.openflow import Client, Controller
 from lib.paths import TOP, built, system_program
 from lib.process import wait_until
 from lib.switch import Namespace, ip, start_switch
@@ -462,6 +462,42 @@ def test_standalone(daemon, spaces, ofctl, processes, run_dir):
     daemon.call("controller.del", bridge="br0")
     wait_until(lambda: any("NORMAL" in f for f in ofctl.flows()), 5, "the flow to be back")
     assert a.reaches("10.98.0.2", tries=10)
+
+
+def target_of(listener):
+    return f"tcp:127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_flow_that_somebody_wrote_stays(daemon, ofctl):
+    """Only the flow that the bridge made for itself goes when a controller is there; it is known after a restart, too."""
+    own = "cookie=0x6372656564656e63,"
+
+    def normal():
+        return [f for f in ofctl.flows() if "NORMAL" in f]
+
+    kill_switch(daemon)
+    assert len(normal()) == 1 and own in normal()[0]
+    with socket.create_server(("127.0.0.1", 0)) as at_first, socket.create_server(("127.0.0.1", 0)) as at_second:
+        daemon.call("controller.add", bridge="br0", target=target_of(at_first))
+        first = Controller(at_first)
+        wait_until(lambda: not normal(), 5, "the end of the bridge's own flow")
+        first.normal()
+        first.barrier()
+        daemon.call("controller.add", bridge="br0", target=target_of(at_second))
+        second = Controller(at_second)
+        second.barrier()
+        assert len(normal()) == 1 and own not in normal()[0]
+        first.close()
+        first = Controller(at_first)
+        first.barrier()
+        assert len(normal()) == 1
+        kill_switch(daemon)
+        again = [Controller(at_first), Controller(at_second)]
+        for controller in again:
+            controller.barrier()
+        assert len(normal()) == 1 and own not in normal()[0]
+        daemon.call("controller.del", bridge="br0")
+        assert len(normal()) == 1 and own not in normal()[0]
 
 
 @pytest.mark.slow

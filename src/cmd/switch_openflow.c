@@ -11,7 +11,8 @@
  * established, and when it has ended, so that another one can be made.
  *
  * Standalone bridges: when none of the controllers that it is to have was there for ALONE_NS, the flow of priority 0 of table 0
- * that matches everything becomes NORMAL; when one is there again, that flow goes. All other flows stay.
+ * that matches everything becomes NORMAL; when one is there again, that flow goes. All other flows stay. The flow that a bridge
+ * makes for itself is known by its cookie, across restarts, too: one like it that somebody else wrote is theirs.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -78,10 +79,8 @@ void net_tls_free(struct net_tls *t)
 
 /* ---- what the bridge does without its controllers ---- */
 
-static const char *const all_normal = "table=0,priority=0,actions=NORMAL";
-
 struct looking {
-    bool normal;
+    bool normal, own;
 };
 
 static bool is_normal(const struct flow_spec *f)
@@ -97,24 +96,28 @@ static void look_for_normal(void *arg, const struct flow_spec *f, const struct f
 {
     struct looking *l = arg;
     (void)s;
-    l->normal = l->normal || is_normal(f);
+    if (!is_normal(f)) return;
+    l->normal = true;
+    l->own = f->cookie == SWITCH_COOKIE_OWN;
 }
 
-static bool has_normal(struct net_bridge *b)
+static struct looking look(struct net_bridge *b)
 {
-    struct looking l = {false};
+    struct looking l = {false, false};
     struct flow_spec table;
     struct errmsg e;
     if (flow_parse(&table, "table=0", FLOW_PARSE_SELECT, &b->names, &e) == 0)
         bridge_flow_each(b->bridge, &table, look_for_normal, &l);
-    return l.normal;
+    return l;
 }
 
-static void change_normal(struct net_bridge *b, enum of_change what, const char *text)
+static void change_normal(struct net_bridge *b, enum of_change what, const char *rest)
 {
+    char text[80];
     struct net_change c;
     struct errmsg e = {""};
     unsigned changed = 0;
+    snprintf(text, sizeof text, "table=0,priority=0,cookie=0x%" PRIx64 "%s", SWITCH_COOKIE_OWN, rest);
     int ret = net_change_parse(&c, what, text, &b->names, &e);
     if (ret == 0) {
         ret = net_change_apply(b, &c, &changed, &e);
@@ -129,16 +132,16 @@ static void change_normal(struct net_bridge *b, enum of_change what, const char 
 static void stand_alone(struct net_bridge *b)
 {
     b->alone_since_ns = 0;
-    if (has_normal(b)) return;
+    if (look(b).normal) return;
     log_warn("bridge %s: %s: it forwards as a learning switch does", b->name,
              b->controllers ? "none of its controllers is there" : "it has no controllers any more");
-    change_normal(b, OF_FLOW_ADD, all_normal);
+    change_normal(b, OF_FLOW_ADD, ",actions=NORMAL");
 }
 
 static void be_controlled(struct net_bridge *b)
 {
     b->alone_since_ns = 0;
-    if (b->fail == BRIDGE_STANDALONE && has_normal(b)) change_normal(b, OF_FLOW_DELETE_STRICT, "table=0,priority=0");
+    if (b->fail == BRIDGE_STANDALONE && look(b).own) change_normal(b, OF_FLOW_DELETE_STRICT, "/-1");
 }
 
 static bool is_controlled(const struct net_bridge *b)

@@ -84,7 +84,8 @@ void switch_on_packet_in(struct net_switch *s, void (*received)(void *arg, const
 static int add_normal(struct bridge *b, struct errmsg *e)
 {
     struct action normal = {.type = ACTION_OUTPUT, .output = {.port = SWITCH_PORT_NORMAL}};
-    struct flow_spec f = {.out_port = SWITCH_PORT_ANY,
+    struct flow_spec f = {.cookie = SWITCH_COOKIE_OWN,
+                          .out_port = SWITCH_PORT_ANY,
                           .out_group = SWITCH_PORT_ANY,
                           .instructions = {.has_apply = true, .apply = {.count = 1, .list = &normal}}};
     return bridge_flow_add(b, &f, NULL, e);

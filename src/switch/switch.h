@@ -61,6 +61,9 @@ void switch_barrier(struct net_switch *s);
 
 enum bridge_fail { BRIDGE_STANDALONE, BRIDGE_SECURE }; /* a new bridge's table 0: one NORMAL flow, or none */
 
+/* "creedenc": the cookie of that flow, by which it is told from those that others wrote. */
+#define SWITCH_COOKIE_OWN UINT64_C(0x6372656564656e63)
+
 /* -EEXIST, -ENOSPC, -ENOMEM. */
 int bridge_new(struct bridge **out, struct net_switch *s, const char *name, enum bridge_fail fail, struct errmsg *e);
 void bridge_free(struct bridge *b); /* its ports must have been removed */

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The little of OpenFlow 1.3 that a test says itself, over a bridge's Unix socket."""
+"""The little of OpenFlow 1.3 that a test says itself, over a bridge's Unix socket or as a controller."""
 
 import socket
 import struct
 
-HELLO, ERROR, FLOW_MOD, MULTIPART_REQUEST, MULTIPART_REPLY, BARRIER_REQUEST, BARRIER_REPLY = 0, 1, 14, 18, 19, 20, 21
+HELLO, ERROR, FEATURES_REQUEST, FEATURES_REPLY, FLOW_MOD = 0, 1, 5, 6, 14
+MULTIPART_REQUEST, MULTIPART_REPLY, BARRIER_REQUEST, BARRIER_REPLY = 18, 19, 20, 21
 PORT_STATS, ANY, NO_BUFFER, ADD, DELETE = 4, 0xFFFFFFFF, 0xFFFFFFFF, 0, 3
+NORMAL = 0xFFFFFFFA
 
 
 class Client:
@@ -13,6 +15,9 @@ class Client:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(timeout_s)
         self.sock.connect(str(path))
+        self.begin()
+
+    def begin(self):
         self.file = self.sock.makefile("rb")
         self.xid = 0
         self.send(HELLO)
@@ -41,7 +46,13 @@ class Client:
 
     def output(self, in_port, out_port, priority=100):
         """Whatever comes in at in_port goes out at out_port."""
-        match = struct.pack("!HHIIxxxx", 1, 12, 0x80000004, in_port)
+        self.add(struct.pack("!HHIIxxxx", 1, 12, 0x80000004, in_port), out_port, priority)
+
+    def normal(self):
+        """For what is not known: as a learning switch."""
+        self.add(struct.pack("!HHxxxx", 1, 4), NORMAL, 0)
+
+    def add(self, match, out_port, priority):
         action = struct.pack("!HHIHxxxxxx", 0, 16, out_port, 0xFFFF)
         apply = struct.pack("!HHxxxx", 4, 8 + len(action)) + action
         self.send(FLOW_MOD, struct.pack("!QQBBHHHIIIHxx", 0, 0, 0, ADD, 0, 0, priority, NO_BUFFER, ANY, ANY, 0) + match + apply)
@@ -57,3 +68,14 @@ class Client:
     def close(self):
         self.file.close()
         self.sock.close()
+
+
+class Controller(Client):
+    """The other end of a bridge's connection, taken from a listening socket and established."""
+
+    def __init__(self, listener, timeout_s=10):
+        listener.settimeout(timeout_s)
+        self.sock, _ = listener.accept()
+        self.sock.settimeout(timeout_s)
+        self.begin()
+        self.answer(self.send(FEATURES_REQUEST), FEATURES_REPLY)
