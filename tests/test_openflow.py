@@ -327,6 +327,20 @@ def test_the_daemon_comes_back_to_its_controllers(daemon, ofctl, processes, run_
     assert "dpid:0000000000001234" in Tool("tcp:127.0.0.1:" + passive.split(":")[1])("show")
 
 
+def test_a_passive_socket_outlives_the_daemon(daemon, run_dir):
+    path = run_dir / "controllers"
+    daemon.call("controller.add", bridge="br0", target=f"punix:{path}")
+    wait_until(lambda: controller_state(daemon) == ["listening"], 5, "the socket")
+    assert "dpid" in Tool(path)("show")
+    assert daemon.terminate() == 0
+    assert "dpid" in Tool(path)("show")
+    daemon.start()
+    wait_until(lambda: controller_state(daemon) == ["listening"], 5, "the socket, still")
+    assert "dpid" in Tool(path)("show")
+    daemon.call("controller.del", bridge="br0")
+    assert not path.exists()
+
+
 def make_certificates(directory):
     """An authority, and a key with a certificate of it for each side."""
     def openssl(*words):

@@ -112,6 +112,31 @@ def test_passive(daemon, run_dir):
     assert not path.exists()
 
 
+def test_files_that_are_no_sockets_of_ours_stay(daemon, run_dir):
+    path, target = run_dir / "precious", f"punix:{run_dir}/precious"
+    path.write_text("kept")
+    daemon.call("controller.add", bridge="br0", target=target)
+    wait_until(lambda: "not a socket" in daemon.call("controller.list")["controllers"][0].get("error", ""), 5, "an error")
+    daemon.call("controller.del", bridge="br0", target=target)
+    assert path.read_text() == "kept"
+    # Nor one that took the place of a socket of ours; nor a socket that another program made.
+    path.unlink()
+    daemon.call("controller.add", bridge="br0", target=target)
+    wait_until(lambda: states(daemon) == ["listening"], 5, "the socket")
+    path.unlink()
+    path.write_text("kept")
+    daemon.call("controller.del", bridge="br0")
+    assert path.read_text() == "kept"
+    path.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(path))
+        other.listen()
+        daemon.call("controller.add", bridge="br0", target=target)
+        wait_until(lambda: "another program" in daemon.call("controller.list")["controllers"][0].get("error", ""), 5, "an error")
+        daemon.call("bridge.del", name="br0")
+        assert path.is_socket()
+
+
 def test_the_daemon_is_killed(daemon, server):
     """The switch that is found says whom it is connected to; only then others are dialled."""
     daemon.call("controller.add", bridge="br0", target=target_of(server))

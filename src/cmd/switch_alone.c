@@ -24,6 +24,7 @@ struct dialled {
     struct alone *alone;
     char *bridge, *target;
     struct redial redial;
+    bool made; /* a passive one's socket */
 };
 
 struct alone {
@@ -59,6 +60,7 @@ static void dial_got(struct redial *r, int fd)
 {
     struct dialled *d = container_of(r, struct dialled, redial);
     struct errmsg e = {""};
+    d->made = r->target.passive;
     if (hand_over(d, fd, &e) == 0) return;
     redial_later(r);
     dial_failed(r, e.text);
@@ -126,7 +128,7 @@ static void tools_remove(struct alone *a)
         const struct net_bridge *b = list_entry(node, struct net_bridge, node);
         for (unsigned i = 0; a->dir && i < ARRAY_LEN(endings); i++)
             if ((size_t)snprintf(path, sizeof path, "%s/%s.%s", a->dir, b->name, endings[i]) < sizeof path)
-                unlink(path);
+                unix_socket_remove(path);
     }
 }
 
@@ -197,7 +199,7 @@ void alone_free(struct alone *a)
     while (!list_empty(&a->dialled)) {
         struct dialled *d = list_entry(list_pop_front(&a->dialled), struct dialled, node);
         redial_stop(&d->redial);
-        if (d->redial.target.passive && d->redial.target.family == AF_UNIX) unlink(d->redial.target.path);
+        if (d->made && d->redial.target.family == AF_UNIX) unix_socket_remove(d->redial.target.path);
         free(d->bridge);
         free(d->target);
         free(d);

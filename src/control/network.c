@@ -88,7 +88,7 @@ void network_item_remove(struct network_item *i)
         network_drop_held(i);
         remove_socket(i, path);
     } else if (i->kind == NETWORK_BRIDGE) {
-        network_tools_remove(i);
+        network_sockets_remove(i);
         network_policy_forget(i->network, "bridge", i->name);
         if (network_flows_path(path, i->network, i->name, "flows.new")) unlink(path);
         if (network_flows_path(path, i->network, i->name, "flows")) unlink(path);
@@ -251,7 +251,7 @@ bool network_stop(struct network *n)
         remove_socket(i, path);
     }
     LIST_FOR_EACH (node, &n->items[NETWORK_BRIDGE])
-        network_tools_remove(list_entry(node, struct network_item, node));
+        network_sockets_remove(list_entry(node, struct network_item, node));
     return true;
 }
 

@@ -162,7 +162,8 @@ json_t *network_controllers_json(const struct network_item *bridge);
 void network_controller_notified(struct network *n, json_t *params);
 /* The sockets at which tools find the bridge, made when they are not there. How many; at most 2. */
 unsigned network_tools_fds(struct network_item *bridge, const char **names, int *fds);
-void network_tools_remove(struct network_item *bridge); /* their names */
+/* The names of these, and of those where controllers connect. */
+void network_sockets_remove(struct network_item *bridge);
 void network_openflow_end(struct network_item *bridge);
 /* What is in the files, for the switch: a new reference, or NULL with the reason. paths may be NULL. */
 json_t *network_tls_texts(const json_t *paths, struct errmsg *e);

@@ -18,7 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -52,6 +51,7 @@ struct controller {
     struct redial redial;
     uint64_t established_ns;
     bool asked; /* the switch has not answered yet */
+    bool made;  /* a passive one: its socket is ours, or an earlier daemon's */
     char error[160];
 };
 
@@ -100,6 +100,7 @@ static void offer(struct redial *r, int fd)
     const char *name = r->target.passive ? "listen" : "connection";
     struct network *n = c->bridge->network;
     struct peer *peer = switch_keeper_peer(n->keeper);
+    c->made = r->target.passive;
     if (!peer || n->asked >= NETWORK_ASKED_MAX || c->asked) {
         close(fd);
         try_later(c, "the switch cannot be asked just now");
@@ -127,11 +128,16 @@ static void make_idle(struct controller *c)
     c->state = IDLE;
 }
 
+/* The socket that a switch listens at outlives us. This is for one that nobody listens at any more. */
+static void remove_socket(const struct controller *c)
+{
+    if (c->made && c->redial.target.family == AF_UNIX) unix_socket_remove(c->redial.target.path);
+}
+
 static void controller_free(struct controller *c)
 {
     make_idle(c);
     list_remove(&c->node);
-    if (c->redial.target.passive && c->redial.target.family == AF_UNIX) unlink(c->redial.target.path);
     if (c->asked) {
         network_answered(c->bridge->network);
         c->bridge = NULL;
@@ -196,6 +202,7 @@ void network_controllers_sync(struct network_item *b)
         struct controller *c = list_entry(node, struct controller, node);
         if (is_configured(b, c->text)) continue;
         drop(b, c->text);
+        remove_socket(c);
         controller_free(c);
     }
     json_array_foreach(json_object_get(b->config, "controllers"), i, v)
@@ -253,6 +260,7 @@ void network_controller_notified(struct network *n, json_t *params)
         c->state = strcmp(state, "listening") == 0     ? LISTENING
                    : strcmp(state, "established") == 0 ? ESTABLISHED
                                                        : CONNECTED;
+        if (c->state == LISTENING) c->made = c->redial.target.passive;
         if (c->state != ESTABLISHED) return;
         c->established_ns = clock_now_ns();
         if (c->error[0]) log_info("bridge %s: controller %s: established", b->name, c->text);
@@ -307,13 +315,14 @@ unsigned network_tools_fds(struct network_item *b, const char **names, int *fds)
     return count;
 }
 
-void network_tools_remove(struct network_item *b)
+void network_sockets_remove(struct network_item *b)
 {
     static const char *const endings[] = {"mgmt", "snoop"};
     char path[PATH_MAX];
-    struct stat st;
     for (unsigned i = 0; i < ARRAY_LEN(endings); i++)
-        if (tool_path(path, b, endings[i]) && lstat(path, &st) == 0 && S_ISSOCK(st.st_mode)) unlink(path);
+        if (tool_path(path, b, endings[i])) unix_socket_remove(path);
+    LIST_FOR_EACH (node, &b->controllers)
+        remove_socket(list_entry(node, struct controller, node));
 }
 
 void network_openflow_end(struct network_item *b)

@@ -87,6 +87,12 @@ int unix_socket_listen(int *out, int type, const char *path, mode_t mode, struct
     return 0;
 }
 
+void unix_socket_remove(const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode)) unlink(path);
+}
+
 int unix_socket_connect(int *out, int type, const char *path, struct errmsg *e)
 {
     *out = -1;

@@ -18,6 +18,9 @@
  */
 int unix_socket_listen(int *out, int type, const char *path, mode_t mode, struct errmsg *e);
 
+/* Remove the name of a socket; whatever else is there stays. */
+void unix_socket_remove(const char *path);
+
 /* Connect to path without waiting: -EAGAIN when its backlog is full, -ECONNREFUSED when nobody listens. */
 int unix_socket_connect(int *out, int type, const char *path, struct errmsg *e);
 
