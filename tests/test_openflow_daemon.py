@@ -224,3 +224,59 @@ def test_policies_go_along(daemon):
     with pytest.raises(RpcError, match="too many"):
         daemon.call("policy.add", vif="web1", allow=True, direction="in")
     assert len(daemon.call("policy.list")["policies"]) == 2
+
+
+def after_adoption(daemon):
+    """What the switch that was found was asked since."""
+    log = daemon.switch_log()
+    return log[max(i for i, e in enumerate(log) if e["method"] == "adopt") + 1:]
+
+
+def test_a_switch_that_is_found_is_told_all_policies_again(daemon):
+    """An earlier daemon may have ended between telling the switch and saving, or the other way round."""
+    for n in range(60):  # more than are asked for at once
+        daemon.call("vif.attach", bridge="br0", name=f"web{n}")
+    daemon.call("policy.add", vif="web7", allow=True, direction="in", protocol="tcp", port=80)
+    daemon.call("policy.add", vif="web8", allow=False, direction="out")
+    pid = daemon.switch_pid()
+    daemon.kill()
+    state = saved(daemon)
+    state["policies"] = [p for p in state["policies"] if p["vif"] == "web8"]
+    (daemon.state_dir / "network.json").write_text(json.dumps(state))
+    daemon.start()
+    wait_until(lambda: daemon.call("status")["network"]["settled"], 10, "the switch")
+    assert daemon.switch_pid() == pid
+    asked = after_adoption(daemon)
+    told = {e["params"].get("vif") or e["params"].get("bridge"): e["params"]["policy"] for e in asked if e["method"] == "policy.set"}
+    assert told == {"br0": [], **{f"web{n}": [] for n in range(60)}, "web8": [{"allow": False, "direction": "out"}]}
+    methods = [e["method"] for e in asked]
+    assert methods.index("settled") > max(i for i, m in enumerate(methods) if m == "policy.set")
+    # One that does not obey is not gone on with.
+    daemon.kill()
+    daemon.behave_switch(fail={"policy.set": [-12, "no memory"]})
+    daemon.start()
+    wait_until(lambda: (n := daemon.call("status")["network"])["settled"] and n["switch"].get("pid") not in (None, pid), 10, "another switch")
+    attached = [e["params"] for e in daemon.switch_log("vif.attach") if e["pid"] == daemon.switch_pid()]
+    assert [p["policy"] for p in attached if p["name"] == "web8"] == [[{"allow": False, "direction": "out"}]]
+
+
+def test_changes_of_several_policies_go_on_at_once(daemon):
+    for name in ("web1", "web2"):
+        daemon.call("vif.attach", bridge="br0", name=name)
+    daemon.call("policy.add", vif="web1", allow=True, direction="in")
+    daemon.call("policy.add", vif="web2", allow=True, direction="in")
+    daemon.call("policy.add", vif="web1", allow=True, direction="out")
+    daemon.behave_switch(fail={"policy.set": [-28, "too many"]})
+    with pytest.raises(RpcError, match="too many"):
+        daemon.call("policy.del", vif="web1")
+    assert [(p["id"], p["vif"]) for p in daemon.call("policy.list")["policies"]] == [(1, "web1"), (2, "web2"), (3, "web1")]
+    daemon.behave_switch(hang="policy.set")
+    with daemon.rpc() as waits:
+        waits.send("policy.add", {"vif": "web1", "allow": False, "direction": "in"})
+        wait_until(lambda: {"allow": False, "direction": "in"} in daemon.switch_log("policy.set")[-1]["params"]["policy"], 5, "the change to be asked for")
+        with pytest.raises(RpcError, match="policy of vif web1"):
+            daemon.call("policy.del", vif="web1")
+        daemon.call("policy.add", vif="late", allow=True, direction="in")  # nobody has to be asked
+        os.kill(daemon.switch_pid(), signal.SIGKILL)
+        assert waits.receive()["result"]["id"] == 4  # the next switch has it from the beginning
+    assert [p["id"] for p in daemon.call("policy.list")["policies"]] == [1, 2, 3, 4, 5]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies with real programs: what they stop, whom they follow, and that nothing takes them away by accident."""
 
+import json
 import os
 import signal
 
@@ -76,6 +77,23 @@ def test_a_policy_is_obeyed_and_kept(daemon, load):
     assert [r["id"] for r in daemon.call("policy.list")["policies"]] == [drop["id"]]
     daemon.call("policy.del", id=drop["id"])
     flows(daemon)
+
+
+def test_what_is_saved_is_what_a_switch_that_was_found_obeys(daemon, load):
+    """A daemon may end between the switch's answer and the disk's, or before it hears an answer."""
+    flows(daemon)
+    daemon.call("policy.add", vif="b", allow=False, direction="in", protocol="udp")
+    assert stopped(daemon)
+    pid, file = daemon.switch_pid(), daemon.state_dir / "network.json"
+    daemon.kill()
+    with_rule = file.read_text()
+    file.write_text(json.dumps({**json.loads(with_rule), "policies": []}))
+    daemon.start()
+    flows(daemon)
+    daemon.kill()
+    file.write_text(with_rule)
+    daemon.start()
+    assert stopped(daemon) and daemon.switch_pid() == pid
 
 
 def test_allow_lists(daemon, load):

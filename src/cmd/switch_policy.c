@@ -137,6 +137,13 @@ static int set_rules(struct net *n, struct net_bridge *b, struct net_vif *only, 
     return ret;
 }
 
+/* True: nothing would change. A daemon that came back says everything once more. */
+static bool has_rules(const struct net_rules *r, const struct net_rules *wanted)
+{
+    if (r->count != wanted->count) return false;
+    return r->count == 0 || memcmp(r->list, wanted->list, r->count * sizeof *r->list) == 0;
+}
+
 static struct net_vif *find_vif(struct net *n, const char *name, struct errmsg *e, int *ret)
 {
     struct attachment *a = net_attachment_find(n, name);
@@ -157,7 +164,7 @@ int request_policy_set(struct net *n, struct net_request *r)
     struct net_vif *v = ret == 0 && *vif ? find_vif(n, vif, r->e, &ret) : NULL;
     struct net_bridge *b = ret == 0 && !*vif ? net_bridge_find(n, bridge) : NULL;
     if (ret == 0 && !v && !b) ret = errmsg_set(r->e, ENOENT, "bridge %s: there is no such bridge", bridge);
-    if (ret == 0) return set_rules(n, b, v, &rules, r->e);
+    if (ret == 0 && !has_rules(v ? &v->rules : &b->rules, &rules)) return set_rules(n, b, v, &rules, r->e);
     net_rules_clear(&rules);
     return ret;
 }

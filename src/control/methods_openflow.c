@@ -9,7 +9,6 @@
 #include "control/methods_network.h"
 #include "control/target.h"
 
-#define TLS_LIMIT_MS 5000u
 #define PAGES_MAX 64u
 
 /* ---- controllers ---- */
@@ -214,7 +213,8 @@ static void tls_changed(void *arg, const struct peer_answer *a)
 {
     struct tls_change *c = arg;
     network_answered(c->network);
-    if (a->ret == 0 || a->ret == -EPIPE) {
+    if (a->ret == -ETIMEDOUT) switch_keeper_kill(c->network->keeper); /* its successor is told what is to be */
+    if (a->ret == 0 || a->ret == -EPIPE || a->ret == -ETIMEDOUT) {
         tls_is(c);
         return;
     }
@@ -239,7 +239,7 @@ static void tls_change(struct network *n, struct rpc_call *call, json_t *paths)
     if (!switch_keeper_peer(n->keeper)) {
         json_decref(texts);
         tls_is(c);
-    } else if (!network_ask(n, "openflow.tls", texts, TLS_LIMIT_MS, tls_changed, c)) {
+    } else if (!network_ask(n, "openflow.tls", texts, NETWORK_FLOWS_MS, tls_changed, c)) {
         network_not_up(n, call);
         json_decref(paths);
         free(c);

@@ -164,6 +164,7 @@ int network_new(struct network **out, struct host *h)
     n->policies = json_array();
     n->held_max = held_limit();
     list_init(&n->unsaved);
+    list_init(&n->policy_changes);
     for (int kind = 0; kind < NETWORK_KINDS; kind++)
         list_init(&n->items[kind]);
     int ret = n->options && n->policies ? switch_keeper_new(&n->keeper, h, &network_switch_ops, n) : -ENOMEM;
@@ -199,6 +200,7 @@ void network_free(struct network *n)
     json_decref(n->options);
     json_decref(n->tls);
     json_decref(n->policies);
+    json_decref(n->policy_index);
     free(n);
 }
 

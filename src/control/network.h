@@ -55,6 +55,7 @@ struct network_item {
     bool failed;                       /* not tried again before the timer fires */
     bool busy;                         /* an operation on it goes on */
     bool fresh;                        /* it was never PRESENT */
+    bool owed;                         /* PRESENT, in a switch that was found running: its rules are told once more */
     unsigned deaths;                   /* of switches, while it was being added */
     struct rpc_call *adding;           /* to be answered when it is PRESENT, or removed when it cannot be */
     struct loop_timer limit;           /* of that */
@@ -82,7 +83,8 @@ struct network {
     json_t *options;                  /* of the switch */
     json_t *policies;                 /* network_policy.c */
     json_int_t policy_id;             /* the last that was given */
-    bool policy_busy;                 /* a change of them goes on */
+    json_t *policy_index;             /* the same by whose they are; NULL: to be made */
+    struct list policy_changes;       /* that go on */
     json_t *tls;                      /* the files with its key and certificates; NULL: none */
     struct list items[NETWORK_KINDS]; /* by name */
     unsigned count[NETWORK_KINDS];
@@ -167,12 +169,15 @@ void network_sockets_remove(struct network_item *bridge);
 void network_openflow_end(struct network_item *bridge);
 /* What is in the files, for the switch: a new reference, or NULL with the reason. paths may be NULL. */
 json_t *network_tls_texts(const json_t *paths, struct errmsg *e);
-void network_tls_tell(struct network *n);
+/* adopted: the switch may have another key, so it is told of none as well. */
+void network_tls_tell(struct network *n, bool adopted);
 
 /* ---- network_policy.c ---- */
 
 /* What the switch is told of a card ("vif") or bridge: a new reference; NULL: there are no rules. */
-json_t *network_policy_of(const struct network *n, const char *key, const char *name);
+json_t *network_policy_of(struct network *n, const char *key, const char *name);
+/* To a switch that has the card or bridge already. There must be room for a request. */
+void network_policy_tell(struct network_item *i);
 unsigned network_policy_load(struct network *n, json_t *list); /* how many were left out */
 void network_policy_forget(struct network *n, const char *key, const char *name);
 

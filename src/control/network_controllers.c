@@ -372,15 +372,18 @@ json_t *network_tls_texts(const json_t *paths, struct errmsg *e)
 
 static void tls_answered(void *arg, const struct peer_answer *a)
 {
-    network_answered(arg);
-    if (a->ret < 0 && a->ret != -EPIPE) log_error("TLS with controllers: %s", a->message);
+    struct network *n = arg;
+    network_answered(n);
+    if (a->ret == 0 || a->ret == -EPIPE) return;
+    log_error("TLS with controllers: %s", a->message);
+    if (a->ret == -ETIMEDOUT) switch_keeper_kill(n->keeper); /* which key it has is not known */
 }
 
-void network_tls_tell(struct network *n)
+void network_tls_tell(struct network *n, bool adopted)
 {
     struct errmsg e = {""};
-    if (!n->tls) return;
+    if (!n->tls && !adopted) return;
     json_t *texts = network_tls_texts(n->tls, &e);
     if (!texts) log_error("TLS with controllers: %s", e.text);
-    else network_ask(n, "openflow.tls", texts, OFFER_LIMIT_MS, tls_answered, n);
+    else network_ask(n, "openflow.tls", texts, NETWORK_FLOWS_MS, tls_answered, n);
 }

@@ -14,7 +14,6 @@
 #include "base/log.h"
 #include "control/methods_network.h"
 
-#define POLICY_LIMIT_MS 10000u
 #define RULES_MAX 256u /* of a card or a bridge */
 #define ALL_MAX 16384u /* of all */
 
@@ -69,13 +68,59 @@ static bool is_of(const json_t *rule, const char *key, const char *name)
     return whose && strcmp(whose, name) == 0;
 }
 
-json_t *network_policy_of(const struct network *n, const char *key, const char *name)
+/* ---- whose they are ---- */
+
+static const char *subject_of(char out[NETWORK_NAME_MAX + 2], const char *key, const char *name)
 {
-    json_t *list = NULL, *rule;
+    snprintf(out, NETWORK_NAME_MAX + 2, "%c%s", *key, name);
+    return out;
+}
+
+static json_t *index_new(json_t *policies)
+{
+    json_t *index = json_object(), *rule;
+    char subject[NETWORK_NAME_MAX + 2];
     size_t i;
-    json_array_foreach(n->policies, i, rule)
+    json_array_foreach(policies, i, rule)
     {
-        if (!is_of(rule, key, name)) continue;
+        const char *vif = json_string_value(json_object_get(rule, "vif"));
+        const char *bridge = json_string_value(json_object_get(rule, "bridge"));
+        subject_of(subject, vif ? "vif" : "bridge", vif ? vif : bridge);
+        json_t *list = json_object_get(index, subject);
+        if (!list) json_object_set_new(index, subject, list = json_array());
+        json_array_append(list, rule);
+    }
+    return index;
+}
+
+/* Borrowed until the rules change; NULL: it has none. */
+static json_t *rules_of(struct network *n, const char *key, const char *name)
+{
+    char subject[NETWORK_NAME_MAX + 2];
+    if (!n->policy_index) n->policy_index = index_new(n->policies);
+    return json_object_get(n->policy_index, subject_of(subject, key, name));
+}
+
+static void policies_changed(struct network *n)
+{
+    json_decref(n->policy_index);
+    n->policy_index = NULL;
+}
+
+/* policies are stolen. */
+static void set_policies(struct network *n, json_t *policies)
+{
+    json_decref(n->policies);
+    n->policies = policies;
+    policies_changed(n);
+}
+
+json_t *network_policy_of(struct network *n, const char *key, const char *name)
+{
+    json_t *own = rules_of(n, key, name), *list = NULL, *rule;
+    size_t i;
+    json_array_foreach(own, i, rule)
+    {
         json_t *bare = json_copy(rule);
         json_object_del(bare, "id");
         json_object_del(bare, "vif");
@@ -106,6 +151,7 @@ unsigned network_policy_load(struct network *n, json_t *list)
             bad++;
         }
     }
+    policies_changed(n);
     return bad;
 }
 
@@ -113,20 +159,52 @@ void network_policy_forget(struct network *n, const char *key, const char *name)
 {
     for (size_t i = json_array_size(n->policies); i-- > 0;)
         if (is_of(json_array_get(n->policies, i), key, name)) json_array_remove(n->policies, i);
+    policies_changed(n);
+}
+
+/* ---- to the switch ---- */
+
+static bool ask(struct network *n, const char *key, const char *name, peer_done done, void *arg)
+{
+    json_t *rules = network_policy_of(n, key, name), *params = json_pack("{s:s}", key, name);
+    json_object_set_new(params, "policy", rules ? rules : json_array());
+    return network_ask(n, "policy.set", params, NETWORK_FLOWS_MS, done, arg);
+}
+
+static void told(void *arg, const struct peer_answer *a)
+{
+    struct network *n = arg;
+    network_answered(n);
+    if (a->ret == -EPIPE) return;
+    if (a->ret < 0 && a->ret != -ENOENT) { /* none that is gone needs rules */
+        log_limited(LOG_LEVEL_ERROR, "switch: policy.set: %s; it is killed: its successor begins with all rules",
+                    a->message);
+        switch_keeper_kill(n->keeper);
+        return;
+    }
+    network_sync(n);
+}
+
+void network_policy_tell(struct network_item *i)
+{
+    ask(i->network, network_kind_name(i->kind), i->name, told, i->network);
 }
 
 /* ---- changes ---- */
 
-/* The list as it is to be, of one card or bridge; taken back when the switch does not take it. */
+/* Of the rules of one card or bridge; taken back when the switch does not take it. */
 struct change {
+    struct list node;
     struct network *network;
     struct rpc_call *call;
-    json_t *before; /* all rules */
+    char key[8], name[NETWORK_NAME_MAX + 1];
+    json_t *before; /* its rules, or NULL */
     json_t *answer;
 };
 
 static void change_free(struct change *c)
 {
+    list_remove(&c->node);
     json_decref(c->before);
     json_decref(c->answer);
     free(c);
@@ -138,19 +216,41 @@ static void is_done(struct change *c)
     change_free(c);
 }
 
+static json_int_t id_of(const json_t *rule)
+{
+    return json_integer_value(json_object_get(rule, "id"));
+}
+
+/* Those of others may have changed meanwhile. All are in the order of their numbers. */
+static void take_back(struct change *c)
+{
+    struct network *n = c->network;
+    json_t *list = json_array(), *rule;
+    size_t i, at = 0, count = json_array_size(c->before);
+    json_array_foreach(n->policies, i, rule)
+    {
+        if (is_of(rule, c->key, c->name)) continue;
+        while (at < count && id_of(json_array_get(c->before, at)) < id_of(rule))
+            json_array_append(list, json_array_get(c->before, at++));
+        json_array_append(list, rule);
+    }
+    while (at < count)
+        json_array_append(list, json_array_get(c->before, at++));
+    set_policies(n, list);
+}
+
 static void changed(void *arg, const struct peer_answer *a)
 {
     struct change *c = arg;
     struct network *n = c->network;
     network_answered(n);
-    n->policy_busy = false;
-    if (a->ret == 0 || a->ret == -EPIPE || a->ret == -ENOENT) { /* the next switch gets them all */
-        is_done(c);
+    if (a->ret == -ETIMEDOUT) switch_keeper_kill(n->keeper);
+    if (a->ret == 0 || a->ret == -EPIPE || a->ret == -ETIMEDOUT || a->ret == -ENOENT) {
+        is_done(c); /* the next switch gets them all */
         return;
     }
-    json_t *back = c->before;
-    c->before = n->policies;
-    n->policies = back;
+    take_back(c);
+    network_save(n, NULL, NULL); /* it may have been saved along with another change */
     network_fail(n, c->call, "policy", a);
     change_free(c);
 }
@@ -161,41 +261,48 @@ static void change(struct network *n, struct rpc_call *call, json_t *policies, c
 {
     struct change *c = calloc(1, sizeof *c);
     assert(c);
-    *c = (struct change){.network = n, .call = call, .before = n->policies, .answer = answer};
-    const struct network_item *i = network_find(n, strcmp(key, "vif") == 0 ? NETWORK_VIF : NETWORK_BRIDGE, name);
-    n->policies = policies;
+    *c = (struct change){.network = n, .call = call, .before = json_incref(rules_of(n, key, name)), .answer = answer};
+    snprintf(c->key, sizeof c->key, "%s", key);
+    snprintf(c->name, sizeof c->name, "%s", name);
+    list_push_back(&n->policy_changes, &c->node);
+    const struct network_item *i = network_find(n, *key == 'v' ? NETWORK_VIF : NETWORK_BRIDGE, c->name);
+    set_policies(n, policies);
     bool there = i && i->state != NETWORK_ABSENT;
     json_object_set_new(answer, "applied", json_boolean(there));
     if (!there) {
         is_done(c);
-        return;
+    } else if (!ask(n, c->key, c->name, changed, c)) {
+        take_back(c);
+        network_not_up(n, call);
+        change_free(c);
     }
-    json_t *rules = network_policy_of(n, key, name), *params = json_pack("{s:s}", key, name);
-    json_object_set_new(params, "policy", rules ? rules : json_array());
-    n->policy_busy = network_ask(n, "policy.set", params, POLICY_LIMIT_MS, changed, c);
-    if (n->policy_busy) return;
-    n->policies = c->before;
-    c->before = policies;
-    network_not_up(n, call);
-    change_free(c);
 }
 
-static bool can_change(struct network *n, struct rpc_call *call)
+static bool can_change(struct network *n, struct rpc_call *call, const char *key, const char *name)
 {
-    if (!n->policy_busy && !n->load_failed) return true;
-    rpc_fail(call, n->load_failed ? RPC_STATE : RPC_BUSY, NULL,
-             n->load_failed ? "network.json was not understood: move it away, and start the daemon again"
-                            : "another change of a policy is going on: try again when it is over");
+    bool busy = false;
+    LIST_FOR_EACH (node, &n->policy_changes) {
+        const struct change *c = list_entry(node, struct change, node);
+        busy = busy || (strcmp(c->key, key) == 0 && strcmp(c->name, name) == 0);
+    }
+    if (n->load_failed)
+        rpc_fail(call, RPC_STATE, NULL, "network.json was not understood: move it away, and start the daemon again");
+    else if (busy)
+        rpc_fail(call, RPC_BUSY, NULL, "another change of the policy of %s %s is going on: try again when it is over",
+                 key, name);
+    return !busy && !n->load_failed;
+}
+
+/* Is there room for one more? Else answered. */
+static bool has_room(struct network *n, struct rpc_call *call, const char *key, const char *name)
+{
+    if (json_array_size(rules_of(n, key, name)) >= RULES_MAX)
+        rpc_fail(call, RPC_BUSY, NULL, "%s %s has %u rules, the most that there can be", key, name, RULES_MAX);
+    else if (json_array_size(n->policies) >= ALL_MAX)
+        rpc_fail(call, RPC_BUSY, NULL, "there are %u rules of all cards and bridges, the most that there can be",
+                 ALL_MAX);
+    else return true;
     return false;
-}
-
-static unsigned count_of(const json_t *policies, const char *key, const char *name)
-{
-    unsigned count = 0;
-    size_t i;
-    json_t *rule;
-    json_array_foreach((json_t *)(uintptr_t)policies, i, rule) count += is_of(rule, key, name);
-    return count;
 }
 
 void method_policy_add(void *arg, struct rpc_call *call, json_t *params)
@@ -215,12 +322,8 @@ void method_policy_add(void *arg, struct rpc_call *call, json_t *params)
     }
     const char *key = json_object_get(rule, "vif") ? "vif" : "bridge";
     const char *name = json_string_value(json_object_get(rule, key));
-    bool good = can_change(n, call);
-    if (good && *key == 'b' && !network_need(n, call, NETWORK_BRIDGE, name)) good = false;
-    if (good && (count_of(n->policies, key, name) >= RULES_MAX || json_array_size(n->policies) >= ALL_MAX)) {
-        rpc_fail(call, RPC_BUSY, NULL, "%s %s has %u rules, the most that there can be", key, name, RULES_MAX);
-        good = false;
-    }
+    bool good = can_change(n, call, key, name) && (*key == 'v' || network_need(n, call, NETWORK_BRIDGE, name)) &&
+                has_room(n, call, key, name);
     if (!good) {
         json_decref(rule);
         return;
@@ -229,6 +332,17 @@ void method_policy_add(void *arg, struct rpc_call *call, json_t *params)
     json_t *policies = json_copy(n->policies);
     json_array_append_new(policies, rule);
     change(n, call, policies, key, name, json_copy(rule));
+}
+
+static const json_t *find_rule(const struct network *n, json_int_t id)
+{
+    size_t i;
+    json_t *rule;
+    json_array_foreach(n->policies, i, rule)
+    {
+        if (id_of(rule) == id) return rule;
+    }
+    return NULL;
 }
 
 void method_policy_del(void *arg, struct rpc_call *call, json_t *params)
@@ -245,24 +359,19 @@ void method_policy_del(void *arg, struct rpc_call *call, json_t *params)
         rpc_fail_field(call, &why);
         return;
     }
-    if (!can_change(n, call)) return;
-    json_t *left = json_array(), *rule, *last = NULL;
-    const char *key = *vif ? "vif" : "bridge", *name = *vif ? vif : bridge;
-    size_t i;
-    json_array_foreach(n->policies, i, rule)
-    {
-        bool goes = id ? json_integer_value(json_object_get(rule, "id")) == id : is_of(rule, key, name);
-        if (goes) last = rule;
-        else json_array_append(left, rule);
-    }
-    if (!last) {
-        json_decref(left);
+    const json_t *one = id ? find_rule(n, id) : NULL;
+    const char *key = *vif || json_object_get(one, "vif") ? "vif" : "bridge";
+    const char *name = id ? json_string_value(json_object_get(one, key)) : *vif ? vif : bridge;
+    if (!name || !rules_of(n, key, name)) {
         rpc_fail(call, RPC_NOT_FOUND, NULL, "there is no such rule; `creedence policy list` shows those there are");
         return;
     }
-    if (id) {
-        key = json_object_get(last, "vif") ? "vif" : "bridge";
-        name = json_string_value(json_object_get(last, key));
+    if (!can_change(n, call, key, name)) return;
+    json_t *left = json_array(), *rule;
+    size_t i;
+    json_array_foreach(n->policies, i, rule)
+    {
+        if (id ? rule != one : !is_of(rule, key, name)) json_array_append(left, rule);
     }
     json_t *answer = json_pack("{s:i}", "removed", (int)(json_array_size(n->policies) - json_array_size(left)));
     change(n, call, left, key, name, answer);

@@ -3,6 +3,9 @@
  * What the switch has, and what it is told so that it has all. Its notifications.
  *
  * Requests are answered in their order, so a port may be asked for right behind its bridge.
+ *
+ * A switch that was found running may have been told otherwise than what was saved, or may never have answered: who may talk
+ * with its cards it is told once more, before `settled`.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -175,6 +178,12 @@ static void ask_item(struct network_item *i)
     }
 }
 
+static void tell_again(struct network_item *i)
+{
+    i->owed = false;
+    network_policy_tell(i);
+}
+
 /* ---- Settling, and going on to answer ---- */
 
 static void network_watch(struct network *n);
@@ -249,6 +258,7 @@ void network_sync(struct network *n)
             if (n->asked + 2 >= NETWORK_ASKED_MAX || !switch_keeper_peer(n->keeper))
                 return; /* answers come back here */
             if (i->state == NETWORK_ABSENT && !i->failed && !i->busy && !i->left_out) ask_item(i);
+            else if (i->owed) tell_again(i);
             else waiting |= i->state == NETWORK_ASKED;
         }
     }
@@ -277,6 +287,7 @@ static bool note_present(struct network *n, enum network_kind kind, json_t *name
         struct network_item *i = text ? network_find(n, kind, text) : NULL;
         if (!i) known = false;
         else i->state = NETWORK_PRESENT;
+        if (i) i->owed = kind != NETWORK_PORT;
         /* An earlier daemon ended between the switch's last word on it and putting the file in place. */
         if (i && kind == NETWORK_BRIDGE && network_flows_left(i)) i->compact_wanted = true;
     }
@@ -289,7 +300,7 @@ static void switch_up(void *arg, json_t *adopted)
     struct network *n = arg;
     n->adopted = adopted != NULL;
     bool known = true;
-    network_tls_tell(n);
+    network_tls_tell(n, adopted);
     if (adopted) {
         known = note_present(n, NETWORK_BRIDGE, json_object_get(adopted, "bridges"));
         known &= note_present(n, NETWORK_PORT, json_object_get(adopted, "ports"));
@@ -320,7 +331,7 @@ static void switch_down(void *arg, bool dead)
         LIST_FOR_EACH_SAFE (node, &n->items[kind]) {
             struct network_item *i = list_entry(node, struct network_item, node);
             i->state = NETWORK_ABSENT; /* one that is found running says what it has */
-            i->failed = i->compacting = false;
+            i->failed = i->compacting = i->owed = false;
             network_controllers_idle(i);
             if (dead && *why) note_death(i, why);
         }
