@@ -17,7 +17,7 @@ from lib.control import Daemon, RpcError
 from lib.openflow import Client, Controller
 from lib.paths import TOP, built, system_program
 from lib.process import wait_until
-from lib.switch import Namespace, ip, start_switch
+from lib.switch import HeldSwitch, Namespace, ip, start_switch
 
 pytestmark = pytest.mark.timeout_s(120)
 
@@ -580,6 +580,43 @@ def test_controllers_go_with_the_socket_they_came_to(processes, run_dir, kind):
         link.ask("openflow.drop", bridge="br0", target=target)
         assert s.recv(16) == b""
     wait_until(lambda: link.ask("controller.list")["connections"] == [], 5, "it to be gone")
+
+
+def connect(link, target):
+    """A connection with a controller, made by us: its other end."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.setblocking(False)
+        link.ask("openflow.connected", fds={"connection": theirs.fileno()}, bridge="br0", target=target, tls=False)
+    ours.settimeout(10)
+    return ours
+
+
+def has_ended(sock):
+    while sock.recv(4096):
+        pass
+    return True
+
+
+def test_a_switch_ends_controllers_that_are_not_named_any_more(processes, run_dir):
+    held = HeldSwitch(processes, run_dir).start()
+    held.link.ask("bridge.add", name="br0")
+    names = ["tcp:192.0.2.1:6653", "tcp:192.0.2.2:6653"]
+    first, second = (connect(held.link, name) for name in names)
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    for n, listener in enumerate(listeners):
+        listener.setblocking(False)
+        held.link.ask("openflow.listen", fds={"listen": listener.fileno()}, bridge="br0", target=f"ptcp:{n + 1}", tls=False)
+    guests = [socket.create_connection(listener.getsockname(), timeout=10) for listener in listeners]
+    assert all(len(s.recv(4096)) >= 8 for s in (first, second, *guests))
+    held.link.ask("bridge.set", name="br0", controllers=1, targets=[names[1], "ptcp:2"])
+    assert has_ended(first) and has_ended(guests[0])
+    wait_until(lambda: len(held.link.ask("controller.list")["connections"]) == 2, 5, "two to be left")
+    assert {c["target"] for c in held.link.ask("controller.list")["connections"]} >= {names[1]}
+    held.link.ask("bridge.set", name="br0", mac_ageing_s=60)  # nothing about them
+    assert len(held.link.ask("controller.list")["connections"]) == 2
+    for s in (first, second, *guests, *listeners):
+        s.close()
 
 
 def test_wrong_targets(daemon):

@@ -47,7 +47,7 @@ def test_a_controller_is_dialled_handed_over_and_kept(daemon, server):
     daemon.call("controller.add", bridge="br0", target=target, name="main")
     first, _ = server.accept()
     wait_until(lambda: states(daemon) == ["established"], 5, "the controller")
-    assert daemon.switch_log("bridge.set")[-1]["params"] == {"name": "br0", "controllers": 1}
+    assert daemon.switch_log("bridge.set")[-1]["params"] == {"name": "br0", "controllers": 1, "targets": [target]}
     asked = daemon.switch_log("openflow.connected")[-1]
     assert asked["params"] == {"bridge": "br0", "target": target, "tls": False} and asked["fds"] == ["connection"]
     assert saved(daemon)["bridges"][0]["controllers"] == [{"target": target, "name": "main"}]
@@ -57,8 +57,7 @@ def test_a_controller_is_dialled_handed_over_and_kept(daemon, server):
     assert daemon.switch_log("bridge.add")[-1]["params"]["controllers"] == 1
     assert sorted(daemon.switch_log("bridge.add")[-1]["fds"]) == ["flows", "mgmt", "snoop"]
     daemon.call("controller.del", bridge="br0", target="main")
-    wait_until(lambda: daemon.switch_log("openflow.drop"), 5, "the end of it")
-    assert daemon.switch_log("openflow.drop")[-1]["params"] == {"bridge": "br0", "target": target}
+    assert daemon.switch_log("bridge.set")[-1]["params"] == {"name": "br0", "controllers": 0, "targets": []}
     assert "controllers" not in saved(daemon)["bridges"][0]
     second.settimeout(5)
     assert second.recv(1) == b""
@@ -280,3 +279,21 @@ def test_changes_of_several_policies_go_on_at_once(daemon):
         os.kill(daemon.switch_pid(), signal.SIGKILL)
         assert waits.receive()["result"]["id"] == 4  # the next switch has it from the beginning
     assert [p["id"] for p in daemon.call("policy.list")["policies"]] == [1, 2, 3, 4, 5]
+
+
+def test_a_switch_that_is_found_is_told_who_may_control_it(daemon, server):
+    """Whatever became of what an earlier daemon asked: the switch ends every controller that is not configured."""
+    target = target_of(server)
+    daemon.call("controller.add", bridge="br0", target=target)
+    connection, _ = server.accept()
+    wait_until(lambda: states(daemon) == ["established"], 5, "the controller")
+    daemon.kill()
+    state = saved(daemon)
+    del state["bridges"][0]["controllers"]
+    (daemon.state_dir / "network.json").write_text(json.dumps(state))
+    daemon.start()
+    wait_until(lambda: daemon.call("status")["network"]["settled"], 10, "the switch")
+    assert [e["params"] for e in after_adoption(daemon) if e["method"] == "bridge.set"] == [{"name": "br0", "controllers": 0, "targets": []}]
+    connection.settimeout(5)
+    assert connection.recv(1) == b""
+    connection.close()

@@ -49,7 +49,8 @@ struct net_peer {
     char listener[NET_TARGET_BYTES]; /* a passive one's: where it came to us */
     bool passive;
     bool established;
-    int fd; /* a duplicate, to end it by */
+    bool unwanted; /* who asked for it has asked for its end, too: not to be told */
+    int fd;        /* a duplicate, to end it by */
     struct net_tls *tls;
 };
 
@@ -206,12 +207,12 @@ static void peer_ended(void *arg, const char *reason)
     struct net_peer *p = arg;
     struct net_bridge *b = p->b;
     char target[NET_TARGET_BYTES];
-    bool passive = p->passive, was_there = p->established;
+    bool passive = p->passive, was_there = p->established, unwanted = p->unwanted;
     snprintf(target, sizeof target, "%s", p->target);
     peer_free(p);
     if (passive) return;
     if (was_there) lost_controller(b); /* one that only tries to be has been missed before */
-    tell(b, target, "ended", reason ? reason : "it ended");
+    if (!unwanted) tell(b, target, "ended", reason ? reason : "it ended");
 }
 
 /* fd is taken over. The listener at which it came to us, or NULL: we went to it. */
@@ -245,12 +246,17 @@ static int peer_new(struct net_bridge *b, const char *target, int fd, bool tls, 
 }
 
 /* Its end comes through the agent, which sees the connection close. */
-static void peers_end(struct net_bridge *b, const char *target, const struct net_tls *tls)
+static void peer_end(struct net_peer *p, bool unwanted)
+{
+    p->unwanted = p->unwanted || unwanted;
+    shutdown(p->fd, SHUT_RDWR);
+}
+
+static void peers_end_tls(struct net_bridge *b, const struct net_tls *tls)
 {
     LIST_FOR_EACH (node, &b->peers) {
         struct net_peer *p = list_entry(node, struct net_peer, node);
-        bool is_meant = target && strcmp(p->passive ? p->listener : p->target, target) == 0;
-        if (is_meant || (tls && p->tls == tls)) shutdown(p->fd, SHUT_RDWR);
+        if (p->tls == tls) peer_end(p, false);
     }
 }
 
@@ -444,7 +450,7 @@ void net_openflow_again(struct net_bridge *b)
     }
     LIST_FOR_EACH (node, &b->peers) {
         struct net_peer *p = list_entry(node, struct net_peer, node);
-        if (!p->passive) tell(b, p->target, p->established ? "established" : "connecting", NULL);
+        if (!p->passive && !p->unwanted) tell(b, p->target, p->established ? "established" : "connecting", NULL);
     }
 }
 
@@ -483,6 +489,35 @@ int request_openflow_connected(struct net *n, struct net_request *r)
     return with_fd(n, r, "connection", false);
 }
 
+/* Of each target that is meant: its connections, and the socket at which it is to come. */
+static void controllers_end(struct net_bridge *b, bool (*is_meant)(const void *arg, const char *target),
+                            const void *arg)
+{
+    LIST_FOR_EACH (node, &b->peers) {
+        struct net_peer *p = list_entry(node, struct net_peer, node);
+        if (is_meant(arg, p->passive ? p->listener : p->target)) peer_end(p, true);
+    }
+    LIST_FOR_EACH_SAFE (node, &b->listeners) {
+        struct net_listener *l = list_entry(node, struct net_listener, node);
+        if (l->peer == OF_PEER_CONTROLLER && is_meant(arg, l->target)) listener_free(l);
+    }
+}
+
+static bool is_target(const void *arg, const char *target)
+{
+    return strcmp(arg, target) == 0;
+}
+
+static bool is_in_no_list(const void *arg, const char *target)
+{
+    const json_t *list = arg;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *text = json_string_value(json_array_get(list, i));
+        if (text && strcmp(text, target) == 0) return false;
+    }
+    return true;
+}
+
 int request_openflow_drop(struct net *n, struct net_request *r)
 {
     struct field_error why = {0};
@@ -492,11 +527,7 @@ int request_openflow_drop(struct net *n, struct net_request *r)
     const char *target = fields_target(&f);
     if (ret == 0) ret = fields_done(&f, r->e);
     if (ret < 0) return ret;
-    peers_end(b, target, NULL);
-    LIST_FOR_EACH_SAFE (node, &b->listeners) {
-        struct net_listener *l = list_entry(node, struct net_listener, node);
-        if (l->peer == OF_PEER_CONTROLLER && strcmp(l->target, target) == 0) listener_free(l);
-    }
+    controllers_end(b, is_target, target);
     return 0;
 }
 
@@ -520,7 +551,7 @@ int request_openflow_tls(struct net *n, struct net_request *r)
     }
     n->tls = t;
     LIST_FOR_EACH (node, &n->bridges)
-        if (before) peers_end(list_entry(node, struct net_bridge, node), NULL, before);
+        if (before) peers_end_tls(list_entry(node, struct net_bridge, node), before);
     net_tls_free(before);
     return 0;
 }
@@ -539,8 +570,10 @@ int request_bridge_set(struct net *n, struct net_request *r)
                                      .datapath_id = b->datapath_id,
                                      .controllers = b->controllers};
     net_bridge_fields(&f, &wanted);
+    const json_t *targets = fields_array(&f, "targets", 0, OF_CONNECTIONS_MAX);
     int ret = fields_done(&f, r->e);
     if (ret < 0) return ret;
+    if (targets) controllers_end(b, is_in_no_list, targets); /* it has these controllers, and no others any more */
     net_bridge_aged(b, wanted.mac_ageing_s);
     b->fail = wanted.fail;
     if (wanted.datapath_id && wanted.datapath_id != b->datapath_id) {

@@ -49,7 +49,8 @@ static void change_controllers(struct network_item *b, struct rpc_call *call, js
         rpc_fail_field(call, &why);
         return;
     }
-    json_t *params = json_pack("{s:s, s:i}", "name", b->name, "controllers", (int)network_controllers_count(checked));
+    json_t *params = json_pack("{s:s}", "name", b->name);
+    network_controllers_params(checked, params);
     network_change(b, call, "bridge.set", params, checked);
 }
 

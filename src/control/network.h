@@ -55,7 +55,7 @@ struct network_item {
     bool failed;                       /* not tried again before the timer fires */
     bool busy;                         /* an operation on it goes on */
     bool fresh;                        /* it was never PRESENT */
-    bool owed;                         /* PRESENT, in a switch that was found running: its rules are told once more */
+    bool owed;                         /* PRESENT in a switch that was found running: told once more what to obey */
     unsigned deaths;                   /* of switches, while it was being added */
     struct rpc_call *adding;           /* to be answered when it is PRESENT, or removed when it cannot be */
     struct loop_timer limit;           /* of that */
@@ -160,6 +160,8 @@ void network_ask_attach(struct network_item *i, peer_done done);
 void network_controllers_sync(struct network_item *bridge);
 void network_controllers_idle(struct network_item *bridge); /* the switch is gone */
 unsigned network_controllers_count(const json_t *config);   /* that the bridge connects to */
+/* Which there are to be, for bridge.set: the switch ends all others. */
+void network_controllers_params(json_t *config, json_t *into);
 json_t *network_controllers_json(const struct network_item *bridge);
 void network_controller_notified(struct network *n, json_t *params);
 /* The sockets at which tools find the bridge, made when they are not there. How many; at most 2. */
@@ -176,8 +178,8 @@ void network_tls_tell(struct network *n, bool adopted);
 
 /* What the switch is told of a card ("vif") or bridge: a new reference; NULL: there are no rules. */
 json_t *network_policy_of(struct network *n, const char *key, const char *name);
-/* To a switch that has the card or bridge already. There must be room for a request. */
-void network_policy_tell(struct network_item *i);
+/* To a switch that has the card or bridge already; arg of done(): the network. */
+void network_policy_tell(struct network_item *i, peer_done done);
 unsigned network_policy_load(struct network *n, json_t *list); /* how many were left out */
 void network_policy_forget(struct network *n, const char *key, const char *name);
 

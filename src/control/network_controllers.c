@@ -12,6 +12,9 @@
  *     IDLE: the switch has not got the bridge, or is not settled. A passive one: DIALING -> OFFERED -> LISTENING.
  *
  * A switch that was found running says what it has, before it is asked for anything.
+ *
+ * Which controllers a bridge has goes to the switch as a whole (bridge.set): it ends the others, before a deletion is
+ * acknowledged. While that goes on nothing else is handed over for the bridge.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -101,6 +104,11 @@ static void offer(struct redial *r, int fd)
     struct network *n = c->bridge->network;
     struct peer *peer = switch_keeper_peer(n->keeper);
     c->made = r->target.passive;
+    if (c->bridge->busy) {
+        close(fd);
+        redial_later(r);
+        return;
+    }
     if (!peer || n->asked >= NETWORK_ASKED_MAX || c->asked) {
         close(fd);
         try_later(c, "the switch cannot be asked just now");
@@ -201,7 +209,6 @@ void network_controllers_sync(struct network_item *b)
     LIST_FOR_EACH_SAFE (node, &b->controllers) {
         struct controller *c = list_entry(node, struct controller, node);
         if (is_configured(b, c->text)) continue;
-        drop(b, c->text);
         remove_socket(c);
         controller_free(c);
     }
@@ -233,6 +240,16 @@ unsigned network_controllers_count(const json_t *config)
         count += target_parse(&t, json_string_value(json_object_get(v, "target")), &e) == 0 && !t.passive;
     }
     return count;
+}
+
+void network_controllers_params(json_t *config, json_t *into)
+{
+    json_t *targets = json_array(), *v;
+    size_t i;
+    json_array_foreach(json_object_get(config, "controllers"), i, v)
+        json_array_append(targets, json_object_get(v, "target"));
+    json_object_set_new(into, "controllers", json_integer(network_controllers_count(config)));
+    json_object_set_new(into, "targets", targets);
 }
 
 static void has_ended(struct controller *c, const char *why)

@@ -171,23 +171,9 @@ static bool ask(struct network *n, const char *key, const char *name, peer_done 
     return network_ask(n, "policy.set", params, NETWORK_FLOWS_MS, done, arg);
 }
 
-static void told(void *arg, const struct peer_answer *a)
+void network_policy_tell(struct network_item *i, peer_done done)
 {
-    struct network *n = arg;
-    network_answered(n);
-    if (a->ret == -EPIPE) return;
-    if (a->ret < 0 && a->ret != -ENOENT) { /* none that is gone needs rules */
-        log_limited(LOG_LEVEL_ERROR, "switch: policy.set: %s; it is killed: its successor begins with all rules",
-                    a->message);
-        switch_keeper_kill(n->keeper);
-        return;
-    }
-    network_sync(n);
-}
-
-void network_policy_tell(struct network_item *i)
-{
-    ask(i->network, network_kind_name(i->kind), i->name, told, i->network);
+    ask(i->network, network_kind_name(i->kind), i->name, done, i->network);
 }
 
 /* ---- changes ---- */

@@ -5,7 +5,7 @@
  * Requests are answered in their order, so a port may be asked for right behind its bridge.
  *
  * A switch that was found running may have been told otherwise than what was saved, or may never have answered: who may talk
- * with its cards it is told once more, before `settled`.
+ * with its cards, and who may control its bridges, it is told once more, before `settled`.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -178,10 +178,27 @@ static void ask_item(struct network_item *i)
     }
 }
 
+static void told_again(void *arg, const struct peer_answer *a)
+{
+    struct network *n = arg;
+    network_answered(n);
+    if (a->ret == -EPIPE) return;
+    if (a->ret < 0 && a->ret != -ENOENT) { /* what is gone has nothing to obey */
+        log_limited(LOG_LEVEL_ERROR, "switch: it does not take what is to be: %s; it is killed", a->message);
+        switch_keeper_kill(n->keeper);
+        return;
+    }
+    network_sync(n);
+}
+
 static void tell_again(struct network_item *i)
 {
     i->owed = false;
-    network_policy_tell(i);
+    network_policy_tell(i, told_again);
+    if (i->kind != NETWORK_BRIDGE) return;
+    json_t *params = json_pack("{s:s}", "name", i->name);
+    network_controllers_params(i->config, params);
+    network_ask(i->network, "bridge.set", params, NETWORK_FLOWS_MS, told_again, i->network);
 }
 
 /* ---- Settling, and going on to answer ---- */

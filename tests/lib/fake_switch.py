@@ -101,6 +101,9 @@ class Switch(Fake):
     def bridge_set(self, params, fds):
         if params["name"] not in self.bridges:
             raise Refused(-2, "no such bridge")
+        for bridge, target in list(self.controllers):
+            if bridge == params["name"] and target not in params.get("targets", [target]):
+                os.close(self.controllers.pop((bridge, target)))
 
     def openflow_connected(self, params, fds):
         """A real connection, kept open; what is said of it is what the test wants."""
