@@ -619,6 +619,29 @@ def test_a_switch_ends_controllers_that_are_not_named_any_more(processes, run_di
         s.close()
 
 
+def test_a_target_has_one_connection(processes, run_dir):
+    """One that is handed over once more takes the place of the first, of which nobody hears any more: no third one is made."""
+    held = HeldSwitch(processes, run_dir).start()
+    held.link.ask("bridge.add", name="br0")
+    target = "tcp:192.0.2.1:6653"
+    first, second = connect(held.link, target), connect(held.link, target)
+    assert has_ended(first) and len(second.recv(4096)) >= 8
+    wait_until(lambda: len(held.link.ask("controller.list")["connections"]) == 1, 5, "one to be left")
+    assert not [params for method, params in held.link.notifications if method == "controller"]
+    second.close()
+    held.link.wait_notification(lambda method, params: method == "controller" and params["target"] == target and params["state"] == "ended")
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    for listener in listeners:
+        listener.setblocking(False)
+        held.link.ask("openflow.listen", fds={"listen": listener.fileno()}, bridge="br0", target="ptcp:6653", tls=False)
+        address = listener.getsockname()
+        listener.close()
+    with socket.create_connection(address, timeout=10) as guest:
+        assert len(guest.recv(4096)) >= 8
+        held.link.ask("openflow.drop", bridge="br0", target="ptcp:6653")
+        assert has_ended(guest)
+
+
 def test_wrong_targets(daemon):
     for target in ("tcp:somewhere:6653", "tcp:127.0.0.1:0", "udp:127.0.0.1", "unix:relative", "tcp:"):
         with pytest.raises(RpcError):

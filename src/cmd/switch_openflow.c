@@ -5,6 +5,7 @@
  *   openflow.connected   a connection that was made with a controller ("connection")
  *   openflow.listen      a socket at which controllers connect ("listen")
  *   openflow.drop        end what belongs to a controller
+ *   bridge.set           "targets": all that there are to be
  *   openflow.tls         the switch's key, its certificate, and who may have signed the others' (PEM)
  *
  * Sockets for tools come with the bridge ("mgmt", "snoop"). The keeper is told of each controller's connection: when it is
@@ -461,34 +462,6 @@ static const char *fields_target(struct fields *f)
     return fields_string(f, "target", FIELD_REQUIRED, NET_TARGET_BYTES - 1);
 }
 
-static int with_fd(struct net *n, struct net_request *r, const char *name, bool listening)
-{
-    struct field_error why = {0};
-    struct fields f = fields_begin(r->params, "", &why);
-    int ret, fd = request_take_fd(r, name);
-    struct net_bridge *b = request_bridge(n, &f, r->e, &ret);
-    const char *target = fields_target(&f);
-    bool tls = fields_bool(&f, "tls", false);
-    if (ret == 0) ret = fields_done(&f, r->e);
-    if (ret == 0 && fd < 0) ret = errmsg_set(r->e, EINVAL, "%s: the descriptor is missing", name);
-    if (ret < 0) {
-        if (fd >= 0) close(fd);
-        return ret;
-    }
-    return listening ? listener_new(b, target, fd, OF_PEER_CONTROLLER, tls, r->e)
-                     : peer_new(b, target, fd, tls, NULL, r->e);
-}
-
-int request_openflow_listen(struct net *n, struct net_request *r)
-{
-    return with_fd(n, r, "listen", true);
-}
-
-int request_openflow_connected(struct net *n, struct net_request *r)
-{
-    return with_fd(n, r, "connection", false);
-}
-
 /* Of each target that is meant: its connections, and the socket at which it is to come. */
 static void controllers_end(struct net_bridge *b, bool (*is_meant)(const void *arg, const char *target),
                             const void *arg)
@@ -516,6 +489,35 @@ static bool is_in_no_list(const void *arg, const char *target)
         if (text && strcmp(text, target) == 0) return false;
     }
     return true;
+}
+
+static int with_fd(struct net *n, struct net_request *r, const char *name, bool listening)
+{
+    struct field_error why = {0};
+    struct fields f = fields_begin(r->params, "", &why);
+    int ret, fd = request_take_fd(r, name);
+    struct net_bridge *b = request_bridge(n, &f, r->e, &ret);
+    const char *target = fields_target(&f);
+    bool tls = fields_bool(&f, "tls", false);
+    if (ret == 0) ret = fields_done(&f, r->e);
+    if (ret == 0 && fd < 0) ret = errmsg_set(r->e, EINVAL, "%s: the descriptor is missing", name);
+    if (ret < 0) {
+        if (fd >= 0) close(fd);
+        return ret;
+    }
+    controllers_end(b, is_target, target); /* one offer of a target takes the place of another */
+    return listening ? listener_new(b, target, fd, OF_PEER_CONTROLLER, tls, r->e)
+                     : peer_new(b, target, fd, tls, NULL, r->e);
+}
+
+int request_openflow_listen(struct net *n, struct net_request *r)
+{
+    return with_fd(n, r, "listen", true);
+}
+
+int request_openflow_connected(struct net *n, struct net_request *r)
+{
+    return with_fd(n, r, "connection", false);
 }
 
 int request_openflow_drop(struct net *n, struct net_request *r)

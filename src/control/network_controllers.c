@@ -31,7 +31,6 @@
 #include "control/unix_socket.h"
 #include "loop/clock.h"
 
-#define OFFER_LIMIT_MS 5000u
 #define STEADY_NS (30 * NS_PER_SECOND) /* established for as long: what was before does not count any more */
 #define PEM_MAX_BYTES 65536u
 
@@ -81,6 +80,19 @@ static void try_later(struct controller *c, const char *why)
     redial_later(&c->redial);
 }
 
+static void dropped(void *arg, const struct peer_answer *a)
+{
+    network_answered(arg);
+    if (a->ret < 0 && a->ret != -EPIPE) log_warn("switch: openflow.drop: %s", a->message);
+}
+
+static void drop(struct network_item *b, const char *target)
+{
+    json_t *o = json_pack("{s:s, s:s}", "bridge", b->name, "target", target);
+    if (b->state == NETWORK_PRESENT) network_ask(b->network, "openflow.drop", o, NETWORK_FLOWS_MS, dropped, b->network);
+    else json_decref(o);
+}
+
 static void offer_answered(void *arg, const struct peer_answer *a)
 {
     struct controller *c = arg;
@@ -91,6 +103,7 @@ static void offer_answered(void *arg, const struct peer_answer *a)
     }
     network_answered(c->bridge->network);
     if (c->state != OFFERED || a->ret == -EPIPE) return; /* the switch is gone, or has said more already */
+    if (a->ret == -ETIMEDOUT) drop(c->bridge, c->text);  /* it may take it yet */
     if (a->ret < 0) try_later(c, a->message);
     else c->state = c->redial.target.passive ? LISTENING : CONNECTED;
     if (c->state == LISTENING) c->error[0] = 0;
@@ -119,7 +132,7 @@ static void offer(struct redial *r, int fd)
     n->asked++;
     peer_ask(peer, r->target.passive ? "openflow.listen" : "openflow.connected",
              json_pack("{s:s, s:s, s:b}", "bridge", c->bridge->name, "target", c->text, "tls", r->target.tls), &name,
-             &fd, 1, OFFER_LIMIT_MS, offer_answered, c);
+             &fd, 1, NETWORK_FLOWS_MS, offer_answered, c);
     close(fd);
 }
 
@@ -187,19 +200,6 @@ static bool is_configured(const struct network_item *b, const char *text)
         if (strcmp(json_string_value(json_object_get(v, "target")), text) == 0) return true;
     }
     return false;
-}
-
-static void dropped(void *arg, const struct peer_answer *a)
-{
-    network_answered(arg);
-    if (a->ret < 0 && a->ret != -EPIPE) log_warn("switch: openflow.drop: %s", a->message);
-}
-
-static void drop(struct network_item *b, const char *target)
-{
-    json_t *o = json_pack("{s:s, s:s}", "bridge", b->name, "target", target);
-    if (b->state == NETWORK_PRESENT) network_ask(b->network, "openflow.drop", o, OFFER_LIMIT_MS, dropped, b->network);
-    else json_decref(o);
 }
 
 void network_controllers_sync(struct network_item *b)
