@@ -64,7 +64,8 @@ static void note_error(struct controller *c, const char *why)
     char text[sizeof c->error];
     snprintf(text, sizeof text, "%s", why);
     text_clean(text);
-    if (strcmp(text, c->error) != 0) log_warn("bridge %s: controller %s: %s", c->bridge->name, c->text, text);
+    if (strcmp(text, c->error) != 0)
+        log_limited(LOG_LEVEL_WARN, "bridge %s: controller %s: %s", c->bridge->name, c->text, text);
     memcpy(c->error, text, sizeof text);
 }
 
@@ -83,7 +84,7 @@ static void try_later(struct controller *c, const char *why)
 static void dropped(void *arg, const struct peer_answer *a)
 {
     network_answered(arg);
-    if (a->ret < 0 && a->ret != -EPIPE) log_warn("switch: openflow.drop: %s", a->message);
+    if (a->ret < 0 && a->ret != -EPIPE) log_limited(LOG_LEVEL_WARN, "switch: openflow.drop: %s", a->message);
 }
 
 static void drop(struct network_item *b, const char *target)
@@ -280,7 +281,7 @@ void network_controller_notified(struct network *n, json_t *params)
         if (c->state == LISTENING) c->made = c->redial.target.passive;
         if (c->state != ESTABLISHED) return;
         c->established_ns = clock_now_ns();
-        if (c->error[0]) log_info("bridge %s: controller %s: established", b->name, c->text);
+        if (c->error[0]) log_limited(LOG_LEVEL_INFO, "bridge %s: controller %s: established", b->name, c->text);
         c->error[0] = 0;
     }
 }
