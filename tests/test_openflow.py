@@ -230,6 +230,26 @@ def test_port_config_comes_back(daemon, ofctl, request):
     assert "PORT_DOWN" not in ofctl("show")
 
 
+def test_port_config_goes_with_its_port(daemon, ofctl, request):
+    request.addfinalizer(lambda: ip("link", "del", "crof2", check=False))
+
+    def is_down(name):
+        lines = ofctl("show").splitlines()
+        at = next(i for i, line in enumerate(lines) if f"({name})" in line)
+        return "PORT_DOWN" in lines[at + 1]
+
+    for add, remove, name in (({"method": "port.add", "type": "tap"}, "port.del", "crof2"), ({"method": "vif.attach"}, "vif.detach", "web1")):
+        for n in range(2):
+            daemon.call(**add, bridge="br0", name=name, number=5)
+            assert not is_down(name), n
+            ofctl("mod-port", name, "down")
+            assert is_down(name)
+            daemon.call(remove, name=name)
+    kill_switch(daemon)
+    daemon.call("vif.attach", bridge="br0", name="web2", number=5)
+    assert not is_down("web2")
+
+
 # ---- a barrier ----
 
 

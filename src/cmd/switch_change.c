@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "cmd/switch_net.h"
 
 /* ---- reading ---- */
@@ -194,4 +195,15 @@ void net_port_config_apply(struct attachment *a)
 {
     const struct net_port_config *p = find_config(a->bridge, switch_port_number(a->sp));
     if (p) switch_port_set_config(a->sp, p->config, UINT32_MAX);
+}
+
+void net_port_config_forget(struct attachment *a)
+{
+    struct net_bridge *b = a->bridge;
+    struct errmsg e = {""};
+    uint32_t number = switch_port_number(a->sp);
+    if (!find_config(b, number)) return;
+    net_port_config_note(b, number, 0, UINT32_MAX);
+    net_note_port(b, number, 0, UINT32_MAX);
+    if (net_keep(b, true, &e) < 0) log_error("%s", e.text);
 }

@@ -367,7 +367,8 @@ int net_change_apply(struct net_bridge *b, const struct net_change *c, unsigned 
 void net_change_note(struct net_bridge *b, const struct net_change *c);
 int net_port_config_note(struct net_bridge *b, uint32_t number, uint32_t config, uint32_t mask);
 int net_port_config_set(struct net_bridge *b, uint32_t number, uint32_t config, uint32_t mask, struct errmsg *e);
-void net_port_config_apply(struct attachment *a); /* to a port that came to its bridge */
+void net_port_config_apply(struct attachment *a);  /* to a port that came to its bridge */
+void net_port_config_forget(struct attachment *a); /* it is deleted: the next one of its number begins anew */
 
 /* ---- what is kept (switch_keep.c) ---- */
 

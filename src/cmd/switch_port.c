@@ -376,6 +376,7 @@ int request_port_del(struct net *n, struct net_request *r)
     if (ret == 0) ret = fields_done(&f, r->e);
     if (ret < 0) return ret;
     if (p->ours && p->source[0]) ioctl(p->source[0]->fd, TUNSETPERSIST, 0);
+    net_port_config_forget(&p->a);
     net_port_free(&p->a);
     return 0;
 }

@@ -344,8 +344,10 @@ int request_vif_detach(struct net *n, struct net_request *r)
     int ret;
     struct net_vif *v = request_vif(n, &f, r->e, &ret);
     if (ret == 0) ret = fields_done(&f, r->e);
-    if (ret == 0) net_vif_free(v, false);
-    return ret;
+    if (ret < 0) return ret;
+    net_port_config_forget(&v->a);
+    net_vif_free(v, false);
+    return 0;
 }
 
 /* ---- changing ---- */
