@@ -389,6 +389,15 @@ def test_tls(daemon, spaces, ofctl, processes, run_dir):
     assert daemon.call("controller.list")["controllers"][0]["tls"]
     assert daemon.call("status")["network"]["switch"]["sandbox"] != "off"
     assert a.reaches("10.98.0.2", tries=10)
+    # Neither a daemon that comes back nor the same files once more end the connection.
+    age_s = daemon.call("controller.list")["controllers"][0]["age_s"]
+    assert daemon.terminate() == 0
+    daemon.start()
+    established(daemon, 20)
+    daemon.call("tls.set", key=f"{run_dir}/switch-key.pem", certificate=f"{run_dir}/switch.pem", ca=f"{run_dir}/ca.pem")
+    time.sleep(0.5)
+    assert controller_state(daemon) == ["established"]
+    assert daemon.call("controller.list")["controllers"][0]["age_s"] > age_s
     kill_switch(daemon)
     established(daemon, 20)
     with pytest.raises(RpcError):

@@ -542,6 +542,7 @@ int request_openflow_tls(struct net *n, struct net_request *r)
     int ret = fields_done(&f, r->e);
     struct net_tls *t = NULL, *before = n->tls;
     if (ret < 0) return ret;
+    if (before && of_tls_is_of(before->tls, key, certificate, ca)) return 0;
     if (*key || *certificate || *ca) {
         t = calloc(1, sizeof *t);
         ret = t ? of_tls_new(&t->tls, key, certificate, ca, r->e) : errmsg_set(r->e, ENOMEM, "out of memory");

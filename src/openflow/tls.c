@@ -18,6 +18,7 @@
 
 #include <openssl/bio.h>
 #include <openssl/err.h>
+#include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509_vfy.h>
@@ -26,10 +27,12 @@
 #define READ_BUFFER_BYTES 65536 /* several records of one system call */
 #define SECURITY_LEVEL 2        /* 112 bits: RSA keys of 2048 bits or more, no SHA-1 */
 #define CHAIN_DEPTH_MAX 8
+#define DIGEST_BYTES 32 /* SHA-256 */
 
 struct of_tls {
     SSL_CTX *ctx;
     BIO_METHOD *bio;
+    uint8_t digest[DIGEST_BYTES]; /* of the texts that it was made of */
 };
 
 struct of_tls_session {
@@ -181,6 +184,22 @@ static int setup(SSL_CTX *ctx, const char *key, const char *certificate, const c
     return ret;
 }
 
+static bool digest_texts(uint8_t out[DIGEST_BYTES], const char *key, const char *certificate, const char *ca)
+{
+    EVP_MD_CTX *c = EVP_MD_CTX_new();
+    bool good = c && EVP_DigestInit_ex(c, EVP_sha256(), NULL) && EVP_DigestUpdate(c, key, strlen(key) + 1) &&
+                EVP_DigestUpdate(c, certificate, strlen(certificate) + 1) && EVP_DigestUpdate(c, ca, strlen(ca) + 1) &&
+                EVP_DigestFinal_ex(c, out, NULL);
+    EVP_MD_CTX_free(c);
+    return good;
+}
+
+bool of_tls_is_of(const struct of_tls *t, const char *key, const char *certificate, const char *ca)
+{
+    uint8_t digest[DIGEST_BYTES];
+    return digest_texts(digest, key, certificate, ca) && memcmp(digest, t->digest, sizeof digest) == 0;
+}
+
 int of_tls_new(struct of_tls **out, const char *key, const char *certificate, const char *ca, struct errmsg *e)
 {
     *out = NULL;
@@ -190,7 +209,8 @@ int of_tls_new(struct of_tls **out, const char *key, const char *certificate, co
     ERR_clear_error();
     t->ctx = SSL_CTX_new(TLS_method());
     t->bio = bio_method();
-    int ret = t->ctx && t->bio ? setup(t->ctx, key, certificate, ca, e) : errmsg_set(e, ENOMEM, "out of memory");
+    bool made = t->ctx && t->bio && digest_texts(t->digest, key, certificate, ca);
+    int ret = made ? setup(t->ctx, key, certificate, ca, e) : errmsg_set(e, ENOMEM, "out of memory");
     ERR_clear_error();
     if (ret < 0) {
         of_tls_free(t);

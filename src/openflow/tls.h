@@ -19,6 +19,8 @@ struct of_tls;
 /* PEM texts: who starts the process reads the files, for it cannot. Peers must have a certificate of `ca`. 0 or -EINVAL. */
 int of_tls_new(struct of_tls **out, const char *key, const char *certificate, const char *ca, struct errmsg *e);
 void of_tls_free(struct of_tls *t);
+/* Is it of these very texts? */
+bool of_tls_is_of(const struct of_tls *t, const char *key, const char *certificate, const char *ca);
 
 /* One connection, for stream.c: as of_stream_*. The descriptor stays the caller's; `t` outlives it. */
 struct of_tls_session;

@@ -174,6 +174,16 @@ static void refused(const struct identity *client, const struct identity *client
     of_tls_free(b);
 }
 
+static void test_the_same_texts(void **state)
+{
+    struct of_tls *t = tls_of(&alice, &ca);
+    assert_true(of_tls_is_of(t, alice.key_pem, alice.pem, ca.pem));
+    assert_false(of_tls_is_of(t, bob.key_pem, bob.pem, ca.pem));
+    assert_false(of_tls_is_of(t, alice.key_pem, alice.pem, other_ca.pem));
+    assert_false(of_tls_is_of(t, "", "", ""));
+    of_tls_free(t);
+}
+
 static void test_another_ca(void **state)
 {
     refused(&mallory, &ca, &bob, &ca, "is not signed by the CA that the peer was given",
@@ -528,6 +538,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_both_ends_know_each_other),
+        cmocka_unit_test(test_the_same_texts),
         cmocka_unit_test(test_another_ca),
         cmocka_unit_test(test_dates),
         cmocka_unit_test(test_use),
