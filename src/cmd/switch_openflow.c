@@ -398,15 +398,12 @@ static int agent_new(struct net_bridge *b, struct errmsg *e)
 }
 
 /* Its connections end without a word from it. */
-static void agent_free(struct net_bridge *b, bool say)
+static void agent_free(struct net_bridge *b)
 {
     of_agent_free(b->agent);
     b->agent = NULL;
-    while (!list_empty(&b->peers)) {
-        struct net_peer *p = list_entry(b->peers.next, struct net_peer, node);
-        if (say && !p->passive) tell(b, p->target, "ended", "the bridge was changed");
-        peer_free(p);
-    }
+    while (!list_empty(&b->peers))
+        peer_free(list_entry(b->peers.next, struct net_peer, node));
 }
 
 /* Locally administered, as of a card. */
@@ -437,7 +434,7 @@ void net_openflow_end(struct net_bridge *b)
 {
     while (!list_empty(&b->listeners))
         listener_free(list_entry(b->listeners.next, struct net_listener, node));
-    if (b->agent) agent_free(b, false);
+    if (b->agent) agent_free(b);
     free(b->port_configs);
     b->port_configs = NULL;
     b->port_config_count = 0;
@@ -581,11 +578,10 @@ int request_bridge_set(struct net *n, struct net_request *r)
     b->fail = wanted.fail;
     if (wanted.datapath_id && wanted.datapath_id != b->datapath_id) {
         b->datapath_id = wanted.datapath_id;
-        agent_free(b, true);
-        ret = agent_new(b, r->e);
+        of_agent_set_datapath_id(b->agent, b->datapath_id);
     }
     set_controllers(b, wanted.controllers);
-    return ret;
+    return 0;
 }
 
 /* ---- who is there ---- */

@@ -365,6 +365,13 @@ int of_agent_connect(struct of_agent *a, const struct of_connection_args *c, str
     return errmsg_sys(e, -ret, "%s: beginning a connection", c->name);
 }
 
+void of_agent_set_datapath_id(struct of_agent *a, uint64_t datapath_id)
+{
+    a->args.datapath_id = datapath_id;
+    LIST_FOR_EACH (node, &a->sessions)
+        of_conn_close(list_entry(node, struct of_session, node)->conn, "the bridge has another datapath id now");
+}
+
 unsigned of_agent_controllers(const struct of_agent *a)
 {
     unsigned count = 0;

@@ -67,6 +67,8 @@ void of_agents_free(struct of_agents *all); /* all agents must be gone */
 
 int of_agent_new(struct of_agent **out, struct of_agents *all, const struct of_agent_args *args, struct errmsg *e);
 void of_agent_free(struct of_agent *a); /* ends its connections */
+/* Its connections end, and may be made anew. */
+void of_agent_set_datapath_id(struct of_agent *a, uint64_t datapath_id);
 
 enum of_peer {
     OF_PEER_CONTROLLER, /* told of packets, ports and flows as it asks */

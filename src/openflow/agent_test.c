@@ -46,6 +46,21 @@ static void features(void **state)
     assert_int_equal(c.w->ended, 1);
 }
 
+static void another_datapath_id(void **state)
+{
+    struct client c, d;
+    client_open_controller(&c, *state);
+    of_agent_set_datapath_id(c.w->agent, 5);
+    world_run(c.w);
+    assert_int_equal(of_agent_controllers(c.w->agent), 0);
+    assert_int_equal(c.w->ended, 1);
+    client_open(&d, *state, OF_PEER_CONTROLLER);
+    client_ask(&d, OFPT_FEATURES_REQUEST, 7);
+    assert_true(get64(client_expect(&d, OFPT_FEATURES_REPLY, 7) + 8) == 5);
+    client_close(&d);
+    client_close(&c);
+}
+
 static void config(void **state)
 {
     struct client c;
@@ -495,6 +510,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(features, setup, teardown),
+        cmocka_unit_test_setup_teardown(another_datapath_id, setup, teardown),
         cmocka_unit_test_setup_teardown(config, setup, teardown),
         cmocka_unit_test_setup_teardown(barriers, setup, teardown),
         cmocka_unit_test_setup_teardown(unknown_types, setup, teardown),
