@@ -680,6 +680,11 @@ def test_wrong_targets(daemon):
         daemon.call("controller.add", bridge="br0", target="tcp:127.0.0.1:1")
     with pytest.raises(RpcError):
         daemon.call("controller.del", bridge="br0", target="tcp:127.0.0.1:2")
+    daemon.call("controller.add", bridge="br0", target="tcp:[::1]:6653")
+    with pytest.raises(RpcError):
+        daemon.call("controller.add", bridge="br0", target="tcp:0:0::1")
+    daemon.call("controller.del", bridge="br0", target="tcp:::1")
+    assert [c["target"] for c in daemon.call("controller.list")["controllers"]] == ["tcp:127.0.0.1:1"]
     done = daemon.creedence("controller", "add", "br0", "tcp:example", check=False)
     assert done.returncode == 1 and "tcp:ADDRESS[:PORT]" in done.stderr
     with pytest.raises(RpcError):

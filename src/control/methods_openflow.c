@@ -32,7 +32,7 @@ static json_t *entry_of(json_t *config, const char *what, size_t *index)
     {
         const char *name = json_string_value(json_object_get(v, "name"));
         *index = i;
-        if (strcmp(json_string_value(json_object_get(v, "target")), what) == 0 || (name && strcmp(name, what) == 0))
+        if (target_is_same(json_string_value(json_object_get(v, "target")), what) || (name && strcmp(name, what) == 0))
             return v;
     }
     return NULL;

@@ -171,7 +171,7 @@ static void check_controller(struct fields *f, json_t *list, size_t at)
     if (!f->error->failed && target_parse(&t, target, &e) < 0)
         fields_refuse(&c, "target", "%s", strchr(e.text, ' ') + 1);
     for (size_t i = 0; i < at && !f->error->failed; i++)
-        if (json_equal(json_object_get(json_array_get(list, i), "target"), json_object_get(entry, "target")))
+        if (target_is_same(json_string_value(json_object_get(json_array_get(list, i), "target")), target))
             fields_refuse(&c, "target", "each controller once");
     fields_end(&c);
 }

@@ -108,6 +108,16 @@ int target_parse(struct target *t, const char *text, struct errmsg *e)
                       text);
 }
 
+bool target_is_same(const char *a, const char *b)
+{
+    struct target x, y;
+    struct errmsg e;
+    if (strcmp(a, b) == 0) return true;
+    if (target_parse(&x, a, &e) < 0 || target_parse(&y, b, &e) < 0) return false;
+    return x.passive == y.passive && x.tls == y.tls && x.family == y.family && strcmp(x.path, y.path) == 0 &&
+           memcmp(&x.address, &y.address, sizeof x.address) == 0;
+}
+
 int target_listen(int *out, const struct target *t, mode_t mode, struct errmsg *e)
 {
     int yes = 1;

@@ -29,6 +29,8 @@ struct target {
 
 /* 0, or -EINVAL with what was expected. */
 int target_parse(struct target *out, const char *text, struct errmsg *e);
+/* Do both texts mean the same? A port may be left out, an address be written in several ways. */
+bool target_is_same(const char *a, const char *b);
 /* A socket at which to be connected to, mode: of its name. *out is non-blocking. 0 or -errno with the reason. */
 int target_listen(int *out, const struct target *t, mode_t mode, struct errmsg *e);
 /* Begin to connect: 0, or -EINPROGRESS: when *out can be written to, target_connected() says what became of it. Or another -errno

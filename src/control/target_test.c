@@ -92,6 +92,31 @@ static void test_bad(void **state)
     assert_int_equal(target_parse(&t, lengthy, &e), -EINVAL);
 }
 
+static void test_same(void **state)
+{
+    static const struct {
+        const char *a, *b;
+        bool same;
+    } pairs[] = {
+        {"tcp:192.0.2.1", "tcp:192.0.2.1:6653", true},
+        {"ssl:2001:db8::1", "ssl:[2001:DB8:0::1]:6653", true},
+        {"ptcp:", "ptcp:6653:0.0.0.0", true},
+        {"unix:/a", "unix:/a", true},
+        {"nonsense", "nonsense", true},
+        {"tcp:192.0.2.1", "ssl:192.0.2.1", false},
+        {"tcp:192.0.2.1", "tcp:192.0.2.1:6633", false},
+        {"tcp:192.0.2.1", "tcp:192.0.2.2", false},
+        {"unix:/a", "unix:/ab", false},
+        {"unix:/a", "punix:/a", false},
+        {"tcp:192.0.2.1", "nonsense", false},
+    };
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_LEN(pairs); i++) {
+        assert_int_equal(target_is_same(pairs[i].a, pairs[i].b), pairs[i].same);
+        assert_int_equal(target_is_same(pairs[i].b, pairs[i].a), pairs[i].same);
+    }
+}
+
 /* Some port of this host, and a connection to it. */
 static void test_connect(void **state)
 {
@@ -130,6 +155,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good),
         cmocka_unit_test(test_bad),
+        cmocka_unit_test(test_same),
         cmocka_unit_test(test_connect),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
