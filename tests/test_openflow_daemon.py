@@ -297,3 +297,14 @@ def test_a_switch_that_is_found_is_told_who_may_control_it(daemon, server):
     connection.settimeout(5)
     assert connection.recv(1) == b""
     connection.close()
+
+
+def test_a_list_says_what_is_missing(daemon):
+    daemon.call("controller.add", bridge="br0", target="unix:/nowhere/at/all")
+    daemon.behave_switch(fail={"controller.list": [-5, "it cannot"]})
+    assert "what the switch knows is missing: it cannot" in daemon.creedence("controller", "list").stdout
+    daemon.behave_switch(die="configure")
+    os.kill(daemon.switch_pid(), signal.SIGKILL)
+    wait_until(lambda: daemon.call("controller.list").get("error"), 5, "it to be said")
+    assert "what the switch knows is missing: " in daemon.creedence("controller", "list").stdout
+    daemon.behave_switch()

@@ -144,6 +144,7 @@ static int controller_list(struct cli *c)
     json_t *list = json_object_get(result, "controllers"), *others = json_object_get(result, "others");
     if (json_array_size(list) || json_array_size(others)) print_controllers(list, others);
     else puts("there are no controllers");
+    if (*cli_string(result, "error")) printf("what the switch knows is missing: %s\n", cli_string(result, "error"));
     json_decref(result);
     return status;
 }

@@ -160,7 +160,10 @@ static void listing_next(struct listing *l)
     json_t *params = json_copy(l->params);
     json_object_set_new(params, "from", json_integer(l->from));
     l->pages++;
-    if (!network_ask(l->network, "controller.list", params, NETWORK_ASK_MS, listing_came, l)) listing_end(l);
+    if (network_ask(l->network, "controller.list", params, NETWORK_ASK_MS, listing_came, l)) return;
+    const char *why = switch_keeper_error(l->network->keeper);
+    json_object_set_new(l->answer, "error", json_string(*why ? why : "the switch cannot be asked just now"));
+    listing_end(l);
 }
 
 void method_controller_list(void *arg, struct rpc_call *call, json_t *params)
