@@ -645,10 +645,11 @@ def test_a_card_whose_guest_ends_the_switch_again_and_again_is_left_out(net):
     assert net.switch_pid() == pid and of_switch(net, pid, "vif.attach")[-1]["fds"] == ["conn", "listen", "state"]
 
 
-@pytest.mark.parametrize("thread", ["web1", "nobody", "a-name-that-is-cut-0", "?"])
+@pytest.mark.parametrize("thread", ["web1", "nobody", "a-name-that-is-cut-0", "ports.0", "?"])
 def test_faults_blame_who_can_be_known(net, thread):
     for n in range(2):
         net.call("vif.attach", bridge="br0", name=f"a-name-that-is-cut-{n}")
+    net.call("vif.attach", bridge="br0", name="ports", queues=2)
     net.behave_switch(fault_thread=thread[:15])
     os.kill(net.switch_pid(), signal.SIGKILL)
     wait_until(lambda: status(net)["switch"]["restarts"] > 5, 10, "faults")
@@ -657,7 +658,7 @@ def test_faults_blame_who_can_be_known(net, thread):
     assert [v["name"] for v in net.call("vif.list")["vifs"] if v["state"] == "left out"] == (["web1"] if thread == "web1" else [])
     if thread == "web1":
         net.call("vif.detach", name="web1")
-        assert len(net.call("vif.list")["vifs"]) == 2
+        assert len(net.call("vif.list")["vifs"]) == 3
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 from lib.control import Daemon, alive
 from lib.paths import built, program
 from lib.process import wait_until
+from lib.switch import ip
 
 pytestmark = pytest.mark.timeout_s(90)
 
@@ -158,6 +159,19 @@ def fault_in(pid, thread):
             ctypes.CDLL(None).syscall(234, pid, int(task.name), int(signal.SIGSEGV))  # tgkill
             return True
     return False
+
+
+def test_the_threads_of_ports_are_called_after_none(daemon, request):
+    """One that several share may outlive the port that it was made for, and a card may get that name."""
+    request.addfinalizer(lambda: ip("link", "del", "crrs1", check=False))
+    daemon.call("port.add", bridge="br0", name="crrs1", type="tap")
+    pid = daemon.switch_pid()
+
+    def names():
+        return [(task / "comm").read_text().strip() for task in Path(f"/proc/{pid}/task").iterdir()]
+
+    wait_until(lambda: "ports.0" in names(), 5, "the thread")
+    assert "crrs1" not in names()
 
 
 @pytest.mark.skipif(b"__asan_init" in program("creedence-switch").read_bytes(), reason="faults are the sanitizer's to report")

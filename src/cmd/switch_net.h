@@ -336,8 +336,8 @@ int net_runners_new(struct net_runners **out, struct net *n);
 void net_runners_free(struct net_runners *r);
 /* For vif_new(): a runner of its own per queue pair, or a shared one. */
 struct vif_runners net_runners_of_vif(struct net_vif *v);
-/* A runner for queue `index` of a port: its own, or one that others use, too. */
-int net_runner_new(struct net *n, const char *name, unsigned index, unsigned count, struct runner **out);
+/* A runner for a queue of a port: its own, or one that others use, too. */
+int net_runner_new(struct net *n, struct runner **out);
 void net_runner_free(struct net *n, struct runner *runner);
 void net_runners_json(struct net *n, struct page *p);
 

@@ -180,7 +180,7 @@ static int start(struct net_port *p)
     for (unsigned i = 0; ret == 0 && i < p->queues; i++) {
         if (!p->source[i]) continue;
         p->source[i]->gro = p->gro;
-        ret = net_runner_new(p->net, p->a.name, i, p->queues, &p->runner[i]);
+        ret = net_runner_new(p->net, &p->runner[i]);
         if (ret == 0) ret = runner_add(p->runner[i], p->source[i]);
     }
     p->running = ret == 0;

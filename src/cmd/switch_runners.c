@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Which thread serves what. By default every transmit queue of a VIF has a runner of its own, named after it and free to run on
- * any CPU. The receive queues of ports of the host have one each as well, until there is one for every two CPUs; then
- * they share, so that threads leave room for whoever speaks through them (docs/adr/0009). With --vif-threads=N the queues of VIFs are
- * hashed onto N threads that all VIFs share: the design of before, to compare with.
+ * any CPU. The receive queues of ports of the host have one each as well, until there is one for every two CPUs; then they share,
+ * so that threads leave room for whoever speaks through them (docs/adr/0009): none is one port's for good, and they are called
+ * ports.N. With --vif-threads=N the queues of VIFs are hashed onto N threads that all VIFs share: the design of before, to
+ * compare with.
  */
 #include <errno.h>
 #include <sched.h>
@@ -12,12 +13,15 @@
 
 #include "cmd/switch_net.h"
 
+#define NAME_BYTES (PORT_NAME_BYTES + 8)
+
 struct own_runner {
     struct list node;
     unsigned users;
     bool of_port;
+    unsigned number; /* of a port's: its N */
     struct runner *runner;
-    char name[PORT_NAME_BYTES + 8];
+    char name[NAME_BYTES];
 };
 
 struct net_runners {
@@ -62,17 +66,17 @@ static int start(struct net *n, struct runner **out, const char *name)
 }
 
 /* A thread's name has 15 bytes: of a long one of several the end is kept, where they differ. */
-static void name_queue(char *out, size_t room, const char *name, unsigned index, unsigned count)
+static void name_pair(char out[NAME_BYTES], const char *name, unsigned pair, unsigned pairs)
 {
-    if (count == 1) snprintf(out, room, "%.15s", name);
-    else snprintf(out, room, "%.12s.%u", name, index);
+    if (pairs == 1) snprintf(out, NAME_BYTES, "%.15s", name);
+    else snprintf(out, NAME_BYTES, "%.12s.%u", name, pair);
 }
 
-static int own_new(struct net_runners *r, const char *name, unsigned index, unsigned count, struct own_runner **out)
+static int own_new(struct net_runners *r, const char *name, struct own_runner **out)
 {
     struct own_runner *o = calloc(1, sizeof *o);
     if (!o) return -ENOMEM;
-    name_queue(o->name, sizeof o->name, name, index, count);
+    snprintf(o->name, sizeof o->name, "%s", name);
     int ret = start(r->net, &o->runner, o->name);
     if (ret < 0) {
         free(o);
@@ -123,7 +127,9 @@ static int vif_get(void *arg, unsigned pair, struct runner **out)
     struct net_runners *r = v->net->runners;
     if (r->shared_count) return shared_get(r, hash_queue(v->a.name, pair) % r->shared_count, out);
     struct own_runner *o;
-    int ret = own_new(r, v->a.name, pair, v->s.queues, &o);
+    char name[NAME_BYTES];
+    name_pair(name, v->a.name, pair, v->s.queues);
+    int ret = own_new(r, name, &o);
     if (ret == 0) *out = o->runner;
     return ret;
 }
@@ -151,7 +157,31 @@ static struct own_runner *least_used(struct net_runners *r)
     return best;
 }
 
-int net_runner_new(struct net *n, const char *name, unsigned index, unsigned count, struct runner **out)
+static bool is_taken(const struct net_runners *r, unsigned number)
+{
+    LIST_FOR_EACH (node, &r->own) {
+        const struct own_runner *o = list_entry(node, struct own_runner, node);
+        if (o->of_port && o->number == number) return true;
+    }
+    return false;
+}
+
+static int port_new(struct net_runners *r, struct own_runner **out)
+{
+    unsigned number = 0;
+    char name[16];
+    while (is_taken(r, number))
+        number++;
+    snprintf(name, sizeof name, "ports.%u", number % SWITCH_PORTS_MAX);
+    int ret = own_new(r, name, out);
+    if (ret < 0) return ret;
+    (*out)->of_port = true;
+    (*out)->number = number;
+    r->port_runners++;
+    return 0;
+}
+
+int net_runner_new(struct net *n, struct runner **out)
 {
     struct net_runners *r = n->runners;
     struct own_runner *o;
@@ -159,10 +189,8 @@ int net_runner_new(struct net *n, const char *name, unsigned index, unsigned cou
         o = least_used(r);
         o->users++;
     } else {
-        int ret = own_new(r, name, index, count, &o);
+        int ret = port_new(r, &o);
         if (ret < 0) return ret;
-        o->of_port = true;
-        r->port_runners++;
     }
     *out = o->runner;
     return 0;

@@ -375,6 +375,12 @@ static void note_front_end(struct network *n, json_t *params)
     if (why) log_limited(LOG_LEVEL_WARN, "vif %s: %s: %s", i->name, i->front_end, i->front_end_why);
 }
 
+/* One that serves several cards or ports, whatever a card may be called. */
+static bool is_shared(const char *thread)
+{
+    return strncmp(thread, "ports.", 6) == 0 || strncmp(thread, "vifs.", 5) == 0;
+}
+
 /* How its switch calls the threads of a card: after it, cut to the 15 bytes that a thread's name may have. */
 static bool is_thread_of(const struct network_item *i, const char *thread)
 {
@@ -420,7 +426,7 @@ static void note_fault(struct network *n, json_t *params)
     unsigned matches = 0;
     LIST_FOR_EACH (node, &n->items[NETWORK_VIF]) {
         struct network_item *i = list_entry(node, struct network_item, node);
-        if (!thread || i->state != NETWORK_PRESENT || !is_thread_of(i, thread)) continue;
+        if (!thread || i->state != NETWORK_PRESENT || is_shared(thread) || !is_thread_of(i, thread)) continue;
         whose = i;
         matches++;
     }
