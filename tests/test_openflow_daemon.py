@@ -157,7 +157,8 @@ def test_tls_files(daemon, run_dir):
     assert saved(daemon)["tls"] == paths and daemon.call("tls.show") == paths
     os.kill(daemon.switch_pid(), signal.SIGKILL)
     wait_until(lambda: len(daemon.switch_log("openflow.tls")) == 2, 10, "the key, once more")
-    for bad in ({**paths, "key": "/nowhere"}, {**paths, "key": str(run_dir)}, {**paths, "ca": "relative"}, {"key": paths["key"]}):
+    os.mkfifo(run_dir / "fifo")  # nobody writes to it: it must not be waited for
+    for bad in ({**paths, "key": str(run_dir / "fifo")}, {**paths, "ca": "/dev/zero"}, {**paths, "key": "/nowhere"}, {**paths, "key": str(run_dir)}, {**paths, "ca": "relative"}, {"key": paths["key"]}):
         with pytest.raises(RpcError):
             daemon.call("tls.set", **bad)
     (run_dir / "key").write_bytes(b"\0" * 100)

@@ -11,13 +11,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/cleanup.h"
 #include "base/log.h"
 #include "cmd/switch_alone.h"
+#include "control/pem.h"
 #include "control/redial.h"
 #include "control/unix_socket.h"
-
-#define PEM_MAX_BYTES 65536u
 
 struct dialled {
     struct list node;
@@ -134,29 +132,14 @@ static void tools_remove(struct alone *a)
 
 /* ---- TLS ---- */
 
-static int add_pem(json_t *params, const char *key, const char *path, struct errmsg *e)
-{
-    FILE *in = fopen(path, "re");
-    autofree char *text = calloc(1, PEM_MAX_BYTES + 1);
-    if (!in || !text) {
-        if (in) fclose(in);
-        return errmsg_sys(e, in ? ENOMEM : errno, "%s", path);
-    }
-    size_t got = fread(text, 1, PEM_MAX_BYTES + 1, in);
-    fclose(in);
-    if (got > PEM_MAX_BYTES || strlen(text) != got || json_object_set_new(params, key, json_string(text)) < 0)
-        return errmsg_set(e, EINVAL, "%s: not a PEM file of at most %u bytes", path, PEM_MAX_BYTES);
-    return 0;
-}
-
 static int set_tls(struct alone *a, const struct switch_options *o, struct errmsg *e)
 {
     struct net_request r = {.params = json_object(), .e = e};
-    int ret = add_pem(r.params, "key", o->tls_key, e);
-    if (ret == 0) ret = add_pem(r.params, "certificate", o->tls_certificate, e);
-    if (ret == 0) ret = add_pem(r.params, "ca", o->tls_ca, e);
+    int ret = pem_read(r.params, "key", o->tls_key, e);
+    if (ret == 0) ret = pem_read(r.params, "certificate", o->tls_certificate, e);
+    if (ret == 0) ret = pem_read(r.params, "ca", o->tls_ca, e);
     if (ret == 0) ret = net_request(a->net, "openflow.tls", &r);
-    json_decref(r.params);
+    pem_release(r.params);
     json_decref(r.result);
     return ret;
 }

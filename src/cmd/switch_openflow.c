@@ -530,19 +530,13 @@ int request_openflow_drop(struct net *n, struct net_request *r)
     return 0;
 }
 
-int request_openflow_tls(struct net *n, struct net_request *r)
+static int set_tls(struct net *n, const char *key, const char *certificate, const char *ca, struct errmsg *e)
 {
-    struct field_error why = {0};
-    struct fields f = fields_begin(r->params, "", &why);
-    const char *key = fields_string(&f, "key", "", PEM_MAX),
-               *certificate = fields_string(&f, "certificate", "", PEM_MAX), *ca = fields_string(&f, "ca", "", PEM_MAX);
-    int ret = fields_done(&f, r->e);
     struct net_tls *t = NULL, *before = n->tls;
-    if (ret < 0) return ret;
     if (before && of_tls_is_of(before->tls, key, certificate, ca)) return 0;
     if (*key || *certificate || *ca) {
         t = calloc(1, sizeof *t);
-        ret = t ? of_tls_new(&t->tls, key, certificate, ca, r->e) : errmsg_set(r->e, ENOMEM, "out of memory");
+        int ret = t ? of_tls_new(&t->tls, key, certificate, ca, e) : errmsg_set(e, ENOMEM, "out of memory");
         if (ret < 0) {
             free(t);
             return ret;
@@ -554,6 +548,18 @@ int request_openflow_tls(struct net *n, struct net_request *r)
         if (before) peers_end_tls(list_entry(node, struct net_bridge, node), before);
     net_tls_free(before);
     return 0;
+}
+
+int request_openflow_tls(struct net *n, struct net_request *r)
+{
+    struct field_error why = {0};
+    struct fields f = fields_begin(r->params, "", &why);
+    const char *key = fields_string(&f, "key", "", PEM_MAX),
+               *certificate = fields_string(&f, "certificate", "", PEM_MAX), *ca = fields_string(&f, "ca", "", PEM_MAX);
+    int ret = fields_done(&f, r->e);
+    if (ret == 0) ret = set_tls(n, key, certificate, ca, r->e);
+    explicit_bzero((char *)(uintptr_t)key, strlen(key)); /* nobody reads the request once more */
+    return ret;
 }
 
 int request_bridge_set(struct net *n, struct net_request *r)

@@ -81,7 +81,9 @@ int link_send_now(int sock, json_t *body, const char *const *names, const int *f
         c->cmsg_len = CMSG_LEN(sizeof(int) * count);
         memcpy(CMSG_DATA(c), fds, sizeof(int) * count);
     }
-    return send_datagram(sock, &msg, len);
+    int ret = send_datagram(sock, &msg, len);
+    explicit_bzero(text, len); /* keys go this way, too */
+    return ret;
 }
 
 int link_send(int sock, json_t *body, const char *const *names, const int *fds, unsigned count)
@@ -176,6 +178,7 @@ int link_recv(int sock, struct link_msg *m, struct errmsg *e)
                          "descriptors were lost: more than %u in the message, or this process has too many open",
                          LINK_FDS_MAX);
     else ret = decode(m, text, (size_t)n, e);
+    explicit_bzero(text, (size_t)n);
     if (ret < 0) link_msg_clear(m);
     return ret;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "control/methods_network.h"
+#include "control/pem.h"
 #include "control/target.h"
 
 #define PAGES_MAX 64u
@@ -202,14 +203,23 @@ struct tls_change {
     struct network *network;
     struct rpc_call *call;
     json_t *paths; /* NULL: no TLS any more */
+    json_t *texts; /* to be wiped */
 };
 
 static void tls_is(struct tls_change *c)
 {
     struct network *n = c->network;
+    pem_release(c->texts);
     json_decref(n->tls);
     n->tls = c->paths;
     network_save(n, c->call, n->tls ? json_deep_copy(n->tls) : json_object());
+    free(c);
+}
+
+static void tls_drop(struct tls_change *c)
+{
+    pem_release(c->texts);
+    json_decref(c->paths);
     free(c);
 }
 
@@ -223,8 +233,7 @@ static void tls_changed(void *arg, const struct peer_answer *a)
         return;
     }
     network_fail(c->network, c->call, "TLS", a);
-    json_decref(c->paths);
-    free(c);
+    tls_drop(c);
 }
 
 /* The switch looks at what is in the files before the old ones are forgotten. */
@@ -239,14 +248,12 @@ static void tls_change(struct network *n, struct rpc_call *call, json_t *paths)
     }
     struct tls_change *c = calloc(1, sizeof *c);
     assert(c);
-    *c = (struct tls_change){.network = n, .call = call, .paths = paths};
+    *c = (struct tls_change){.network = n, .call = call, .paths = paths, .texts = texts};
     if (!switch_keeper_peer(n->keeper)) {
-        json_decref(texts);
         tls_is(c);
-    } else if (!network_ask(n, "openflow.tls", texts, NETWORK_FLOWS_MS, tls_changed, c)) {
+    } else if (!network_ask(n, "openflow.tls", json_incref(texts), NETWORK_FLOWS_MS, tls_changed, c)) {
         network_not_up(n, call);
-        json_decref(paths);
-        free(c);
+        tls_drop(c);
     }
 }
 

@@ -23,16 +23,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/cleanup.h"
 #include "base/log.h"
 #include "control/network.h"
+#include "control/pem.h"
 #include "control/redial.h"
 #include "control/text.h"
 #include "control/unix_socket.h"
 #include "loop/clock.h"
 
 #define STEADY_NS (30 * NS_PER_SECOND) /* established for as long: what was before does not count any more */
-#define PEM_MAX_BYTES 65536u
 
 enum controller_state { IDLE, DIALING, OFFERED, CONNECTED, ESTABLISHED, LISTENING };
 static const char *const state_names[] = {
@@ -354,43 +353,30 @@ void network_openflow_end(struct network_item *b)
 
 /* ---- TLS ---- */
 
-static char *read_pem(const char *path, struct errmsg *e)
-{
-    FILE *in = fopen(path, "re");
-    char *text = in ? calloc(1, PEM_MAX_BYTES + 1) : NULL;
-    if (!in) {
-        errmsg_sys(e, errno, "%s", path);
-        return NULL;
-    }
-    size_t got = text ? fread(text, 1, PEM_MAX_BYTES + 1, in) : 0;
-    bool bad = !text || ferror(in) || got > PEM_MAX_BYTES || strlen(text) != got || !strstr(text, "-----BEGIN ");
-    fclose(in);
-    if (!bad) return text;
-    errmsg_set(e, EINVAL, "%s: not a PEM file of at most %u bytes", path, PEM_MAX_BYTES);
-    free(text);
-    return NULL;
-}
-
 json_t *network_tls_texts(const json_t *paths, struct errmsg *e)
 {
     static const char *const keys[] = {"key", "certificate", "ca"};
     json_t *o = json_object();
     for (unsigned i = 0; i < ARRAY_LEN(keys); i++) {
         const char *path = json_string_value(json_object_get(paths, keys[i]));
-        if (!path) continue;
-        autofree char *text = read_pem(path, e);
-        if (!text || json_object_set_new(o, keys[i], json_string(text)) < 0) {
-            if (text) errmsg_set(e, EINVAL, "%s: not a PEM file", path);
-            json_decref(o);
-            return NULL;
-        }
+        if (!path || pem_read(o, keys[i], path, e) == 0) continue;
+        pem_release(o);
+        return NULL;
     }
     return o;
 }
 
+struct tls_told {
+    struct network *network;
+    json_t *texts; /* to be wiped */
+};
+
 static void tls_answered(void *arg, const struct peer_answer *a)
 {
-    struct network *n = arg;
+    struct tls_told *t = arg;
+    struct network *n = t->network;
+    pem_release(t->texts);
+    free(t);
     network_answered(n);
     if (a->ret == 0 || a->ret == -EPIPE) return;
     log_error("TLS with controllers: %s", a->message);
@@ -402,6 +388,14 @@ void network_tls_tell(struct network *n, bool adopted)
     struct errmsg e = {""};
     if (!n->tls && !adopted) return;
     json_t *texts = network_tls_texts(n->tls, &e);
-    if (!texts) log_error("TLS with controllers: %s", e.text);
-    else network_ask(n, "openflow.tls", texts, NETWORK_FLOWS_MS, tls_answered, n);
+    struct tls_told *t = texts ? calloc(1, sizeof *t) : NULL;
+    if (!t) {
+        log_error("TLS with controllers: %s", texts ? "out of memory" : e.text);
+        if (texts) pem_release(texts);
+        return;
+    }
+    *t = (struct tls_told){.network = n, .texts = texts};
+    if (network_ask(n, "openflow.tls", json_incref(texts), NETWORK_FLOWS_MS, tls_answered, t)) return;
+    pem_release(texts);
+    free(t);
 }
