@@ -246,10 +246,11 @@ static int peer_new(struct net_bridge *b, const char *target, int fd, bool tls, 
     return ret;
 }
 
-/* Its end comes through the agent, which sees the connection close. */
-static void peer_end(struct net_peer *p, bool unwanted)
+/* At once, whatever it has sent and is to be sent; peer_ended() comes from the loop. */
+static void peer_end(struct net_peer *p, bool unwanted, const char *reason)
 {
     p->unwanted = p->unwanted || unwanted;
+    of_agent_disconnect(p->b->agent, p, reason);
     shutdown(p->fd, SHUT_RDWR);
 }
 
@@ -257,7 +258,7 @@ static void peers_end_tls(struct net_bridge *b, const struct net_tls *tls)
 {
     LIST_FOR_EACH (node, &b->peers) {
         struct net_peer *p = list_entry(node, struct net_peer, node);
-        if (p->tls == tls) peer_end(p, false);
+        if (p->tls == tls) peer_end(p, false, "the key for TLS is another one now");
     }
 }
 
@@ -465,7 +466,7 @@ static void controllers_end(struct net_bridge *b, bool (*is_meant)(const void *a
 {
     LIST_FOR_EACH (node, &b->peers) {
         struct net_peer *p = list_entry(node, struct net_peer, node);
-        if (is_meant(arg, p->passive ? p->listener : p->target)) peer_end(p, true);
+        if (is_meant(arg, p->passive ? p->listener : p->target)) peer_end(p, true, "it is not wanted any more");
     }
     LIST_FOR_EACH_SAFE (node, &b->listeners) {
         struct net_listener *l = list_entry(node, struct net_listener, node);

@@ -372,6 +372,14 @@ void of_agent_set_datapath_id(struct of_agent *a, uint64_t datapath_id)
         of_conn_close(list_entry(node, struct of_session, node)->conn, "the bridge has another datapath id now");
 }
 
+void of_agent_disconnect(struct of_agent *a, const void *arg, const char *reason)
+{
+    LIST_FOR_EACH (node, &a->sessions) {
+        struct of_session *s = list_entry(node, struct of_session, node);
+        if (s->args.arg == arg) of_conn_close(s->conn, reason);
+    }
+}
+
 unsigned of_agent_controllers(const struct of_agent *a)
 {
     unsigned count = 0;

@@ -89,6 +89,9 @@ struct of_connection_args {
 /* 0 or -errno. Its functions are called from the loop; they may begin connections, and may not free the agent. */
 int of_agent_connect(struct of_agent *a, const struct of_connection_args *c, struct errmsg *e);
 
+/* End the connection that has this arg: nothing that it says is heard any more. ended() comes from the loop. */
+void of_agent_disconnect(struct of_agent *a, const void *arg, const char *reason);
+
 /* Packets for controllers that never reached the control thread: over a port's rate or bounds. */
 uint64_t of_agent_dropped(const struct of_agent *a);
 

@@ -61,6 +61,22 @@ static void another_datapath_id(void **state)
     client_close(&c);
 }
 
+/* What has come already is not carried out. */
+static void disconnected(void **state)
+{
+    struct client c;
+    struct msg m;
+    client_open_controller(&c, *state);
+    msg_flow_mod(&m, 1, &(struct flow_text){.in_port = 1, .output = 2});
+    client_send(&c, &m);
+    of_agent_disconnect(c.w->agent, &c, "nobody");
+    of_agent_disconnect(c.w->agent, c.w, "the end");
+    world_run(c.w);
+    assert_int_equal(c.w->ended, 1);
+    assert_int_equal(c.w->noted.flows, 0);
+    client_close(&c);
+}
+
 static void config(void **state)
 {
     struct client c;
@@ -511,6 +527,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(features, setup, teardown),
         cmocka_unit_test_setup_teardown(another_datapath_id, setup, teardown),
+        cmocka_unit_test_setup_teardown(disconnected, setup, teardown),
         cmocka_unit_test_setup_teardown(config, setup, teardown),
         cmocka_unit_test_setup_teardown(barriers, setup, teardown),
         cmocka_unit_test_setup_teardown(unknown_types, setup, teardown),
