@@ -677,9 +677,10 @@ def test_a_flow_file_that_grows_is_written_anew(held, run_dir):
     new = os.open(run_dir / "f.new", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     assert held.link.ask("flows.file", bridge="br0", fds={"flows": new}) == {"flows": 100}
     os.rename(run_dir / "f.new", run_dir / "f")
+    assert held.link.ask("flows.placed", bridge="br0", fds={"flows": new}) == {}
     held.requests[0] = (*held.requests[0][:2], {"flows": new})
     held.link.ask("flow.add", bridge="br0", flows=["priority=500,actions=drop"])
-    assert len((run_dir / "f").read_text().splitlines()) == 102
+    assert len((run_dir / "f").read_text().splitlines()) == 103  # with `begin` and `end`
     held.kill()
     held.start()
     assert len(texts(held)) == 101
@@ -705,14 +706,21 @@ def test_flows_that_time_out_do_not_come_back(held, run_dir):
     held.link.ask("flow.add", bridge="br0", flows=[f"priority={i},hard_timeout=1,tcp,actions=drop" for i in range(1, 201)])
     held.link.ask("flow.add", bridge="br0", flows=["priority=1,actions=drop"])
     wait_until(lambda: len(texts(held)) == 1, 10, "the end of their time")
-    wait_until(lambda: len((run_dir / "f").read_text().splitlines()) == 402, 10, "the flow file")
+    wait_until(lambda: len((run_dir / "f").read_text().splitlines()) == 403, 10, "the flow file")
     held.kill()
     held.start()
     assert len(texts(held)) == 1
 
 
 def test_no_space_for_a_flow(held, run_dir):
-    """What could not be saved is said to be so, and is saved with the next change that can."""
+    """What could not be saved is said to be so, and is saved when it can be."""
+
+    def is_saved():
+        try:
+            return held.link.ask("flow.add", bridge="br0", flows=["priority=500,actions=drop"])
+        except LinkError:
+            return None
+
     room = run_dir / "small"
     room.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", room], check=True)
@@ -725,7 +733,7 @@ def test_no_space_for_a_flow(held, run_dir):
             held.link.ask("flow.add", bridge="br0", flows=[f"priority={i},tcp,tp_dst={i},actions=drop" for i in range(2, 102)])
         assert (room / "f").read_bytes() == before
         (room / "filler").unlink()
-        held.link.ask("flow.add", bridge="br0", flows=["priority=500,actions=drop"])
+        wait_until(is_saved, 10, "room for the flows")
         flows = texts(held)
         assert len(flows) == 102
         held.kill()

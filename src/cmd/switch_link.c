@@ -48,6 +48,15 @@ static void peer_close(struct link_server *s)
     s->peer_fd = -1;
 }
 
+/* ... and what was begun for it is not gone on with. */
+static void peer_left(struct link_server *s)
+{
+    peer_close(s);
+    if (!s->net) return;
+    LIST_FOR_EACH (node, &s->net->bridges)
+        net_new_file_left(list_entry(node, struct net_bridge, node));
+}
+
 static void send_body(struct link_server *s, json_t *body, const char *name, int fd)
 {
     if (body && s->peer_fd >= 0) {
@@ -194,7 +203,7 @@ static void tell_all(struct link_server *s)
     LIST_FOR_EACH (node, &s->net->bridges) {
         struct net_bridge *b = list_entry(node, struct net_bridge, node);
         net_openflow_again(b);
-        net_keep_ask_again(b);
+        net_new_file_ask_again(b);
     }
 }
 
@@ -234,7 +243,7 @@ static void peer_ready(struct loop_watch *watch, uint32_t events)
         } else if (ret == -EPROTO) {
             log_limited(LOG_LEVEL_WARN, "the daemon sent nonsense: %s", e.text);
         } else {
-            peer_close(s); /* it will be back; guests do not care */
+            peer_left(s); /* it will be back; guests do not care */
         }
     }
 }
@@ -245,7 +254,7 @@ static void listen_ready(struct loop_watch *watch, uint32_t events)
     (void)events;
     int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) return;
-    peer_close(s);
+    peer_left(s);
     s->peer_fd = fd;
     s->connections++;
     fault_tell(fd);

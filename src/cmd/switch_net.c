@@ -133,6 +133,7 @@ static void bridge_drop(struct net_bridge *b)
     net_lists_drop(b->net, b, 0);
     net_openflow_end(b);
     net_keep_close(b);
+    free(b->port_configs);
     if (b->bridge) bridge_free(b->bridge);
     net_rules_clear(&b->rules);
     free(b);
@@ -170,7 +171,7 @@ static struct net_bridge *net_bridge_new(struct net *n, const char *name, const 
     if (!b) return NULL;
     *b = *wanted;
     b->net = n;
-    b->file_fd = b->new_fd = -1;
+    b->keep.file.fd = b->keep.next.fd = -1;
     b->names = (struct flow_names){.port_number = port_number_of, .port_name = port_name_of, .arg = b};
     list_init(&b->peers);
     list_init(&b->listeners);
@@ -271,6 +272,7 @@ static const struct {
     {"flow.mod", request_flow_mod},
     {"flow.trace", request_flow_trace},
     {"flows.file", request_flows_file},
+    {"flows.placed", request_flows_placed},
     {"group.add", request_group_add},
     {"group.del", request_group_del},
     {"group.dump", request_group_dump},
@@ -336,7 +338,7 @@ static void tick(struct loop_timer *t)
     LIST_FOR_EACH (node, &n->bridges) {
         struct net_bridge *b = list_entry(node, struct net_bridge, node);
         net_openflow_ticked(b, now_ns);
-        net_keep_ticked(b);
+        net_keep_ticked(b, now_ns);
     }
     net_lists_drop(n, NULL, now_ns);
     LIST_FOR_EACH (node, &n->attachments) {

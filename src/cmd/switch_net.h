@@ -12,7 +12,7 @@
  *   switch_held.c        what survives: a VIF's state memory and the descriptors held for the next process
  *   switch_runners.c     threads
  *   switch_change.c      changes of flows, groups, meters and ports' settings, as text
- *   switch_keep.c        the bridges' flow files; switch_sync.c: who waits for the disk
+ *   switch_keep.h        the bridges' flow files: switch_keep.c, switch_flow_log.c, switch_new_file.c, switch_sync.c
  *   switch_flows.c       requests for changes
  *   switch_dump.c        lists of flows, groups and meters
  *   switch_openflow.c    controllers, tools and their sockets; what a bridge does without its controllers
@@ -31,6 +31,7 @@
 #include <netinet/in.h>
 
 #include "cmd/sandbox.h"
+#include "cmd/switch_keep.h"
 #include "control/fields.h"
 #include "control/link.h"
 #include "loop/loop.h"
@@ -175,21 +176,7 @@ struct net_bridge {
     uint64_t alone_since_ns;      /* since when none of them is there; 0: one is, or the bridge does without already */
     struct net_port_config *port_configs;
     unsigned port_config_count;
-    /* The flow file (switch_keep.c). */
-    int file_fd; /* -1: flows are kept nowhere */
-    uint64_t file_lines;
-    bool file_asked;  /* for a new one */
-    bool file_behind; /* a change could not be written */
-    bool unsynced;    /* the disk may not have it yet */
-    /* A new file that waits for the disk; changes go to both meanwhile. */
-    int new_fd; /* -1: none */
-    uint64_t new_lines, new_ticket;
-    bool new_bad, new_dirty; /* a change could not be written to it; it has changes that were not synced */
-    unsigned new_rounds;
-    FILE *noted; /* lines that are not in the file yet; or NULL */
-    char *noted_text;
-    size_t noted_bytes;
-    unsigned noted_lines;
+    struct net_keep keep; /* its flow file */
 };
 struct net_bridge *net_bridge_find(struct net *n, const char *name);
 /* What may be set of a bridge; what is absent is left alone. */
@@ -369,35 +356,6 @@ int net_port_config_note(struct net_bridge *b, uint32_t number, uint32_t config,
 int net_port_config_set(struct net_bridge *b, uint32_t number, uint32_t config, uint32_t mask, struct errmsg *e);
 void net_port_config_apply(struct attachment *a);  /* to a port that came to its bridge */
 void net_port_config_forget(struct attachment *a); /* it is deleted: the next one of its number begins anew */
-
-/* ---- what is kept (switch_keep.c) ---- */
-
-/* What was carried out, to be appended to the file by net_keep(). */
-void net_note_flow(struct net_bridge *b, enum of_change what, const struct flow_spec *f);
-void net_note_group(struct net_bridge *b, enum of_change what, const struct group_spec *g);
-void net_note_meter(struct net_bridge *b, enum of_change what, const struct meter_spec *m);
-void net_note_port(struct net_bridge *b, uint32_t number, uint32_t config, uint32_t mask);
-/* sync: wait until the disk has it. 0 or -errno with the reason; then everything is written anew at the next time. */
-int net_keep(struct net_bridge *b, bool sync, struct errmsg *e);
-/* A flow went by itself. */
-void net_keep_gone(struct net_bridge *b, const struct flow_spec *f, enum flow_gone why);
-/* Load the file (taken over) into a new bridge, or begin it. */
-int net_keep_open(struct net_bridge *b, int fd, struct errmsg *e);
-void net_keep_close(struct net_bridge *b);
-/* There is another keeper: what was asked of the one before, or of none, is asked of it. */
-void net_keep_ask_again(struct net_bridge *b);
-/* After each switch_tick(). */
-void net_keep_ticked(struct net_bridge *b);
-int request_flows_file(struct net *n, struct net_request *r);
-
-/* A thread that waits for the disk (switch_sync.c). */
-int net_sync_new(struct net_sync **out);
-void net_sync_free(struct net_sync *s); /* when the disk has all */
-/* Sync the file of the bridge of that number; fd stays the caller's. False: not now. */
-bool net_sync_soon(struct net_sync *s, unsigned bridge, int fd);
-/* A new file of that bridge: begin, and what became of it: -EINPROGRESS, 0 or -errno. */
-int net_sync_new_file(struct net_sync *s, unsigned bridge, int fd);
-int net_sync_new_file_state(struct net_sync *s, unsigned bridge);
 
 /* ---- requests (switch_flows.c, switch_dump.c) ---- */
 

@@ -436,9 +436,6 @@ void net_openflow_end(struct net_bridge *b)
     while (!list_empty(&b->listeners))
         listener_free(list_entry(b->listeners.next, struct net_listener, node));
     if (b->agent) agent_free(b);
-    free(b->port_configs);
-    b->port_configs = NULL;
-    b->port_config_count = 0;
 }
 
 void net_openflow_again(struct net_bridge *b)

@@ -193,7 +193,7 @@ static json_t *bridge_json(struct net *n, struct net_bridge *b)
                      (int)b->mac_ageing_s, "port_count", (int)ports, "vif_count", (int)vifs, "flow_count",
                      (int)bridge_flow_count(b->bridge), "group_count", (int)bridge_group_count(b->bridge),
                      "meter_count", (int)bridge_meter_count(b->bridge), "controller_count",
-                     (int)of_agent_controllers(b->agent), "mac_count", (int)macs, "flows_saved", b->file_fd >= 0);
+                     (int)of_agent_controllers(b->agent), "mac_count", (int)macs, "flows_saved", b->keep.file.fd >= 0);
 }
 
 int request_bridge_list(struct net *n, struct net_request *r)

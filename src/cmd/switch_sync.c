@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A thread that waits for the disk, so that nobody else does: what OpenFlow changed is in the bridges' files, and about once a
- * second they are synced. One descriptor for each bridge waits at most.
+ * A thread that waits for the disk, so that nobody else does: what OpenFlow changed is in the bridges' files, and about
+ * once a second they are synced. At most one descriptor for each file waits; they get their turns in a circle.
  *
  * Thread-safety: net_sync_* on the control thread.
  */
@@ -13,35 +13,50 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "cmd/switch_net.h"
+#include "cmd/switch_keep.h"
 #include "loop/thread.h"
+
+#define SLOTS (SWITCH_BRIDGES_MAX * NET_SYNC_SLOTS)
+
+struct slot {
+    int fd;         /* -1: nothing waits */
+    int result;     /* of the last that was begun */
+    unsigned begun; /* how often something was begun or forgotten: only the last of them has a result */
+};
 
 struct net_sync {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t work;
     bool end;
-    int fds[SWITCH_BRIDGES_MAX]; /* by the bridge's number; -1: nothing is to be done */
-    int new_fds[SWITCH_BRIDGES_MAX];
-    int new_states[SWITCH_BRIDGES_MAX]; /* 0 or -errno */
+    unsigned turn;
+    struct slot slots[SLOTS];
 };
 
-/* Locked. -1: nothing waits. *state: where the result goes, or NULL. */
-static int take_one(struct net_sync *s, int **state)
+/* Locked. NULL: nothing waits. */
+static struct slot *next_waiting(struct net_sync *s)
 {
-    *state = NULL;
-    for (unsigned i = 0; i < SWITCH_BRIDGES_MAX; i++) {
-        int fd = s->fds[i];
-        s->fds[i] = -1;
-        if (fd >= 0) return fd;
+    for (unsigned i = 0; i < SLOTS; i++) {
+        struct slot *k = &s->slots[(s->turn + i) % SLOTS];
+        if (k->fd < 0) continue;
+        s->turn = (s->turn + i + 1) % SLOTS;
+        return k;
     }
-    for (unsigned i = 0; i < SWITCH_BRIDGES_MAX; i++) {
-        int fd = s->new_fds[i];
-        s->new_fds[i] = -1;
-        *state = &s->new_states[i];
-        if (fd >= 0) return fd;
-    }
-    return -1;
+    return NULL;
+}
+
+/* Locked, but while it waits. */
+static void sync_one(struct net_sync *s, struct slot *k)
+{
+    int fd = k->fd;
+    unsigned begun = k->begun;
+    k->fd = -1;
+    pthread_mutex_unlock(&s->lock);
+    int ret = fdatasync(fd) < 0 ? -errno : 0;
+    if (ret < 0) log_limited(LOG_LEVEL_ERROR, "syncing a bridge's flow file: %s", strerror(-ret));
+    close(fd);
+    pthread_mutex_lock(&s->lock);
+    if (k->begun == begun) k->result = ret;
 }
 
 static void *sync_main(void *arg)
@@ -49,18 +64,10 @@ static void *sync_main(void *arg)
     struct net_sync *s = arg;
     pthread_mutex_lock(&s->lock);
     for (;;) {
-        int *state, ret = 0, fd = take_one(s, &state);
-        if (fd < 0 && s->end) break;
-        if (fd < 0) {
-            pthread_cond_wait(&s->work, &s->lock);
-            continue;
-        }
-        pthread_mutex_unlock(&s->lock);
-        if (fdatasync(fd) < 0) ret = -errno;
-        if (ret < 0) log_limited(LOG_LEVEL_ERROR, "syncing a bridge's flow file: %s", strerror(-ret));
-        close(fd);
-        pthread_mutex_lock(&s->lock);
-        if (state) *state = ret;
+        struct slot *k = next_waiting(s);
+        if (k) sync_one(s, k);
+        else if (s->end) break;
+        else pthread_cond_wait(&s->work, &s->lock);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;
@@ -70,8 +77,8 @@ int net_sync_new(struct net_sync **out)
 {
     struct net_sync *s = calloc(1, sizeof *s);
     if (!s) return -ENOMEM;
-    memset(s->fds, -1, sizeof s->fds);
-    memset(s->new_fds, -1, sizeof s->new_fds);
+    for (unsigned i = 0; i < SLOTS; i++)
+        s->slots[i].fd = -1;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->work, NULL);
     int ret = thread_start(&s->thread, "sync", sync_main, s);
@@ -96,37 +103,36 @@ void net_sync_free(struct net_sync *s)
     free(s);
 }
 
-bool net_sync_soon(struct net_sync *s, unsigned bridge, int fd)
+static void put(struct net_sync *s, unsigned bridge, unsigned slot, int fd, int result)
 {
-    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    if (copy < 0) return false;
+    struct slot *k = &s->slots[bridge * NET_SYNC_SLOTS + slot];
     pthread_mutex_lock(&s->lock);
-    int before = s->fds[bridge];
-    s->fds[bridge] = copy;
-    pthread_cond_signal(&s->work);
+    int before = k->fd;
+    k->fd = fd;
+    k->result = result;
+    k->begun++;
+    if (fd >= 0) pthread_cond_signal(&s->work);
     pthread_mutex_unlock(&s->lock);
-    if (before >= 0) close(before); /* the disk is slow; the file may be another one by now */
-    return true;
+    if (before >= 0) close(before);
 }
 
-int net_sync_new_file(struct net_sync *s, unsigned bridge, int fd)
+int net_sync_begin(struct net_sync *s, unsigned bridge, unsigned slot, int fd)
 {
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (copy < 0) return -errno;
-    pthread_mutex_lock(&s->lock);
-    int before = s->new_fds[bridge];
-    s->new_fds[bridge] = copy;
-    s->new_states[bridge] = -EINPROGRESS;
-    pthread_cond_signal(&s->work);
-    pthread_mutex_unlock(&s->lock);
-    if (before >= 0) close(before);
+    put(s, bridge, slot, copy, -EINPROGRESS);
     return 0;
 }
 
-int net_sync_new_file_state(struct net_sync *s, unsigned bridge)
+void net_sync_forget(struct net_sync *s, unsigned bridge, unsigned slot)
+{
+    put(s, bridge, slot, -1, 0);
+}
+
+int net_sync_result(struct net_sync *s, unsigned bridge, unsigned slot)
 {
     pthread_mutex_lock(&s->lock);
-    int state = s->new_states[bridge];
+    int result = s->slots[bridge * NET_SYNC_SLOTS + slot].result;
     pthread_mutex_unlock(&s->lock);
-    return state;
+    return result;
 }

@@ -38,7 +38,7 @@ struct network_item *network_item_new(struct network *n, enum network_kind kind,
     i->network = n;
     i->kind = kind;
     i->config = config;
-    i->flows_fd = i->mgmt_fd = i->snoop_fd = i->listen_fd = -1;
+    i->mgmt_fd = i->snoop_fd = i->listen_fd = -1;
     list_init(&i->controllers);
     snprintf(i->name, sizeof i->name, "%s", name);
     snprintf(i->bridge, sizeof i->bridge, "%s", bridge);
@@ -68,7 +68,6 @@ static void item_free(struct network_item *i)
     n->held_count -= i->held.count;
     held_clear(&i->held);
     if (i->listen_fd >= 0) close(i->listen_fd);
-    if (i->flows_fd >= 0) close(i->flows_fd);
     json_decref(i->config);
     free(i);
 }

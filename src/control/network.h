@@ -7,7 +7,8 @@
  *                                            |     |
  *                                            |     network_held.c   what is held for cards
  *                                            |     network_controllers.c   OpenFlow's connections
- *                                            network_state.c        STATEDIR/network.json, STATEDIR/flows/
+ *                                            network_state.c        STATEDIR/network.json
+ *                                            network_flows.c        STATEDIR/flows/
  *
  * An item is ABSENT (the switch has not got it), ASKED, or PRESENT. The switch is told of everything ABSENT, bridges
  * first, whenever it can be asked: that is how a new item gets there, how a new switch gets everything, and how a port
@@ -62,9 +63,9 @@ struct network_item {
     char error[256];                   /* why it is not PRESENT */
 
     /* A bridge's. */
-    int flows_fd, mgmt_fd, snoop_fd;
-    bool compact_wanted, compacting;
-    struct list controllers; /* network_controllers.c */
+    int mgmt_fd, snoop_fd;
+    bool place_wanted, placing, compact_wanted, compacting; /* network_flows.c */
+    struct list controllers;                                /* network_controllers.c */
     /* A card's. */
     uint64_t fault_ns[NETWORK_FAULTS_MAX - 1]; /* when its thread ended the switch, the last times */
     bool left_out;                             /* because of that; until its limit fires, or an operator changes it */
@@ -94,6 +95,7 @@ struct network {
     bool adopted;                  /* it was found running: what is held and it does not confirm is dropped */
     bool stopping;                 /* the host's shutdown: the switch ends, what is configured stays */
     bool load_failed;              /* the saved state is there and could not be read: it is not overwritten */
+    bool flow_names_synced;        /* the directory of the flow files is on the disk as it is */
     struct loop_timer retry, compact, save, watch, restore_limit;
     struct list unsaved; /* struct network_unsaved */
     network_done upgraded, restored;
@@ -191,11 +193,14 @@ int network_load(struct network *n);
 void network_save(struct network *n, struct rpc_call *call, json_t *result);
 /* Now; answers what waits. */
 void network_save_now(struct network *n);
-/* The bridge's flow file; begin: as an empty one. */
+/* ---- network_flows.c ---- */
+
+/* The bridge's flow file, to be closed by the caller; begin: an empty one. -errno with the reason. */
 int network_open_flows(struct network_item *bridge, bool begin, struct errmsg *e);
-/* Is there a file of flows that was not put in place? */
-bool network_flows_left(const struct network_item *bridge);
-/* The switch wants to write the flows of a bridge anew (params NULL: of those that are marked). */
+/* The switch wants to write the flows of a bridge anew. */
 void network_compact(struct network *n, json_t *params);
+/* The switch was found running: it is told which file has the bridge's name. */
+void network_flows_adopted(struct network_item *bridge);
+void network_flows_idle(struct network_item *bridge); /* the switch cannot be asked any more */
 
 #endif

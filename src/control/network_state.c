@@ -4,26 +4,22 @@
  *
  *     STATEDIR/network.json         {"version": 1, "switch": {options}, "bridges": [...], "ports": [...], "vifs": [...]}
  *     STATEDIR/flows/BRIDGE.flows   the switch's: its flows, and every change of them, appended before it is acknowledged
+ *                                   (network_flows.c)
  *
  * The first is replaced whole after each change that the switch acknowledged; the calls that asked for changes are
  * answered then, several at once when they come close together. An entry that cannot be understood is left out, and the
  * file as it was is set aside.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "control/network.h"
-#include "loop/clock.h"
 
 #define NETWORK_FILE_MAX_BYTES (16u << 20)
-#define COMPACT_PAUSE_MS 1000u /* between two; a switch cannot keep the daemon busy with it */
 
 static const char *const list_names[NETWORK_KINDS] = {"bridges", "ports", "vifs"};
 
@@ -193,131 +189,4 @@ void network_save(struct network *n, struct rpc_call *call, json_t *result)
     *u = (struct network_unsaved){.call = call, .result = result};
     list_push_back(&n->unsaved, &u->node);
     if (!n->save.loop) loop_timer_arm(n->host->loop, &n->save, 0, save_fired);
-}
-
-/* ---- Flow files ---- */
-
-static int open_flows(const char *path, int more, struct errmsg *e)
-{
-    int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | more, 0600);
-    struct stat st;
-    if (fd < 0) return errmsg_sys(e, errno, "%s", path);
-    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) return fd;
-    close(fd);
-    return errmsg_set(e, EINVAL, "%s: not a regular file", path);
-}
-
-int network_open_flows(struct network_item *bridge, bool begin, struct errmsg *e)
-{
-    char path[PATH_MAX], left[PATH_MAX];
-    const struct network *n = bridge->network;
-    if (!network_flows_path(path, n, bridge->name, "flows") || !network_flows_path(left, n, bridge->name, "flows.new"))
-        return errmsg_set(e, ENAMETOOLONG, "%s", n->host->state_dir);
-    if (begin) { /* of a bridge of that name that was given up */
-        unlink(path);
-        unlink(left);
-    }
-    int fd = open_flows(path, 0, e);
-    if (fd < 0) return fd;
-    bridge->flows_fd = fd;
-    return 0;
-}
-
-bool network_flows_left(const struct network_item *bridge)
-{
-    char path[PATH_MAX];
-    return network_flows_path(path, bridge->network, bridge->name, "flows.new") && access(path, F_OK) == 0;
-}
-
-/* ---- Writing them anew ---- */
-
-static void compact_next(struct network *n);
-
-static void compact_fired(struct loop_timer *t)
-{
-    compact_next(container_of(t, struct network, compact));
-}
-
-struct compaction {
-    struct network *network;
-    int fd;
-    char bridge[NETWORK_NAME_MAX + 1];
-};
-
-/* The switch has synced the file before it answered: a sync of ours might wait for whatever a hostile one wrote. */
-static int put_in_place(struct network_item *b, struct errmsg *e)
-{
-    char path[PATH_MAX], left[PATH_MAX];
-    network_flows_path(path, b->network, b->name, "flows");
-    network_flows_path(left, b->network, b->name, "flows.new");
-    if (rename(left, path) < 0) return errmsg_sys(e, errno, "%s", path);
-    return state_sync_dir_of(path, e);
-}
-
-static void compacted(void *arg, const struct peer_answer *a)
-{
-    struct compaction *c = arg;
-    struct network *n = c->network;
-    struct network_item *b = network_find(n, NETWORK_BRIDGE, c->bridge);
-    struct errmsg e = {""};
-    network_answered(n);
-    if (b) b->compacting = false;
-    if (a->ret == 0 && b && put_in_place(b, &e) == 0) {
-        if (b->flows_fd >= 0) close(b->flows_fd);
-        b->flows_fd = steal_fd(&c->fd);
-    } else if (a->ret != -EPIPE && b) {
-        log_error("bridge %s: writing its flows anew: %s", b->name, a->ret ? a->message : e.text);
-    }
-    if (c->fd >= 0) close(c->fd);
-    free(c);
-}
-
-static void compact(struct network *n, struct network_item *b)
-{
-    static const char *const name = "flows";
-    char path[PATH_MAX];
-    struct errmsg e = {""};
-    struct peer *peer = switch_keeper_peer(n->keeper);
-    struct compaction *c = peer && n->asked < NETWORK_ASKED_MAX ? calloc(1, sizeof *c) : NULL;
-    if (!c || !network_flows_path(path, n, b->name, "flows.new")) {
-        free(c);
-        return;
-    }
-    unlink(path); /* of an earlier attempt: the switch may still have it open */
-    c->network = n;
-    c->fd = open_flows(path, O_EXCL, &e);
-    snprintf(c->bridge, sizeof c->bridge, "%s", b->name);
-    if (c->fd < 0) {
-        log_error("bridge %s: writing its flows anew: %s", b->name, e.text);
-        free(c);
-        return;
-    }
-    b->compact_wanted = false;
-    b->compacting = true;
-    n->asked++;
-    peer_ask(peer, "flows.file", json_pack("{s:s}", "bridge", b->name), &name, &c->fd, 1, NETWORK_FLOWS_MS, compacted,
-             c);
-}
-
-/* One at a time. */
-static void compact_next(struct network *n)
-{
-    struct network_item *wants = NULL;
-    bool busy = false;
-    LIST_FOR_EACH (node, &n->items[NETWORK_BRIDGE]) {
-        struct network_item *b = list_entry(node, struct network_item, node);
-        busy |= b->compacting;
-        if (b->compact_wanted && b->state == NETWORK_PRESENT && !wants) wants = b;
-    }
-    if (!wants) return;
-    if (!busy) compact(n, wants);
-    loop_timer_arm(n->host->loop, &n->compact, COMPACT_PAUSE_MS * NS_PER_MS, compact_fired);
-}
-
-void network_compact(struct network *n, json_t *params)
-{
-    const char *name = json_string_value(json_object_get(params, "bridge"));
-    struct network_item *b = name ? network_find(n, NETWORK_BRIDGE, name) : NULL;
-    if (b) b->compact_wanted = true;
-    if ((b || !params) && !n->compact.loop) loop_timer_arm(n->host->loop, &n->compact, 0, compact_fired);
 }

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "control/network.h"
 #include "control/text.h"
@@ -135,13 +136,14 @@ static void ask_bridge(struct network_item *i)
     struct errmsg e = {""};
     const char *names[3] = {"flows"};
     int fds[3];
-    if (i->flows_fd < 0 && network_open_flows(i, i->adding != NULL, &e) < 0) {
+    autoclose int fd = network_open_flows(i, i->adding != NULL, &e);
+    if (fd < 0) {
         item_failed(i, -EIO, e.text);
         return;
     }
     i->state = NETWORK_ASKED;
     n->asked++;
-    fds[0] = i->flows_fd;
+    fds[0] = fd;
     unsigned count = 1 + network_tools_fds(i, names + 1, fds + 1), controllers = network_controllers_count(i->config);
     json_t *params = json_copy(i->config);
     json_object_del(params, "controllers");
@@ -305,10 +307,8 @@ static bool note_present(struct network *n, enum network_kind kind, json_t *name
         if (!i) known = false;
         else i->state = NETWORK_PRESENT;
         if (i) i->owed = kind != NETWORK_PORT;
-        /* An earlier daemon ended between the switch's last word on it and putting the file in place. */
-        if (i && kind == NETWORK_BRIDGE && network_flows_left(i)) i->compact_wanted = true;
+        if (i && kind == NETWORK_BRIDGE) network_flows_adopted(i);
     }
-    if (kind == NETWORK_BRIDGE) network_compact(n, NULL);
     return known;
 }
 
@@ -348,7 +348,8 @@ static void switch_down(void *arg, bool dead)
         LIST_FOR_EACH_SAFE (node, &n->items[kind]) {
             struct network_item *i = list_entry(node, struct network_item, node);
             i->state = NETWORK_ABSENT; /* one that is found running says what it has */
-            i->failed = i->compacting = i->owed = false;
+            i->failed = i->owed = false;
+            if (kind == NETWORK_BRIDGE) network_flows_idle(i);
             network_controllers_idle(i);
             if (dead && *why) note_death(i, why);
         }

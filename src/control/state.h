@@ -3,7 +3,7 @@
  * What the daemon must still know after a power cut, as JSON files in its state directory:
  *
  *     STATEDIR/disks/NAME.json    {"version": 1, "disk": {parameters of disk.attach}, "images": {image_ids.h}}
- *     STATEDIR/network.json, STATEDIR/flows/: network_state.c
+ *     STATEDIR/network.json: network_state.c; STATEDIR/flows/: network_flows.c
  *     STATEDIR/cache.json         {"version": 1, "cache": {"enabled": true, "budget": "auto", "huge_pages": true}}
  *
  * A file is replaced whole: written under another name, synced, renamed over, and the directory synced; so

@@ -6,7 +6,7 @@ Installed by tests as DIR/creedence-switch. How to behave stands in DIR/switch.j
 
     {"die": "method", "hang": "method", "close": "method", "fail": {"method": [code, "message"]}, "hostile": "garbage" | ...,
      "connected": ["vif", ...], "extra": N, "forget": ["vif/name", ...], "page": N, "version": "fail", "unknown": "bridge",
-     "fault": "vif", "fault_thread": "name"}
+     "fault": "vif", "fault_thread": "name", "silent": "method"}
 
 Every request received goes to DIR/switch.jsonl with the names of its descriptors.
 """
@@ -89,7 +89,10 @@ class Switch(Fake):
         self.bridges[params["name"]] = {"file": fd, "flows": lines}
 
     def bridge_del(self, params, fds):
-        os.close(self.bridges.pop(params["name"])["file"])
+        b = self.bridges.pop(params["name"])
+        for fd in (b["file"], b.get("next")):
+            if fd is not None:
+                os.close(fd)
 
     def bridge_show(self, params, fds):
         b = self.bridges[params["name"]]
@@ -223,7 +226,9 @@ class Switch(Fake):
             else:
                 b["flows"].append(text)
                 changed += 1
-            os.write(b["file"], f"{text}\n".encode())
+            for fd in (b["file"], b.get("next")):
+                if fd is not None:
+                    os.write(fd, f"{text}\n".encode())
         return {"changed": changed}
 
     def flow_add(self, params, fds):
@@ -305,9 +310,25 @@ class Switch(Fake):
 
     def flows_file(self, params, fds):
         b = self.bridges[params["bridge"]]
+        self.forget_next(b)
         os.write(fds["flows"], "".join(f"{f}\n" for f in b["flows"]).encode())
-        os.close(b["file"])
-        b["file"] = fds["flows"]
+        b["next"] = fds["flows"]
+
+    def flows_placed(self, params, fds):
+        b = self.bridges[params["bridge"]]
+        placed = os.fstat(fds["flows"]).st_ino
+        os.close(fds["flows"])
+        if placed == os.fstat(b["file"]).st_ino:
+            self.forget_next(b)
+        elif b.get("next") is not None and placed == os.fstat(b["next"]).st_ino:
+            os.close(b["file"])
+            b["file"] = b.pop("next")
+        else:
+            raise Refused(-116, "the flows are in another file")
+
+    def forget_next(self, b):
+        if b.get("next") is not None:
+            os.close(b.pop("next"))
 
     def settled_(self, params, fds):
         self.settled = True
@@ -373,6 +394,8 @@ class Switch(Fake):
             error = {"code": -2, "message": f"there is no {missing}"}
         if how.get("answer", {}).get(method) is not None:
             result = how["answer"][method]
+        if how.get("silent") == method:
+            return
         send(self.sock, {"id": request["id"], **({"error": error} if error else {"result": result if result is not None else {}})})
         if method in ("leave", "quit"):
             sys.exit(0)
