@@ -205,3 +205,23 @@ def test_files_of_flows_do_not_grow_for_ever(daemon):
     another(daemon, old)
     after = daemon.creedence("flow", "dump", "br0", "--no-stats").stdout
     assert sorted(after.splitlines()) == sorted(before.splitlines() + ["priority=9,udp actions=drop"])
+
+
+def test_the_daemon_ends_while_a_file_of_flows_is_written_anew(daemon):
+    path = daemon.state_dir / "flows/br0.flows"
+    before = daemon.creedence("flow", "dump", "br0", "--no-stats").stdout
+    for _ in range(2):
+        daemon.call("flow.add", bridge="br0", flows=[f"priority=7,tcp,tp_dst={n},actions=drop" for n in range(1, 400)])
+        daemon.call("flow.del", bridge="br0", flows=["tcp"])
+    wait_until(path.with_suffix(".flows.new").exists, 5, "a new file")
+    old = daemon.switch_pid()
+    daemon.kill()
+    time.sleep(2.1)  # the switch's disk has it, and nobody is there to be told
+    daemon.start()
+    wait_until(lambda: daemon.call("status")["network"]["settled"], 5, "the switch")
+    assert daemon.switch_pid() == old
+    daemon.call("flow.add", bridge="br0", flows=["priority=9,udp,actions=drop"])
+    os.kill(old, signal.SIGKILL)
+    another(daemon, old)
+    after = daemon.creedence("flow", "dump", "br0", "--no-stats").stdout
+    assert sorted(after.splitlines()) == sorted(before.splitlines() + ["priority=9,udp actions=drop"])
