@@ -12,27 +12,6 @@
 #define A "02:00:00:00:00:0a"
 #define B "02:00:00:00:00:0b"
 
-static int setup(void **state)
-{
-    static struct world w;
-    world_open(&w, 4, 0);
-    *state = &w;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    world_close(*state);
-    return 0;
-}
-
-static void do_flow(struct client *c, const struct flow_text *f)
-{
-    struct msg m;
-    msg_flow_mod(&m, 77, f);
-    client_do(c, &m);
-}
-
 static void refused(struct client *c, const struct flow_text *f, unsigned type, unsigned code)
 {
     struct msg m;
@@ -110,30 +89,31 @@ static void flow_commands(void **state)
 {
     struct client c;
     client_open_controller(&c, *state);
-    do_flow(&c, &(struct flow_text){.priority = 5, .in_port = 1, .output = 2});
-    do_flow(&c, &(struct flow_text){.priority = 6, .in_port = 2, .output = 3});
+    client_do_flow(&c, &(struct flow_text){.priority = 5, .in_port = 1, .output = 2});
+    client_do_flow(&c, &(struct flow_text){.priority = 6, .in_port = 2, .output = 3});
     assert_int_equal(c.w->noted.last, OF_FLOW_ADD);
     assert_int_equal(flows(&c), 2);
     assert_int_equal(sent_to(&c, 1), 1u << 2);
-    do_flow(&c, &(struct flow_text){.command = OFPFC_MODIFY_STRICT, .priority = 6, .in_port = 1, .output = 4});
+    client_do_flow(&c, &(struct flow_text){.command = OFPFC_MODIFY_STRICT, .priority = 6, .in_port = 1, .output = 4});
     assert_int_equal(sent_to(&c, 1), 1u << 2); /* of another priority */
-    do_flow(&c, &(struct flow_text){.command = OFPFC_MODIFY_STRICT, .priority = 5, .in_port = 1, .output = 4});
+    client_do_flow(&c, &(struct flow_text){.command = OFPFC_MODIFY_STRICT, .priority = 5, .in_port = 1, .output = 4});
     assert_int_equal(c.w->noted.last, OF_FLOW_MODIFY_STRICT);
     assert_int_equal(sent_to(&c, 1), 1u << 4);
-    do_flow(&c, &(struct flow_text){.command = OFPFC_MODIFY, .output = 3, .out_port = 99}); /* which is no matter */
+    client_do_flow(&c,
+                   &(struct flow_text){.command = OFPFC_MODIFY, .output = 3, .out_port = 99}); /* which is no matter */
     assert_int_equal(sent_to(&c, 1), 1u << 3);
-    do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE_STRICT, .priority = 6, .in_port = 1});
+    client_do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE_STRICT, .priority = 6, .in_port = 1});
     assert_int_equal(flows(&c), 2);
-    do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE_STRICT, .priority = 6, .in_port = 2});
+    client_do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE_STRICT, .priority = 6, .in_port = 2});
     assert_int_equal(flows(&c), 1);
-    do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE, .table = 255, .out_port = 2});
+    client_do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE, .table = 255, .out_port = 2});
     assert_int_equal(flows(&c), 1);
-    do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE, .table = 255, .out_port = 3});
+    client_do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE, .table = 255, .out_port = 3});
     assert_int_equal(flows(&c), 0);
     assert_int_equal(c.w->noted.gone, 2);
     unsigned noted = c.w->noted.flows;
-    do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE, .table = 255}); /* nothing is there */
-    do_flow(&c, &(struct flow_text){.command = OFPFC_MODIFY, .output = 3});
+    client_do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE, .table = 255}); /* nothing is there */
+    client_do_flow(&c, &(struct flow_text){.command = OFPFC_MODIFY, .output = 3});
     assert_int_equal(c.w->noted.flows, noted);
     assert_int_equal(c.w->noted.why, FLOW_GONE_DELETED);
     client_close(&c);
@@ -144,10 +124,11 @@ static void cookies(void **state)
     struct client c;
     client_open_controller(&c, *state);
     for (uint32_t i = 1; i < 5; i++)
-        do_flow(&c, &(struct flow_text){.priority = 5, .in_port = i, .output = 2, .cookie = i});
-    do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE, .cookie = 2, .cookie_mask = 2});
+        client_do_flow(&c, &(struct flow_text){.priority = 5, .in_port = i, .output = 2, .cookie = i});
+    client_do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE, .cookie = 2, .cookie_mask = 2});
     assert_int_equal(flows(&c), 2); /* 2 and 3 went */
-    do_flow(&c, &(struct flow_text){.command = OFPFC_MODIFY, .output = 3, .cookie = 4, .cookie_mask = UINT64_MAX});
+    client_do_flow(&c,
+                   &(struct flow_text){.command = OFPFC_MODIFY, .output = 3, .cookie = 4, .cookie_mask = UINT64_MAX});
     assert_int_equal(sent_to(&c, 1), 1u << 2);
     assert_int_equal(sent_to(&c, 4), 1u << 3);
     client_close(&c);
@@ -168,7 +149,7 @@ static void flow_errors(void **state)
     refused(&c, &(struct flow_text){.flags = 0x20}, OFPET_FLOW_MOD_FAILED, OFPFMFC_BAD_FLAGS);
     refused(&c, &(struct flow_text){.output = OFPP_ANY}, OFPET_BAD_ACTION, OFPBAC_BAD_OUT_PORT);
     refused(&c, &(struct flow_text){.output = OFPP_TABLE}, OFPET_BAD_ACTION, OFPBAC_BAD_OUT_PORT);
-    do_flow(&c, &(struct flow_text){.priority = 5, .in_port = 1, .output = 2});
+    client_do_flow(&c, &(struct flow_text){.priority = 5, .in_port = 1, .output = 2});
     refused(&c, &(struct flow_text){.priority = 5, .flags = OFPFF_CHECK_OVERLAP}, OFPET_FLOW_MOD_FAILED,
             OFPFMFC_OVERLAP);
     refused(&c, &(struct flow_text){.buffer = 17, .in_port = 3}, OFPET_BAD_REQUEST, OFPBRC_BUFFER_UNKNOWN);
@@ -362,7 +343,7 @@ static void packet_outs(void **state)
     msg_packet_out(&m, OFP_NO_BUFFER, 1, OFPP_ALL, 60);
     client_do(&c, &m);
     assert_int_equal(rig_got(&c.w->rig), 1u << 2 | 1u << 3 | 1u << 4);
-    do_flow(&c, &(struct flow_text){.in_port = 1, .output = 4});
+    client_do_flow(&c, &(struct flow_text){.in_port = 1, .output = 4});
     msg_packet_out(&m, OFP_NO_BUFFER, 1, OFPP_TABLE, 60);
     client_do(&c, &m);
     assert_int_equal(rig_got(&c.w->rig), 1u << 4);
@@ -386,14 +367,14 @@ static void packet_outs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(long_requests_take_turns, setup, teardown),
-        cmocka_unit_test_setup_teardown(flow_commands, setup, teardown),
-        cmocka_unit_test_setup_teardown(cookies, setup, teardown),
-        cmocka_unit_test_setup_teardown(flow_errors, setup, teardown),
-        cmocka_unit_test_setup_teardown(action_errors, setup, teardown),
-        cmocka_unit_test_setup_teardown(groups, setup, teardown),
-        cmocka_unit_test_setup_teardown(meters, setup, teardown),
-        cmocka_unit_test_setup_teardown(packet_outs, setup, teardown),
+        cmocka_unit_test_setup_teardown(long_requests_take_turns, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(flow_commands, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(cookies, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(flow_errors, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(action_errors, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(groups, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(meters, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(packet_outs, world_setup, world_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,27 +13,6 @@
 #define A "02:00:00:00:00:0a"
 #define B "02:00:00:00:00:0b"
 
-static int setup(void **state)
-{
-    static struct world w;
-    world_open(&w, 4, 0);
-    *state = &w;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    world_close(*state);
-    return 0;
-}
-
-static void do_flow(struct client *c, const struct flow_text *f)
-{
-    struct msg m;
-    msg_flow_mod(&m, 77, f);
-    client_do(c, &m);
-}
-
 static void receive(struct world *w, uint32_t in_port, unsigned copies)
 {
     uint8_t f[128];
@@ -57,7 +36,7 @@ static void kept_before_it_is_told(void **state)
     struct msg m;
     client_open_controller(&c, *state);
     client_open_controller(&other, *state);
-    do_flow(&c, &(struct flow_text){.priority = 5, .in_port = 1, .output = 2, .flags = OFPFF_SEND_FLOW_REM});
+    client_do_flow(&c, &(struct flow_text){.priority = 5, .in_port = 1, .output = 2, .flags = OFPFF_SEND_FLOW_REM});
     unsigned commits = c.w->noted.commits;
     msg_flow_mod(&m, 5, &(struct flow_text){.command = OFPFC_DELETE, .table = 255});
     client_send(&c, &m);
@@ -84,8 +63,8 @@ static void whole_packets(void **state)
     size_t bytes;
     uint8_t f[128];
     client_open_controller(&c, *state);
-    do_flow(&c, &(struct flow_text){
-                    .table = 0, .cookie = 0x1234, .in_port = 3, .output = OFPP_CONTROLLER, .max_len = 0xffff});
+    client_do_flow(&c, &(struct flow_text){
+                           .table = 0, .cookie = 0x1234, .in_port = 3, .output = OFPP_CONTROLLER, .max_len = 0xffff});
     receive(c.w, 3, 1);
     const uint8_t *m = client_expect(&c, OFPT_PACKET_IN, 0);
     assert_int_equal(get32(m + 8), OFP_NO_BUFFER);
@@ -110,7 +89,7 @@ static void misses(void **state)
     client_open_controller(&c, *state);
     receive(c.w, 1, 1);
     client_expect_nothing(&c); /* without a table-miss flow it is dropped */
-    do_flow(&c, &(struct flow_text){.priority = 0, .output = OFPP_CONTROLLER, .max_len = 0xffff});
+    client_do_flow(&c, &(struct flow_text){.priority = 0, .output = OFPP_CONTROLLER, .max_len = 0xffff});
     receive(c.w, 1, 1);
     assert_int_equal(client_expect(&c, OFPT_PACKET_IN, 0)[14], OFPR_NO_MATCH);
     client_close(&c);
@@ -123,7 +102,7 @@ static void buffered(void **state)
     size_t bytes;
     client_open_controller(&c, *state);
     client_open_controller(&other, *state);
-    do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 20});
+    client_do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 20});
     receive(c.w, 1, 1);
     const uint8_t *in = client_expect(&c, OFPT_PACKET_IN, 0);
     uint32_t id = get32(in + 8);
@@ -190,7 +169,7 @@ static void large_packets(void **state)
     struct client c;
     size_t bytes;
     client_open_controller(&c, *state);
-    do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 0xffff});
+    client_do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 0xffff});
     struct packet *p = large_frame(c.w, f, 2500);
     rig_burst(&c.w->rig, 1, &p, 1);
     for (unsigned i = 0; i < 3; i++) {
@@ -226,7 +205,7 @@ static void no_buffer_left(void **state)
     unsigned whole = 0, cut = 0;
     size_t bytes;
     client_open_controller(&c, *state);
-    do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 20});
+    client_do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 20});
     for (uint32_t port = 1; port <= 4; port++) {
         for (unsigned i = 0; i < 3; i++)
             receive(c.w, port, 25);
@@ -251,7 +230,7 @@ static void rates(void **state)
     (void)state;
     world_open(&own, 2, 10);
     client_open_controller(&c, &own);
-    do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 0xffff});
+    client_do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 0xffff});
     for (unsigned i = 0; i < 100; i++) {
         receive(&own, 1, 10);
         world_run(&own);
@@ -275,7 +254,7 @@ static void bounded_queue(void **state)
     unsigned got = 0;
     size_t bytes;
     client_open_controller(&c, *state);
-    do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 0xffff});
+    client_do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 0xffff});
     for (unsigned i = 0; i < 100; i++)
         receive(c.w, 1, 10);
     for (const uint8_t *m; (m = client_get(&c, &bytes)) && m[1] == OFPT_PACKET_IN;)
@@ -299,7 +278,7 @@ static void slow_controller(void **state)
     uint64_t dropped = 0;
     uint8_t f[1500] = {0};
     client_open_controller(&c, *state);
-    do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 0xffff});
+    client_do_flow(&c, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 0xffff});
     frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1000, 2000);
     for (unsigned i = 0; i < 2000 && dropped == 0; i++) {
         rig_send(&c.w->rig, i % 4 + 1, f, sizeof f, 1);
@@ -347,7 +326,7 @@ static void tools_ask_first(void **state)
     client_open(&tool, *state, OF_PEER_SERVICE);
     client_open_controller(&slave, *state);
     set_role(&slave, OFPCR_ROLE_SLAVE, 1);
-    do_flow(&tool, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 0xffff});
+    client_do_flow(&tool, &(struct flow_text){.priority = 1, .output = OFPP_CONTROLLER, .max_len = 0xffff});
     receive(tool.w, 1, 1);
     client_expect_nothing(&tool);
     client_expect_nothing(&slave);
@@ -401,9 +380,9 @@ static void flow_removed(void **state)
     struct client c, tool;
     client_open_controller(&c, *state);
     client_open(&tool, *state, OF_PEER_SERVICE);
-    do_flow(&c,
-            &(struct flow_text){.priority = 9, .in_port = 1, .output = 2, .cookie = 5, .flags = OFPFF_SEND_FLOW_REM});
-    do_flow(&c, &(struct flow_text){.priority = 9, .in_port = 2, .output = 2});
+    client_do_flow(
+        &c, &(struct flow_text){.priority = 9, .in_port = 1, .output = 2, .cookie = 5, .flags = OFPFF_SEND_FLOW_REM});
+    client_do_flow(&c, &(struct flow_text){.priority = 9, .in_port = 2, .output = 2});
     receive(c.w, 1, 3);
     struct msg m;
     msg_flow_mod(&m, 1, &(struct flow_text){.command = OFPFC_DELETE});
@@ -419,8 +398,9 @@ static void flow_removed(void **state)
     client_expect_nothing(&tool);
     static const unsigned reasons[] = {OFPRR_IDLE_TIMEOUT, OFPRR_HARD_TIMEOUT};
     for (unsigned i = 0; i < 2; i++) {
-        do_flow(&c, &(struct flow_text){
-                        .in_port = 1, .output = 2, .idle = i == 0, .hard = i == 1, .flags = OFPFF_SEND_FLOW_REM});
+        client_do_flow(&c,
+                       &(struct flow_text){
+                           .in_port = 1, .output = 2, .idle = i == 0, .hard = i == 1, .flags = OFPFF_SEND_FLOW_REM});
         switch_tick(c.w->rig.sw, clock_now_ns() + 2 * NS_PER_SECOND);
         r = client_expect(&c, OFPT_FLOW_REMOVED, 0);
         assert_int_equal(r[18], reasons[i]);
@@ -428,8 +408,8 @@ static void flow_removed(void **state)
         assert_int_equal(get16(r + 30), i == 1);
     }
     set_async(&c, (const uint32_t[6]){0, 0, 0, 0, 1u << OFPRR_HARD_TIMEOUT, 0});
-    do_flow(&c, &(struct flow_text){.in_port = 1, .output = 2, .flags = OFPFF_SEND_FLOW_REM});
-    do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE});
+    client_do_flow(&c, &(struct flow_text){.in_port = 1, .output = 2, .flags = OFPFF_SEND_FLOW_REM});
+    client_do_flow(&c, &(struct flow_text){.command = OFPFC_DELETE});
     client_close(&c);
     client_close(&tool);
 }
@@ -499,20 +479,20 @@ static void snoops(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(kept_before_it_is_told, setup, teardown),
-        cmocka_unit_test_setup_teardown(whole_packets, setup, teardown),
-        cmocka_unit_test_setup_teardown(misses, setup, teardown),
-        cmocka_unit_test_setup_teardown(buffered, setup, teardown),
-        cmocka_unit_test_setup_teardown(large_packets, setup, teardown),
-        cmocka_unit_test_setup_teardown(no_buffer_left, setup, teardown),
+        cmocka_unit_test_setup_teardown(kept_before_it_is_told, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(whole_packets, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(misses, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(buffered, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(large_packets, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(no_buffer_left, world_setup, world_teardown),
         cmocka_unit_test(rates),
-        cmocka_unit_test_setup_teardown(bounded_queue, setup, teardown),
-        cmocka_unit_test_setup_teardown(slow_controller, setup, teardown),
-        cmocka_unit_test_setup_teardown(tools_ask_first, setup, teardown),
-        cmocka_unit_test_setup_teardown(ttl_is_over, setup, teardown),
-        cmocka_unit_test_setup_teardown(flow_removed, setup, teardown),
-        cmocka_unit_test_setup_teardown(ports, setup, teardown),
-        cmocka_unit_test_setup_teardown(snoops, setup, teardown),
+        cmocka_unit_test_setup_teardown(bounded_queue, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(slow_controller, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(tools_ask_first, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(ttl_is_over, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(flow_removed, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(ports, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(snoops, world_setup, world_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,27 +13,6 @@
 #define A "02:00:00:00:00:0a"
 #define B "02:00:00:00:00:0b"
 
-static int setup(void **state)
-{
-    static struct world w;
-    world_open(&w, 4, 0);
-    *state = &w;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    world_close(*state);
-    return 0;
-}
-
-static void do_flow(struct client *c, const struct flow_text *f)
-{
-    struct msg m;
-    msg_flow_mod(&m, 77, f);
-    client_do(c, &m);
-}
-
 /* The one part of a short answer: its body. */
 static const uint8_t *answer(struct client *c, unsigned type, size_t *bytes)
 {
@@ -93,7 +72,7 @@ static void tables(void **state)
     struct client c;
     size_t bytes;
     client_open_controller(&c, *state);
-    do_flow(&c, &(struct flow_text){.table = 2, .in_port = 1, .output = 2});
+    client_do_flow(&c, &(struct flow_text){.table = 2, .in_port = 1, .output = 2});
     const uint8_t *t = ask(&c, OFPMP_TABLE, NULL, &bytes);
     assert_int_equal(bytes, 254 * 24);
     assert_int_equal(t[2 * 24], 2);
@@ -162,9 +141,10 @@ static void flow_stats(void **state)
     size_t bytes;
     uint8_t f[128];
     client_open_controller(&c, *state);
-    do_flow(&c, &(struct flow_text){
-                    .priority = 5, .in_port = 1, .output = 2, .cookie = 7, .idle = 100, .hard = 200, .flags = 1});
-    do_flow(&c, &(struct flow_text){.priority = 9, .in_port = 2, .output = 3});
+    client_do_flow(&c,
+                   &(struct flow_text){
+                       .priority = 5, .in_port = 1, .output = 2, .cookie = 7, .idle = 100, .hard = 200, .flags = 1});
+    client_do_flow(&c, &(struct flow_text){.priority = 9, .in_port = 2, .output = 3});
     rig_send(&c.w->rig, 1, f, frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1, 2), 3);
     msg_flow_stats(&m, OFPMP_FLOW, 255, OFPP_ANY, 0);
     client_send(&c, &m);
@@ -219,7 +199,7 @@ static void many_flows(void **state)
     world_run(c.w);
     client_ask(&other, OFPT_BARRIER_REQUEST, 3);
     client_expect(&other, OFPT_BARRIER_REPLY, 3);
-    do_flow(&other, &(struct flow_text){.command = OFPFC_DELETE, .in_port = 1}); /* the last, not yet told */
+    client_do_flow(&other, &(struct flow_text){.command = OFPFC_DELETE, .in_port = 1}); /* the last, not yet told */
     for (; more; parts++) {
         const uint8_t *p = client_expect(&c, OFPT_MULTIPART_REPLY, 90);
         more = get16(p + 10) == OFPMPF_REPLY_MORE;
@@ -493,19 +473,19 @@ static void parts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(descriptions, setup, teardown),
-        cmocka_unit_test_setup_teardown(tables, setup, teardown),
-        cmocka_unit_test_setup_teardown(ports, setup, teardown),
-        cmocka_unit_test_setup_teardown(queues, setup, teardown),
-        cmocka_unit_test_setup_teardown(flow_stats, setup, teardown),
-        cmocka_unit_test_setup_teardown(many_flows, setup, teardown),
-        cmocka_unit_test_setup_teardown(turns, setup, teardown),
-        cmocka_unit_test_setup_teardown(gone_meanwhile, setup, teardown),
-        cmocka_unit_test_setup_teardown(groups, setup, teardown),
-        cmocka_unit_test_setup_teardown(meters, setup, teardown),
-        cmocka_unit_test_setup_teardown(table_features, setup, teardown),
-        cmocka_unit_test_setup_teardown(refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(parts, setup, teardown),
+        cmocka_unit_test_setup_teardown(descriptions, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(tables, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(ports, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(queues, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(flow_stats, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(many_flows, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(turns, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(gone_meanwhile, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(groups, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(meters, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(table_features, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(refused, world_setup, world_teardown),
+        cmocka_unit_test_setup_teardown(parts, world_setup, world_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

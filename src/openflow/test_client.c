@@ -93,6 +93,20 @@ void world_close(struct world *w)
     rig_close(&w->rig);
 }
 
+int world_setup(void **state)
+{
+    static struct world w;
+    world_open(&w, 4, 0);
+    *state = &w;
+    return 0;
+}
+
+int world_teardown(void **state)
+{
+    world_close(*state);
+    return 0;
+}
+
 void world_run(struct world *w)
 {
     for (unsigned i = 0; i < 8; i++)
@@ -340,6 +354,13 @@ void client_do(struct client *c, struct msg *m)
     client_send(c, m);
     client_ask(c, OFPT_BARRIER_REQUEST, 0xba771e7);
     client_expect(c, OFPT_BARRIER_REPLY, 0xba771e7);
+}
+
+void client_do_flow(struct client *c, const struct flow_text *f)
+{
+    struct msg m;
+    msg_flow_mod(&m, 77, f);
+    client_do(c, &m);
 }
 
 void client_refused(struct client *c, struct msg *m, unsigned type, unsigned code)

@@ -28,6 +28,9 @@ struct world {
 /* Ports 1 to count, no flows. */
 void world_open(struct world *w, unsigned count, unsigned packet_in_rate);
 void world_close(struct world *w);
+/* For cmocka: a world of four ports as *state. */
+int world_setup(void **state);
+int world_teardown(void **state);
 /* Everything that can be done now. */
 void world_run(struct world *w);
 
@@ -81,6 +84,7 @@ void client_expect_error(struct client *c, uint32_t xid, unsigned type, unsigned
 void client_expect_nothing(struct client *c);
 /* Send, and nothing comes back but the barrier's reply. */
 void client_do(struct client *c, struct msg *m);
+void client_do_flow(struct client *c, const struct flow_text *f);
 /* Send, and be refused. */
 void client_refused(struct client *c, struct msg *m, unsigned type, unsigned code);
 
