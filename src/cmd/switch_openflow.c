@@ -30,11 +30,11 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "cmd/switch_net.h"
+#include "control/pem.h"
 #include "control/version.h"
 #include "loop/clock.h"
 
 #define ALONE_NS (45 * NS_PER_SECOND) /* three times as long as a silent controller is asked whether it is there */
-#define PEM_MAX 65536u
 #define ACCEPTS_PER_TURN 16u
 
 struct net_tls {
@@ -552,8 +552,9 @@ int request_openflow_tls(struct net *n, struct net_request *r)
 {
     struct field_error why = {0};
     struct fields f = fields_begin(r->params, "", &why);
-    const char *key = fields_string(&f, "key", "", PEM_MAX),
-               *certificate = fields_string(&f, "certificate", "", PEM_MAX), *ca = fields_string(&f, "ca", "", PEM_MAX);
+    const char *key = fields_string(&f, "key", "", PEM_MAX_BYTES),
+               *certificate = fields_string(&f, "certificate", "", PEM_MAX_BYTES),
+               *ca = fields_string(&f, "ca", "", PEM_MAX_BYTES);
     int ret = fields_done(&f, r->e);
     if (ret == 0) ret = set_tls(n, key, certificate, ca, r->e);
     explicit_bzero((char *)(uintptr_t)key, strlen(key)); /* nobody reads the request once more */

@@ -29,7 +29,6 @@ void redial_stop(struct redial *r)
     loop_remove(&r->watch);
     if (r->watch.fd >= 0) close(r->watch.fd);
     r->watch.fd = -1;
-    r->trying = false;
 }
 
 void redial_later(struct redial *r)
@@ -43,11 +42,6 @@ void redial_later(struct redial *r)
 void redial_steady(struct redial *r)
 {
     r->failures = 0;
-}
-
-bool redial_waits(const struct redial *r)
-{
-    return r->timer.loop != NULL;
 }
 
 static void give_up(struct redial *r, const char *why)
@@ -86,7 +80,6 @@ void redial_now(struct redial *r)
     int ret = r->target.passive ? target_listen(&r->watch.fd, &r->target, 0600, &e)
                                 : target_connect(&r->watch.fd, &r->target, &e);
     if (ret == -EINPROGRESS) {
-        r->trying = true;
         loop_timer_arm(r->loop, &r->timer, LIMIT_MS * NS_PER_MS, too_slow);
         ret = loop_add(r->loop, &r->watch, r->watch.fd, EPOLLOUT, ready);
     } else if (ret == 0) {

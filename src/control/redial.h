@@ -20,7 +20,6 @@ struct redial {
     struct loop_watch watch; /* fd: of a connection that is being made, or -1 */
     struct loop_timer timer; /* the next try, or the limit of this one */
     unsigned failures;
-    bool trying;
 };
 
 void redial_init(struct redial *r, struct loop *loop, const struct target *t, void (*got)(struct redial *r, int fd),
@@ -31,6 +30,5 @@ void redial_later(struct redial *r);
 /* What was got works: the next waiting is a short one. */
 void redial_steady(struct redial *r);
 void redial_stop(struct redial *r);
-bool redial_waits(const struct redial *r); /* for the next try, or within one */
 
 #endif

@@ -92,7 +92,6 @@ static bool order_buckets(struct flow_group *g)
         bool merged = action_set_merge_into(&set, &g->spec.buckets[i].actions);
         assert(merged); /* it was checked */
         if (!list_copy(&g->sets[i], &set)) return false;
-        g->weight += g->spec.buckets[i].weight;
     }
     return true;
 }

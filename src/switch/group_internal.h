@@ -17,7 +17,6 @@ struct flow_group {
     struct epoch_node retired;
     struct group_spec spec;
     struct action_list *sets; /* of each bucket: its actions in the order in which they are carried out */
-    uint64_t weight;          /* of all buckets */
     struct counts *totals;    /* a single one; stays when the group is modified */
     struct counts *buckets;
     /* The rest is the writer's. */
