@@ -67,7 +67,7 @@ _Static_assert(BLKIF_RSP_EOPNOTSUPP == BLKIF_EOPNOTSUPP, "status");
 static void test_entries(void **state)
 {
     for (unsigned pages = 1; pages <= BLKIF_RING_PAGES_MAX; pages *= 2) {
-        unsigned xens = __CONST_RING_SIZE(blkif, pages * BLKIF_PAGE_BYTES);
+        unsigned xens = (unsigned)__CONST_RING_SIZE(blkif, pages * BLKIF_PAGE_BYTES);
         assert_int_equal(blkif_ring_entries(BLKIF_ABI_X86_64, pages), xens);
         assert_int_equal(blkif_ring_entries(BLKIF_ABI_NATIVE, pages), xens);
     }

@@ -83,6 +83,7 @@ static void one_variety(const struct variety *v)
                                      .refcount_order = v->refcount_order};
     image_make(path, &args);
     autofree void *mem = v->stash ? stash_new(&stash, 64 << 10) : NULL;
+    (void)mem; /* freed at the end, and nothing else */
     struct disk_options o = {.flags = DISK_FILE_WRITE | v->flags, .budget = v->budget, .stash = stash};
     work_and_judge(&m, path, &o, 60);
     unlink(path);
@@ -150,6 +151,7 @@ static void one_clone(const char *base_options, uint64_t leaf_size, unsigned clu
     image_make(leaf_path, &args);
     run_ok("sha256sum %s > %s.sum", base_path, base_path);
     autofree void *mem = stash_new(&stash, 64 << 10);
+    (void)mem; /* freed at the end, and nothing else */
     for (unsigned round = 0; round < 2; round++) {
         struct disk base, leaf;
         if (base_options) {
