@@ -7,6 +7,7 @@
 #include <string.h>
 
 static const char *const write_cache_names[] = {"writeback", "writethrough", NULL};
+static const char *const xen_mode_names[] = {"auto", "copy", "map", "persistent", NULL};
 static const char *const datapath_names[] = {"direct", "staged", NULL};
 
 bool disk_name_valid(const char *name)
@@ -89,6 +90,46 @@ static int parse_daemon_part(struct disk_config *c, struct fields *f)
     return (*socket_path && !c->socket_path) || (*connect_path && !c->connect_path) ? -ENOMEM : 0;
 }
 
+/* Keys of xenstore with their values: a few short strings. */
+static json_t *keys_field(struct fields *f, const char *key)
+{
+    json_t *keys = fields_object(f, key), *value;
+    const char *name;
+    if (json_object_size(keys) > DISK_XEN_KEYS_MAX) fields_refuse(f, key, "at most %d keys", DISK_XEN_KEYS_MAX);
+    json_object_foreach(keys, name, value)
+    {
+        if (!json_is_string(value) || json_string_length(value) > DISK_XEN_TEXT_MAX || strchr(name, '/'))
+            fields_refuse(f, key, "keys with texts of at most %d bytes", DISK_XEN_TEXT_MAX);
+    }
+    return keys;
+}
+
+static int copy_text(char **out, const char *text)
+{
+    if (!*text) return 0;
+    *out = strdup(text);
+    return *out ? 0 : -ENOMEM;
+}
+
+static int parse_xen(struct disk_config *c, json_t *object, const char *where, struct field_error *why)
+{
+    char prefix[64];
+    struct disk_xen_config *x = &c->xen;
+    snprintf(prefix, sizeof prefix, "%s%sxen", where, *where ? "." : "");
+    struct fields f = fields_begin(object, prefix, why);
+    x->used = true;
+    x->domid = (unsigned)fields_uint_required(&f, "domid", 0, DISK_XEN_DOMID_MAX);
+    x->mode = (enum disk_xen_mode)fields_choice(&f, "mode", DISK_XEN_AUTO, xen_mode_names);
+    x->cdrom = fields_bool(&f, "cdrom", false);
+    int ret = copy_text(&x->world, fields_string(&f, "world", "", DISK_XEN_TEXT_MAX));
+    if (ret == 0) ret = copy_text(&x->backend, fields_string(&f, "backend", "", DISK_XEN_TEXT_MAX));
+    if (ret == 0) ret = copy_text(&x->identity, fields_string(&f, "identity", "", DISK_XEN_TEXT_MAX));
+    x->offered = json_incref(keys_field(&f, "offered"));
+    x->connection = json_incref(fields_object(&f, "connection"));
+    if (fields_end(&f) < 0) return -EINVAL;
+    return ret;
+}
+
 int disk_config_parse(struct disk_config *out, json_t *object, const char *where, struct field_error *why)
 {
     struct disk_config c = {0};
@@ -98,9 +139,11 @@ int disk_config_parse(struct disk_config *out, json_t *object, const char *where
     snprintf(c.name, sizeof c.name, "%s", name);
     parse_device(&c, &f);
     int ret = parse_daemon_part(&c, &f);
-    json_t *layers = fields_array(&f, "layers", 1, DISK_CHAIN_MAX);
+    json_t *layers = fields_array(&f, "layers", 1, DISK_CHAIN_MAX), *xen = fields_object(&f, "xen");
+    if (xen && (c.socket_path || c.connect_path)) fields_refuse(&f, "xen", "nothing: it has a socket");
     if (ret == 0 && fields_end(&f) < 0) ret = -EINVAL;
     if (ret == 0) ret = parse_layers(&c, layers, where, why);
+    if (ret == 0 && xen) ret = parse_xen(&c, xen, where, why);
     if (ret < 0) {
         disk_config_free(&c);
         return ret;
@@ -122,6 +165,20 @@ static json_t *layers_json(const struct disk_config *c)
     return list;
 }
 
+static json_t *xen_json(const struct disk_xen_config *x, bool for_worker)
+{
+    json_t *o =
+        json_pack("{s:i, s:s, s:b}", "domid", (int)x->domid, "mode", xen_mode_names[x->mode], "cdrom", x->cdrom);
+    if (!o) return NULL;
+    if (x->world) json_object_set_new(o, "world", json_string(x->world));
+    if (x->offered) json_object_set(o, "offered", x->offered);
+    if (for_worker) return o;
+    if (x->backend) json_object_set_new(o, "backend", json_string(x->backend));
+    if (x->identity) json_object_set_new(o, "identity", json_string(x->identity));
+    if (x->connection) json_object_set(o, "connection", x->connection);
+    return o;
+}
+
 json_t *disk_config_json(const struct disk_config *c, bool for_worker)
 {
     json_t *o =
@@ -130,6 +187,7 @@ json_t *disk_config_json(const struct disk_config *c, bool for_worker)
                   c->read_only, "write_cache", write_cache_names[c->write_cache], "serial", c->serial, "seg_max",
                   (int)c->seg_max, "size_max", (json_int_t)c->size_max_bytes, "packed", c->packed, "poll_us",
                   (int)c->poll_us, "datapath", datapath_names[c->datapath], "layers", layers_json(c));
+    if (o && c->xen.used) json_object_set_new(o, "xen", xen_json(&c->xen, for_worker));
     if (!o || for_worker) return o;
     json_object_set_new(o, "cache", json_boolean(c->cache));
     json_object_set_new(o, "size_check", json_boolean(c->size_check));
@@ -143,6 +201,11 @@ void disk_config_free(struct disk_config *c)
     for (unsigned i = 0; i < c->layer_count; i++)
         free(c->layers[i].path);
     free(c->layers);
+    free(c->xen.world);
+    free(c->xen.backend);
+    free(c->xen.identity);
+    json_decref(c->xen.offered);
+    json_decref(c->xen.connection);
     free(c->socket_path);
     free(c->connect_path);
     memset(c, 0, sizeof *c);

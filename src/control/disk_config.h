@@ -30,6 +30,28 @@ enum disk_datapath { DISK_DATAPATH_DIRECT, DISK_DATAPATH_STAGED };
 /* O_DIRECT. Automatic: for the leaf, where its storage can and the disk's sectors are large enough. */
 enum disk_direct { DISK_DIRECT_AUTO, DISK_DIRECT_ON, DISK_DIRECT_OFF };
 
+/* How the data of a Xen guest's requests is reached. Automatic: as measured to be best. */
+enum disk_xen_mode { DISK_XEN_AUTO, DISK_XEN_COPY, DISK_XEN_MAP, DISK_XEN_PERSISTENT };
+
+#define DISK_XEN_DOMID_MAX 0x7fefu /* the first reserved one less one */
+#define DISK_XEN_TEXT_MAX 256
+#define DISK_XEN_KEYS_MAX 64
+
+/* A guest's disk by blkif instead of vhost-user: there is no socket, the toolstack announces it (control/xenstore.h). */
+struct disk_xen_config {
+    bool used;
+    bool cdrom;
+    unsigned domid;
+    enum disk_xen_mode mode;
+    char *world;     /* "sim:...": of tests and benchmarks; NULL: Xen's own */
+    json_t *offered; /* the backend's keys that the guest has seen: a successor offers the same; NULL: none yet */
+
+    /* The daemon's own part. */
+    char *backend;      /* where the toolstack announced it, "backend/vbd/7/51712" */
+    char *identity;     /* of what was announced there: another guest may have the same number one day */
+    json_t *connection; /* the front end's rings, as they were read: a successor is told them; NULL: not connected */
+};
+
 struct disk_layer_config {
     enum disk_format format;
     char *path; /* absolute */
@@ -46,6 +68,7 @@ struct disk_config {
     char serial[DISK_SERIAL_MAX + 1];
     struct disk_layer_config *layers; /* leaf first */
     unsigned layer_count;
+    struct disk_xen_config xen;
 
     /* The daemon's own part. */
     bool cache;         /* base layers through the shared read cache */

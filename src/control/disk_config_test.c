@@ -44,6 +44,43 @@ static void defaults(void **state)
     json_decref(o);
 }
 
+#define XEN(more) "{\"name\":\"x\",\"layers\":[{\"format\":\"raw\",\"path\":\"/x\"}],\"xen\":{" more "}}"
+
+static void of_a_xen_guest(void **state)
+{
+    json_t *o = load(XEN("\"domid\":7,\"mode\":\"copy\",\"cdrom\":true,\"offered\":{\"sectors\":\"8\"},"
+                         "\"backend\":\"backend/vbd/7/51712\",\"identity\":\"/vm/1\",\"connection\":{\"rings\":[]}"));
+    struct disk_config c, again;
+    struct field_error why = {0};
+    assert_int_equal(disk_config_parse(&c, o, "", &why), 0);
+    assert_true(c.xen.used && c.xen.cdrom && c.xen.mode == DISK_XEN_COPY && c.xen.domid == 7);
+    json_t *saved = disk_config_json(&c, false);
+    assert_int_equal(disk_config_parse(&again, saved, "", &why), 0);
+    json_t *xen = json_object_get(saved, "xen"), *worker = disk_config_json(&again, true);
+    assert_true(json_equal(xen, json_object_get(o, "xen")));
+    xen = json_object_get(worker, "xen");
+    assert_int_equal(json_object_size(xen), 4);
+    assert_non_null(json_object_get(xen, "offered"));
+    json_decref(worker);
+    json_decref(saved);
+    disk_config_free(&c);
+    disk_config_free(&again);
+    json_decref(o);
+    static const char *const bad[] = {XEN(""),
+                                      XEN("\"domid\":32752"),
+                                      XEN("\"domid\":1,\"offered\":{\"a\":1}"),
+                                      XEN("\"domid\":1,\"offered\":{\"a/b\":\"1\"}"),
+                                      XEN("\"domid\":1,\"mode\":\"x\""),
+                                      XEN("\"domid\":1,\"what\":1")};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        o = load(bad[i]);
+        why = (struct field_error){0};
+        assert_int_equal(disk_config_parse(&c, o, "", &why), -EINVAL);
+        assert_true(strncmp(why.field, "xen", 3) == 0);
+        json_decref(o);
+    }
+}
+
 static void round_trip(void **state)
 {
     json_t *o = load(FULL);
@@ -156,8 +193,10 @@ static void messages(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults), cmocka_unit_test(round_trip), cmocka_unit_test(every_field_every_type),
-        cmocka_unit_test(names),    cmocka_unit_test(chains),     cmocka_unit_test(messages),
+        cmocka_unit_test(defaults),       cmocka_unit_test(round_trip),
+        cmocka_unit_test(of_a_xen_guest), cmocka_unit_test(every_field_every_type),
+        cmocka_unit_test(names),          cmocka_unit_test(chains),
+        cmocka_unit_test(messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -93,6 +93,10 @@ void method_disk_attach(void *arg, struct rpc_call *call, json_t *params)
     } else if (d->shutting_down) {
         disk_config_free(&c);
         rpc_fail(call, RPC_BUSY, NULL, "the daemon is shutting down");
+    } else if (c.xen.used) {
+        disk_config_free(&c);
+        rpc_fail(call, RPC_INVALID_PARAMS, json_pack("{s:s}", "field", "xen"),
+                 "params.xen: disks of Xen guests are attached by the toolstack (xl block-attach)");
     } else if (vdisk_find(&d->host, c.name)) {
         rpc_fail(call, RPC_EXISTS, NULL, "there is a disk \"%s\" already: detach it first, or take another name",
                  c.name);
