@@ -10,17 +10,13 @@
  * else wants the CPU: it stops polling, or does not start.
  *
  * Notification and sleep: the driver's kicks are off while the thread is awake. Before it sleeps it
- * turns them on and looks once more (virtq_kick_enable), so no request is left behind.
+ * turns them on and looks once more (events_on), so no request is left behind.
  */
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -31,32 +27,23 @@
 #define TAKE_BATCH 64u /* requests taken before completions are looked at again */
 #define GROUP 16u      /* requests popped before the first of them is carried out */
 #define WINDOW_MIN_NS UINT64_C(4000)
-#define SAMPLE_EVERY 32u                   /* one request in so many is timed */
-#define KICK_READS 64u                     /* of a pipe or socket that the guest kicks through, at one wake-up */
 #define UNKICKED_POLL_NS UINT64_C(1000000) /* a queue without a kick descriptor is looked at this often */
 
-static void notify_driver(struct vbd_queue *q)
-{
-    uint64_t one = 1;
-    if (q->call_fd < 0) return;
-    counter_add(&q->count.calls, 1);
-    ssize_t n = q->call_is_socket ? send(q->call_fd, &one, sizeof one, MSG_DONTWAIT | MSG_NOSIGNAL)
-                                  : write(q->call_fd, &one, sizeof one);
-    (void)n; /* full: the driver has not looked at earlier ones yet; gone: the session will hear of it */
-}
-
+/* Give back what is over. */
 static void publish(struct vbd_queue *q)
 {
-    if (!q->unpublished) return;
-    q->unpublished = false;
-    if (virtq_publish(q->vq)) notify_driver(q);
+    struct vbd_request *first = q->over;
+    if (!first) return;
+    q->over = NULL;
+    q->ring->publish(q, first);
+    q->over_last->next = q->free;
+    q->free = first;
 }
 
-static void break_device(struct vbd_queue *q, const char *why)
+void vbd_queue_broke(struct vbd_queue *q, const char *why)
 {
     struct vbd *d = q->vbd;
     q->broken = true;
-    virtq_break(q->vq, why);
     log_limited(LOG_LEVEL_ERROR, "disk %s: queue %u broken by its guest: %s", d->config.name, q->index, why);
     const char *expected = NULL;
     atomic_compare_exchange_strong(&d->broken_why, &expected, why); /* the first reason stays */
@@ -66,97 +53,33 @@ static void break_device(struct vbd_queue *q, const char *why)
     (void)n;
 }
 
-void vbd_queue_finish(struct vbd_queue *q, struct vbd_request *r, uint32_t written_bytes)
+void vbd_queue_finish(struct vbd_request *r)
 {
+    struct vbd_queue *q = r->queue;
     if (r->start_ns) {
         counter_add(&q->count.latency_ns, clock_now_ns() - r->start_ns);
         counter_add(&q->count.latency_samples, 1);
     }
-    virtq_push(q->vq, r->chain.id, written_bytes);
-    q->unpublished = true;
     q->in_flight--;
-    r->next_free = q->free;
-    q->free = r;
+    if (q->over) q->over_last->next = r;
+    else q->over = r;
+    q->over_last = r;
 }
 
-static void sample(struct vbd_queue *q, struct vbd_request *r)
-{
-    r->start_ns = 0;
-    if (--q->sample_countdown) return;
-    q->sample_countdown = SAMPLE_EVERY;
-    r->start_ns = clock_now_ns();
-}
-
-/* A request of more buffers than the driver was told to make gets an error of its own, not the device: they are looked at for
- * its status only. 1: popped and over; -EPROTO. */
-static int pop_too_long(struct vbd_queue *q, struct vbd_request *r)
-{
-    const char *why = NULL;
-    int ret = virtq_pop(q->vq, &r->chain, q->long_iov, DISK_IOV_MAX);
-    if (ret == -E2BIG) why = "a request of more buffers than the device takes";
-    if (ret < 0) {
-        if (why) virtq_break(q->vq, why);
-        return -EPROTO;
-    }
-    if (ret == 0) return 0;
-    q->free = r->next_free;
-    q->in_flight++;
-    r->start_ns = 0;
-    if (vbd_request_parse(r, q->long_iov, &why)) {
-        vbd_request_refuse(r);
-        return 1;
-    }
-    vbd_queue_finish(q, r, 0);
-    virtq_break(q->vq, why);
-    return -EPROTO;
-}
-
-/* One that was never used joins the free ones. False: all are in use. */
-static bool request_add(struct vbd_queue *q)
+bool vbd_request_add(struct vbd_queue *q)
 {
     if (q->fresh == q->request_count) return false;
     struct vbd_request *r = (struct vbd_request *)(void *)(q->requests + q->fresh++ * q->request_bytes);
     r->queue = q;
-    r->next_free = NULL;
+    r->next = NULL;
     q->free = r;
     return true;
 }
 
-/* Pop up to max requests and let the layers know what comes. Returns how many; a queue that turns out broken gives
- * none after that. */
-static unsigned pop(struct vbd_queue *q, struct vbd_request **popped, unsigned max)
+static void check_ring(struct vbd_queue *q)
 {
-    unsigned n = 0;
-    while (n < max && (q->free || request_add(q)) && !q->broken) {
-        struct vbd_request *r = q->free;
-        const char *why;
-        int ret = virtq_pop(q->vq, &r->chain, r->iov, q->iov_max);
-        if (ret == -E2BIG) {
-            ret = pop_too_long(q, r);
-            if (ret > 0) continue;
-        }
-        if (ret == 0) break;
-        if (ret < 0) {
-            break_device(q, virtq_broken(q->vq));
-            break;
-        }
-        q->free = r->next_free;
-        q->in_flight++;
-        sample(q, r);
-        if (!vbd_request_parse(r, r->iov, &why)) {
-            vbd_queue_finish(q, r, 0);
-            break_device(q, why);
-            break;
-        }
-        popped[n++] = r;
-    }
-    return n;
-}
-
-/* Where memory was cut off there are zeroes now, that mean nothing: in a ring, that nothing is there to do. */
-static void check_memory(struct vbd_queue *q)
-{
-    if (!q->broken && guest_map_truncated(q->map)) break_device(q, "the guest's memory was cut short");
+    const char *why = q->broken ? NULL : q->ring->check(q);
+    if (why) vbd_queue_broke(q, why);
 }
 
 /* Take what the driver made available, at most TAKE_BATCH. Returns how many. In groups: all of a group are popped, then all
@@ -166,10 +89,10 @@ static void check_memory(struct vbd_queue *q)
 static unsigned take(struct vbd_queue *q)
 {
     unsigned taken = 0, n;
-    if (!q->vq || q->broken) return 0;
+    if (!q->running || q->broken) return 0;
     do {
         struct vbd_request *popped[GROUP];
-        n = pop(q, popped, GROUP);
+        n = q->ring->pop(q, popped, GROUP);
         for (unsigned i = 0; i < n; i++)
             vbd_request_hint(popped[i]);
         for (unsigned i = 0; i < n; i++)
@@ -177,7 +100,7 @@ static unsigned take(struct vbd_queue *q)
         taken += n;
         publish(q);
     } while (n == GROUP && taken < TAKE_BATCH);
-    if (taken) check_memory(q);
+    if (taken) check_ring(q);
     return taken;
 }
 
@@ -209,24 +132,24 @@ static uint64_t *window_of(struct vbd_queue *q)
 /* Nothing to do now: sleep until something is. */
 static void sleep_until_work(struct vbd_queue *q)
 {
-    bool kicks = q->vq && !q->broken;
-    if (kicks && virtq_kick_enable(q->vq)) {
-        virtq_kick_disable(q->vq);
+    bool kicks = q->running && !q->broken;
+    if (kicks && q->ring->events_on(q)) {
+        q->ring->events_off(q);
         /* What was submitted must not wait for the guest to run out of requests. */
         engine_poll(q->engine);
         publish(q);
         return;
     }
-    if (q->vq) check_memory(q);
+    if (q->running) check_ring(q);
     if (mailbox_has_mail(&q->mailbox)) return;
     uint64_t *window_ns = window_of(q);
     uint64_t start_ns = clock_now_ns();
     counter_add(&q->count.sleeps, 1);
     if (q->idle_since_ns) counter_add(&q->count.polls_ns, start_ns - q->idle_since_ns);
-    engine_sleep(q->engine, kicks && q->kick_fd < 0 ? UNKICKED_POLL_NS : UINT64_MAX);
+    engine_sleep(q->engine, kicks && q->unkicked ? UNKICKED_POLL_NS : UINT64_MAX);
     adapt(q, window_ns, clock_now_ns() - (q->idle_since_ns ? q->idle_since_ns : start_ns));
     q->idle_since_ns = 0;
-    if (kicks && q->vq) virtq_kick_disable(q->vq);
+    if (kicks && q->running) q->ring->events_off(q);
     publish(q);
 }
 
@@ -240,7 +163,7 @@ static void pass(struct vbd_queue *q)
     unsigned taken = take(q);
     publish(q);
     uint64_t window_ns = *window_of(q);
-    bool more = taken && virtq_has_work(q->vq);
+    bool more = taken && q->ring->has_work(q);
     if (!more && window_ns == 0) {
         /* Submitting and waiting are one system call. */
         sleep_until_work(q);
@@ -261,26 +184,6 @@ static void pass(struct vbd_queue *q)
 static void wake_ready(struct engine_watch *w)
 {
     (void)w; /* the pass looks at everything anyway */
-}
-
-/* Never waits. poll() first: another holder of the pipe may have made it blocking. */
-static ssize_t kick_read(struct vbd_queue *q, char *buf, size_t bytes)
-{
-    if (q->kick_kind == S_IFSOCK) return recv(q->kick_fd, buf, bytes, MSG_DONTWAIT);
-    struct pollfd p = {.fd = q->kick_fd, .events = POLLIN};
-    if (poll(&p, 1, 0) <= 0 || !(p.revents & POLLIN)) return 0;
-    return read(q->kick_fd, buf, bytes);
-}
-
-/* An eventfd never fills up; a pipe or a socket would, and then its writer waits. Whatever is left is taken out after the
- * next kick. */
-static void kick_ready(struct engine_watch *w)
-{
-    struct vbd_queue *q = container_of(w, struct vbd_queue, kick_watch);
-    char buf[1024];
-    if (q->kick_kind == 0) return;
-    for (unsigned i = 0; i < KICK_READS; i++)
-        if (kick_read(q, buf, sizeof buf) <= 0) return;
 }
 
 struct start_order {
@@ -355,7 +258,8 @@ struct command {
     struct mail mail;
     sem_t done;
     struct vbd_queue *queue;
-    const struct guest_queue *setup;
+    const struct vbd_ring_ops *ring;
+    const void *setup; /* the ring's */
     struct guest_map *map;
     void *call_arg;
     int fd;
@@ -379,11 +283,11 @@ static void command_run(struct vbd_queue *q, struct command *c, void (*run)(stru
  * forgets the in-flight table. New requests are not waited for. */
 static void drain(struct vbd_queue *q)
 {
-    while (q->vq && !q->broken && virtq_resuming(q->vq))
+    while (q->running && !q->broken && q->ring->resuming(q))
         if (take(q) == 0 && q->in_flight) engine_sleep(q->engine, UINT64_MAX);
     while (q->in_flight)
         engine_sleep(q->engine, UINT64_MAX);
-    if (q->vq) publish(q);
+    if (q->running) publish(q);
 }
 
 /* As many requests as the ring has entries, on memory of their own that is not there before it is used: few guests use many. */
@@ -397,85 +301,50 @@ static int requests_make(struct vbd_queue *q, unsigned count)
     q->requests = mem;
     q->request_count = count;
     q->fresh = 0;
-    q->free = NULL;
-    q->long_iov = malloc(DISK_IOV_MAX * sizeof q->long_iov[0]);
-    return q->long_iov ? 0 : -ENOMEM;
+    q->free = q->over = NULL;
+    return 0;
 }
 
 static void requests_free(struct vbd_queue *q)
 {
     if (q->requests) munmap(q->requests, q->request_count * q->request_bytes);
-    free(q->long_iov);
     q->requests = NULL;
-    q->long_iov = NULL;
-    q->free = NULL;
+    q->free = q->over = NULL;
 }
 
-static int watch_kick(struct vbd_queue *q, int kick_fd)
+static void stop(struct vbd_queue *q)
 {
-    struct stat st;
-    q->kick_watch = (struct engine_watch){.fd = kick_fd, .ready = kick_ready};
-    int ret = engine_watch(q->engine, &q->kick_watch);
-    if (ret < 0) return ret;
-    q->kick_fd = kick_fd;
-    q->kick_kind = fstat(kick_fd, &st) == 0 && (S_ISSOCK(st.st_mode) || S_ISFIFO(st.st_mode)) ? st.st_mode & S_IFMT : 0;
-    return 0;
-}
-
-static void set_call(struct vbd_queue *q, int call_fd)
-{
-    struct stat st;
-    q->call_fd = call_fd;
-    q->call_is_socket = call_fd >= 0 && fstat(call_fd, &st) == 0 && S_ISSOCK(st.st_mode);
-}
-
-static void release(struct vbd_queue *q)
-{
-    if (q->kick_fd >= 0) engine_unwatch(q->engine, &q->kick_watch);
-    virtq_free(q->vq);
-    guest_map_unref(q->map);
+    q->ring->stop(q);
     requests_free(q);
-    q->vq = NULL;
-    q->map = NULL;
-    q->kick_fd = q->call_fd = -1;
-    q->unpublished = false;
+    q->running = false;
     atomic_store(&q->count.running, false);
 }
 
-static int start(struct vbd_queue *q, const struct guest_queue *setup, struct guest_map *map)
+static int start(struct vbd_queue *q, const struct command *c)
 {
-    const struct vbd_config *config = &q->vbd->config;
-    struct errmsg e;
-    int ret = virtq_new(&q->vq, &setup->setup, map, &e);
+    unsigned count;
+    q->ring = c->ring;
+    q->broken = q->unkicked = false;
+    int ret = q->ring->start(q, c->setup, c->map, &count);
+    if (ret < 0) return ret;
+    ret = requests_make(q, count);
     if (ret < 0) {
-        log_limited(LOG_LEVEL_ERROR, "disk %s: queue %u refused: %s", config->name, q->index, e.text);
+        stop(q);
         return ret;
     }
-    q->map = guest_map_ref(map);
-    q->kick_fd = -1;
-    q->iov_max = (unsigned)max_u64(config->seg_max + 18, VBD_DISCARD_SEGMENTS + 2);
-    ret = requests_make(q, setup->setup.size);
-    if (ret == 0 && setup->kick_fd >= 0) ret = watch_kick(q, setup->kick_fd);
-    if (ret < 0) {
-        release(q);
-        return ret;
-    }
-    set_call(q, setup->call_fd);
-    q->broken = false;
-    q->sample_countdown = SAMPLE_EVERY;
+    q->sample_countdown = VBD_SAMPLE_EVERY;
     q->window_io_ns = q->window_guest_ns = 0;
     q->idle_since_ns = 0;
-    virtq_kick_disable(q->vq);
+    q->running = true;
+    q->ring->events_off(q);
     atomic_store(&q->count.running, true);
-    /* A successor cannot know whether the driver was told of the last publication: tell it again. */
-    if (setup->setup.resume) notify_driver(q);
     return 0;
 }
 
 static void run_start(struct mail *m)
 {
     struct command *c = container_of(m, struct command, mail);
-    c->ret = start(c->queue, c->setup, c->map);
+    c->ret = start(c->queue, c);
     sem_post(&c->done);
 }
 
@@ -483,10 +352,10 @@ static void run_stop(struct mail *m)
 {
     struct command *c = container_of(m, struct command, mail);
     struct vbd_queue *q = c->queue;
-    if (q->vq) {
+    if (q->running) {
         drain(q);
-        c->base = virtq_base(q->vq);
-        release(q);
+        c->base = q->ring->base(q);
+        stop(q);
     }
     sem_post(&c->done);
 }
@@ -494,9 +363,7 @@ static void run_stop(struct mail *m)
 static void run_set_call(struct mail *m)
 {
     struct command *c = container_of(m, struct command, mail);
-    set_call(c->queue, c->fd);
-    /* What completed while there was no descriptor would never be told. */
-    if (c->queue->vq) notify_driver(c->queue);
+    vbd_virtio_set_call(c->queue, c->fd);
     sem_post(&c->done);
 }
 
@@ -504,12 +371,9 @@ static void run_set_map(struct mail *m)
 {
     struct command *c = container_of(m, struct command, mail);
     struct vbd_queue *q = c->queue;
-    if (q->vq) {
+    if (q->running) {
         if (!c->grows) drain(q);
-        virtq_set_map(q->vq, c->map);
-        guest_map_ref(c->map);
-        guest_map_unref(q->map);
-        q->map = c->map;
+        vbd_virtio_set_map(q, c->map);
     }
     sem_post(&c->done);
 }
@@ -529,11 +393,11 @@ static void run_quit(struct mail *m)
     sem_post(&c->done);
 }
 
-int vbd_queue_start(struct vbd_queue *q, const struct guest_queue *setup, struct guest_map *map)
+int vbd_queue_start(struct vbd_queue *q, const struct vbd_ring_ops *ring, const void *setup, struct guest_map *map)
 {
     int ret = thread_ensure(q);
     if (ret < 0) return ret;
-    struct command c = {.setup = setup, .map = map};
+    struct command c = {.ring = ring, .setup = setup, .map = map};
     command_run(q, &c, run_start);
     return c.ret;
 }

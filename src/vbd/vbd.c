@@ -88,7 +88,7 @@ static int op_queue_start(void *device, const struct guest_queue *q, struct gues
 {
     struct vbd *d = device;
     if (q->index >= d->config.queues) return -EINVAL;
-    return vbd_queue_start(&d->queue[q->index], q, map);
+    return vbd_queue_start(&d->queue[q->index], &vbd_virtio_ops, q, map);
 }
 
 static uint32_t op_queue_stop(void *device, unsigned index)
