@@ -57,7 +57,7 @@ struct blkif_request {
     /* An indirect request's segments are in pages of the guest's that the caller copies (blkif_add_segments()); else 0. */
     unsigned indirect_pages;
     uint32_t indirect_ref[BLKIF_INDIRECT_PAGES_MAX];
-    struct blkif_segment *segments; /* the caller's, BLKIF_SEGMENTS_MAX */
+    struct blkif_segment *segments; /* the caller's: blkif_setup.segments_max of them, and 11 at least */
 };
 
 struct blkif_setup {

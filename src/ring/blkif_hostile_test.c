@@ -242,7 +242,7 @@ static void test_own_copy(void **state)
     blkif_free(ring);
 }
 
-/* Every byte of an answer is written: nothing of another guest's is left in it. */
+/* XSA-216: every byte of an answer is written, nothing of another guest's is left in it. */
 static void test_answers_leak_nothing(void **state)
 {
     open_ring();
