@@ -283,8 +283,10 @@ static void command_run(struct vbd_queue *q, struct command *c, void (*run)(stru
  * forgets the in-flight table. New requests are not waited for. */
 static void drain(struct vbd_queue *q)
 {
-    while (q->running && !q->broken && q->ring->resuming(q))
+    while (q->running && !q->broken && q->ring->resuming(q)) {
         if (take(q) == 0 && q->in_flight) engine_sleep(q->engine, UINT64_MAX);
+        publish(q); /* what is held back may wait for what others give back then */
+    }
     while (q->in_flight)
         engine_sleep(q->engine, UINT64_MAX);
     if (q->running) publish(q);
@@ -293,7 +295,7 @@ static void drain(struct vbd_queue *q)
 /* As many requests as the ring has entries, on memory of their own that is not there before it is used: few guests use many. */
 static int requests_make(struct vbd_queue *q, unsigned count)
 {
-    q->request_bytes = align_up(sizeof(struct vbd_request) + q->iov_max * sizeof(struct iovec), 64);
+    q->request_bytes = align_up(sizeof(struct vbd_request) + q->iov_max * sizeof(struct iovec) + q->extra_bytes, 64);
     void *mem = mmap(NULL, count * q->request_bytes, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mem == MAP_FAILED) return -errno;
@@ -363,7 +365,7 @@ static void run_stop(struct mail *m)
 static void run_set_call(struct mail *m)
 {
     struct command *c = container_of(m, struct command, mail);
-    vbd_virtio_set_call(c->queue, c->fd);
+    if (c->queue->ring == &vbd_virtio_ops) vbd_virtio_set_call(c->queue, c->fd);
     sem_post(&c->done);
 }
 
@@ -371,7 +373,7 @@ static void run_set_map(struct mail *m)
 {
     struct command *c = container_of(m, struct command, mail);
     struct vbd_queue *q = c->queue;
-    if (q->running) {
+    if (q->running && q->ring == &vbd_virtio_ops) {
         if (!c->grows) drain(q);
         vbd_virtio_set_map(q, c->map);
     }

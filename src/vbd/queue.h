@@ -31,6 +31,13 @@ static inline void counter_add(vbd_counter *c, uint64_t n)
 
 struct vbd_queue;
 
+/* What requests of other rings ask for beside virtio-blk's types, of which none is that large. */
+#define VBD_T_UNKNOWN 0x80000000u /* not supported */
+#define VBD_T_REFUSED 0x80000001u /* an I/O error is due */
+#define VBD_T_BARRIER                                                                                                  \
+    0x80000002u /* flush, write, flush; maybe without data. Its order among others is the ring's affair */
+#define VBD_T_DISCARD 0x80000003u /* of one range: sector, data_bytes */
+
 struct vbd_request {
     struct disk_req disk;
     struct vbd_queue *queue;
@@ -38,7 +45,7 @@ struct vbd_request {
     struct virtq_chain chain;
     uint8_t *status;    /* the guest's status byte; NULL: the chain has none */
     uint64_t start_ns;  /* 0: not in the latency sample */
-    uint32_t type;      /* enum virtio_blk_type */
+    uint32_t type;      /* enum virtio_blk_type, or VBD_T_... */
     uint8_t result;     /* enum virtio_blk_status, once it is over */
     bool refused;       /* an I/O error is due, and nothing else */
     uint64_t sector;    /* as the header has it */
@@ -50,15 +57,18 @@ struct vbd_request {
     uint64_t left_bytes, cut_bytes;
     uint8_t range_at; /* DISCARD, WRITE_ZEROES: the range at work, of range_count */
     uint8_t range_count;
-    bool flushing;      /* a write through: data are written, the flush is on its way */
-    struct iovec iov[]; /* queue->iov_max entries; ranges are kept here once they are copied out */
+    bool flushing; /* a write through, a barrier: data are written, the flush is on its way */
+    bool before;   /* a barrier: the flush before the data is on its way */
+    struct iovec
+        iov[]; /* queue->iov_max entries; ranges are kept here once they are copied out. Then queue->extra_bytes */
 };
 
 /*
  * What a queue's thread asks of the ring that it serves. Called once for a group of requests, not for each.
  */
 struct vbd_ring_ops {
-    /* Set up; *requests: how many there may be at a time. q->iov_max is set. 0 or -errno, and then all is as before. */
+    /* Set up; *requests: how many there may be at a time. q->iov_max and q->extra_bytes are set. 0 or -errno, and then all is
+     * as before. */
     int (*start)(struct vbd_queue *q, const void *setup, struct guest_map *map, unsigned *requests);
     void (*stop)(struct vbd_queue *q);
     /* Take up to max requests: what they ask is in them then. Fewer: there are none, or the ring broke (vbd_queue_broke()). */
@@ -69,7 +79,7 @@ struct vbd_ring_ops {
     /* The guest shall not notify; it shall. The second returns true when there is work meanwhile. */
     void (*events_off)(struct vbd_queue *q);
     bool (*events_on)(struct vbd_queue *q);
-    /* What an earlier process had in flight is still to be popped. */
+    /* What an earlier process had in flight, or what was taken from the ring and is held back, is still to be popped. */
     bool (*resuming)(const struct vbd_queue *q);
     /* Is the guest's memory still there? NULL or why not. */
     const char *(*check)(struct vbd_queue *q);
@@ -94,6 +104,8 @@ struct vbd_queue {
     bool broken;
     bool unkicked; /* nothing wakes the thread up for this ring */
 
+    struct vbd_blkif *blkif; /* blkif.c's */
+
     /* virtio.c's */
     struct virtq *vq;
     struct guest_map *map;
@@ -108,6 +120,7 @@ struct vbd_queue {
     unsigned request_count;
     unsigned fresh; /* requests from here on were never used, nor their memory */
     unsigned iov_max;
+    size_t extra_bytes; /* of each request, for the ring */
     unsigned in_flight;
     struct vbd_request *over, *over_last; /* and not published; first is first */
     uint32_t sample_countdown;
@@ -151,6 +164,11 @@ void vbd_queue_end(struct vbd_queue *q); /* stop and join the thread */
 
 /* queue.c, for rings; on the queue's thread. */
 #define VBD_SAMPLE_EVERY 32u /* one request in so many is timed */
+
+static inline void *vbd_request_extra(struct vbd_request *r)
+{
+    return r->iov + r->queue->iov_max;
+}
 
 /* The ring is broken: no more is taken from it, and the device hears of it. */
 void vbd_queue_broke(struct vbd_queue *q, const char *why);

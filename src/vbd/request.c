@@ -36,14 +36,27 @@ static void report(struct vbd_request *r, int ret)
 
 static void range_next(struct vbd_request *r);
 static void piece_next(struct vbd_request *r);
+static void write_data(struct vbd_request *r, uint64_t offset_bytes);
+
+/* What a request has changed is to be durable before it is over. */
+static bool flushes_after(const struct vbd_request *r)
+{
+    if (r->type == VBD_T_BARRIER) return true;
+    bool changes = r->type == VIRTIO_BLK_T_OUT || r->type == VIRTIO_BLK_T_WRITE_ZEROES;
+    return changes && atomic_load_explicit(&r->queue->vbd->write_through, memory_order_relaxed);
+}
 
 static void request_done(struct disk_req *req, int ret)
 {
     struct vbd_request *r = container_of(req, struct vbd_request, disk);
-    struct vbd *d = r->queue->vbd;
     if (ret < 0) {
         if (ret != -EOPNOTSUPP) report(r, ret);
         finish(r, status_of(ret));
+        return;
+    }
+    if (r->before) {
+        r->before = false;
+        write_data(r, r->sector * DISK_SECTOR_BYTES);
         return;
     }
     if (r->left_bytes) {
@@ -55,8 +68,7 @@ static void request_done(struct disk_req *req, int ret)
         range_next(r);
         return;
     }
-    bool changes = r->type == VIRTIO_BLK_T_OUT || r->type == VIRTIO_BLK_T_WRITE_ZEROES;
-    if (changes && !r->flushing && atomic_load_explicit(&d->write_through, memory_order_relaxed)) {
+    if (!r->flushing && flushes_after(r)) {
         r->flushing = true;
         r->disk.op = DISK_FLUSH;
         layer_submit(r->queue->top, &r->disk);
@@ -151,27 +163,33 @@ static void begin_read(struct vbd_request *r)
     finish(r, status_of(ret));
 }
 
-static void begin_write(struct vbd_request *r)
+static void write_data(struct vbd_request *r, uint64_t offset_bytes)
 {
-    struct vbd_queue *q = r->queue;
-    uint64_t offset_bytes, bytes = r->data_bytes;
-    if (q->vbd->config.read_only || !range_valid(q, r->sector, bytes, &offset_bytes) || r->refused) {
-        finish(r, VIRTIO_BLK_S_IOERR);
-        return;
-    }
-    counter_add(&q->count.writes, 1);
-    counter_add(&q->count.write_bytes, bytes);
-    if (bytes == 0) {
-        finish(r, VIRTIO_BLK_S_OK);
-        return;
-    }
-    if (bytes > DISK_REQUEST_MAX_BYTES) {
+    if (r->data_bytes > DISK_REQUEST_MAX_BYTES) {
         begin_pieces(r, offset_bytes);
         return;
     }
     r->disk.iov = r->data;
     r->disk.iov_count = r->data_count;
-    submit(r, DISK_WRITE, offset_bytes, bytes);
+    submit(r, DISK_WRITE, offset_bytes, r->data_bytes);
+}
+
+/* May it write, and there? Counted, if so. */
+static bool write_accept(struct vbd_request *r, uint64_t *offset_bytes)
+{
+    struct vbd_queue *q = r->queue;
+    if (q->vbd->config.read_only || !range_valid(q, r->sector, r->data_bytes, offset_bytes) || r->refused) return false;
+    counter_add(&q->count.writes, 1);
+    counter_add(&q->count.write_bytes, r->data_bytes);
+    return true;
+}
+
+static void begin_write(struct vbd_request *r)
+{
+    uint64_t offset_bytes;
+    if (!write_accept(r, &offset_bytes)) finish(r, VIRTIO_BLK_S_IOERR);
+    else if (r->data_bytes == 0) finish(r, VIRTIO_BLK_S_OK);
+    else write_data(r, offset_bytes);
 }
 
 static void begin_flush(struct vbd_request *r)
@@ -180,6 +198,34 @@ static void begin_flush(struct vbd_request *r)
     counter_add(&q->count.flushes, 1);
     if (q->vbd->config.read_only) finish(r, VIRTIO_BLK_S_OK);
     else submit(r, DISK_FLUSH, 0, 0);
+}
+
+static void begin_barrier(struct vbd_request *r)
+{
+    uint64_t offset_bytes;
+    if (r->data_bytes == 0) {
+        r->flushing = true; /* once is enough */
+        begin_flush(r);
+    } else if (!write_accept(r, &offset_bytes)) {
+        finish(r, VIRTIO_BLK_S_IOERR);
+    } else {
+        counter_add(&r->queue->count.flushes, 1);
+        r->before = true;
+        submit(r, DISK_FLUSH, 0, 0);
+    }
+}
+
+static void begin_discard(struct vbd_request *r)
+{
+    struct vbd_queue *q = r->queue;
+    uint64_t offset_bytes;
+    if (q->vbd->config.read_only || !range_valid(q, r->sector, r->data_bytes, &offset_bytes)) {
+        finish(r, VIRTIO_BLK_S_IOERR);
+        return;
+    }
+    counter_add(&q->count.discards, 1);
+    if (r->data_bytes == 0) finish(r, VIRTIO_BLK_S_OK);
+    else submit(r, DISK_DISCARD, offset_bytes, r->data_bytes);
 }
 
 /* The ranges, once copied out, live where the iov entries were. */
@@ -265,6 +311,9 @@ void vbd_request_run(struct vbd_request *r)
     case VIRTIO_BLK_T_GET_ID: begin_get_id(r); break;
     case VIRTIO_BLK_T_DISCARD:
     case VIRTIO_BLK_T_WRITE_ZEROES: begin_ranges(r); break;
+    case VBD_T_BARRIER: begin_barrier(r); break;
+    case VBD_T_DISCARD: begin_discard(r); break;
+    case VBD_T_REFUSED: finish(r, VIRTIO_BLK_S_IOERR); break;
     default: finish(r, VIRTIO_BLK_S_UNSUPP); break;
     }
 }

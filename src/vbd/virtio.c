@@ -201,6 +201,7 @@ static int start(struct vbd_queue *q, const void *arg, struct guest_map *map, un
     q->map = guest_map_ref(map);
     q->kick_fd = -1;
     q->iov_max = (unsigned)max_u64(config->seg_max + 18, VBD_DISCARD_SEGMENTS + 2);
+    q->extra_bytes = 0;
     *requests = setup->setup.size;
     q->long_iov = malloc(DISK_IOV_MAX * sizeof q->long_iov[0]);
     if (!q->long_iov) ret = -ENOMEM;

@@ -62,7 +62,7 @@ bool vbd_virtio_parse(struct vbd_request *r, struct iovec *iov, const char **why
 
     r->range_at = r->range_count = 0;
     r->left_bytes = 0;
-    r->flushing = false;
+    r->flushing = r->before = false;
     r->disk.flags = 0;
     if (c->out_bytes < sizeof header) {
         *why = "request shorter than its header";
@@ -77,6 +77,7 @@ bool vbd_virtio_parse(struct vbd_request *r, struct iovec *iov, const char **why
         return false;
     }
     r->type = le32_get(header.type);
+    if (r->type > VBD_T_UNKNOWN) r->type = VBD_T_UNKNOWN;
     r->sector = le64_get(header.sector);
     bool reads = r->type == VIRTIO_BLK_T_IN || r->type == VIRTIO_BLK_T_GET_ID;
     r->data = reads ? in : out;
