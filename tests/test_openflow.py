@@ -290,9 +290,7 @@ def spaces(daemon):
     """Two name spaces, each behind a veth pair whose other end is a port of the bridge: such a port is found again by the next switch."""
     with Namespace("ofa") as a, Namespace("ofb") as b:
         for space, name, address in ((a, "crofa", "10.98.0.1/24"), (b, "crofb", "10.98.0.2/24")):
-            ip("link", "add", name, "type", "veth", "peer", "name", name + "1")
-            ip("link", "set", name, "up")
-            space.take(name + "1", address)
+            space.veth(name, name + "1", address)
             daemon.call("port.add", bridge="br0", name=name, type="af_packet")
         yield a, b
 

@@ -178,6 +178,7 @@ class Namespace:
 
     def __init__(self, name):
         self.name = f"cr-{name}-{os.getpid()}"
+        self.far_ends = []
 
     def __enter__(self):
         ip("netns", "add", self.name)
@@ -185,7 +186,17 @@ class Namespace:
         return self
 
     def __exit__(self, *unused):
+        # The kernel takes a deleted namespace to pieces when it has the time: until then the far ends keep their names.
+        for name in self.far_ends:
+            ip("link", "del", name, check=False)
         ip("netns", "del", self.name, check=False)
+
+    def veth(self, far, near, *addresses):
+        """A pair of interfaces: `far` out here, `near` in the namespace, both up."""
+        ip("link", "add", far, "type", "veth", "peer", "name", near)
+        self.far_ends.append(far)
+        ip("link", "set", far, "up")
+        self.take(near, *addresses)
 
     def take(self, device, *addresses):
         """The device, up, with these addresses. A tap's own address must not meet DAD."""
