@@ -243,7 +243,6 @@ struct xen_front {
     struct sim *sim;
     struct sim_guest *guest;
     struct blkif_sim front;
-    bool direct;
     int port;
     uint32_t ref[DATA_PAGES];
     uint32_t
@@ -251,12 +250,6 @@ struct xen_front {
 };
 
 static struct xen_front x;
-
-static int open_xen(void *arg, struct xen **out, struct errmsg *e)
-{
-    (void)arg;
-    return sim_xen_open(out, x.sim, NULL, x.direct, e);
-}
 
 static uint32_t grant(void **page)
 {
@@ -335,19 +328,20 @@ static void run_blkif(const char *name, enum vbd_blkif_way way, bool direct, dou
 {
     struct errmsg e;
     struct vbd_kept kept = {0};
-    struct vbd_blkif_setup s = {.open = open_xen, .domid = GUEST, .ring_pages = RING_PAGES};
+    struct vbd_blkif_setup s = {.domid = GUEST, .ring_pages = RING_PAGES};
     s.segments_max = SLOT_PAGES, s.way = way, s.persistent_max = DATA_PAGES + RING_ENTRIES;
-    x.direct = direct;
     strcpy(x.dir, "/dev/shm/creedence-blkif-XXXXXX");
     if (!mkdtemp(x.dir)) fail("/dev/shm");
     struct sim_options o = {.abi = SIM_FIFO};
     if (sim_create(&x.sim, x.dir, &o, &e)) fail(e.text);
     make_guest(&s);
+    if (sim_xen_open(&s.xen, x.sim, NULL, direct, &e)) fail(e.text);
     struct vbd *d = device_new(&kept, false);
     if (vbd_blkif_start(d, 0, &s, &e)) fail(e.text);
     loads(name, &(struct front){NULL, xen_add, xen_show, xen_get}, seconds);
     vbd_blkif_stop(d, 0);
     vbd_free(d);
+    xen_close(s.xen);
     sim_guest_free(x.guest);
     sim_detach(x.sim);
     sim_remove(x.dir);

@@ -234,11 +234,8 @@ static void stop(struct vbd_queue *q)
     if (b->watching) engine_unwatch(q->engine, &b->watch);
     blkif_free(b->ring);
     persistent_free(b->persistent);
-    if (b->xen) {
-        if (b->port >= 0) b->xen->ops->unbind(b->xen, b->port);
-        if (b->ring_pages) b->xen->ops->unmap_ring(b->xen, b->ring_pages, b->ring_page_count);
-        xen_close(b->xen);
-    }
+    if (b->port >= 0) b->xen->ops->unbind(b->xen, b->port);
+    if (b->ring_pages) b->xen->ops->unmap_ring(b->xen, b->ring_pages, b->ring_page_count);
     if (b->pool) munmap(b->pool, (size_t)BLKIF_POOL_PAGES * XEN_PAGE_BYTES);
     free(b);
     q->blkif = NULL;
@@ -283,9 +280,7 @@ static int open_ring(struct vbd_blkif *b, const struct vbd_blkif_setup *s, struc
 
 static int open_all(struct vbd_blkif *b, const struct vbd_blkif_setup *s, struct errmsg *e)
 {
-    int ret = s->open(s->arg, &b->xen, e);
-    if (ret) return ret;
-    ret = open_pool(b, e);
+    int ret = open_pool(b, e);
     if (ret) return ret;
     if (b->way == VBD_BLKIF_PERSISTENT) {
         b->persistent = persistent_new(b->xen, s->domid, s->persistent_max);
@@ -308,6 +303,7 @@ static int start(struct vbd_queue *q, const void *arg, struct guest_map *map, un
     if (!b) return errmsg_sys(args->e, ENOMEM, "disk %s", q->vbd->config.name);
     q->blkif = b;
     b->queue = q;
+    b->xen = s->xen;
     b->port = -1;
     b->domid = s->domid;
     b->way = s->way == VBD_BLKIF_PERSISTENT && s->persistent_max == 0 ? VBD_BLKIF_MAP : s->way;

@@ -44,9 +44,7 @@ struct vbd_blkif_properties {
 void vbd_blkif_properties(struct vbd *d, enum vbd_blkif_way way, bool cdrom, struct vbd_blkif_properties *out);
 
 struct vbd_blkif_setup {
-    /* The queue's own door to the guest, opened on its thread, closed when it stops. */
-    int (*open)(void *arg, struct xen **out, struct errmsg *e);
-    void *arg;
+    struct xen *xen; /* lent: the queue's thread uses it, nobody else does until the queue is stopped */
     xen_domid domid;
     uint32_t ring_ref[BLKIF_RING_PAGES_MAX];
     unsigned ring_pages;

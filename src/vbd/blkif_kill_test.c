@@ -104,7 +104,7 @@ static void serve(void)
     struct vbd_config c = bed_config(&bed);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     atomic_store(&bed.disk->logged, 0);
-    if (sim_attach(&bed.sim, bed.dir, &e) ||
+    if (sim_attach(&bed.sim, bed.dir, &e) || sim_xen_open(&bed.setup.xen, bed.sim, &bed.budget, bed.direct, &e) ||
         vbd_new(&bed.vbd, &c, &bed.disk->layer, &chains, &engine_uring_maker, &e) ||
         vbd_blkif_start(bed.vbd, 0, &bed.setup, &e)) {
         fprintf(stderr, "%s\n", e.text);

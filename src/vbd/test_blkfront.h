@@ -61,10 +61,17 @@ static inline void bed_chains_call(void *arg, unsigned queue, void *call_arg)
     (void)arg, (void)queue, (void)call_arg;
 }
 
-static inline int bed_open_xen(void *arg, struct xen **out, struct errmsg *e)
+/* The door of whoever serves the disk now. */
+static inline void bed_open_xen(struct bed *b)
 {
-    struct bed *b = arg;
-    return sim_xen_open(out, b->sim, &b->budget, b->direct, e);
+    struct errmsg e = {""};
+    if (sim_xen_open(&b->setup.xen, b->sim, &b->budget, b->direct, &e)) fail_msg("%s", e.text);
+}
+
+static inline void bed_close_xen(struct bed *b)
+{
+    xen_close(b->setup.xen);
+    b->setup.xen = NULL;
 }
 
 static inline void *bed_shared(size_t bytes)
@@ -98,9 +105,7 @@ static inline void bed_open(struct bed *b, enum vbd_blkif_way way, enum blkif_ab
     struct sim_guest_options g = {
         .domid = BED_GUEST, .pages = BED_PAGES + 32, .grants = BED_PAGES + 64, .abi = SIM_FIFO};
     if (sim_guest_create(&b->guest, b->sim, &g, &e)) fail_msg("%s", e.text);
-    b->setup = (struct vbd_blkif_setup){.open = bed_open_xen,
-                                        .arg = b,
-                                        .domid = BED_GUEST,
+    b->setup = (struct vbd_blkif_setup){.domid = BED_GUEST,
                                         .ring_pages = ring_pages,
                                         .abi = abi,
                                         .segments_max = BLKIF_SEGMENTS_MAX,
@@ -133,6 +138,7 @@ static inline void bed_serve(struct bed *b, const struct vbd_config *c)
 {
     struct errmsg e = {""};
     struct vbd_chains chains = {bed_chains_open, bed_chains_close, bed_chains_call, b};
+    bed_open_xen(b);
     if (vbd_new(&b->vbd, c, &b->disk->layer, &chains, &engine_uring_maker, &e)) fail_msg("%s", e.text);
     if (vbd_blkif_start(b->vbd, 0, &b->setup, &e)) fail_msg("%s", e.text);
 }
@@ -142,6 +148,8 @@ static inline void bed_unserve(struct bed *b)
     vbd_blkif_stop(b->vbd, 0);
     vbd_free(b->vbd);
     b->vbd = NULL;
+    assert_int_equal(sim_ports_used(b->sim, SIM_HOST), 0); /* closing the door is not what releases them */
+    bed_close_xen(b);
     assert_int_equal(sim_maps_used(b->sim), 0);
     assert_int_equal(sim_ports_used(b->sim, SIM_HOST), 0);
     assert_int_equal(atomic_load(&b->budget.used), 0);
