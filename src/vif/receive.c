@@ -17,8 +17,7 @@
 
 #include "base/checked.h"
 #include "base/log.h"
-#include "packet/hash.h"
-#include "vif/vif_impl.h"
+#include "vif/virtio.h"
 
 /* ---- popping ---- */
 
@@ -250,25 +249,11 @@ static unsigned reserve(struct vif_rx *r, struct packet *const *packets, unsigne
     return n;
 }
 
-static bool conforms(struct vif_rx *r, const struct packet *p, uint64_t now)
-{
-    struct bucket *b = &r->vif->to_guest;
-    if (bucket_waits_until(b, now)) {
-        counter_add(&r->count.limited, 1);
-        return false;
-    }
-    struct vif_cost cost = vif_cost(p);
-    bucket_charge(b, now, cost.packets, cost.bytes);
-    return true;
-}
-
 /* Leaves in `within` those that are within the limit. */
 static unsigned police(struct vif_rx *r, struct packet *const *packets, unsigned count, struct packet **within)
 {
-    unsigned n = 0;
-    uint64_t now = bucket_now(&r->vif->to_guest);
-    for (unsigned i = 0; i < count; i++)
-        if (conforms(r, packets[i], now)) within[n++] = packets[i];
+    unsigned n = vif_police(r->vif, packets, count, within);
+    counter_add(&r->count.limited, count - n);
     return n;
 }
 
@@ -344,20 +329,12 @@ static void call_wait(struct vif_rx *r, unsigned old)
 /* Several queues run: each frame to the one that its flow's hash says, in order within each. */
 static unsigned spread(struct vif *v, struct packet *const *packets, unsigned count, unsigned queues)
 {
-    uint64_t pairs = atomic_load_explicit(&v->steer_pairs, memory_order_relaxed);
     uint8_t to[PACKET_BATCH];
     unsigned given = 0;
-    uint32_t wanted = 0;
-    for (unsigned i = 0; i < count; i++) {
-        unsigned at = packet_queue(packets[i], queues);
-        to[i] = (pairs >> (at * 4)) & 15;
-        wanted |= 1u << to[i];
-    }
-    for (; wanted; wanted &= wanted - 1) {
-        unsigned pair = (unsigned)__builtin_ctz(wanted), n = 0;
+    for (uint32_t wanted = vif_pick_queues(v, packets, count, queues, to); wanted; wanted &= wanted - 1) {
+        unsigned pair = (unsigned)__builtin_ctz(wanted);
         struct packet *mine[PACKET_BATCH];
-        for (unsigned i = 0; i < count; i++)
-            if (to[i] == pair) mine[n++] = packets[i];
+        unsigned n = vif_gather(packets, count, to, pair, mine);
         if (pair < v->config.queue_pairs) given += deliver(&v->rx[pair], mine, n);
     }
     return given;

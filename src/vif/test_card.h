@@ -6,7 +6,7 @@
 #define VIF_TEST_CARD_H
 
 #include "ring/driver_sim.h"
-#include "vif/vif_impl.h"
+#include "vif/virtio.h"
 
 #define CARD_BASE UINT64_C(0x100000000)
 #define CARD_MEMORY_BYTES (64u << 20)

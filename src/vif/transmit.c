@@ -20,12 +20,10 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "guest/notify.h"
-#include "vif/vif_impl.h"
+#include "vif/virtio.h"
 
 #define HEAD_STRIDE (PACKET_ROOM_BYTES + PACKET_HEAD_BYTES)
 #define KICK_READS 64u /* of a pipe or socket that the guest kicks through, at one wake-up */
-#define RARP_BYTES 60u
-#define ANNOUNCE_GAP_NS NS_PER_SECOND /* it reaches all of a network, and a front end may ask for as many as it likes */
 
 static struct vif_tx *tx_of(struct port_source *s)
 {
@@ -183,38 +181,11 @@ static int pop_batch(struct vif_tx *t, unsigned max)
     return n;
 }
 
-/* Ask the network to send to where the guest is now: a reverse ARP request of its address to itself, as who moves machines
- * does for them (vhost-user, SEND_RARP). */
 static unsigned make_announcement(struct vif_tx *t, struct packet **out)
 {
-    static const uint8_t fixed[] = {0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3};
-    struct packet *p = &t->packet[0];
-    const uint8_t *mac = t->vif->config.mac;
-    uint8_t *f = t->heads + PACKET_ROOM_BYTES;
-    *p = (struct packet){.head = f, .head_bytes = RARP_BYTES, .room_bytes = PACKET_ROOM_BYTES};
-    p->length_bytes = RARP_BYTES;
-    p->l3_at = p->l4_at = PACKET_NO_LAYER;
-    memset(f, 0, RARP_BYTES);
-    memset(f, 0xff, 6);
-    memcpy(f + 6, mac, 6);
-    memcpy(f + 12, fixed, sizeof fixed);
-    memcpy(f + 22, mac, 6);
-    memcpy(f + 32, mac, 6);
-    t->vif->config.kept->announce = 0;
-    atomic_store_explicit(&t->vif->announce_after_ns, clock_now_ns() + ANNOUNCE_GAP_NS, memory_order_relaxed);
-    out[0] = p;
+    out[0] = &t->packet[0];
+    vif_announcement_make(t->vif, out[0], t->heads + PACKET_ROOM_BYTES);
     return 1;
-}
-
-static bool announcement_waits(struct vif *v)
-{
-    return unlikely(atomic_load_explicit(&v->announce, memory_order_relaxed)) &&
-           !atomic_load_explicit(&v->link_down, memory_order_relaxed);
-}
-
-static bool announcement_is_due(struct vif *v)
-{
-    return announcement_waits(v) && clock_now_ns() >= atomic_load_explicit(&v->announce_after_ns, memory_order_relaxed);
 }
 
 /* What pop_limited() could not know yet: that the frame is several, each with headers. */
@@ -254,7 +225,8 @@ static int receive(struct port_source *s, struct packet **out, unsigned max, str
     struct vif *v = t->vif;
     s->not_before_ns = 0;
     if (unlikely(t->broken)) return -EPROTO;
-    if (unlikely(announcement_is_due(v)) && atomic_exchange(&v->announce, false)) return (int)make_announcement(t, out);
+    if (unlikely(vif_announcement_is_due(v)) && atomic_exchange(&v->announce, false))
+        return (int)make_announcement(t, out);
     int count = pop_batch(t, max < PACKET_BATCH ? max : PACKET_BATCH);
     if (count <= 0) return count;
     unsigned n = take_batch(t, (unsigned)count, out);
@@ -278,8 +250,8 @@ static bool arm(struct port_source *s)
 {
     struct vif_tx *t = tx_of(s);
     if (t->broken) return false;
-    if (announcement_is_due(t->vif)) return true;
-    if (announcement_waits(t->vif))
+    if (vif_announcement_is_due(t->vif)) return true;
+    if (vif_announcement_waits(t->vif))
         s->look_at_ns = atomic_load_explicit(&t->vif->announce_after_ns, memory_order_relaxed);
     /* Held back by its limit: the time matters, not the guest's kicks. */
     if (s->not_before_ns) return false;

@@ -54,7 +54,8 @@ struct vif_config {
     bool offloads;        /* offer checksum and segmentation offloads */
     bool transmit_copy;   /* copy each frame out of the guest's memory first (the 6.2 design, for comparison) */
     struct vif_rate from_guest, to_guest;
-    struct vif_kept *kept; /* outlives the card */
+    struct vif_kept *kept;          /* outlives the card */
+    const struct netif_config *xen; /* netif.h: the guest is a Xen guest; NULL: a front end of vhost-user. Copied. */
 };
 
 /* Which thread serves the transmit queue of a pair. */
@@ -65,13 +66,14 @@ struct vif_runners {
 };
 
 struct vif;
+struct netif_config;
 
 /* All config fields are used as they are. 0 or -errno. */
 int vif_new(struct vif **out, const struct vif_config *c, const struct vif_runners *runners, struct errmsg *e);
 /* The session must be gone, and the port removed from its bridge. */
 void vif_free(struct vif *v);
 
-/* To be given to vhost_session_new() with the card as `device`. */
+/* Of a virtio-net card, to be given to vhost_session_new() with the card as `device`. */
 const struct guest_device_ops *vif_guest_ops(struct vif *v);
 /* Valid as long as the card. */
 struct port *vif_port(struct vif *v);
@@ -91,6 +93,7 @@ int vif_broken_fd(struct vif *v);
 
 struct vif_stats {
     uint64_t tx_packets, tx_bytes, tx_invalid; /* from the guest; frames with an impossible header */
+    uint64_t tx_dropped;                       /* the link was down */
     uint64_t rx_packets, rx_bytes, rx_no_buffer, rx_too_long, rx_limited; /* to the guest */
     uint64_t rx_copied_bytes, tx_copied_bytes, tx_throttled, calls, kicks;
     unsigned pairs_running;

@@ -2,10 +2,9 @@
 /*
  * Inside of a virtual network card; private to vif/.
  *
- *   vif.c       the device: features, configuration space, orders to its queues (control thread)
- *   transmit.c  a transmit queue as a source of frames (its runner's thread)
- *   receive.c   the port's send: which receive queue, and the copy into its buffers (any runner's thread)
- *   header.c    the virtio-net header, both ways
+ *   vif.c       what all cards have: port, link, limits, announcements, counters
+ *   virtio.h    virtio-net: virtio.c, transmit.c, receive.c, header.c
+ *   netif_impl.h  a Xen guest's netfront: netif.c, netif_transmit.c, netif_receive.c, netif_header.c
  */
 #ifndef VIF_VIF_IMPL_H
 #define VIF_VIF_IMPL_H
@@ -14,7 +13,7 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
-#include "ring/virtq.h"
+#include "packet/hash.h"
 #include "vif/bucket.h"
 #include "vif/vif.h"
 #include "vif/virtio_net.h"
@@ -26,8 +25,6 @@
 #define VIF_ETH_BYTES 14u
 #define VIF_TCP_SEGMENT_MIN 16u /* payload bytes; nothing that speaks TCP cuts smaller */
 #define VIF_UDP_SEGMENTS_MAX 128u
-#define VIF_RX_CHAINS 512u    /* reserved before they are filled */
-#define VIF_IOV_SLACK 1024u   /* entries beyond the ring's size: buffers that lie in several regions, indirect tables */
 #define VIF_COPY_BYTES 65600u /* of a frame that is copied out whole */
 
 /* A counter with one writer at a time, read by anybody. */
@@ -45,75 +42,28 @@ static inline uint64_t counter_read(const struct vif_counter *c)
     return atomic_load_explicit(&c->v, memory_order_relaxed);
 }
 
-/* How the driver is told of used buffers. */
-struct vif_call {
-    int fd;   /* -1: it polls */
-    int kind; /* guest_fd_kind() */
+struct vif;
+struct vif_tx;     /* virtio.h */
+struct vif_rx;     /* virtio.h */
+struct netif_card; /* netif_impl.h */
+
+/* What stands behind the port: virtio-net's virtqueues, or a netfront's rings. All on the control thread, except stats (any). */
+struct vif_kind {
+    const struct port_ops *port_ops;
+    int (*make)(struct vif *v, struct errmsg *e); /* 0 or -errno; unmake is called then, too */
+    void (*unmake)(struct vif *v);
+    /* Has the transmit queue of this pair look at what is due. False: it does not run. */
+    bool (*wake)(struct vif *v, unsigned pair);
+    void (*stats)(struct vif *v, struct vif_stats *out); /* adds */
 };
-
-struct vif_tx {
-    struct port_source source;
-    struct vif *vif;
-    unsigned pair;
-    struct runner *runner; /* NULL: not running */
-
-    /* The runner's thread's, while it runs. */
-    struct virtq *vq;
-    struct guest_map *map;
-    struct vif_call call;
-    int kick_kind; /* guest_fd_kind() */
-    uint64_t features;
-    unsigned header_bytes;
-    bool broken;
-    unsigned chain_count; /* popped, to be given back by release */
-    struct virtq_chain chain[PACKET_BATCH];
-    struct packet packet[PACKET_BATCH];
-    struct iovec *iov;
-    unsigned iov_max;
-    uint8_t *heads;
-    uint8_t *copies; /* transmit_copy: VIF_COPY_BYTES for each packet of a batch */
-
-    struct {
-        struct vif_counter packets, bytes, invalid, dropped, copied_bytes, throttled, calls, kicks;
-    } count;
-} __attribute__((aligned(64)));
-
-/* A frame on its way into buffers that were popped for it. */
-struct vif_rx_frame {
-    struct packet *packet;
-    unsigned chain_at, chain_count;
-    unsigned iov_at;
-};
-
-struct vif_rx {
-    pthread_mutex_t lock; /* over all that follows */
-    struct vif *vif;
-    unsigned pair;
-    struct virtq *vq; /* NULL: not running */
-    struct guest_map *map;
-    struct vif_call call;
-    /* Senders that are calling the driver, without the lock; those from before and since the descriptor last changed. */
-    _Atomic unsigned calling[2];
-    unsigned turn;
-    uint64_t features;
-    unsigned header_bytes;
-    bool mergeable, broken;
-    struct vif_rx_frame frame[PACKET_BATCH];
-    struct virtq_chain *chain; /* VIF_RX_CHAINS */
-    struct iovec *iov;
-    unsigned iov_max;
-
-    struct {
-        struct vif_counter packets, bytes, no_buffer, too_long, limited, copied_bytes, calls;
-    } count;
-} __attribute__((aligned(64)));
 
 struct vif {
     struct port port; /* first */
     struct vif_config config;
     struct vif_runners runners;
-    struct guest_device_ops ops;
-    uint64_t features; /* accepted */
+    const struct vif_kind *kind;
+    struct guest_device_ops ops; /* virtio-net's */
+    uint64_t features;           /* accepted, virtio-net's */
     _Atomic bool link_down;
     _Atomic bool announce;              /* a frame that says where the guest is now is due */
     _Atomic uint64_t announce_after_ns; /* not before */
@@ -126,34 +76,71 @@ struct vif {
     _Atomic(const char *) broken_why;
     _Atomic uint64_t broken_queues; /* one bit each; taken out by vif_broken_take() */
     int broken_fd;
-    struct vif_tx *tx; /* queue_pairs of each */
+    struct vif_tx *tx; /* queue_pairs of each; virtio-net's */
     struct vif_rx *rx;
+    struct netif_card *netif; /* a netfront's */
 };
 
-/* vif.c; any thread */
-void vif_break(struct vif *v, unsigned queue, const char *why);
-void vif_call_set(struct vif_call *c, int fd);
-void vif_call_driver(const struct vif_call *c);
-unsigned vif_header_bytes(uint64_t features);
+extern const struct vif_kind vif_virtio_kind, vif_netif_kind;
 
-/* transmit.c; on the control thread */
-void vif_tx_init(struct vif_tx *t, struct vif *v, unsigned pair);
-int vif_tx_start(struct vif_tx *t, const struct guest_queue *q, struct guest_map *map);
-uint32_t vif_tx_stop(struct vif_tx *t);
-void vif_tx_set_call(struct vif_tx *t, int call_fd);
-void vif_tx_set_map(struct vif_tx *t, struct guest_map *map);
-/* Have it look at what is due. */
-void vif_tx_wake(struct vif_tx *t);
+/* ---- vif.c ---- */
 
-/* receive.c; the first on any runner's thread, the others on the control thread */
-void vif_send(struct port *p, struct packet *const *packets, unsigned count, struct packet_pool *pool);
-void vif_rx_init(struct vif_rx *r, struct vif *v, unsigned pair);
-int vif_rx_start(struct vif_rx *r, const struct guest_queue *q, struct guest_map *map);
-uint32_t vif_rx_stop(struct vif_rx *r);
-void vif_rx_set_call(struct vif_rx *r, int call_fd);
-void vif_rx_set_map(struct vif_rx *r, struct guest_map *map);
+void vif_break(struct vif *v, unsigned queue, const char *why); /* any thread */
+void vif_mend(struct vif *v);                                   /* what was broken was taken away */
+/* Tell senders which receive queues there are, a bit each, and how many pairs are whole. They may still come to one that was just
+ * stopped, and find that out under its lock. */
+void vif_steer(struct vif *v, uint32_t receiving, unsigned whole);
+bool vif_port_link_up(struct port *p);
+bool vif_port_mac(struct port *p, uint8_t mac[6]);
+void vif_port_stats(struct port *p, struct port_stats *out);
+void vif_port_free(struct port *p);
+void vif_announce_due(struct vif *v); /* the guest's place is to be announced */
 
-/* header.c: what a driver wrote, a private copy of it, made into offloads; the packet's head and length are set. False: an
+/* A transmit queue's part: a frame that says where the guest is now, from the queue's thread. */
+static inline bool vif_announcement_waits(struct vif *v)
+{
+    return unlikely(atomic_load_explicit(&v->announce, memory_order_relaxed)) &&
+           !atomic_load_explicit(&v->link_down, memory_order_relaxed);
+}
+
+static inline bool vif_announcement_is_due(struct vif *v)
+{
+    return vif_announcement_waits(v) &&
+           clock_now_ns() >= atomic_load_explicit(&v->announce_after_ns, memory_order_relaxed);
+}
+
+/* p's head begins at `head`, behind PACKET_ROOM_BYTES of room. */
+void vif_announcement_make(struct vif *v, struct packet *p, uint8_t *head);
+
+/* Which receive queue each frame goes to, by its flow's hash; returns a bit for each pair that gets any. */
+static inline uint32_t vif_pick_queues(const struct vif *v, struct packet *const *packets, unsigned count,
+                                       unsigned queues, uint8_t *to)
+{
+    uint64_t pairs = atomic_load_explicit(&v->steer_pairs, memory_order_relaxed);
+    uint32_t wanted = 0;
+    for (unsigned i = 0; i < count; i++) {
+        unsigned at = packet_queue(packets[i], queues);
+        to[i] = (pairs >> (at * 4)) & 15;
+        wanted |= 1u << to[i];
+    }
+    return wanted;
+}
+
+static inline unsigned vif_gather(struct packet *const *packets, unsigned count, const uint8_t *to, unsigned pair,
+                                  struct packet **mine)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < count; i++)
+        if (to[i] == pair) mine[n++] = packets[i];
+    return n;
+}
+
+/* Leaves in `within` those that are within the limit of what goes to the guest. */
+unsigned vif_police(struct vif *v, struct packet *const *packets, unsigned count, struct packet **within);
+
+/* ---- header.c ---- */
+
+/* What a driver wrote, a private copy of it, made into offloads; the packet's head and length are set. False: an
  * impossible header. */
 bool vif_header_parse(const struct virtio_net_hdr *h, uint64_t features, struct packet *p);
 /* What a driver with these features is told of the packet. */

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A card of a Xen guest: what stands behind its port is a netfront's rings (ring/netif.h) in place of virtqueues.
+ *
+ *     vif_new(.xen)     the card is on its bridge, link down, nothing is mapped
+ *     netif_connect()   the front end's rings are mapped, its event channels bound, queues run
+ *     netif_disconnect()  all is given back; another front end may come
+ *
+ * A guest's memory is reached through grants only. Transmit: a batch of frames is copied out by one call, the smaller ones whole,
+ * of larger ones (with NETIF_MAP) the headers, while the rest is mapped and unmapped with its batch. Receive: the thread that brings
+ * frames has the hypervisor copy them, a batch by one call, into the pages that the guest posted. A guest that posts none loses
+ * frames; it makes nobody wait and holds nobody's memory.
+ *
+ * Surviving the process: netif_state says where each ring stands (ring/netif.h); frames that were under way are lost or sent twice.
+ *
+ * Sources: Xen's public io/netif.h.
+ *
+ * Thread-safety: as vif.h.
+ */
+#ifndef VIF_NETIF_H
+#define VIF_NETIF_H
+
+#include "guest/xen.h"
+#include "ring/netif.h"
+#include "vif/vif.h"
+
+/* How a guest's frames are fetched. Copied ones cost two copies, mapped ones map, unmap, and a bounce where another Xen guest is
+ * the receiver (the hypervisor copies from pages of our own only). */
+enum netif_transmit { NETIF_AUTO, NETIF_COPY, NETIF_MAP };
+
+struct netif_state; /* what survives; zeroed when new */
+size_t netif_state_bytes(unsigned queues);
+
+struct netif_config {
+    xen_domid domid;
+    enum netif_transmit transmit;
+    /* A way into Xen for one queue; called by vif_new() for each. 0 or -errno. */
+    int (*open)(void *arg, struct xen **out, struct errmsg *e);
+    void *arg;
+    struct netif_state *state; /* netif_state_bytes(); outlives the card */
+};
+
+struct netif_queue_setup {
+    uint32_t tx_ref, rx_ref;
+    uint32_t tx_port, rx_port; /* the same one: not split */
+};
+
+/* What the front end takes. */
+struct netif_front {
+    bool sg;            /* frames in several pages */
+    bool csum_offload;  /* of IPv4 (feature-no-csum-offload is not there, or 0) */
+    bool csum_offload6; /* feature-ipv6-csum-offload */
+    bool gso_tcp4, gso_tcp6;
+    bool multicast_control; /* only groups that it asks for */
+};
+
+/* Of a card of vif_new(.xen). 0, or -errno with the reason: nothing runs. resume: go on where another process stopped. */
+int netif_connect(struct vif *v, const struct netif_front *front, const struct netif_queue_setup *queues,
+                  unsigned count, bool resume, struct errmsg *e);
+/* Harmless when not connected. */
+void netif_disconnect(struct vif *v);
+bool netif_connected(const struct vif *v);
+
+#endif

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside of a Xen guest's card; private to vif/.
+ *
+ *   netif.c           connecting, disconnecting (control thread)
+ *   netif_transmit.c  a transmit ring as a source of frames (its runner's thread)
+ *   netif_receive.c   the port's send: which queue, and the copy into the guest's pages (any runner's thread)
+ *   netif_header.c    checksum and segmentation flags, both ways
+ *
+ * A queue has one way into Xen. Mapping, binding and looking for events are its runner's (the control thread's, while no
+ * runner has it); copying and notifying are done by whoever brings frames, too, under the receive side's lock.
+ */
+#ifndef VIF_NETIF_IMPL_H
+#define VIF_NETIF_IMPL_H
+
+#include "vif/netif.h"
+#include "vif/vif_impl.h"
+
+#define NETIF_PIECES_MAX (NETIF_SLOTS_MAX + 1) /* of a frame: slots, one of which the head's end may cut in two */
+#define NETIF_COPY_AUTO_BYTES 65535u           /* NETIF_AUTO: frames up to that length are copied whole */
+
+struct netif_state_queue {
+    struct netif_kept tx, rx;
+};
+
+struct netif_state {
+    struct netif_state_queue queue[VIF_QUEUE_PAIRS_MAX];
+};
+
+/* A frame of a batch that was taken off the transmit ring. */
+struct netif_tx_job {
+    struct netif_tx_frame frame;
+    struct netif_slot slot[NETIF_SLOTS_MAX];
+    enum netif_status status;
+    bool mapped;
+    unsigned copy_at, copy_count; /* in the batch's copies */
+    unsigned map_at, map_count;   /* in the batch's maps */
+    uint8_t *whole;               /* its copy, or NULL */
+    struct iovec iov[NETIF_SLOTS_MAX];
+};
+
+struct netif_tx_side {
+    struct netif_tx *ring; /* NULL: not running */
+    void *page;
+    int port;
+    bool masked; /* its event was taken */
+    bool broken;
+    unsigned job_count; /* taken, to be given back by release */
+    unsigned copy_count, map_count;
+    size_t arena_used;
+    struct netif_tx_job job[PACKET_BATCH];
+    struct packet packet[PACKET_BATCH];
+    struct xen_copy copy[PACKET_BATCH * NETIF_PIECES_MAX];
+    struct xen_map map[PACKET_BATCH * NETIF_SLOTS_MAX];
+    uint8_t *heads;
+    uint8_t *arena; /* VIF_COPY_BYTES for each frame of a batch, used from the front */
+    struct {
+        struct vif_counter packets, bytes, invalid, dropped, copied_bytes, throttled, calls, kicks, failed;
+    } count;
+};
+
+/* An entry of the receive ring that is about to be answered. */
+struct netif_rx_answer {
+    uint16_t flags, bytes;
+    uint8_t gso; /* enum netif_gso: an extra info */
+    uint16_t gso_size;
+    unsigned copy_at;
+};
+
+struct netif_rx_side {
+    pthread_mutex_t lock;  /* over all that follows */
+    struct netif_rx *ring; /* NULL: not running */
+    void *page;
+    int port;
+    bool broken, sg;
+    unsigned answer_count, copy_count;
+    struct netif_rx_answer answer[NETIF_ENTRIES];
+    struct xen_copy copy[NETIF_ENTRIES];
+    uint8_t *bounce; /* a page for each copy */
+    struct {
+        struct vif_counter packets, bytes, no_buffer, too_long, limited, copied_bytes, calls, failed;
+    } count;
+};
+
+struct netif_queue {
+    struct port_source source;
+    struct vif *vif;
+    unsigned pair;
+    struct runner *runner; /* NULL: not running */
+    struct xen *xen;
+    struct netif_tx_side tx __attribute__((aligned(64)));
+    struct netif_rx_side rx __attribute__((aligned(64)));
+} __attribute__((aligned(64)));
+
+struct netif_card {
+    struct netif_config config;
+    struct netif_front front;
+    unsigned queues; /* connected; 0: none */
+    struct netif_queue *queue;
+};
+
+/* netif_transmit.c; on the control thread */
+int netif_tx_side_make(struct netif_queue *q); /* memory; 0 or -errno */
+void netif_tx_side_unmake(struct netif_queue *q);
+/* The ring is there, the port bound: from now on it is a source. */
+int netif_tx_run(struct netif_queue *q);
+void netif_tx_halt(struct netif_queue *q); /* everything is given back; harmless when it does not run */
+
+/* netif_receive.c; the first on any runner's thread */
+void netif_send(struct port *p, struct packet *const *packets, unsigned count, struct packet_pool *pool);
+int netif_rx_side_make(struct netif_queue *q);
+void netif_rx_side_unmake(struct netif_queue *q);
+
+/* netif_header.c: what the front end said of a frame, made into offloads; the packet's head and length are set. False: it is
+ * not what was said. */
+bool netif_header_parse(const struct netif_tx_frame *f, struct packet *p);
+/* Flags of a frame's first entry. */
+uint16_t netif_header_flags(const struct packet *p);
+
+#endif

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Frames to a Xen guest: the port's send, on the thread of whoever brings them.
+ *
+ * Under the queue's lock, for as many frames as the guest has posted pages for: each frame gets as many pages as it needs, filled
+ * from their start, and an entry more where it has something to be said. What lies in one piece is copied from where it
+ * lies; what a page gets from several pieces is put together first, because each copy has its price in the hypervisor. One call
+ * copies a batch; then all entries are answered, in the order of the ring. A reference that the guest made up costs it that frame.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/checked.h"
+#include "base/log.h"
+#include "packet/checksum.h"
+#include "vif/netif_impl.h"
+
+/* ---- where a frame's bytes lie ---- */
+
+struct reader {
+    const struct packet *p;
+    unsigned entry; /* of head (0) and body (1...) */
+    size_t offset;
+};
+
+static inline struct iovec entry_of(const struct packet *p, unsigned i)
+{
+    return i == 0 ? (struct iovec){p->head, p->head_bytes} : p->body[i - 1];
+}
+
+static void skip_empty(struct reader *r)
+{
+    while (r->entry <= r->p->body_count && r->offset == entry_of(r->p, r->entry).iov_len) {
+        r->entry++;
+        r->offset = 0;
+    }
+}
+
+/* n bytes, where they lie or in `bounce`. */
+static void *next_bytes(struct reader *r, size_t n, uint8_t *bounce)
+{
+    skip_empty(r);
+    struct iovec v = entry_of(r->p, r->entry);
+    if (v.iov_len - r->offset >= n) {
+        r->offset += n;
+        return (uint8_t *)v.iov_base + r->offset - n;
+    }
+    for (size_t done = 0; done < n;) {
+        skip_empty(r);
+        v = entry_of(r->p, r->entry);
+        size_t part = min_u64(v.iov_len - r->offset, n - done);
+        memcpy(bounce + done, (uint8_t *)v.iov_base + r->offset, part);
+        r->offset += part;
+        done += part;
+    }
+    return bounce;
+}
+
+/* ---- a frame ---- */
+
+static enum netif_gso gso_of(const struct packet *p)
+{
+    return p->offload.gso == PACKET_GSO_TCP4   ? NETIF_GSO_TCP4
+           : p->offload.gso == PACKET_GSO_TCP6 ? NETIF_GSO_TCP6
+                                               : NETIF_GSO_NONE;
+}
+
+/* The entries are there. */
+static void place_frame(struct netif_queue *q, const struct packet *p)
+{
+    struct netif_rx_side *r = &q->rx;
+    struct reader from = {p, 0, 0};
+    enum netif_gso gso = gso_of(p);
+    uint16_t flags = netif_header_flags(p);
+    if (gso) flags |= NETIF_RX_EXTRA_INFO;
+    for (uint32_t left = p->length_bytes; left;) {
+        uint16_t n = (uint16_t)min_u64(left, XEN_PAGE_BYTES);
+        uint8_t *bounce = r->bounce + (size_t)r->copy_count * XEN_PAGE_BYTES;
+        left -= n;
+        if (left) flags |= NETIF_RX_MORE_DATA;
+        r->answer[r->answer_count++] = (struct netif_rx_answer){flags, n, .copy_at = r->copy_count};
+        r->copy[r->copy_count++] = (struct xen_copy){
+            .ref = netif_rx_pop(r->ring), .length = n, .local = next_bytes(&from, n, bounce), .to_guest = true};
+        if (gso) {
+            netif_rx_pop(r->ring);
+            r->answer[r->answer_count++] =
+                (struct netif_rx_answer){.gso = (uint8_t)gso, .gso_size = p->offload.gso_size};
+            gso = NETIF_GSO_NONE;
+        }
+        flags = 0;
+    }
+}
+
+/* ---- a batch ---- */
+
+static void broke(struct netif_queue *q, const char *why)
+{
+    q->rx.broken = true;
+    vif_break(q->vif, q->pair * 2, why);
+}
+
+/* Returns how many frames there is room for, of those that can be had; *done: how many were looked at. */
+static unsigned place(struct netif_queue *q, struct packet *const *packets, unsigned count)
+{
+    struct netif_rx_side *r = &q->rx;
+    int left = netif_rx_available(r->ring);
+    unsigned n = 0;
+    uint64_t bytes = 0;
+    if (left < 0) {
+        broke(q, netif_rx_broken(r->ring));
+        return 0;
+    }
+    r->answer_count = r->copy_count = 0;
+    for (unsigned i = 0; i < count; i++) {
+        const struct packet *p = packets[i];
+        unsigned pages = (unsigned)div_round_up(p->length_bytes, XEN_PAGE_BYTES);
+        int entries = (int)pages + (gso_of(p) != NETIF_GSO_NONE);
+        if (unlikely(pages > 1 && !r->sg)) {
+            counter_add(&r->count.too_long, 1);
+        } else if (entries > left) {
+            counter_add(&r->count.no_buffer, 1);
+        } else {
+            place_frame(q, p);
+            left -= entries;
+            bytes += p->length_bytes;
+            n++;
+        }
+    }
+    counter_add(&r->count.packets, n);
+    counter_add(&r->count.bytes, bytes);
+    counter_add(&r->count.copied_bytes, bytes);
+    return n;
+}
+
+/* The hypervisor does not copy from pages that another guest granted us: those that failed, by way of pages of our own. */
+static void copy_again(struct netif_queue *q)
+{
+    struct netif_rx_side *r = &q->rx;
+    for (unsigned i = 0; i < r->copy_count; i++) {
+        struct xen_copy *c = &r->copy[i];
+        uint8_t *bounce = r->bounce + (size_t)i * XEN_PAGE_BYTES;
+        if (c->status == 0 || c->local == bounce) continue;
+        memcpy(bounce, c->local, c->length);
+        c->local = bounce;
+        q->xen->ops->copy(q->xen, q->vif->netif->config.domid, c, 1);
+    }
+}
+
+static void copy(struct netif_queue *q)
+{
+    struct netif_rx_side *r = &q->rx;
+    unsigned failed = 0;
+    if (r->copy_count == 0) return;
+    q->xen->ops->copy(q->xen, q->vif->netif->config.domid, r->copy, r->copy_count);
+    for (unsigned i = 0; i < r->copy_count; i++)
+        failed += r->copy[i].status != 0;
+    if (likely(failed == 0)) return;
+    copy_again(q);
+    for (unsigned i = 0; i < r->copy_count; i++)
+        if (r->copy[i].status) counter_add(&r->count.failed, 1);
+}
+
+static void answer(struct netif_rx_side *r)
+{
+    for (unsigned i = 0; i < r->answer_count; i++) {
+        const struct netif_rx_answer *a = &r->answer[i];
+        if (a->gso) netif_rx_push_gso(r->ring, a->gso, a->gso_size, false);
+        else netif_rx_push(r->ring, a->flags, r->copy[a->copy_at].status ? NETIF_ERROR : (int16_t)a->bytes);
+    }
+}
+
+static unsigned deliver_locked(struct netif_queue *q, struct packet *const *packets, unsigned count)
+{
+    struct netif_rx_side *r = &q->rx;
+    struct packet *within[PACKET_BATCH];
+    if (unlikely(!r->ring || r->broken)) return 0;
+    if (unlikely(bucket_limits(&q->vif->to_guest))) {
+        unsigned n = vif_police(q->vif, packets, count, within);
+        counter_add(&r->count.limited, count - n);
+        packets = within;
+        count = n;
+    }
+    unsigned given = place(q, packets, count);
+    if (given == 0) return 0;
+    copy(q);
+    answer(r);
+    if (netif_rx_publish(r->ring)) {
+        counter_add(&r->count.calls, 1);
+        q->xen->ops->notify(q->xen, r->port);
+    }
+    return given;
+}
+
+static unsigned deliver(struct netif_queue *q, struct packet *const *packets, unsigned count)
+{
+    pthread_mutex_lock(&q->rx.lock);
+    unsigned given = deliver_locked(q, packets, count);
+    pthread_mutex_unlock(&q->rx.lock);
+    return given;
+}
+
+static unsigned spread(struct vif *v, struct packet *const *packets, unsigned count, unsigned queues)
+{
+    uint8_t to[PACKET_BATCH];
+    unsigned given = 0;
+    for (uint32_t wanted = vif_pick_queues(v, packets, count, queues, to); wanted; wanted &= wanted - 1) {
+        unsigned pair = (unsigned)__builtin_ctz(wanted);
+        struct packet *mine[PACKET_BATCH];
+        unsigned n = vif_gather(packets, count, to, pair, mine);
+        if (pair < v->config.queue_pairs) given += deliver(&v->netif->queue[pair], mine, n);
+    }
+    return given;
+}
+
+void netif_send(struct port *p, struct packet *const *packets, unsigned count, struct packet_pool *pool)
+{
+    struct vif *v = container_of(p, struct vif, port);
+    unsigned queues = atomic_load_explicit(&v->steer_count, memory_order_acquire), given = 0;
+    if (likely(queues && !atomic_load_explicit(&v->link_down, memory_order_relaxed))) {
+        if (queues == 1) given = deliver(&v->netif->queue[0], packets, count);
+        else given = spread(v, packets, count, queues);
+    }
+    if (unlikely(given < count)) atomic_fetch_add_explicit(&p->out.dropped, count - given, memory_order_relaxed);
+}
+
+/* ---- life ---- */
+
+int netif_rx_side_make(struct netif_queue *q)
+{
+    struct netif_rx_side *r = &q->rx;
+    pthread_mutexattr_t attr;
+    pthread_mutexattr_init(&attr);
+    pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
+    pthread_mutex_init(&r->lock, &attr);
+    pthread_mutexattr_destroy(&attr);
+    /* Not there before it is used. */
+    void *mem = mmap(NULL, (size_t)NETIF_ENTRIES * XEN_PAGE_BYTES, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mem == MAP_FAILED) return -errno;
+    r->bounce = mem;
+    return 0;
+}
+
+void netif_rx_side_unmake(struct netif_queue *q)
+{
+    if (q->rx.bounce) munmap(q->rx.bounce, (size_t)NETIF_ENTRIES * XEN_PAGE_BYTES);
+    pthread_mutex_destroy(&q->rx.lock);
+}
