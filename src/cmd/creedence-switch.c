@@ -153,7 +153,7 @@ static int set_up(struct net *n, struct alone *a, const struct switch_options *o
     if (ret == 0) ret = load_flow_files(n, o, e);
     if (ret == 0) ret = alone_begin(a, n, o, e);
     if (ret == 0 && !o->sandbox_off) ret = sandbox_leave_host_but_network(&o->sandbox, false, e);
-    if (ret == 0 && !o->sandbox_off) ret = sandbox_filter(&o->sandbox, SANDBOX_NETWORK, e);
+    if (ret == 0 && !o->sandbox_off) ret = sandbox_filter(&o->sandbox, SANDBOX_NETWORK | SANDBOX_XEN, e);
     if (ret < 0) return ret;
     net_settle(n);
     alone_dial(a);

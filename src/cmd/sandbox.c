@@ -119,6 +119,8 @@ static const int network_calls[] = {
 #define TUN_WRITES 0x40045400u /* TUNSETIFF and its like */
 #define TUN_READS 0x80045400u
 #define SOCKET_IOCTLS 0x8900u
+#define GNTDEV_IOCTLS 0x4700u /* map, unmap, copy; the devices themselves say what is allowed */
+#define EVTCHN_IOCTLS 0x4500u /* bind, unbind, notify */
 #define TUN_MAJOR 10
 #define TUN_MINOR 200
 
@@ -217,6 +219,22 @@ static int make_tun(const char *root)
     return 0;
 }
 
+/* The same, of the devices that this host has: their numbers are the kernel's choice. */
+static int make_xen(const char *root)
+{
+    static const char *const devices[] = {"/dev/xen/gntdev", "/dev/xen/evtchn"};
+    for (unsigned i = 0; i < ARRAY_LEN(devices); i++) {
+        struct stat st;
+        char at[128];
+        if (stat(devices[i], &st) < 0 || !S_ISCHR(st.st_mode)) continue;
+        snprintf(at, sizeof at, "%s%s", root, devices[i]);
+        int ret = make_directories(at, at + strlen(root) + 1);
+        if (ret < 0) return ret;
+        if (mknod(at, S_IFCHR | 0666, st.st_rdev) < 0 || chmod(at, 0666) < 0) return -errno;
+    }
+    return 0;
+}
+
 static int leave_files(const struct sandbox_args *a, struct errmsg *e)
 {
     const char *root = "/proc"; /* as in leave_file_system() */
@@ -225,6 +243,7 @@ static int leave_files(const struct sandbox_args *a, struct errmsg *e)
         mount("none", root, "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k,mode=755") < 0)
         return part_failed(a, "an empty root directory", errno, e);
     int ret = make_tun(root);
+    if (ret == 0) ret = make_xen(root);
     for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(kept_directories); i++)
         ret = keep_directory(root, kept_directories[i]);
     if (ret < 0) return part_failed(a, "what opening ports takes", -ret, e);
@@ -277,6 +296,16 @@ static int allow_network(scmp_filter_ctx ctx)
     return ret;
 }
 
+static int allow_xen(scmp_filter_ctx ctx)
+{
+    int ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                               SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffff00u, GNTDEV_IOCTLS));
+    if (ret == 0)
+        ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                               SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffff00u, EVTCHN_IOCTLS));
+    return ret;
+}
+
 /* ---- system calls ---- */
 
 int sandbox_filter(const struct sandbox_args *args, enum sandbox_extra extra, struct errmsg *e)
@@ -294,6 +323,7 @@ int sandbox_filter(const struct sandbox_args *args, enum sandbox_extra extra, st
     if (ret == 0) ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, SIOCOUTQ));
     if (ret == 0) ret = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOTTY), SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, TCGETS));
     if (ret == 0 && (extra & SANDBOX_NETWORK)) ret = allow_network(ctx);
+    if (ret == 0 && (extra & SANDBOX_XEN)) ret = allow_xen(ctx);
     /* By path from the root: nothing is there any more. */
     if (ret == 0 && !(extra & SANDBOX_NETWORK))
         ret = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOENT), SCMP_SYS(openat), 1, SCMP_A0_32(SCMP_CMP_EQ, AT_FDCWD));

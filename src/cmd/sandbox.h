@@ -29,13 +29,14 @@ int sandbox_leave_host(const struct sandbox_args *args, struct errmsg *e);
 /*
  * The same for the network process, which opens ports of the host while it runs: the host's network stays, and of root's
  * capabilities those for networks. files: give up the file system too, but for what opening ports takes (the tap device,
- * and what loading a program for AF_XDP reads).
+ * what loading a program for AF_XDP reads, and Xen's devices, where there are any: a card's queues each have their own).
  */
 int sandbox_leave_host_but_network(const struct sandbox_args *args, bool files, struct errmsg *e);
 
 enum sandbox_extra {
     SANDBOX_NONE = 0,
     SANDBOX_REOPEN = 1,  /* open for reading, relative to a directory descriptor held (its own descriptors anew) */
+    SANDBOX_XEN = 4,     /* Xen's grant and event channel devices, opened before */
     SANDBOX_NETWORK = 2, /* sockets of the host's network, taps, programs for AF_XDP */
 };
 

@@ -2,7 +2,7 @@
 /*
  * What of a VIF survives this process, when a daemon holds it: one memfd ("state"), laid out as
  *
- *     head, with the card's vif_kept | vhost_state
+ *     head, with the card's vif_kept | vhost_state, or a Xen guest's netif_state
  *
  * and the descriptors that the session names (connection, memory, kick, call, err). There are no in-flight tables: every
  * queue completes in order, so its place in vif_kept says all. Without a daemon the state is private memory.
@@ -173,6 +173,12 @@ int vif_held_take(struct net_vif *v, struct net_request *r)
 
 /* ---- state ---- */
 
+/* Behind the head: of a session, or of a Xen guest's rings. */
+static uint64_t inner_bytes(const struct net_vif *v)
+{
+    return v->xen.used ? netif_state_bytes(v->s.queues) : vhost_state_bytes();
+}
+
 static struct state_head *head(struct net_vif *v)
 {
     return (struct state_head *)(void *)v->state;
@@ -192,7 +198,7 @@ static bool state_fits(struct net_vif *v)
 {
     const struct state_head *h = head(v);
     bool fits = h->magic == STATE_MAGIC && h->queues == v->s.queues && h->packed == v->s.packed &&
-                h->vhost_bytes == vhost_state_bytes();
+                h->vhost_bytes == inner_bytes(v);
     if (!fits)
         log_error("VIF %s: the state left by the last process is of another layout (%u queues, expected %u)", v->a.name,
                   h->queues, v->s.queues);
@@ -204,7 +210,7 @@ static void state_begin(struct net_vif *v, bool fresh)
 {
     if (!fresh) memset(v->state, 0, v->state_bytes);
     *head(v) = (struct state_head){
-        .magic = STATE_MAGIC, .queues = v->s.queues, .packed = v->s.packed, .vhost_bytes = vhost_state_bytes()};
+        .magic = STATE_MAGIC, .queues = v->s.queues, .packed = v->s.packed, .vhost_bytes = inner_bytes(v)};
 }
 
 static int state_map(struct net_vif *v, struct errmsg *e)
@@ -219,7 +225,7 @@ static int state_map(struct net_vif *v, struct errmsg *e)
 int vif_state_open(struct net_vif *v, struct errmsg *e)
 {
     const struct held *h = find(v, STATE);
-    v->state_bytes = STATE_HEAD_BYTES + align_up(vhost_state_bytes(), 4096);
+    v->state_bytes = STATE_HEAD_BYTES + align_up(inner_bytes(v), 4096);
     if (h && (uint64_t)lseek(h->fd, 0, SEEK_END) != v->state_bytes) {
         log_error("VIF %s: the state left by the last process is of another size", v->a.name);
         vif_held_forget(v, true);
@@ -245,6 +251,11 @@ struct vif_kept *vif_state_kept(struct net_vif *v)
 struct vhost_state *vif_state_session(struct net_vif *v)
 {
     return (struct vhost_state *)(void *)(v->state + STATE_HEAD_BYTES);
+}
+
+struct netif_state *vif_state_netif(struct net_vif *v)
+{
+    return (struct netif_state *)(void *)(v->state + STATE_HEAD_BYTES);
 }
 
 void vif_state_forget_session(struct net_vif *v)

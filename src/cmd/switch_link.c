@@ -155,7 +155,7 @@ static int do_configure(struct link_server *s, struct net_request *r)
     net_options_init(&args.options);
     int ret = net_options_read(&args.options, r->params, r->e);
     if (ret == 0 && s->sandbox) ret = sandbox_leave_host_but_network(s->sandbox, true, r->e);
-    if (ret == 0 && s->sandbox) ret = sandbox_filter(s->sandbox, SANDBOX_NETWORK, r->e);
+    if (ret == 0 && s->sandbox) ret = sandbox_filter(s->sandbox, SANDBOX_NETWORK | SANDBOX_XEN, r->e);
     if (ret == 0) ret = net_new(&s->net, &args, r->e);
     if (ret < 0) return ret;
     s->own = true;

@@ -300,7 +300,9 @@ static const struct {
     {"runner.stats", request_runner_stats},
     {"settled", request_settled},
     {"vif.attach", request_vif_attach},
+    {"vif.connect", request_vif_connect},
     {"vif.detach", request_vif_detach},
+    {"vif.disconnect", request_vif_disconnect},
     {"vif.held", request_vif_held},
     {"vif.list", request_vif_list},
     {"vif.set", request_vif_set},
@@ -354,6 +356,7 @@ int net_new(struct net **out, const struct net_args *args, struct errmsg *e)
     struct net *n = calloc(1, sizeof *n);
     if (!n) return errmsg_set(e, ENOMEM, "out of memory");
     *n = (struct net){.loop = args->loop, .options = args->options, .keeper = args->keeper, .survives = args->survives};
+    n->xen_budget.max = NET_XEN_MAPS_MAX;
     list_init(&n->bridges);
     list_init(&n->attachments);
     list_init(&n->waiting);
@@ -417,6 +420,7 @@ static void net_end(struct net *n, bool leave)
     of_agents_free(n->agents);
     net_runners_free(n->runners);
     switch_free(n->sw);
+    net_world_close(n);
     net_sync_free(n->sync); /* last: it may wait for the disk */
     free(n);
 }

@@ -9,6 +9,7 @@
  *   switch_fields.c      reading the parameters that several requests share
  *   switch_port.c        what ports and VIFs have in common; tap, af_packet and af_xdp ports
  *   switch_vif.c         VIFs and their front ends
+ *   switch_vif_xen.c     VIFs of Xen guests
  *   switch_held.c        what survives: a VIF's state memory and the descriptors held for the next process
  *   switch_runners.c     threads
  *   switch_change.c      changes of flows, groups, meters and ports' settings, as text
@@ -34,17 +35,19 @@
 #include "cmd/switch_keep.h"
 #include "control/fields.h"
 #include "control/link.h"
+#include "guest/xen_world.h"
 #include "loop/loop.h"
 #include "openflow/agent.h"
 #include "switch/policy.h"
 #include "switch/switch.h"
-#include "vif/vif.h"
+#include "vif/netif.h"
 
 #define NET_PORT_QUEUES_MAX 16u
 #define NET_VIF_THREADS_MAX 256u
 #define NET_ALLOWED_MACS_MAX 16u
 #define NET_ALLOWED_IPS_MAX 64u
-#define NET_TARGET_BYTES 160u /* of a controller: "tcp:192.0.2.1:6653" */
+#define NET_XEN_MAPS_MAX 32768u /* pages of Xen guests mapped at a time: others are copied */
+#define NET_TARGET_BYTES 160u   /* of a controller: "tcp:192.0.2.1:6653" */
 
 struct net_options {
     struct switch_config flows;
@@ -95,7 +98,10 @@ struct net {
     uint64_t list_id;
     struct net_sync *sync;
     struct of_agents *agents;
-    struct net_tls *tls; /* NULL: none was given */
+    struct net_tls *tls;     /* NULL: none was given */
+    struct xen_world *world; /* Xen guests' cards live in; NULL: there was none yet */
+    char *world_name;
+    struct xen_budget xen_budget;
     struct loop_timer tick;
     struct loop_timer links; /* armed while groups watch ports */
 };
@@ -242,10 +248,20 @@ struct vif_settings {
     struct ip_range allowed_ip[NET_ALLOWED_IPS_MAX];
 };
 
+/* Of a Xen guest. */
+struct vif_xen {
+    bool used; /* else the VIF's front ends come by socket */
+    xen_domid domid;
+    unsigned handle;
+    enum netif_transmit transmit;
+    char *world; /* NULL: the host's */
+};
+
 struct net_vif {
     struct attachment a;
     struct net *net;
     struct vif_settings s;
+    struct vif_xen xen;
     struct vif *vif;
     struct guard *guard; /* or NULL: its addresses are not checked */
     struct net_rules rules;
@@ -268,6 +284,9 @@ struct net_vif {
 };
 
 int request_vif_attach(struct net *n, struct net_request *r);
+struct net_vif *request_vif(struct net *n, struct fields *f, struct errmsg *e, int *ret); /* that "name" names */
+/* Tell the keeper where its front end is. */
+void net_vif_tell(struct net_vif *v, const char *front_end, const char *why);
 int request_vif_detach(struct net *n, struct net_request *r);
 int request_vif_set(struct net *n, struct net_request *r);
 int request_vif_held(struct net *n, struct net_request *r);
@@ -282,6 +301,16 @@ static inline struct net_vif *net_vif_of(struct attachment *a)
     return container_of(a, struct net_vif, a);
 }
 
+/* ---- VIFs of Xen guests (switch_vif_xen.c) ---- */
+
+void fields_vif_xen(struct fields *f, struct vif_xen *out); /* "xen" */
+/* What the card is to know of it. 0 or -errno. */
+int vif_xen_config(struct net_vif *v, struct netif_config *out, struct errmsg *e);
+void vif_xen_json(struct net_vif *v, json_t *into);
+int request_vif_connect(struct net *n, struct net_request *r);
+int request_vif_disconnect(struct net *n, struct net_request *r);
+void net_world_close(struct net *n);
+
 /* ---- what survives (switch_held.c) ---- */
 
 /* Takes what a request and those ahead of it brought; fds become the VIF's. */
@@ -290,6 +319,7 @@ int vif_held_take(struct net_vif *v, struct net_request *r);
 int vif_state_open(struct net_vif *v, struct errmsg *e);
 struct vif_kept *vif_state_kept(struct net_vif *v);
 struct vhost_state *vif_state_session(struct net_vif *v);
+struct netif_state *vif_state_netif(struct net_vif *v);
 void vif_state_forget_session(struct net_vif *v);
 struct guest_hold vif_hold(struct net_vif *v);
 const struct held *vif_held_find(const struct net_vif *v, const char *name);

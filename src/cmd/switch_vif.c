@@ -32,7 +32,7 @@ static void connect_now(struct net_vif *v);
 
 /* ---- front ends ---- */
 
-static void tell(struct net_vif *v, const char *front_end, const char *why)
+void net_vif_tell(struct net_vif *v, const char *front_end, const char *why)
 {
     v->told_broken = strcmp(front_end, "broken") == 0;
     if (v->net->keeper.vif) v->net->keeper.vif(v->net->keeper.arg, v->a.name, front_end, why);
@@ -69,7 +69,7 @@ static int session_start(struct net_vif *v, int fd)
     v->used = true;
     struct vhost_args args = session_args(v);
     int ret = vhost_session_new(&v->session, &args, fd, &e);
-    if (ret == 0) tell(v, "connected", NULL);
+    if (ret == 0) net_vif_tell(v, "connected", NULL);
     else log_limited(LOG_LEVEL_ERROR, "VIF %s: %s", v->a.name, e.text);
     return ret;
 }
@@ -100,7 +100,7 @@ static void connect_now(struct net_vif *v)
 
 static void serve_anew(struct net_vif *v)
 {
-    tell(v, "listening", NULL);
+    net_vif_tell(v, "listening", NULL);
     if (v->connect_path) {
         loop_timer_arm(v->net->loop, &v->connect_timer, CONNECT_AGAIN_NS, connect_fired);
     } else if (v->listen_fd >= 0) {
@@ -129,11 +129,15 @@ void net_vif_serve(struct net_vif *v)
 {
     struct errmsg e = {""};
     v->serving = true;
+    if (v->xen.used) {
+        vif_held_forget(v, true);
+        return; /* it is connected by request */
+    }
     if (vif_held_find(v, "conn")) {
         v->used = true;
         if (session_resume(v, &e) == 0) {
             vif_held_forget(v, false);
-            tell(v, "connected", NULL);
+            net_vif_tell(v, "connected", NULL);
             return;
         }
         /* The front end is lost, the card is not. */
@@ -153,8 +157,8 @@ static void broken_ready(struct loop_watch *watch, uint32_t events)
     uint64_t queues = vif_broken_take(v->vif);
     const char *why = vif_broken(v->vif);
     (void)events;
-    if (queues && why) tell(v, "broken", why);
-    if (!why && v->told_broken) tell(v, v->session ? "connected" : "listening", NULL); /* it was reset */
+    if (queues && why) net_vif_tell(v, "broken", why);
+    if (!why && v->told_broken) net_vif_tell(v, net_vif_state(v), NULL); /* it was reset */
     for (unsigned i = 0; v->session && i < v->s.queues * 2; i++)
         if (queues & UINT64_C(1) << i) vhost_session_ring_failed(v->session, i);
 }
@@ -163,6 +167,7 @@ const char *net_vif_state(struct net_vif *v)
 {
     if (!v->serving) return "waiting";
     if (vif_broken(v->vif)) return "broken";
+    if (v->xen.used) return netif_connected(v->vif) ? "connected" : "listening";
     return v->session ? "connected" : "listening";
 }
 
@@ -229,7 +234,13 @@ static int card_new(struct net_vif *v, bool link_given, struct errmsg *e)
     if (link_given) c.kept->link_down = v->s.link_down;
     v->s.link_down = c.kept->link_down; /* as the last process left it */
     struct vif_runners runners = net_runners_of_vif(v);
-    int ret = vif_new(&v->vif, &c, &runners, e);
+    struct netif_config xen;
+    int ret = 0;
+    if (v->xen.used) {
+        ret = vif_xen_config(v, &xen, e);
+        c.xen = &xen;
+    }
+    if (ret == 0) ret = vif_new(&v->vif, &c, &runners, e);
     if (ret < 0) return ret;
     v->a.port = vif_port(v->vif);
     ret = loop_add(v->net->loop, &v->broken_watch, vif_broken_fd(v->vif), EPOLLIN, broken_ready);
@@ -281,6 +292,7 @@ int request_vif_attach(struct net *n, struct net_request *r)
     settings_init(&v->s, name);
     read_fixed(&v->s, &f);
     read_changeable(&v->s, &f);
+    fields_vif_xen(&f, &v->xen);
     fields_vlan(&f, &v->a.vlan);
     fields_policy(&f, &v->rules);
     uint32_t number = (uint32_t)fields_uint(&f, "number", 0, 0, SWITCH_PORT_MAX - 1);
@@ -321,10 +333,11 @@ void net_vif_free(struct net_vif *v, bool leave)
     if (v->socket_path && !leave) unlink(v->socket_path);
     free(v->socket_path);
     free(v->connect_path);
+    free(v->xen.world);
     free(v);
 }
 
-static struct net_vif *request_vif(struct net *n, struct fields *f, struct errmsg *e, int *ret)
+struct net_vif *request_vif(struct net *n, struct fields *f, struct errmsg *e, int *ret)
 {
     const char *name = fields_string(f, "name", FIELD_REQUIRED, PORT_NAME_BYTES - 1);
     struct attachment *a = f->error->failed ? NULL : net_attachment_find(n, name);
@@ -450,6 +463,7 @@ json_t *net_vif_json(struct net_vif *v)
     json_decref(more);
     const char *why = vif_broken(v->vif);
     if (why) json_object_set_new(j, "why", json_string(why));
+    if (v->xen.used) vif_xen_json(v, j);
     if (v->socket_path) json_object_set_new(j, "socket", json_string(v->socket_path));
     if (v->connect_path) json_object_set_new(j, "connect", json_string(v->connect_path));
     return vlan_json(&v->a.vlan, j);

@@ -62,7 +62,8 @@ static void write_responses(const struct ring *r, uint32_t from, uint32_t to)
         memcpy(entry_at(r, from), &r->kept->response[from & MASK], r->response_bytes);
 }
 
-/* A front end that is attached to anew may go on where it was, with nothing open. */
+/* Where the ring itself says that answers end: a front end that is attached to anew goes on where it was, and so can one whose
+ * backend was lost together with what was kept: everything is answered in order. */
 static void start(struct ring *r)
 {
     __atomic_store_n(&r->kept->magic, 0, __ATOMIC_RELAXED);
@@ -73,12 +74,14 @@ static void start(struct ring *r)
     KILL_POINT();
 }
 
-static int settle(struct ring *r, struct errmsg *e)
+static bool is_kept(const struct netif_kept *k)
+{
+    return k->magic == KEPT_MAGIC && k->done - k->published <= NETIF_ENTRIES;
+}
+
+static void settle(struct ring *r)
 {
     struct netif_kept *k = r->kept;
-    if (k->magic != KEPT_MAGIC || k->done - k->published > NETIF_ENTRIES)
-        return errmsg_set(e, EINVAL, "network ring: what the last process left is not such a ring's");
-    r->must_notify = true;
     if (__atomic_load_n(&r->shared->rsp_prod, __ATOMIC_RELAXED) != k->done) {
         write_responses(r, k->published, k->done);
         KILL_POINT();
@@ -87,26 +90,24 @@ static int settle(struct ring *r, struct errmsg *e)
     }
     __atomic_store_n(&k->published, k->done, __ATOMIC_RELEASE);
     KILL_POINT();
-    return 0;
 }
 
 static int ring_init(struct ring *r, const struct netif_setup *s, unsigned entry_bytes, unsigned response_bytes,
                      struct errmsg *e)
 {
-    int ret = 0;
     if (!s->ring || (uintptr_t)s->ring % NETIF_PAGE_BYTES)
         return errmsg_set(e, EINVAL, "network ring at %p, expected a page", s->ring);
-    if (s->resume && !s->kept) return errmsg_set(e, EINVAL, "network ring: nothing was kept to go on with");
     r->shared = s->ring;
     r->entry = (char *)s->ring + sizeof(struct netif_wire_ring);
     r->entry_bytes = entry_bytes;
     r->response_bytes = response_bytes;
     r->kept = s->kept ? s->kept : (r->own = calloc(1, sizeof *r->own));
     if (!r->kept) return errmsg_set(e, ENOMEM, "out of memory");
-    if (s->resume) ret = settle(r, e);
+    if (s->resume && is_kept(r->kept)) settle(r);
     else start(r);
+    r->must_notify = s->resume;
     r->req_cons = r->rsp_next = r->rsp_prod = r->kept->done;
-    return ret;
+    return 0;
 }
 
 /* ---- both ways ---- */

@@ -49,7 +49,7 @@ struct netif_kept {
 struct netif_setup {
     void *ring;              /* mapped, a page */
     struct netif_kept *kept; /* out of the guest's reach; NULL: nothing outlives us */
-    bool resume;             /* it holds what an earlier process left */
+    bool resume;             /* the front end was served by an earlier process, which left that (or nothing) */
 };
 
 /* ---- transmit ---- */

@@ -52,11 +52,27 @@ static void queue_close(struct netif_queue *q)
     q->tx.page = q->rx.page = NULL;
 }
 
-static int rings_open(struct netif_queue *q, bool resume, struct errmsg *e)
+/* Is what was kept of these rings? Then it says where they stand. */
+static bool is_same(const struct netif_queue *q, const struct netif_queue_setup *s)
 {
-    struct netif_state *state = q->vif->netif->config.state;
-    struct netif_setup tx = {.ring = q->tx.page, .kept = &state->queue[q->pair].tx, .resume = resume};
-    struct netif_setup rx = {.ring = q->rx.page, .kept = &state->queue[q->pair].rx, .resume = resume};
+    const struct netif_state_queue *k = &q->vif->netif->config.state->queue[q->pair];
+    return k->domid == q->vif->netif->config.domid && memcmp(&k->setup, s, sizeof *s) == 0;
+}
+
+static void keep_setup(struct netif_queue *q, const struct netif_queue_setup *s)
+{
+    struct netif_state_queue *k = &q->vif->netif->config.state->queue[q->pair];
+    memset(k, 0, sizeof *k);
+    k->domid = q->vif->netif->config.domid;
+    k->setup = *s;
+}
+
+static int rings_open(struct netif_queue *q, const struct netif_queue_setup *s, bool resume, struct errmsg *e)
+{
+    struct netif_state_queue *k = &q->vif->netif->config.state->queue[q->pair];
+    if (!resume || !is_same(q, s)) keep_setup(q, s);
+    struct netif_setup tx = {.ring = q->tx.page, .kept = &k->tx, .resume = resume};
+    struct netif_setup rx = {.ring = q->rx.page, .kept = &k->rx, .resume = resume};
     struct netif_rx *ring;
     int ret = netif_tx_new(&q->tx.ring, &tx, e);
     if (ret == 0) ret = netif_rx_new(&ring, &rx, e);
@@ -79,7 +95,7 @@ static int queue_open(struct netif_queue *q, const struct netif_queue_setup *s, 
     if (ret == 0) ret = bind_port(q, s->tx_port, &q->tx.port, e);
     if (ret == 0 && s->rx_port != s->tx_port) ret = bind_port(q, s->rx_port, &q->rx.port, e);
     else q->rx.port = q->tx.port;
-    if (ret == 0) ret = rings_open(q, resume, e);
+    if (ret == 0) ret = rings_open(q, s, resume, e);
     if (ret < 0) return ret;
     ret = netif_tx_run(q);
     return ret < 0 ? errmsg_sys(e, -ret, "network card %s: queue %u: its thread", q->vif->config.name, q->pair) : 0;

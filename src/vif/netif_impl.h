@@ -20,6 +20,8 @@
 #define NETIF_COPY_AUTO_BYTES 65535u           /* NETIF_AUTO: frames up to that length are copied whole */
 
 struct netif_state_queue {
+    struct netif_queue_setup setup; /* of whose rings the rest is */
+    uint32_t domid, unused[11];
     struct netif_kept tx, rx;
 };
 
