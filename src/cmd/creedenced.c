@@ -31,6 +31,7 @@
 #include "control/unix_socket.h"
 #include "control/vdisk.h"
 #include "control/version.h"
+#include "control/xenstore_backends.h"
 #include "loop/clock.h"
 
 #define LOCK_WAIT_MS 2000 /* a daemon that was just killed may still be going */
@@ -47,6 +48,10 @@ enum {
     OPT_CGROUP,
     OPT_CACHE,
     OPT_CACHE_BUDGET,
+    OPT_XEN,
+    OPT_XEN_DISKS,
+    OPT_XEN_CARDS,
+    OPT_XEN_ANY_SCRIPT,
     OPT_HOLD,
 };
 
@@ -60,6 +65,10 @@ static const struct option options[] = {
     {"cgroup", required_argument, NULL, OPT_CGROUP},
     {"cache", required_argument, NULL, OPT_CACHE},
     {"cache-budget", required_argument, NULL, OPT_CACHE_BUDGET},
+    {"xen", required_argument, NULL, OPT_XEN},
+    {"xen-disks", required_argument, NULL, OPT_XEN_DISKS},
+    {"xen-cards", required_argument, NULL, OPT_XEN_CARDS},
+    {"xen-any-script", no_argument, NULL, OPT_XEN_ANY_SCRIPT},
     {"hold", required_argument, NULL, OPT_HOLD}, /* how the daemon starts its holder (control/holder.h) */
     {"verbose", no_argument, NULL, 'v'},
     {"version", no_argument, NULL, 'V'},
@@ -80,6 +89,10 @@ static const char usage_text[] =
     "  --cgroup=DIR           make a cgroup (v2) below DIR for each worker\n"
     "  --cache=on|off         the read cache, until `creedence cache set` says otherwise (default on)\n"
     "  --cache-budget=SIZE|auto\n"
+    "  --xen=auto|on|off      serve the disks and cards that are announced in xenstore (default auto: on a Xen host)\n"
+    "  --xen-disks=NAMES      below backend/ there (default vbd,vbd3)\n"
+    "  --xen-cards=NAMES      (default vif)\n"
+    "  --xen-any-script       also those whose hotplug script is none of Creedence's\n"
     "  --verbose, --version, --help\n"
     "\n"
     "Examples:\n"
@@ -89,6 +102,7 @@ static const char usage_text[] =
 struct arguments {
     const char *state_dir, *run_dir, *bin_dir, *user, *group, *vm_group, *cgroup, *hold;
     struct cache_settings cache;
+    struct xen_settings xen;
 };
 
 static int parse(struct arguments *a, int argc, char **argv)
@@ -114,6 +128,14 @@ static int parse(struct arguments *a, int argc, char **argv)
             if (strcmp(optarg, "auto") == 0 || (size_parse(optarg, &a->cache.budget_bytes) && a->cache.budget_bytes))
                 break;
             fprintf(stderr, "creedenced: --cache-budget=%s: expected auto, or a size such as 8G\n", optarg);
+            return -1;
+        case OPT_XEN_DISKS: a->xen.disks = optarg; break;
+        case OPT_XEN_CARDS: a->xen.cards = optarg; break;
+        case OPT_XEN_ANY_SCRIPT: a->xen.any_script = true; break;
+        case OPT_XEN:
+            a->xen.wanted = strcmp(optarg, "on") == 0 ? XEN_ON : strcmp(optarg, "off") == 0 ? XEN_OFF : XEN_AUTO;
+            if (a->xen.wanted != XEN_AUTO || strcmp(optarg, "auto") == 0) break;
+            fprintf(stderr, "creedenced: --xen=%s: expected auto, on or off\n", optarg);
             return -1;
         case 'v': log_setup("creedenced", LOG_LEVEL_DEBUG); break;
         case 'V': version_print("creedenced", false); return 1;
@@ -246,6 +268,7 @@ static int open_control_socket(struct daemon *d, gid_t gid, struct errmsg *e)
 
 struct life {
     struct daemon daemon;
+    const struct xen_settings *xen;
     struct loop_watch signals;
     struct loop_timer watchdog;
     uint64_t watchdog_ns;
@@ -287,6 +310,7 @@ static void settled(struct daemon *d)
         loop_stop(d->host.loop);
         return;
     }
+    xen_backends_start(d->host.xen);
     log_info("ready: version %s (%s), debug=%s, %u disks", version_number(), version_commit(),
              version_is_debug() ? "y" : "n", d->host.disk_count);
     sd_notifyf(0, "READY=1\nSTATUS=%u disks", d->host.disk_count);
@@ -322,6 +346,7 @@ static int run(struct life *l, struct errmsg *e)
     if (ret == 0) ret = cache_keeper_new(&h->cache, h, cache_up);
     if (ret == 0) ret = network_new(&h->network, h);
     if (ret == 0) h->holder = holder_new(h);
+    if (ret == 0 && xen_backends_new(&h->xen, h, l->xen, e) < 0) return -EIO;
     if (ret < 0) return errmsg_sys(e, -ret, "starting");
     start_watchdog(l);
     ret = daemon_restore(&l->daemon, settled, e);
@@ -339,6 +364,7 @@ static void clean_up(struct life *l)
         vdisk_free(list_entry(node, struct vdisk, node));
     daemon_shutdown_cut_short(&l->daemon);
     network_free(h->network);
+    xen_backends_free(h->xen);
     cache_keeper_free(h->cache);
     holder_free(h->holder);
     if (l->daemon.rpc) rpc_server_flush(l->daemon.rpc, LAST_ANSWERS_MS);
@@ -352,8 +378,10 @@ static void clean_up(struct life *l)
 int main(int argc, char **argv)
 {
     log_setup("creedenced", LOG_LEVEL_INFO);
-    struct arguments a = {
-        .state_dir = "/var/lib/creedence", .run_dir = "/run/creedence", .cache = {.enabled = true, .huge_pages = true}};
+    struct arguments a = {.state_dir = "/var/lib/creedence",
+                          .run_dir = "/run/creedence",
+                          .cache = {.enabled = true, .huge_pages = true},
+                          .xen = {.disks = "vbd,vbd3", .cards = "vif"}};
     int ret = parse(&a, argc, argv);
     if (ret) return ret < 0 ? 2 : 0;
 
@@ -365,6 +393,7 @@ int main(int argc, char **argv)
     raise_limits();
     if (a.hold) return holder_run(HOLD_FD, a.hold);
     h->cache_settings = a.cache;
+    l.xen = &a.xen;
     ret = process_user_find(&h->user, a.user, &e);
     if (ret == 0) ret = find_group(a.group, &l.control_gid, &e);
     if (ret == 0) ret = find_group(a.vm_group, &h->socket_gid, &e);

@@ -6,6 +6,7 @@
  *   vdisk*.c         one disk each: its images, sockets, held descriptors, and its worker
  *   cache_keeper.c   the cache service
  *   network*.c       bridges, ports and network cards, and the switch (switch_keeper.c)
+ *   xenstore*.c      disks and cards of Xen guests
  *   holder.c         a process that holds what disks and cards hold, too
  *   process.c        programs that were started
  *   peer.c, link.c   talking to them
@@ -24,6 +25,7 @@
 struct cache_keeper;
 struct holder;
 struct network;
+struct xen_backends;
 
 struct host {
     struct loop *loop;
@@ -37,8 +39,9 @@ struct host {
     struct cache_keeper *cache;
     struct holder *holder; /* NULL: none */
     struct network *network;
-    bool sandbox_warned; /* that workers keep more rights than they need was said */
-    struct list disks;   /* struct vdisk, by name */
+    struct xen_backends *xen; /* NULL: there is no Xen */
+    bool sandbox_warned;      /* that workers keep more rights than they need was said */
+    struct list disks;        /* struct vdisk, by name */
     unsigned disk_count;
 };
 

@@ -15,6 +15,7 @@ struct disk_call {
     struct daemon *daemon;
     struct rpc_call *call;
     char name[DISK_NAME_MAX + 1];
+    uint64_t size_bytes; /* resize */
 };
 
 static struct disk_call *disk_call_new(struct daemon *d, struct rpc_call *call, const char *name)
@@ -159,6 +160,8 @@ void method_disk_show(void *arg, struct rpc_call *call, json_t *params)
 static void resized(void *arg, const struct peer_answer *a)
 {
     struct disk_call *dc = arg;
+    struct vdisk *disk = a->ret == 0 ? vdisk_find(&dc->daemon->host, dc->name) : NULL;
+    if (disk) vdisk_note_size(disk, dc->size_bytes);
     if (a->ret < 0)
         rpc_fail(dc->call, a->ret == -ETIMEDOUT ? RPC_TIMEOUT : RPC_WORKER, json_pack("{s:i}", "errno", -a->ret),
                  "disk %s: %s", dc->name, a->message);
@@ -183,6 +186,7 @@ void method_disk_resize(void *arg, struct rpc_call *call, json_t *params)
         rpc_fail_field(call, &why);
     } else {
         struct disk_call *dc = disk_call_new(d, call, disk->config.name);
+        if (dc) dc->size_bytes = size_bytes;
         if (dc)
             peer_ask(peer, "resize", json_pack("{s:I}", "size_bytes", (json_int_t)size_bytes), NULL, NULL, 0,
                      RESIZE_LIMIT_MS, resized, dc);

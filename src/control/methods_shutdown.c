@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "control/methods.h"
 #include "control/network.h"
+#include "control/xenstore_backends.h"
 #include "loop/clock.h"
 
 #define LOOK_MS 100u
@@ -70,6 +71,7 @@ static void go_on(struct daemon *d)
         s->problems, s->stopped);
     loop_timer_cancel(&s->timer);
     network_go_on(d->host.network);
+    xen_backends_pause(d->host.xen, false);
     *s = (struct shutdown){0};
     d->shutting_down = false;
 }
@@ -197,6 +199,7 @@ void method_shutdown(void *arg, struct rpc_call *call, json_t *params)
     }
     d->shutting_down = true;
     d->shutdown = (struct shutdown){.call = call, .force = force, .began_ns = clock_now_ns()};
+    xen_backends_pause(d->host.xen, stop_workers);
     if (stop_workers) look(d);
     else end_now(d);
 }

@@ -14,6 +14,7 @@
 #include "control/holder.h"
 #include "control/images.h"
 #include "control/vdisk_internal.h"
+#include "control/xenstore_backends.h"
 #include "loop/clock.h"
 
 static const char *const state_names[] = {
@@ -107,6 +108,7 @@ void vdisk_gone(struct vdisk *d, int code, const char *message)
 {
     d->state = VDISK_GONE;
     remove_files(d);
+    if (!d->keep_saved) xen_backends_put_down(d->host->xen, d->config.xen.backend);
     /* The descriptors go before the answer: who waited for it finds the images unlocked. */
     char text[sizeof d->error];
     snprintf(text, sizeof text, "%s", message ? message : "");
@@ -118,6 +120,11 @@ void vdisk_gone(struct vdisk *d, int code, const char *message)
 }
 
 /* ---- Operations ---- */
+
+bool vdisk_connected(const struct vdisk *d)
+{
+    return vdisk_holds(d, "conn") || d->config.xen.connection;
+}
 
 /* False, and answered, when another operation goes on. */
 static bool begin_operation(struct vdisk *d, vdisk_done done, void *arg)
@@ -150,7 +157,7 @@ void vdisk_restore(struct vdisk *d, vdisk_done done, void *arg)
     if (!begin_operation(d, done, arg)) return;
     d->serving_before = true;
     holder_get(d->host->holder, d->config.name, &d->held);
-    if (vdisk_holds(d, "conn")) snprintf(d->front_end, sizeof d->front_end, "connected");
+    if (vdisk_connected(d)) snprintf(d->front_end, sizeof d->front_end, "connected");
     if (!vdisk_worker_adopt(d)) vdisk_worker_start(d);
 }
 
@@ -179,7 +186,7 @@ static void start_to_flush(struct vdisk *d, vdisk_done done, void *arg)
 void vdisk_detach(struct vdisk *d, unsigned flags, vdisk_done done, void *arg)
 {
     if (d->state == VDISK_SERVING && d->peer) {
-        if (vdisk_holds(d, "conn") && !(flags & VDISK_DETACH_CONNECTED)) {
+        if (vdisk_connected(d) && !(flags & VDISK_DETACH_CONNECTED)) {
             done(arg, RPC_BUSY,
                  "a guest is connected to it: shut the guest down first, or detach it with force (the guest "
                  "then gets I/O errors or hangs)");
@@ -258,9 +265,16 @@ struct peer *vdisk_peer(struct vdisk *d)
 
 const char *vdisk_socket_path(const struct vdisk *d, char buffer[PATH_MAX])
 {
-    if (d->config.connect_path) return NULL;
+    if (d->config.connect_path || d->config.xen.used) return NULL;
     if (d->config.socket_path) return d->config.socket_path;
     return host_disk_path(buffer, d->host, d->config.name, "sock") ? buffer : NULL;
+}
+
+static json_t *xen_summary(const struct vdisk *d)
+{
+    const char *backend = d->config.xen.backend, *vdev = backend ? strrchr(backend, '/') : NULL;
+    return json_pack("{s:i, s:s, s:s}", "domid", (int)d->config.xen.domid, "vdev", vdev ? vdev + 1 : "", "backend",
+                     backend ? backend : "");
 }
 
 json_t *vdisk_summary_json(const struct vdisk *d)
@@ -273,6 +287,7 @@ json_t *vdisk_summary_json(const struct vdisk *d)
     char buffer[PATH_MAX];
     const char *path = vdisk_socket_path(d, buffer);
     if (path) json_object_set_new(o, "socket", json_string(path));
+    if (d->config.xen.used) json_object_set_new(o, "xen", xen_summary(d));
     if (process_running(&d->process)) json_object_set_new(o, "pid", json_integer(d->process.pid));
     if (d->worker_version[0]) {
         json_object_set_new(o, "worker_version", json_string(d->worker_version));

@@ -113,6 +113,14 @@ void vdisk_detach(struct vdisk *d, unsigned flags, vdisk_done done, void *arg);
 bool vdisk_can_flush(const struct vdisk *d);
 /* Whatever it is doing: SIGKILL, GONE. */
 void vdisk_destroy(struct vdisk *d, vdisk_done done, void *arg);
+/* A guest uses it. */
+bool vdisk_connected(const struct vdisk *d);
+/* Of a Xen guest's: use the front end's rings (connection is taken over), or complete what is in flight and let go of them.
+ * resume: they were in use before. RPC_BUSY: its worker is being started, try again. */
+void vdisk_connect(struct vdisk *d, json_t *connection, bool resume, vdisk_done done, void *arg);
+void vdisk_disconnect(struct vdisk *d, vdisk_done done, void *arg);
+/* It has another size from now on. */
+void vdisk_note_size(struct vdisk *d, uint64_t size_bytes);
 /* Replace the worker by one of the program that is installed now. */
 void vdisk_upgrade(struct vdisk *d, vdisk_done done, void *arg);
 

@@ -41,6 +41,13 @@ void vdisk_worker_quit(struct vdisk *d);
 void vdisk_worker_release(struct vdisk *d);
 bool vdisk_holds(const struct vdisk *d, const char *name);
 
+/* ---- vdisk_xen.c ---- */
+
+/* What the worker, as it is configured now, offers a Xen guest. */
+void vdisk_note_offered(struct vdisk *d, json_t *result);
+/* Before it serves: the rings that are in use. False: there are none. */
+bool vdisk_resume(struct vdisk *d);
+
 /* ---- vdisk.c ---- */
 
 /* Answer the operation going on, if any. */

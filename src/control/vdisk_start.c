@@ -40,7 +40,8 @@ static void configured(void *arg, const struct peer_answer *a)
         return;
     }
     peer_ask(d->peer, "adopt", NULL, NULL, NULL, 0, VDISK_ADOPT_LIMIT_MS, vdisk_version_came, d);
-    vdisk_is_serving(d);
+    if (d->config.xen.used) vdisk_note_offered(d, a->result);
+    if (!vdisk_resume(d)) vdisk_is_serving(d);
 }
 
 struct fd_list {

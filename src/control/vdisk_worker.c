@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "control/holder.h"
 #include "control/vdisk_internal.h"
+#include "control/xenstore_backends.h"
 #include "loop/clock.h"
 
 #define HELD_NAME_MAX 31u /* what a worker takes back, and what its session uses (guest/vhost_user.h) */
@@ -144,7 +145,7 @@ void vdisk_start_again(struct vdisk *d, bool served, const char *why)
     d->keep_saved = d->flushing = false;
     vdisk_finish_operation(d, RPC_WORKER, d->error);
     unsigned recent = crash_log_add(&d->crashes);
-    unsigned most_ms = served ? BACKOFF_SERVED_MS : vdisk_holds(d, "conn") ? BACKOFF_CONNECTED_MS : BACKOFF_IDLE_MS;
+    unsigned most_ms = served ? BACKOFF_SERVED_MS : vdisk_connected(d) ? BACKOFF_CONNECTED_MS : BACKOFF_IDLE_MS;
     if (served && recent >= HOST_CRASHES_KEPT) most_ms = BACKOFF_CONNECTED_MS;
     uint64_t delay_ns = host_backoff_ns(recent, most_ms);
     log_warn("disk %s: %s; started again %s", d->config.name, why, delay_ns ? "shortly" : "at once");
@@ -223,7 +224,9 @@ static void worker_notified(void *arg, const char *method, json_t *params, struc
     } else if (strcmp(method, "state") == 0) {
         const char *state = json_string_value(json_object_get(params, "state"));
         const char *why = json_string_value(json_object_get(params, "why"));
-        snprintf(d->front_end, sizeof d->front_end, "%s", state ? state : "?");
+        bool broken = state && strcmp(state, "broken") == 0;
+        /* Where a Xen guest's disk stands is in xenstore. */
+        if (!d->config.xen.used || broken) snprintf(d->front_end, sizeof d->front_end, "%s", state ? state : "?");
         snprintf(d->front_end_why, sizeof d->front_end_why, "%s", why ? why : "");
         if (why) log_warn("disk %s: %s: %s", d->config.name, d->front_end, why);
     } else {
@@ -300,6 +303,7 @@ void vdisk_is_serving(struct vdisk *d)
     }
     vdisk_finish_operation(d, 0, NULL);
     if (d->state == VDISK_SERVING && !d->cached) vdisk_refresh_cache(d);
+    xen_backends_changed(d->host->xen, d->config.xen.backend);
 }
 
 /* ---- Going on with a worker that runs ---- */

@@ -5,7 +5,7 @@
 Installed by tests as DIR/creedence-vbd. How to behave stands in DIR/behaviour.json:
 
     {"configure": "ok" | "error" | "hang" | "crash", "hostile": "garbage" | "flood" | "swap" | ...,
-     "connected": true}
+     "connected": true, "connect": "error" | "crash" | "hang", "disconnect": "hang", "sectors": "N"}
 
 Every request received goes to DIR/log.jsonl with the names of its descriptors.
 """
@@ -69,8 +69,23 @@ class Worker(Fake):
                 self.keep(f"extra{i}", self.held[f"extra{i}"])
         state = how.get("state") or ("connected" if "conn" in self.held else "listening")
         send(self.sock, {"method": "state", "params": {"state": state}})
-        self.answer(request)
+        self.answer(request, {"backend": self.offered(how)} if "xen" in self.config else None)
         self.hostile(how.get("hostile"))
+
+    def offered(self, how):
+        """What a Xen guest is to see: the same as the last time, except for the size."""
+        return {"sectors": how.get("sectors", "2048"), "sector-size": "512", "info": "0",
+                "multi-queue-max-queues": "4", "max-ring-page-order": "2", "feature-flush-cache": "1",
+                **how.get("offer", {})}
+
+    def connect(self, request):
+        how = self.behaviour().get("connect")
+        if how == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "error":
+            self.answer(request, error=(-14, "the fake worker cannot map these rings"))
+        elif how != "hang":
+            self.answer(request)
 
     def hostile(self, how):
         if how == "garbage":
@@ -106,6 +121,10 @@ class Worker(Fake):
         elif method == "held":
             self.held.update({name[5:]: fd for name, fd in fds.items()})
             self.answer(request)
+        elif method == "connect":
+            self.connect(request)
+        elif method == "disconnect" and self.behaviour().get("disconnect") == "hang":
+            return
         elif method == "adopt":
             if self.config is None:
                 self.answer(request, error=(-19, "not configured"))

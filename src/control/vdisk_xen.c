@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A Xen guest's disk: what its worker offers, and the front end's rings. The rings are kept (and saved) as they were read: the next
+ * worker is told the same.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "control/vdisk_internal.h"
+#include "control/xenstore_backends.h"
+#include "control/xenstore_disk.h"
+
+#define CONNECT_LIMIT_MS 30000u
+#define DISCONNECT_LIMIT_MS 60000u
+
+struct connect_call {
+    struct vdisk *disk;
+    json_t *connection; /* NULL: disconnect */
+    vdisk_done done;
+    void *arg;
+};
+
+static void save(struct vdisk *d)
+{
+    struct errmsg e = {""};
+    if (state_save_disk(d->host->state_dir, &d->config, image_ids_json(&d->images), &e) < 0)
+        log_error("disk %s: how its guest uses it cannot be saved: %s", d->config.name, e.text);
+}
+
+static void set_connection(struct vdisk *d, json_t *connection, const char *front_end)
+{
+    json_decref(d->config.xen.connection);
+    d->config.xen.connection = connection;
+    snprintf(d->front_end, sizeof d->front_end, "%s", front_end);
+    d->front_end_why[0] = 0;
+    save(d);
+}
+
+static json_t *connect_params(json_t *connection, bool resume)
+{
+    json_t *params = json_deep_copy(connection);
+    json_object_set_new(params, "resume", json_boolean(resume));
+    return params;
+}
+
+static void call_end(struct connect_call *c, int code, const char *why)
+{
+    vdisk_done done = c->done;
+    void *arg = c->arg;
+    json_decref(c->connection);
+    free(c);
+    done(arg, code, why);
+}
+
+static void answered(void *arg, const struct peer_answer *a)
+{
+    struct connect_call *c = arg;
+    struct vdisk *d = c->disk;
+    int code = a->ret == 0                              ? 0
+               : a->ret == -EPIPE                       ? RPC_BUSY
+               : a->ret == -ETIMEDOUT && !c->connection ? RPC_TIMEOUT
+                                                        : RPC_WORKER;
+    if (a->ret == 0) set_connection(d, json_incref(c->connection), c->connection ? "connected" : "listening");
+    if (a->ret == -ETIMEDOUT) process_kill(&d->process, SIGKILL); /* whether it uses the rings is not known */
+    call_end(c, code, a->message);
+}
+
+static void ask(struct vdisk *d, const char *method, json_t *params, json_t *connection, unsigned limit_ms,
+                vdisk_done done, void *arg)
+{
+    struct connect_call *c = calloc(1, sizeof *c);
+    assert(c);
+    *c = (struct connect_call){.disk = d, .connection = connection, .done = done, .arg = arg};
+    peer_ask(d->peer, method, params, NULL, NULL, 0, limit_ms, answered, c);
+}
+
+void vdisk_connect(struct vdisk *d, json_t *connection, bool resume, vdisk_done done, void *arg)
+{
+    if (d->state == VDISK_SERVING && d->peer) {
+        ask(d, "connect", connect_params(connection, resume), connection, CONNECT_LIMIT_MS, done, arg);
+        return;
+    }
+    json_decref(connection);
+    done(arg, RPC_BUSY, "its worker is being started");
+}
+
+void vdisk_disconnect(struct vdisk *d, vdisk_done done, void *arg)
+{
+    if (d->state == VDISK_SERVING && d->peer) {
+        ask(d, "disconnect", NULL, NULL, DISCONNECT_LIMIT_MS, done, arg);
+    } else if (d->state == VDISK_WAITING && !process_running(&d->process)) {
+        set_connection(d, NULL, "listening"); /* the next worker is not told of any */
+        done(arg, 0, NULL);
+    } else {
+        done(arg, RPC_BUSY, "its worker is being started");
+    }
+}
+
+/* ---- A new worker ---- */
+
+void vdisk_note_offered(struct vdisk *d, json_t *result)
+{
+    struct disk_xen_config *x = &d->config.xen;
+    json_t *keys = xen_disk_keys(json_object_get(result, "backend"));
+    const char *sectors = json_string_value(json_object_get(keys, "sectors"));
+    if (!x->offered) {
+        x->offered = json_incref(keys);
+        save(d);
+    } else if (sectors) { /* it may have been resized; all else the guest has seen, and it stays */
+        json_object_set_new(x->offered, "sectors", json_string(sectors));
+    }
+    json_decref(keys);
+}
+
+static void resumed(void *arg, const struct peer_answer *a)
+{
+    struct vdisk *d = arg;
+    if (d->state != VDISK_STARTING || a->ret == -EPIPE) return; /* its end is reported soon */
+    if (a->ret == -ETIMEDOUT) {
+        process_kill(&d->process, SIGKILL);
+        return;
+    }
+    if (a->ret < 0) {
+        log_warn("disk %s: its guest's rings cannot be gone on with: %s", d->config.name, a->message);
+        set_connection(d, NULL, "broken");
+        snprintf(d->front_end_why, sizeof d->front_end_why, "%s", a->message);
+    }
+    vdisk_is_serving(d);
+}
+
+bool vdisk_resume(struct vdisk *d)
+{
+    if (!d->config.xen.connection) return false;
+    vdisk_limit_ms(d, CONNECT_LIMIT_MS + VDISK_EXIT_LIMIT_MS);
+    peer_ask(d->peer, "connect", connect_params(d->config.xen.connection, true), NULL, NULL, 0, CONNECT_LIMIT_MS,
+             resumed, d);
+    return true;
+}
+
+void vdisk_note_size(struct vdisk *d, uint64_t size_bytes)
+{
+    char text[32];
+    if (!d->config.xen.offered) return;
+    snprintf(text, sizeof text, "%llu", (unsigned long long)(size_bytes / 512));
+    json_object_set_new(d->config.xen.offered, "sectors", json_string(text));
+    save(d);
+    xen_backends_resized(d->host->xen, d);
+}

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/xenstore.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <xenstore.h>
+
+#include "base/cleanup.h"
+
+struct xenstore {
+    struct xs_handle *xs;
+    xs_transaction_t snapshot;
+};
+
+int xenstore_open(struct xenstore **out, struct errmsg *e)
+{
+    struct xenstore *s = calloc(1, sizeof *s);
+    if (!s) return errmsg_sys(e, ENOMEM, "xenstore");
+    s->xs = xs_open(XS_UNWATCH_FILTER);
+    if (!s->xs) {
+        int error = errno;
+        free(s);
+        return errmsg_sys(e, error ? error : ENODEV, "xenstore");
+    }
+    *out = s;
+    return 0;
+}
+
+void xenstore_close(struct xenstore *s)
+{
+    if (!s) return;
+    xs_close(s->xs);
+    free(s);
+}
+
+/* The library's thread closes its connection when the other side has, and tells nobody; each call fails from then on. */
+bool xenstore_is_alive(struct xenstore *s)
+{
+    char domid[16];
+    int ret = xenstore_read(s, "domid", NULL, domid, sizeof domid);
+    return ret == 0 || ret == -ENOENT || ret == -EACCES;
+}
+
+static bool join(char out[XENSTORE_PATH_MAX], const char *dir, const char *key)
+{
+    int len = snprintf(out, XENSTORE_PATH_MAX, "%s%s%s", dir, key ? "/" : "", key ? key : "");
+    return len >= 0 && len < (int)XENSTORE_PATH_MAX;
+}
+
+static int last_error(void)
+{
+    return errno ? -errno : -EIO;
+}
+
+int xenstore_read(struct xenstore *s, const char *dir, const char *key, char *out, size_t room)
+{
+    char path[XENSTORE_PATH_MAX];
+    unsigned len = 0;
+    *out = 0;
+    if (!join(path, dir, key)) return -ENAMETOOLONG;
+    autofree char *value = xs_read(s->xs, s->snapshot, path, &len);
+    if (!value) return last_error();
+    if (len >= room) return -E2BIG;
+    for (unsigned i = 0; i < len; i++)
+        if ((unsigned char)value[i] < ' ' || value[i] == 0x7f) return -EINVAL;
+    memcpy(out, value, len);
+    out[len] = 0;
+    return 0;
+}
+
+int xenstore_write(struct xenstore *s, const char *dir, const char *key, const char *value)
+{
+    char path[XENSTORE_PATH_MAX];
+    if (!join(path, dir, key)) return -ENAMETOOLONG;
+    return xs_write(s->xs, XBT_NULL, path, value, (unsigned)strlen(value)) ? 0 : last_error();
+}
+
+int xenstore_remove(struct xenstore *s, const char *dir, const char *key)
+{
+    char path[XENSTORE_PATH_MAX];
+    if (!join(path, dir, key)) return -ENAMETOOLONG;
+    return xs_rm(s->xs, XBT_NULL, path) ? 0 : last_error();
+}
+
+int xenstore_list(struct xenstore *s, const char *dir, unsigned max, void (*found)(void *arg, const char *name),
+                  void *arg)
+{
+    unsigned count = 0;
+    autofree char **names = xs_directory(s->xs, s->snapshot, dir, &count);
+    if (!names) return last_error();
+    for (unsigned i = 0; i < count && i < max; i++)
+        if (strlen(names[i]) < XENSTORE_PATH_MAX && !strchr(names[i], '/')) found(arg, names[i]);
+    return 0;
+}
+
+void xenstore_snapshot_begin(struct xenstore *s)
+{
+    s->snapshot = xs_transaction_start(s->xs); /* XBT_NULL, without a snapshot: values may be of different moments */
+}
+
+void xenstore_snapshot_end(struct xenstore *s)
+{
+    if (s->snapshot) xs_transaction_end(s->xs, s->snapshot, true);
+    s->snapshot = XBT_NULL;
+}
+
+int xenstore_watch(struct xenstore *s, const char *path, const char *token)
+{
+    return xs_watch(s->xs, path, token) ? 0 : last_error();
+}
+
+void xenstore_unwatch(struct xenstore *s, const char *path, const char *token)
+{
+    xs_unwatch(s->xs, path, token);
+}
+
+int xenstore_fd(struct xenstore *s)
+{
+    return xs_fileno(s->xs);
+}
+
+bool xenstore_event(struct xenstore *s, char path[XENSTORE_PATH_MAX], char token[XENSTORE_PATH_MAX])
+{
+    autofree char **event = xs_check_watch(s->xs);
+    if (!event) return false;
+    snprintf(path, XENSTORE_PATH_MAX, "%s", event[XS_WATCH_PATH]);
+    snprintf(token, XENSTORE_PATH_MAX, "%s", event[XS_WATCH_TOKEN]);
+    return true;
+}

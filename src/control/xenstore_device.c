@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One device of a Xen guest: look at both sides' states, carry out what xenstore_state.h says, look again.
+ *
+ * A guest can write its state all the time. Each look that it causes takes one from a small store that fills up slowly; when that is
+ * empty the watch is taken away (so that the events end, too) and made again a second later.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/log.h"
+#include "control/text.h"
+#include "control/xenstore_internal.h"
+#include "loop/clock.h"
+
+#define LOOKS_MAX 64.0
+#define LOOKS_PER_S 16.0
+#define UNWATCHED_MS 1000u
+#define STEPS_MAX 16u /* one after the other: more than any device needs */
+#define RETRY_MS 250u
+#define RETRY_MOST_MS 5000u
+
+static void look(struct xen_device *d);
+
+/* ---- Being looked at ---- */
+
+static void timer_fired(struct loop_timer *t)
+{
+    look(container_of(t, struct xen_device, timer));
+}
+
+static void look_in(struct xen_device *d, uint64_t delay_ns)
+{
+    loop_timer_arm(d->backends->host->loop, &d->timer, delay_ns, timer_fired);
+}
+
+void xen_device_poke(struct xen_device *d)
+{
+    if (d->backends->started && !d->backends->ending) look_in(d, 0);
+}
+
+/* "f" and its number. */
+static const char *front_token(const struct xen_device *d, char out[16])
+{
+    snprintf(out, 16, "f%u", d->serial);
+    return out;
+}
+
+static void watch_front(struct xen_device *d)
+{
+    char path[XENSTORE_PATH_MAX + 8], token[16];
+    if (d->front_watched || !d->front[0]) return;
+    snprintf(path, sizeof path, "%s/state", d->front);
+    d->front_watched = xenstore_watch(d->backends->store, path, front_token(d, token)) == 0;
+}
+
+static void unwatch_front(struct xen_device *d)
+{
+    char path[XENSTORE_PATH_MAX + 8], token[16];
+    if (d->front_watched && d->backends->store) {
+        snprintf(path, sizeof path, "%s/state", d->front);
+        xenstore_unwatch(d->backends->store, path, front_token(d, token));
+    }
+    d->front_watched = false;
+}
+
+void xen_device_unwatched(struct xen_device *d)
+{
+    d->front_watched = false;
+}
+
+void xen_device_front_changed(struct xen_device *d)
+{
+    uint64_t now_ns = clock_now_ns();
+    d->looks += LOOKS_PER_S * (double)(now_ns - d->looked_ns) / (double)NS_PER_SECOND;
+    if (d->looks > LOOKS_MAX) d->looks = LOOKS_MAX;
+    d->looked_ns = now_ns;
+    if (d->looks >= 1.0) {
+        d->looks -= 1.0;
+        xen_device_poke(d);
+        return;
+    }
+    if (!d->front_watched) return;
+    log_limited(LOG_LEVEL_WARN, "xen: %s: the guest changes its state all the time: it is looked at once a second",
+                d->backend);
+    unwatch_front(d);
+    look_in(d, UNWATCHED_MS * NS_PER_MS);
+}
+
+struct xen_device *xen_device_new(struct xen_backends *b, unsigned name, unsigned domid, unsigned id)
+{
+    struct xen_device *d = calloc(1, sizeof *d);
+    if (!d) return NULL;
+    d->backends = b;
+    d->kind = b->names[name].kind;
+    d->domid = domid;
+    d->id = id;
+    d->serial = ++b->next_serial;
+    d->looks = LOOKS_MAX;
+    d->looked_ns = clock_now_ns();
+    snprintf(d->backend, sizeof d->backend, "backend/%s/%u/%u", b->names[name].name, domid, id);
+    snprintf(d->dir, sizeof d->dir, "%s/%s", b->home, d->backend);
+    list_push_back(&b->devices, &d->node);
+    b->device_count++;
+    xen_device_poke(d);
+    return d;
+}
+
+void xen_device_free(struct xen_device *d)
+{
+    unwatch_front(d);
+    loop_timer_cancel(&d->timer);
+    list_remove(&d->node);
+    d->backends->device_count--;
+    free(d);
+}
+
+/* ---- Reading ---- */
+
+int xen_device_read(struct xen_device *d, const char *key, char out[XENSTORE_VALUE_MAX])
+{
+    return xenstore_read(d->backends->store, d->dir, key, out, XENSTORE_VALUE_MAX);
+}
+
+int xen_device_front_text(struct xen_device *d, const char *key, char *out, size_t room)
+{
+    return xenstore_read(d->backends->store, d->front, key, out, room);
+}
+
+int xen_device_front_number(struct xen_device *d, const char *key, unsigned max, unsigned *out)
+{
+    char text[16], *end;
+    int ret = xen_device_front_text(d, key, text, sizeof text);
+    if (ret < 0) return ret == -ENOENT ? ret : -EINVAL;
+    size_t digits = strspn(text, "0123456789");
+    unsigned long long value = strtoull(text, &end, 10);
+    if (digits == 0 || text[digits] || value > max) return -EINVAL;
+    *out = (unsigned)value;
+    return 0;
+}
+
+int xen_device_front_number_or(struct xen_device *d, const char *key, unsigned max, unsigned fallback, unsigned *out)
+{
+    int ret = xen_device_front_number(d, key, max, out);
+    if (ret == -ENOENT) *out = fallback;
+    return ret == -ENOENT ? 0 : ret;
+}
+
+static uint64_t mix(uint64_t hash, const char *text)
+{
+    do
+        hash = (hash ^ (unsigned char)*text) * 0x100000001b3ull; /* FNV-1a, with the final 0 */
+    while (*text++);
+    return hash;
+}
+
+/* The guest's lasting name, and a hash of what was announced: domain numbers begin anew when the host does. */
+bool xen_identity(struct xenstore *store, const char *dir, char out[XEN_TEXT_MAX])
+{
+    static const char *const keys[] = {"frontend", "params", "mode", "device-type", "mac", "bridge", "type"};
+    char value[XENSTORE_VALUE_MAX], home[64], vm[128];
+    uint64_t hash = 0xcbf29ce484222325ull;
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        int ret = xenstore_read(store, dir, keys[i], value, sizeof value);
+        if (i == 0 && ret < 0) return false;
+        hash = mix(hash, value);
+    }
+    unsigned domid = 0;
+    const char *slash = strrchr(dir, '/');
+    while (slash > dir && slash[-1] != '/')
+        slash--;
+    if (!slash || sscanf(slash, "%9u", &domid) != 1) return false;
+    snprintf(home, sizeof home, "/local/domain/%u/vm", domid);
+    xenstore_read(store, home, NULL, vm, sizeof vm);
+    snprintf(out, XEN_TEXT_MAX, "%s#%016llx", vm, (unsigned long long)hash);
+    return true;
+}
+
+void xen_device_identity(struct xen_device *d, char out[XEN_TEXT_MAX])
+{
+    if (!xen_identity(d->backends->store, d->dir, out)) *out = 0;
+}
+
+unsigned xen_offered_number(json_t *offered, const char *key, unsigned fallback)
+{
+    char *end;
+    const char *text = json_string_value(json_object_get(offered, key));
+    unsigned long value = text ? strtoul(text, &end, 10) : 0;
+    return text && *text && !*end && value <= UINT32_MAX ? (unsigned)value : fallback;
+}
+
+static bool is_among(const char *key, const char *const *list)
+{
+    for (; *list; list++)
+        if (strcmp(*list, key) == 0) return true;
+    return false;
+}
+
+json_t *xen_keys_filter(json_t *keys, const char *const *allowed)
+{
+    json_t *out = json_object(), *value;
+    const char *key;
+    json_object_foreach(keys, key, value)
+    {
+        const char *text = json_string_value(value);
+        if (!text || strlen(text) != json_string_length(value) || strlen(text) >= DISK_XEN_TEXT_MAX ||
+            !is_among(key, allowed))
+            continue;
+        char copy[DISK_XEN_TEXT_MAX];
+        snprintf(copy, sizeof copy, "%s", text);
+        text_clean(copy);
+        json_object_set_new(out, key, json_string(copy));
+    }
+    return out;
+}
+
+json_t *xen_keys_read(struct xen_device *d, const char *const *allowed)
+{
+    char value[DISK_XEN_TEXT_MAX];
+    json_t *out = json_object();
+    for (; *allowed; allowed++)
+        if (xenstore_read(d->backends->store, d->dir, *allowed, value, sizeof value) == 0)
+            json_object_set_new(out, *allowed, json_string(value));
+    if (json_object_size(out)) return out;
+    json_decref(out);
+    return NULL;
+}
+
+/* ---- Writing ---- */
+
+/* A directory that goes away meanwhile must not come back because of us. */
+static bool write_key(struct xen_device *d, const char *key, const char *value)
+{
+    int ret = xenstore_write(d->backends->store, d->dir, key, value);
+    if (ret < 0) log_limited(LOG_LEVEL_ERROR, "xen: %s/%s: %s", d->backend, key, strerror(-ret));
+    return ret == 0;
+}
+
+static void write_state(struct xen_device *d, enum xenbus_state s)
+{
+    char text[4];
+    snprintf(text, sizeof text, "%d", (int)s);
+    write_key(d, "state", text);
+    if (s >= XENBUS_INIT_WAIT) d->published = true;
+    log_info("xen: %s: %s", d->backend, xenbus_state_name(s));
+}
+
+static void publish(struct xen_device *d)
+{
+    const char *key;
+    json_t *value, *keys = d->kind->offered(d);
+    bool good = true;
+    json_object_foreach(keys, key, value) good = write_key(d, key, json_string_value(value)) && good;
+    if (good) write_state(d, XENBUS_INIT_WAIT);
+}
+
+void xen_device_complain(struct xen_device *d, const char *why)
+{
+    char clean[XEN_TEXT_MAX];
+    snprintf(clean, sizeof clean, "%s", why);
+    text_clean(clean);
+    if (strcmp(clean, d->error) == 0) return;
+    snprintf(d->error, sizeof d->error, "%s", clean);
+    log_limited(LOG_LEVEL_ERROR, "xen: %s: %s", d->backend, clean);
+    /* What xl shows when our hotplug script then fails. */
+    if (d->backends->store && !d->foreign) write_key(d, "hotplug-error", clean);
+}
+
+static void content(struct xen_device *d)
+{
+    if (!d->error[0]) return;
+    d->error[0] = 0;
+    if (d->backends->store) xenstore_remove(d->backends->store, d->dir, "hotplug-error");
+}
+
+/* ---- Looking ---- */
+
+static enum xenbus_state read_state(struct xen_device *d, const char *dir)
+{
+    char text[8];
+    enum xenbus_state s;
+    if (!*dir || xenstore_read(d->backends->store, dir, "state", text, sizeof text) < 0) return XENBUS_UNKNOWN;
+    xenbus_state_parse(&s, text);
+    return s;
+}
+
+/* Our scripts have one name, whatever options stand behind it; none: whoever announced it meant us. */
+static bool is_ours(struct xen_device *d)
+{
+    char script[XENSTORE_VALUE_MAX];
+    if (d->backends->settings.any_script || xen_device_read(d, "script", script) == -ENOENT) return true;
+    const char *slash = strrchr(script, '/'), *name = slash ? slash + 1 : script;
+    return strncmp(name, d->kind->script_prefix, strlen(d->kind->script_prefix)) == 0;
+}
+
+/* The front end must be in the part of the tree that is its guest's. */
+static bool is_own_front(const struct xen_device *d, const char *front)
+{
+    char home[48];
+    int len = snprintf(home, sizeof home, "/local/domain/%u/", d->domid);
+    static const char path_chars[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-/_@";
+    return strncmp(front, home, (size_t)len) == 0 && front[strspn(front, path_chars)] == 0 && !strstr(front, "//") &&
+           strlen(front) < XENSTORE_PATH_MAX - 64;
+}
+
+/* Its directory is new to us. False: it is nothing of ours. */
+static bool meet(struct xen_device *d)
+{
+    char front[XENSTORE_VALUE_MAX], frontend_id[16];
+    if (xen_device_read(d, "frontend", front) < 0) return true; /* not there (yet) */
+    if (!is_ours(d)) {
+        d->foreign = true;
+        return false;
+    }
+    unsigned domid = d->domid;
+    if (xenstore_read(d->backends->store, d->dir, "frontend-id", frontend_id, sizeof frontend_id) == 0)
+        domid = (unsigned)strtoul(frontend_id, NULL, 10);
+    if (domid != d->domid || !is_own_front(d, front)) {
+        xen_device_complain(d, "its front end's directory is not in the guest's part of xenstore");
+        d->foreign = true;
+        return false;
+    }
+    snprintf(d->front, sizeof d->front, "%s", front);
+    d->published = read_state(d, d->dir) >= XENBUS_INIT_WAIT;
+    return true;
+}
+
+static bool is_there(struct xen_device *d)
+{
+    char value[XENSTORE_VALUE_MAX];
+    return xen_device_read(d, "frontend", value) != -ENOENT || xen_device_read(d, "state", value) != -ENOENT;
+}
+
+/* False: it cannot be said now. */
+static bool view_of(struct xen_device *d, struct xen_device_view *v)
+{
+    char online[8];
+    *v = (struct xen_device_view){.put_down = d->put_down, .announced = is_there(d)};
+    if (v->announced && !d->front[0] && !d->foreign) {
+        if (meet(d) && !d->front[0]) return false; /* half of it is there */
+    }
+    if (d->foreign) return !v->announced;
+    v->stage = d->kind->stage(d);
+    if (!v->announced) return true;
+    watch_front(d);
+    v->back = read_state(d, d->dir);
+    v->front = read_state(d, d->front);
+    v->online = xenstore_read(d->backends->store, d->dir, "online", online, sizeof online) < 0 || online[0] != '0';
+    if (v->back == XENBUS_INITIALISING && d->published) v->announced = false; /* another one, in its place */
+    if (v->stage == XEN_DEVICE_CONNECTED && v->front == XENBUS_CONNECTED) d->seen_used = true;
+    if (v->front <= XENBUS_INIT_WAIT || v->front == XENBUS_CLOSED) d->failed = false;
+    v->failed = d->failed;
+    v->seen_used = d->seen_used;
+    return true;
+}
+
+/* ---- Acting ---- */
+
+static void start(struct xen_device *d, enum xen_device_action action, enum xenbus_state back)
+{
+    d->busy = action;
+    switch (action) {
+    case XEN_DEVICE_ATTACH: d->kind->attach(d); break;
+    case XEN_DEVICE_CONNECT: d->kind->connect(d, back == XENBUS_CONNECTED); break;
+    case XEN_DEVICE_DISCONNECT: d->kind->disconnect(d); break;
+    case XEN_DEVICE_DETACH: d->kind->detach(d); break;
+    default: assert(false);
+    }
+}
+
+static void forget(struct xen_device *d)
+{
+    struct xen_backends *b = d->backends;
+    bool replaced = is_there(d) && !d->foreign;
+    log_debug("xen: %s: gone", d->backend);
+    xen_device_free(d);
+    if (replaced) xen_backends_scan(b);
+}
+
+/* True: look again at once. */
+static bool act(struct xen_device *d, enum xen_device_action action, enum xenbus_state back)
+{
+    switch (action) {
+    case XEN_DEVICE_WAIT: return false;
+    case XEN_DEVICE_PUBLISH: publish(d); return true;
+    case XEN_DEVICE_SERVE: write_state(d, XENBUS_CONNECTED); return true;
+    case XEN_DEVICE_CLOSING: write_state(d, XENBUS_CLOSING); return true;
+    case XEN_DEVICE_CLOSED: write_state(d, XENBUS_CLOSED); return true;
+    case XEN_DEVICE_FORGET: forget(d); return false;
+    case XEN_DEVICE_ATTACH:
+        if (d->backends->paused) return false;
+        break;
+    case XEN_DEVICE_CONNECT:
+    case XEN_DEVICE_DISCONNECT:
+    case XEN_DEVICE_DETACH: break;
+    }
+    start(d, action, back);
+    return false; /* xen_device_done() looks */
+}
+
+static void look(struct xen_device *d)
+{
+    if (!d->backends->store || d->busy) return;
+    for (unsigned i = 0; i < STEPS_MAX; i++) {
+        struct xen_device_view v;
+        if (!view_of(d, &v)) return;
+        if (!act(d, xen_device_next(&v), v.back)) return;
+    }
+    log_limited(LOG_LEVEL_ERROR, "xen: %s: its states go round and round", d->backend);
+    look_in(d, NS_PER_SECOND);
+}
+
+static void retry(struct xen_device *d)
+{
+    uint64_t ms = (uint64_t)RETRY_MS << (d->tries < 5 ? d->tries : 5);
+    d->tries++;
+    look_in(d, (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * NS_PER_MS);
+}
+
+void xen_device_done(struct xen_device *d, int ret, const char *why)
+{
+    enum xen_device_action action = d->busy;
+    d->busy = XEN_DEVICE_WAIT;
+    if (d->backends->ending) return;
+    if (ret == 0) {
+        d->tries = 0;
+        if (action == XEN_DEVICE_CONNECT || action == XEN_DEVICE_DISCONNECT) d->seen_used = false;
+        if (action == XEN_DEVICE_DETACH) d->published = d->published && is_there(d);
+        content(d);
+        xen_device_poke(d);
+        return;
+    }
+    if (ret != -EAGAIN) xen_device_complain(d, why);
+    if (action == XEN_DEVICE_CONNECT && ret != -EAGAIN) {
+        d->failed = true;
+        xen_device_poke(d);
+    } else {
+        retry(d);
+    }
+}

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Disks of Xen guests: public io/blkif.h's keys on one side, a vdisk on the other. */
+#include "control/xenstore_disk.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "control/vdisk.h"
+#include "control/xenstore_internal.h"
+#include "control/xenstore_params.h"
+
+#define RING_ORDER_MAX 4u /* a worker may offer less, not more */
+
+static const char *const published_keys[] = {"sectors",
+                                             "sector-size",
+                                             "physical-sector-size",
+                                             "info",
+                                             "feature-flush-cache",
+                                             "feature-barrier",
+                                             "feature-discard",
+                                             "discard-granularity",
+                                             "discard-alignment",
+                                             "discard-secure",
+                                             "feature-persistent",
+                                             "feature-max-indirect-segments",
+                                             "multi-queue-max-queues",
+                                             "max-ring-page-order",
+                                             "feature-large-sector-size",
+                                             NULL};
+
+json_t *xen_disk_keys(json_t *keys)
+{
+    return xen_keys_filter(keys, published_keys);
+}
+
+static struct vdisk *disk_of(struct xen_device *d)
+{
+    LIST_FOR_EACH (node, &d->backends->host->disks) {
+        struct vdisk *disk = list_entry(node, struct vdisk, node);
+        const char *backend = disk->config.xen.backend;
+        if (backend && strcmp(backend, d->backend) == 0) return disk;
+    }
+    return NULL;
+}
+
+static enum xen_device_stage stage(struct xen_device *d)
+{
+    struct vdisk *disk = disk_of(d);
+    if (!disk) return XEN_DEVICE_NONE;
+    if (disk->config.xen.connection) return XEN_DEVICE_CONNECTED;
+    return vdisk_peer(disk) && !disk->done ? XEN_DEVICE_READY : XEN_DEVICE_NOT_READY;
+}
+
+static json_t *offered(struct xen_device *d)
+{
+    struct vdisk *disk = disk_of(d);
+    return disk ? disk->config.xen.offered : NULL;
+}
+
+static void op_done(void *arg, int code, const char *why)
+{
+    bool later = code == RPC_BUSY || code == RPC_TIMEOUT;
+    xen_device_done(arg, code == 0 ? 0 : later ? -EAGAIN : -EIO, why);
+}
+
+/* ---- attach, detach ---- */
+
+static json_t *xen_part(struct xen_device *d)
+{
+    char identity[XEN_TEXT_MAX], type[XENSTORE_VALUE_MAX];
+    xen_device_identity(d, identity);
+    bool cdrom = xen_device_read(d, "device-type", type) == 0 && strcmp(type, "cdrom") == 0;
+    json_t *xen = json_pack("{s:i, s:b, s:s, s:s}", "domid", (int)d->domid, "cdrom", cdrom, "backend", d->backend,
+                            "identity", identity);
+    /* What a guest has seen already stays, even if the disk has to be made anew under it. */
+    json_t *seen = d->published ? xen_keys_read(d, published_keys) : NULL;
+    if (seen) json_object_set_new(xen, "offered", seen);
+    return xen;
+}
+
+static int read_config(struct xen_device *d, struct disk_config *out, struct errmsg *e)
+{
+    char params[XENSTORE_VALUE_MAX], mode[XENSTORE_VALUE_MAX], name[DISK_NAME_MAX + 1];
+    struct field_error why = {0};
+    int ret = xen_device_read(d, "params", params);
+    if (ret < 0 && ret != -ENOENT) return errmsg_sys(e, -ret, "params");
+    json_t *xen = xen_part(d), *disk = NULL;
+    ret = xenstore_params_disk(&disk, xen, params, e);
+    if (ret == 0) {
+        snprintf(name, sizeof name, "xen-%u-%u", d->domid, d->id);
+        if (!json_object_get(disk, "name")) json_object_set_new(disk, "name", json_string(name));
+        bool writable = xen_device_read(d, "mode", mode) == 0 && strchr(mode, 'w');
+        json_object_set_new(disk, "read_only", json_boolean(!writable));
+        json_object_set(disk, "xen", xen);
+        ret = disk_config_parse(out, disk, "target", &why);
+        if (ret < 0) errmsg_set(e, -ret, "%s", why.failed ? why.message : "out of memory");
+    }
+    json_decref(disk);
+    json_decref(xen);
+    return ret;
+}
+
+static int make(struct xen_device *d, struct disk_config *c, struct errmsg *e)
+{
+    struct host *h = d->backends->host;
+    if (vdisk_find(h, c->name) || state_has_disk(h->state_dir, c->name)) {
+        errmsg_set(e, EEXIST, "there is a disk \"%s\" already", c->name);
+        disk_config_free(c);
+        return -EEXIST;
+    }
+    struct vdisk *disk = vdisk_new(h, c);
+    if (!disk) return errmsg_set(e, ENOMEM, "out of memory");
+    int ret = vdisk_open_images(disk, e);
+    if (ret == 0) ret = state_save_disk(h->state_dir, &disk->config, image_ids_json(&disk->images), e);
+    if (ret < 0) {
+        vdisk_free(disk);
+        return ret;
+    }
+    vdisk_attach(disk, op_done, d);
+    return 0;
+}
+
+static void attach(struct xen_device *d)
+{
+    struct errmsg e = {""};
+    struct disk_config c;
+    int ret = read_config(d, &c, &e);
+    if (ret == 0) ret = make(d, &c, &e);
+    if (ret < 0) xen_device_done(d, ret == -EAGAIN ? -EIO : ret, e.text[0] ? e.text : strerror(-ret));
+}
+
+static void detach(struct xen_device *d)
+{
+    struct vdisk *disk = disk_of(d);
+    if (disk) vdisk_detach(disk, VDISK_DETACH_CONNECTED, op_done, d);
+    else xen_device_done(d, 0, NULL);
+}
+
+/* ---- connect, disconnect ---- */
+
+/* One ring's keys, below a prefix ("" or "queue-N/"). */
+static int read_ring(struct xen_device *d, json_t *rings, const char *prefix, bool ordered, unsigned order)
+{
+    char key[64];
+    unsigned value, port;
+    json_t *refs = json_array();
+    int ret = 0;
+    for (unsigned i = 0; ret == 0 && i < 1u << order; i++) {
+        if (ordered) snprintf(key, sizeof key, "%sring-ref%u", prefix, i);
+        else snprintf(key, sizeof key, "%sring-ref", prefix);
+        ret = xen_device_front_number(d, key, UINT32_MAX, &value);
+        if (ret == -ENOENT && i == 0 && order == 0) { /* one page, by either name */
+            snprintf(key, sizeof key, "%s%s", prefix, ordered ? "ring-ref" : "ring-ref0");
+            ret = xen_device_front_number(d, key, UINT32_MAX, &value);
+        }
+        if (ret == 0) json_array_append_new(refs, json_integer(value));
+    }
+    snprintf(key, sizeof key, "%sevent-channel", prefix);
+    if (ret == 0) ret = xen_device_front_number(d, key, UINT32_MAX, &port);
+    json_array_append_new(rings, json_pack("{s:o, s:I}", "refs", refs, "port", (json_int_t)(ret == 0 ? port : 0)));
+    return ret;
+}
+
+static int read_rings(struct xen_device *d, json_t *rings)
+{
+    unsigned queues = 1, order = 0;
+    json_t *keys = offered(d);
+    unsigned queues_max = xen_offered_number(keys, "multi-queue-max-queues", 1);
+    unsigned order_max = xen_offered_number(keys, "max-ring-page-order", 0);
+    if (queues_max > XEN_QUEUES_MAX) queues_max = XEN_QUEUES_MAX;
+    if (order_max > RING_ORDER_MAX) order_max = RING_ORDER_MAX;
+    int ret = xen_device_front_number_or(d, "multi-queue-num-queues", queues_max, 1, &queues);
+    bool ordered = ret == 0 && xen_device_front_number(d, "ring-page-order", order_max, &order) != -ENOENT;
+    if (ordered) ret = xen_device_front_number(d, "ring-page-order", order_max, &order);
+    if (ret == 0 && queues == 0) ret = -EINVAL;
+    for (unsigned i = 0; ret == 0 && i < queues; i++) {
+        char prefix[32] = "";
+        if (queues > 1) snprintf(prefix, sizeof prefix, "queue-%u/", i);
+        ret = read_ring(d, rings, prefix, ordered, order);
+    }
+    return ret;
+}
+
+static json_t *read_connection(struct xen_device *d, int *ret)
+{
+    char protocol[XEN_TEXT_MAX];
+    unsigned persistent;
+    json_t *rings = json_array();
+    xenstore_snapshot_begin(d->backends->store);
+    *ret = xen_device_front_text(d, "protocol", protocol, sizeof protocol);
+    if (*ret == -ENOENT) *ret = 0;
+    if (*ret == 0) *ret = xen_device_front_number_or(d, "feature-persistent", 1, 0, &persistent);
+    if (*ret == 0) *ret = read_rings(d, rings);
+    xenstore_snapshot_end(d->backends->store);
+    if (*ret == 0 && *protocol && strcmp(protocol, "x86_64-abi") != 0 && strcmp(protocol, "x86_32-abi") != 0)
+        *ret = -EINVAL;
+    if (*ret == 0)
+        return json_pack("{s:s, s:o, s:b}", "protocol", protocol, "rings", rings, "persistent", (int)persistent);
+    json_decref(rings);
+    return NULL;
+}
+
+static void connect(struct xen_device *d, bool resume)
+{
+    int ret;
+    struct vdisk *disk = disk_of(d);
+    json_t *connection = read_connection(d, &ret);
+    if (connection && disk) {
+        vdisk_connect(disk, connection, resume, op_done, d);
+        return;
+    }
+    json_decref(connection);
+    /* Nothing is there yet, of a front end that says that it is ready: it may be, in a moment. */
+    if (!disk) xen_device_done(d, -EAGAIN, NULL);
+    else xen_device_done(d, ret, "what the front end says of its rings cannot be used");
+}
+
+static void disconnect(struct xen_device *d)
+{
+    struct vdisk *disk = disk_of(d);
+    if (disk) vdisk_disconnect(disk, op_done, d);
+    else xen_device_done(d, 0, NULL);
+}
+
+const struct xen_device_kind xen_disk_kind = {
+    .name = "disk",
+    .script_prefix = "block-creedence",
+    .stage = stage,
+    .attach = attach,
+    .connect = connect,
+    .disconnect = disconnect,
+    .detach = detach,
+    .offered = offered,
+};
+
+/* ---- Left from before ---- */
+
+static void stale_gone(void *arg, int code, const char *why)
+{
+    if (code) log_warn("xen: a disk that nobody announces any more cannot be ended: %s", why);
+}
+
+void xen_disks_drop_stale(struct xen_backends *b)
+{
+    LIST_FOR_EACH_SAFE (node, &b->host->disks) {
+        struct vdisk *disk = list_entry(node, struct vdisk, node);
+        const struct disk_xen_config *x = &disk->config.xen;
+        if (!x->used || xen_backends_vouch(b, x->backend, x->identity)) continue;
+        log_info("xen: disk %s: its guest is gone", disk->config.name);
+        vdisk_detach(disk, VDISK_DETACH_CONNECTED, stale_gone, NULL);
+    }
+}

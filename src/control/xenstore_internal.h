@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Between xenstore_backends.c (which devices there are), xenstore_device.c (one device), and the two kinds of devices. */
+#ifndef CONTROL_XENSTORE_INTERNAL_H
+#define CONTROL_XENSTORE_INTERNAL_H
+
+#include "control/host.h"
+#include "control/xenstore.h"
+#include "control/xenstore_backends.h"
+#include "control/xenstore_state.h"
+
+#define XEN_DEVICES_MAX 16384u
+#define XEN_BACKENDS_MAX 8u /* names below backend/ */
+#define XEN_QUEUES_MAX 64u
+#define XEN_TEXT_MAX 256u
+
+struct xen_device;
+
+/* What a kind of device does. Those that take time end with xen_device_done(), which may be called from inside. */
+struct xen_device_kind {
+    const char *name;          /* "disk", "card" */
+    const char *script_prefix; /* of the names of our hotplug scripts */
+    enum xen_device_stage (*stage)(struct xen_device *d);
+    void (*attach)(struct xen_device *d);
+    void (*connect)(struct xen_device *d, bool resume);
+    void (*disconnect)(struct xen_device *d);
+    void (*detach)(struct xen_device *d);
+    json_t *(*offered)(struct xen_device *d); /* keys to be published; borrowed */
+};
+
+extern const struct xen_device_kind xen_disk_kind, xen_card_kind;
+
+struct xen_device {
+    struct list node; /* xen_backends' */
+    struct xen_backends *backends;
+    const struct xen_device_kind *kind;
+    unsigned domid, id, serial;
+    char backend[64];              /* "backend/vbd/7/51712", below our own domain */
+    char dir[XENSTORE_PATH_MAX];   /* the same, whole */
+    char front[XENSTORE_PATH_MAX]; /* "": not read yet */
+    bool front_watched;
+    bool foreign;   /* another backend's, or nonsense: left alone until it goes */
+    bool published; /* it was past Initialising: when it is there again, it is a new one of the same name */
+    bool failed, put_down, seen_used; /* xenstore_state.h */
+    enum xen_device_action busy;      /* going on; WAIT: none */
+    unsigned tries;                   /* of attach or detach, in vain */
+    double looks;                     /* left before it is looked at less often */
+    uint64_t looked_ns;
+    struct loop_timer timer; /* look at it then */
+    char error[XEN_TEXT_MAX];
+};
+
+struct xen_backends {
+    struct host *host;
+    struct xen_settings settings;
+    struct xenstore *store; /* NULL: not reached just now */
+    struct loop_watch watch;
+    struct loop_timer timer; /* alive?; or try to reach it */
+    struct loop_timer more;  /* events are left */
+    bool started, paused, ending;
+    char home[64]; /* "/local/domain/0" */
+    struct {
+        char name[32];
+        const struct xen_device_kind *kind;
+    } names[XEN_BACKENDS_MAX];
+    unsigned name_count;
+    struct list devices;
+    unsigned device_count, next_serial;
+};
+
+/* ---- xenstore_device.c ---- */
+
+/* NULL: out of memory. It is looked at soon. */
+struct xen_device *xen_device_new(struct xen_backends *b, unsigned name, unsigned domid, unsigned id);
+void xen_device_free(struct xen_device *d);
+/* Look at it when the loop comes around. */
+void xen_device_poke(struct xen_device *d);
+/* Its front end's state changed, or so it says. */
+void xen_device_front_changed(struct xen_device *d);
+/* The store's connection is another: watches are to be made anew. */
+void xen_device_unwatched(struct xen_device *d);
+/* What was going on is over: 0, -EAGAIN: try again later, another -errno with the reason. */
+void xen_device_done(struct xen_device *d, int ret, const char *why);
+/* Say (to the toolstack, and in the log) what is wrong. */
+void xen_device_complain(struct xen_device *d, const char *why);
+
+/* A number of a front end's: decimal digits only. 0, -ENOENT, -EINVAL. */
+int xen_device_front_number(struct xen_device *d, const char *key, unsigned max, unsigned *out);
+int xen_device_front_text(struct xen_device *d, const char *key, char *out, size_t room);
+/* ... or this, if there is none. */
+int xen_device_front_number_or(struct xen_device *d, const char *key, unsigned max, unsigned fallback, unsigned *out);
+int xen_device_read(struct xen_device *d, const char *key, char out[XENSTORE_VALUE_MAX]);
+/* Of whom, and what: of the same device at the same place it is the same. */
+void xen_device_identity(struct xen_device *d, char out[XEN_TEXT_MAX]);
+bool xen_identity(struct xenstore *store, const char *dir, char out[XEN_TEXT_MAX]);
+/* The number that was offered under a key; fallback if none was. */
+unsigned xen_offered_number(json_t *offered, const char *key, unsigned fallback);
+/* Only keys (of a list that ends with NULL) with short, printable texts: a new reference. */
+json_t *xen_keys_filter(json_t *keys, const char *const *allowed);
+/* The same keys as they are in the backend's directory; NULL: none of them. */
+json_t *xen_keys_read(struct xen_device *d, const char *const *allowed);
+
+/* ---- xenstore_backends.c ---- */
+
+struct xen_device *xen_backends_find(struct xen_backends *b, const char *backend);
+void xen_backends_scan(struct xen_backends *b);
+
+/* ---- xenstore_disk.c ---- */
+
+/* Those saved, of Xen guests, that nobody announces any more are ended. */
+void xen_disks_drop_stale(struct xen_backends *b);
+
+#endif
