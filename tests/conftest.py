@@ -19,9 +19,16 @@ DEFAULT_TIMEOUT_S = 120
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than a few seconds; left out by `make check-quick`")
+    config.addinivalue_line("markers", "alone: looks at the clock or at the whole machine: run with no other test beside it")
+    config.addinivalue_line("markers", "xdist_group(name): those of a group run one after the other")
     config.addinivalue_line("markers", f"timeout_s(n): fails after n seconds (default {DEFAULT_TIMEOUT_S})")
     # Asked to end, end as after an interrupt: fixtures end what they started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first: several run at a time (tools/run-tests.py), and none shall be left over at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 class TestTimeout(Exception):

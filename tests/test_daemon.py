@@ -277,6 +277,7 @@ def test_restarts_slow_down_and_never_end(daemon, leaf):
     assert entry["stats"]["generation"] == 2  # what was held before all the crashes is still there
 
 
+@pytest.mark.alone
 def test_a_worker_that_does_not_answer_stalls_nobody(daemon, leaf):
     daemon.attach("d1", leaf)
     daemon.behave(stats="hang")

@@ -30,7 +30,7 @@ OTHERS = """
     share/qemu/vhost-user/50-creedence-switch.json
     share/qemu/vhost-user/50-creedence-vbd.json
 """.split()
-pytestmark = [pytest.mark.slow, pytest.mark.timeout_s(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout_s(600), pytest.mark.xdist_group("install")]  # one at a time: they share the builds
 
 
 def run(*words, status=0, **env):
@@ -44,7 +44,7 @@ def run(*words, status=0, **env):
 def builds():
     for kind in ("release", "debug"):
         if not (BUILDS / kind / "build.ninja").exists():
-            run("meson", "setup", BUILDS / kind, f"--buildtype={kind}", f"-Dprefix={PREFIX}")
+            run("meson", "setup", BUILDS / kind, f"--buildtype={kind}", f"-Dprefix={PREFIX}", "-Dtests=disabled")
     return BUILDS
 
 

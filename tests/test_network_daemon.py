@@ -116,6 +116,7 @@ def test_what_the_switch_chose_stays(daemon):
     assert again["v2"]["number"] == 7 and again["v0"] == {"bridge": "br0", "name": "v0", "number": 1, "mac": "02:00:00:aa:bb:01"}
 
 
+@pytest.mark.alone
 def test_a_switch_that_dies_is_back_within_a_second_with_everything(net):
     net.behave_switch(connected=["web1"])
     net.call("vif.attach", bridge="br0", name="web2")
@@ -573,6 +574,7 @@ def test_options_of_the_switch(net):
 # ---- hostile switches ----
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["garbage", "flood", "types", "escapes", "answer", "compact"])
 def test_a_hostile_switch_hurts_networks_only(net, run_dir, how):
     leaf = run_dir / "leaf.raw"
@@ -615,6 +617,7 @@ def test_choices_are_checked(net, number, mac):
     assert saved(net)["vifs"][0] == {"bridge": "br0", "name": "v1"}
 
 
+@pytest.mark.alone
 def test_a_switch_that_does_not_answer_keeps_nobody_waiting(net, run_dir):
     net.behave_switch(hang="flow.dump")
     with net.rpc() as slow, net.rpc() as other:

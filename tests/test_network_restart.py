@@ -13,7 +13,7 @@ import pytest
 from lib.control import Daemon, alive
 from lib.paths import built, program
 from lib.process import wait_until
-from lib.switch import ip
+from lib.switch import ip, own_name
 
 pytestmark = pytest.mark.timeout_s(90)
 
@@ -67,6 +67,7 @@ def another(daemon, old):
     return wait_until(there, 5, "another switch")
 
 
+@pytest.mark.alone
 def test_killed_under_load(daemon, load):
     for _ in range(3):
         old = daemon.switch_pid()
@@ -163,15 +164,16 @@ def fault_in(pid, thread):
 
 def test_the_threads_of_ports_are_called_after_none(daemon, request):
     """One that several share may outlive the port that it was made for, and a card may get that name."""
-    request.addfinalizer(lambda: ip("link", "del", "crrs1", check=False))
-    daemon.call("port.add", bridge="br0", name="crrs1", type="tap")
+    tap = own_name("crrs")
+    request.addfinalizer(lambda: ip("link", "del", tap, check=False))
+    daemon.call("port.add", bridge="br0", name=tap, type="tap")
     pid = daemon.switch_pid()
 
     def names():
         return [(task / "comm").read_text().strip() for task in Path(f"/proc/{pid}/task").iterdir()]
 
     wait_until(lambda: "ports.0" in names(), 5, "the thread")
-    assert "crrs1" not in names()
+    assert tap not in names()
 
 
 @pytest.mark.skipif(b"__asan_init" in program("creedence-switch").read_bytes(), reason="faults are the sanitizer's to report")

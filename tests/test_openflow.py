@@ -16,8 +16,8 @@ import pytest
 from lib.control import Daemon, RpcError
 from lib.openflow import Client, Controller
 from lib.paths import TOP, built, system_program
-from lib.process import wait_until
-from lib.switch import HeldSwitch, Namespace, ip, start_switch
+from lib.process import free_port, wait_until
+from lib.switch import HeldSwitch, Namespace, ip, own_name, start_switch
 
 pytestmark = pytest.mark.timeout_s(120)
 
@@ -64,11 +64,6 @@ def kill_switch(daemon):
     old = daemon.switch_pid()
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: (n := daemon.call("status")["network"])["settled"] and n["switch"].get("pid") not in (None, old), 10, "another switch")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        return s.getsockname()[1]
 
 
 def learning_controller(processes, run_dir, *words):
@@ -180,6 +175,7 @@ def test_the_log_is_compacted(ofctl, daemon, run_dir):
     assert len(ofctl.flows()) == 1
 
 
+@pytest.mark.alone
 def test_a_hundred_thousand_flows_load_fast(daemon, ofctl, run_dir):
     """All of it: the old switch is killed, a new one starts, reads its flows, and is settled."""
     daemon.creedence("bridge", "add", "big", "--fail-mode=secure")
@@ -199,9 +195,10 @@ def test_a_hundred_thousand_flows_load_fast(daemon, ofctl, run_dir):
 
 
 def test_monitor_and_packet_out(daemon, processes, run_dir):
-    daemon.call("port.add", bridge="br0", name="crof0", type="tap")
+    tap = own_name("crof")
+    daemon.call("port.add", bridge="br0", name=tap, type="tap")
     with Namespace("of") as space:
-        space.take("crof0", "10.99.0.1/24")
+        space.take(tap, "10.99.0.1/24")
         ofctl = Tool(daemon.run_dir / "br0.mgmt")
         ofctl("add-flow", "priority=10,arp,actions=controller")
         monitor = processes.start([system_program("ovs-ofctl", "openvswitch-common"), "-O", "OpenFlow13",
@@ -209,36 +206,38 @@ def test_monitor_and_packet_out(daemon, processes, run_dir):
         time.sleep(0.5)
         space.reaches("10.99.0.2", tries=1, timeout_s=0.3)
         wait_until(lambda: "OFPT_PACKET_IN" in monitor.output() and "arp" in monitor.output(), 5, "a packet-in")
-        received = "/sys/class/net/crof0/statistics/rx_packets"
+        received = f"/sys/class/net/{tap}/statistics/rx_packets"
         before = int(space.python(f"print(open('{received}').read())"))
         ofctl("packet-out", "in_port=controller,packet=ffffffffffff0200000000010806000108000604000102000000000" "10a6300020000000000000a630001,actions=output:1")
         wait_until(lambda: int(space.python(f"print(open('{received}').read())")) > before, 5, "the frame")
 
 
 def test_port_config_comes_back(daemon, ofctl, request):
-    request.addfinalizer(lambda: ip("link", "del", "crof1", check=False))
-    daemon.call("port.add", bridge="br0", name="crof1", type="tap")
-    ofctl("mod-port", "crof1", "no-flood", check=False)  # of OpenFlow 1.0: refused or ignored
-    ofctl("mod-port", "crof1", "down")
+    tap = own_name("crof")
+    request.addfinalizer(lambda: ip("link", "del", tap, check=False))
+    daemon.call("port.add", bridge="br0", name=tap, type="tap")
+    ofctl("mod-port", tap, "no-flood", check=False)  # of OpenFlow 1.0: refused or ignored
+    ofctl("mod-port", tap, "down")
     assert "PORT_DOWN" in ofctl("show")
     kill_switch(daemon)
-    wait_until(lambda: "crof1" in ofctl("show"), 5, "the port")
+    wait_until(lambda: tap in ofctl("show"), 5, "the port")
     assert "PORT_DOWN" in ofctl("show")
-    ofctl("mod-port", "crof1", "up")
+    ofctl("mod-port", tap, "up")
     kill_switch(daemon)
-    wait_until(lambda: "crof1" in ofctl("show"), 5, "the port")
+    wait_until(lambda: tap in ofctl("show"), 5, "the port")
     assert "PORT_DOWN" not in ofctl("show")
 
 
 def test_port_config_goes_with_its_port(daemon, ofctl, request):
-    request.addfinalizer(lambda: ip("link", "del", "crof2", check=False))
+    tap = own_name("crof")
+    request.addfinalizer(lambda: ip("link", "del", tap, check=False))
 
     def is_down(name):
         lines = ofctl("show").splitlines()
         at = next(i for i, line in enumerate(lines) if f"({name})" in line)
         return "PORT_DOWN" in lines[at + 1]
 
-    for add, remove, name in (({"method": "port.add", "type": "tap"}, "port.del", "crof2"), ({"method": "vif.attach"}, "vif.detach", "web1")):
+    for add, remove, name in (({"method": "port.add", "type": "tap"}, "port.del", tap), ({"method": "vif.attach"}, "vif.detach", "web1")):
         for n in range(2):
             daemon.call(**add, bridge="br0", name=name, number=5)
             assert not is_down(name), n
@@ -289,8 +288,8 @@ def test_a_barrier_means_what_it_says(daemon, processes):
 def spaces(daemon):
     """Two name spaces, each behind a veth pair whose other end is a port of the bridge: such a port is found again by the next switch."""
     with Namespace("ofa") as a, Namespace("ofb") as b:
-        for space, name, address in ((a, "crofa", "10.98.0.1/24"), (b, "crofb", "10.98.0.2/24")):
-            space.veth(name, name + "1", address)
+        for space, name, address in ((a, own_name("crofa"), "10.98.0.1/24"), (b, own_name("crofb"), "10.98.0.2/24")):
+            space.veth(name, "near", address)
             daemon.call("port.add", bridge="br0", name=name, type="af_packet")
         yield a, b
 
@@ -474,9 +473,9 @@ for _ in range(10):
 
 def test_os_ken_router(daemon, spaces, ofctl, processes):
     a, b = spaces
-    for space, device, subnet in ((a, "crofa1", 1), (b, "crofb1", 2)):
-        ip("-n", space.name, "address", "flush", "dev", device)
-        ip("-n", space.name, "address", "add", f"10.98.{subnet}.1/24", "dev", device)
+    for space, subnet in ((a, 1), (b, 2)):
+        ip("-n", space.name, "address", "flush", "dev", "near")
+        ip("-n", space.name, "address", "add", f"10.98.{subnet}.1/24", "dev", "near")
         ip("-n", space.name, "route", "add", "default", "via", f"10.98.{subnet}.254")
     os_ken(daemon, ofctl, processes, "router")
     wait_until(lambda: len(ofctl.flows()) == 7, 10, "the flows to the controller")

@@ -355,6 +355,7 @@ def test_threads_of_a_card_run_anywhere(alone, processes, run_dir):
     load.stop()
 
 
+@pytest.mark.alone
 def test_idle_costs_nothing(two_namespaces, processes):
     a, _, link = two_namespaces
     assert a.reaches("10.9.0.2")

@@ -8,6 +8,7 @@ printed where it failed. Exit status 1 when something failed.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -15,11 +16,14 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 FUZZ_SECONDS_IN_CHECK = 10
+# Whole-system tests mostly wait, for guests to boot and for programs to be missed: some more of them than processors.
+TESTS_TOGETHER = (os.cpu_count() or 1) + 1
 
 # kind: (environment, meson options)
 BUILDS = {
@@ -108,16 +112,22 @@ def unit_tests(kind, where, results, quick=False):
 
 
 def fuzz_targets(where, seconds, results):
+    """One target on each processor."""
     heading(f"fuzzing, {seconds} s each")
     if not build("fuzz", where, results):
         return
-    for target in sorted((where / "fuzz" / "fuzz").glob("fuzz_*")):
-        if target.is_file() and os.access(target, os.X_OK):
-            fuzz_one(target, where, seconds, results)
+    targets = [path for path in sorted((where / "fuzz" / "fuzz").glob("fuzz_*")) if path.is_file() and os.access(path, os.X_OK)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for target, (failed, text) in zip(targets, pool.map(lambda target: fuzz_one(target, where, seconds), targets)):
+            if failed:
+                results.failed.append(f"fuzz: {target.name}")
+            else:
+                results.passed += 1
+            print(text, flush=True)
 
 
-def fuzz_one(target, where, seconds, results):
-    """New inputs go to a directory of the build; the seeds of the source tree are only read."""
+def fuzz_one(target, where, seconds):
+    """(has it failed, what to say). New inputs go to a directory of the build; the seeds of the source tree are only read."""
     found = where / "fuzz" / "corpus" / target.name
     found.mkdir(parents=True, exist_ok=True)
     seeds = TOP / "fuzz" / "corpus" / target.name
@@ -130,34 +140,34 @@ def fuzz_one(target, where, seconds, results):
         output, failed = done.stdout.decode(errors="replace"), done.returncode != 0
     except subprocess.TimeoutExpired as expired:
         output, failed = (expired.stdout or b"").decode(errors="replace") + "\nstuck", True
+    if failed:
+        return True, f"  FAILED  {target.name}\n" + "\n".join(output.splitlines()[-60:])
     runs = re.search(r"stat::number_of_executed_units:\s*(\d+)", output)
     count = f"{int(runs[1]):,} inputs" if runs else "no statistics"
-    if failed:
-        results.failed.append(f"fuzz: {target.name}")
-        print(f"  FAILED  {target.name}\n" + "\n".join(output.splitlines()[-60:]))
-    else:
-        results.passed += 1
-        print(f"  passed  {target.name}: {count} in {time.monotonic() - started:.0f} s", flush=True)
+    return False, f"  passed  {target.name}: {count} in {time.monotonic() - started:.0f} s"
 
 
 def system_tests(where, quick, results):
+    """Several at a time, each in a process of pytest-xdist; then, with nothing beside them, those that look at the clock."""
     heading("whole-system tests")
     if not build("release", where, results):
         return
-    report = where / "release" / "pytest.xml"
-    report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "tests", "-q", "-rs", "--durations=5", f"--junitxml={report}", "-p", "no:cacheprovider"]
     # A full run does not pass over a program that is listed in tools/packages.txt and not there (tests/conftest.py).
-    environment = {**os.environ, "CREEDENCE_BUILD": str(where / "release")}
-    if quick:
-        command += ["-m", "not slow"]
-    else:
-        environment["CREEDENCE_CHECK"] = "1"
-    done = run(command, env=environment)
+    environment = {**os.environ, "CREEDENCE_BUILD": str(where / "release"), **({} if quick else {"CREEDENCE_CHECK": "1"})}
+    fast = " and not slow" if quick else ""
+    some = [f"--numprocesses={TESTS_TOGETHER}", "--dist=loadgroup"] if importlib.util.find_spec("xdist") else []
+    for name, words in (("together", ["-m", f"not alone{fast}", *some]), ("alone", ["-m", f"alone{fast}"])):
+        pytest_run(words, where / "release" / f"pytest-{name}.xml", environment, results)
+
+
+def pytest_run(words, report, environment, results):
+    report.unlink(missing_ok=True)
+    done = run([sys.executable, "-m", "pytest", "tests", "-q", "-rs", "--durations=5", f"--junitxml={report}", "-p", "no:cacheprovider",
+                *words], env=environment)
     if not report.exists():
         results.failed.append(f"pytest (exit status {done.returncode})")
         return
-    cases = ElementTree.parse(report).getroot().iter("testcase")
+    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     for case in cases:
         name = f"{case.get('classname')}.{case.get('name')}"
         if case.find("failure") is not None or case.find("error") is not None:

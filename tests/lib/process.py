@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs in the background: their output in a file, waits that are bounded, and an end for each."""
 
+import itertools
 import os
 import signal
+import socket
 import subprocess
 import time
 import weakref
@@ -135,6 +137,27 @@ def is_listening(path):
         if len(words) >= 8 and words[7] == path and int(words[3], 16) & 0x10000:  # SO_ACCEPTCON
             return True
     return False
+
+
+def free_port():
+    """A TCP port that nobody has: none of those that the system gives to whoever asks for any, and hardly one that a
+    test beside this one looks at."""
+    return next(port for port in _ports if _is_free(port))
+
+
+_ports = itertools.cycle(range(10000, 30000))
+for _ in range(os.getpid() * 97 % 20000):
+    next(_ports)
+
+
+def _is_free(port):
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 class ProcessGroup:

@@ -173,6 +173,11 @@ def ip(*words, check=True):
     return done.stdout
 
 
+def own_name(prefix):
+    """For an interface out here: another run, or a test beside this one, has another."""
+    return f"{prefix}{os.getpid() % 100000}"
+
+
 class Namespace:
     """A network namespace of its own, with what is moved into it; gone at the end of the block."""
 
@@ -193,14 +198,18 @@ class Namespace:
 
     def veth(self, far, near, *addresses):
         """A pair of interfaces: `far` out here, `near` in the namespace, both up."""
-        ip("link", "add", far, "type", "veth", "peer", "name", near)
+        ip("link", "add", far, "type", "veth", "peer", "name", near, "netns", self.name)
         self.far_ends.append(far)
         ip("link", "set", far, "up")
-        self.take(near, *addresses)
+        self.set_up(near, *addresses)
 
     def take(self, device, *addresses):
-        """The device, up, with these addresses. A tap's own address must not meet DAD."""
+        """The device, up, with these addresses."""
         ip("link", "set", device, "netns", self.name)
+        self.set_up(device, *addresses)
+
+    def set_up(self, device, *addresses):
+        """A device that is here already. Its own address must not meet DAD."""
         subprocess.run(self.command("sysctl", "-qw", f"net.ipv6.conf.{device}.accept_dad=0"), capture_output=True)
         for address in addresses:
             ip("-n", self.name, "address", "add", address, "dev", device)
@@ -246,4 +255,4 @@ while True:
     return processes.start(space.command("/usr/bin/python3", "-c", text), name=f"echo-{space.name}")
 
 
-__all__ = ["HeldSwitch", "LinkError", "Namespace", "SwitchLink", "echo_server", "ip", "start_switch", "wait_until"]
+__all__ = ["HeldSwitch", "LinkError", "Namespace", "SwitchLink", "echo_server", "ip", "own_name", "start_switch", "wait_until"]

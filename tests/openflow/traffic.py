@@ -111,7 +111,7 @@ def port_counters(rig):
 class Rate:
     """Frames sent evenly for a while; what came out is counted after the burst that a meter lets through at first."""
 
-    def __init__(self, rig, frame, per_s, lead_s=1.6, measure_s=3.0):
+    def __init__(self, rig, frame, per_s, lead_s=1.6, measure_s=2.0):
         self.seen = {}
         start, sent = time.monotonic(), 0
         while (now := time.monotonic() - start) < lead_s + measure_s:
@@ -133,8 +133,18 @@ def within(got, expected, what, part=0.1):
 
 
 def metered(rig, frame, flags, per_s, band, expected, marked=None):
-    """expected: frames a second as they were; marked: (the frame as marked, frames a second)."""
+    """expected: frames a second as they were; marked: (the frame as marked, frames a second). On a machine that has other things
+    to do a rate can be measured wrongly; a wrong rate is wrong each time."""
     install(rig, meter(1, flags, band), flow({"in_port": 1}, lambda of: [of.parser.OFPInstructionMeter(1), *apply(output(2))(of)]))
+    for last in (False, False, True):
+        try:
+            return measure(rig, frame, per_s, expected, marked)
+        except Wrong:
+            if last:
+                raise
+
+
+def measure(rig, frame, per_s, expected, marked):
     bits = render(frame)
     rate = Rate(rig, bits, per_s)
     within(rate.of(bits), expected, "as they were")
