@@ -92,6 +92,11 @@ size_t blkif_inflight_bytes(enum blkif_abi abi, unsigned pages)
     return sizeof(struct blkif_table) + blkif_ring_entries(abi, pages) * sizeof(struct blkif_place);
 }
 
+void blkif_inflight_forget(void *inflight)
+{
+    __atomic_store_n(&((struct blkif_table *)inflight)->magic, 0, __ATOMIC_RELEASE);
+}
+
 static int check_setup(const struct blkif_setup *s, struct errmsg *e)
 {
     if (s->pages == 0 || s->pages > BLKIF_RING_PAGES_MAX || !is_power_of_2(s->pages))

@@ -69,6 +69,8 @@ struct blkif_setup {
     bool resume;           /* it holds what an earlier process left */
 };
 size_t blkif_inflight_bytes(enum blkif_abi abi, unsigned pages);
+/* What it holds is of no ring any more: a resume begins with nothing in flight. */
+void blkif_inflight_forget(void *inflight);
 unsigned blkif_ring_entries(enum blkif_abi abi, unsigned pages);
 
 struct blkif_ring;
