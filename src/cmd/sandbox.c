@@ -296,13 +296,14 @@ static int allow_network(scmp_filter_ctx ctx)
     return ret;
 }
 
+/* Their numbers have the argument's size in the upper half. */
 static int allow_xen(scmp_filter_ctx ctx)
 {
     int ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                               SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffff00u, GNTDEV_IOCTLS));
+                               SCMP_A1(SCMP_CMP_MASKED_EQ, 0xc000ff00u, GNTDEV_IOCTLS));
     if (ret == 0)
         ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                               SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffff00u, EVTCHN_IOCTLS));
+                               SCMP_A1(SCMP_CMP_MASKED_EQ, 0xc000ff00u, EVTCHN_IOCTLS));
     return ret;
 }
 
