@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/checked.h"
 #include "base/log.h"
 #include "cmd/vbd_worker.h"
 #include "control/unix_socket.h"
@@ -46,6 +47,8 @@ enum {
     OPT_USER,
     OPT_SANDBOX,
     OPT_NAME,
+    OPT_XEN,
+    OPT_XEN_RING,
 };
 
 static const struct option options[] = {
@@ -74,6 +77,8 @@ static const struct option options[] = {
     {"user", required_argument, NULL, OPT_USER},
     {"sandbox", required_argument, NULL, OPT_SANDBOX},
     {"name", required_argument, NULL, OPT_NAME},
+    {"xen", required_argument, NULL, OPT_XEN},
+    {"xen-ring", required_argument, NULL, OPT_XEN_RING},
     {"verbose", no_argument, NULL, 'v'},
     {"version", no_argument, NULL, 'V'},
     {"help", no_argument, NULL, 'h'},
@@ -88,6 +93,10 @@ static const char usage_text[] =
     "  --socket-path=PATH      listen on this Unix socket\n"
     "  --connect=PATH          connect to a front end that listens there\n"
     "  --fd=N                  use the socket inherited as descriptor N, listening or connected\n"
+    "  --xen domid=N[,mode=auto|copy|map|persistent][,cdrom=on][,protocol=NAME][,persistent=on]\n"
+    "                          a Xen guest's rings, for who does xenstore's part; no socket\n"
+    "  --xen-ring refs=N[+N]...,port=N\n"
+    "                          pages and event channel of a ring; repeat for each queue\n"
     "\n"
     "The disk:\n"
     "  --disk FILE,format=raw|qcow2[,direct=on|off]\n"
@@ -132,6 +141,7 @@ struct arguments {
     struct worker_config config;
     const char *socket_path, *connect_path, *cache_socket;
     int fd, link_fd;
+    struct worker_xen_front xen;
     bool once;
     struct sandbox_args sandbox;
     bool sandbox_off;
@@ -252,6 +262,8 @@ static int parse(struct arguments *a, int argc, char **argv, struct errmsg *e)
         case OPT_CACHE_SOCKET: a->cache_socket = optarg; break;
         case OPT_ONCE: a->once = true; break;
         case OPT_USER: a->sandbox.user = optarg; break;
+        case OPT_XEN: ret = worker_xen_config_from_text(&a->config.xen, &a->xen, optarg, e); break;
+        case OPT_XEN_RING: ret = worker_xen_ring_from_text(&a->xen, optarg, e); break;
         case OPT_NAME: free(a->config.name), a->config.name = strdup(optarg); break;
         case OPT_SANDBOX:
             ret = word("sandbox", optarg, (const char *const[]){"try", "on", "off", NULL}, &w, e);
@@ -267,8 +279,10 @@ static int parse(struct arguments *a, int argc, char **argv, struct errmsg *e)
     if (ret < 0 || a->link_fd >= 0) return ret;
     if (optind < argc) return errmsg_set(e, EINVAL, "%s: unexpected argument; try --help", argv[optind]);
     if (!leaf_given) return errmsg_set(e, EINVAL, "no disk given: add --disk FILE,format=raw|qcow2");
-    if (!!a->socket_path + !!a->connect_path + (a->fd >= 0) != 1)
-        return errmsg_set(e, EINVAL, "expected one of --socket-path, --connect and --fd");
+    if (!!a->socket_path + !!a->connect_path + (a->fd >= 0) + a->config.xen.there != 1)
+        return errmsg_set(e, EINVAL, "expected one of --socket-path, --connect, --fd and --xen");
+    if (a->config.xen.there != !!a->xen.rings) return errmsg_set(e, EINVAL, "expected --xen with a --xen-ring or more");
+    a->config.device.queues = (unsigned)max_u64(a->config.device.queues, a->xen.rings);
     return worker_config_finish(&a->config, e);
 }
 
@@ -281,6 +295,7 @@ static bool is_listening(int fd)
 
 static int front_end(const struct arguments *a, struct worker_args *args, struct errmsg *e)
 {
+    if (a->config.xen.there) return 0;
     if (a->socket_path) return unix_socket_listen(&args->listen_fd, SOCK_STREAM, a->socket_path, 0600, e);
     if (a->connect_path) return unix_socket_connect(&args->connected_fd, SOCK_STREAM, a->connect_path, e);
     if (is_listening(a->fd)) args->listen_fd = a->fd;
@@ -316,6 +331,7 @@ static int run_alone(struct arguments *a, const sigset_t *stop_signals, struct e
     if (ret == 0) ret = worker_open(&w, &args, e);
     if (ret < 0) return ret;
     ret = worker_serve(w, e);
+    if (ret == 0 && a->xen.rings) ret = worker_connect(w, &a->xen, e);
     if (ret == 0) ret = loop_add(loop, &stop, signal_fd, EPOLLIN, stop_ready);
     if (ret == 0) ret = loop_run(loop);
     int ended = worker_quit(w, ret < 0 ? NULL : e);

@@ -129,7 +129,7 @@ static unsigned take_cache_fds(struct link_msg *m, int *fds)
     return count;
 }
 
-static int do_configure(struct link_worker *lw, json_t *params, struct link_msg *m, struct errmsg *e)
+static int do_configure(struct link_worker *lw, json_t *params, struct link_msg *m, json_t **result, struct errmsg *e)
 {
     if (lw->worker) return errmsg_set(e, EALREADY, "this worker is configured already");
     struct worker_config config;
@@ -161,6 +161,8 @@ static int do_configure(struct link_worker *lw, json_t *params, struct link_msg 
     lw->held_count = 0; /* the worker's now */
     ret = worker_open(&lw->worker, &args, e);
     if (ret == 0) ret = worker_serve(lw->worker, e);
+    if (ret == 0 && worker_xen(lw->worker))
+        *result = json_pack("{s:o}", "backend", worker_xen_backend(worker_xen(lw->worker)));
     return ret;
 }
 
@@ -178,9 +180,20 @@ static const char *sandbox_state(void)
 static json_t *describe(struct link_worker *lw)
 {
     if (!lw->worker) return json_object();
-    return json_pack("{s:s, s:i, s:s, s:b, s:s, s:o}", "name", worker_config(lw->worker)->name, "pid", (int)getpid(),
-                     "version", version_number(), "debug", version_is_debug(), "sandbox", sandbox_state(), "config",
-                     worker_config_to_json(worker_config(lw->worker)));
+    const struct worker_xen *x = worker_xen(lw->worker);
+    json_t *o = json_pack("{s:s, s:i, s:s, s:b, s:s, s:o}", "name", worker_config(lw->worker)->name, "pid",
+                          (int)getpid(), "version", version_number(), "debug", version_is_debug(), "sandbox",
+                          sandbox_state(), "config", worker_config_to_json(worker_config(lw->worker)));
+    if (o && x) json_object_set_new(o, "backend", worker_xen_backend(x));
+    if (o && x) json_object_set_new(o, "connected", json_boolean(worker_xen_connected(x)));
+    return o;
+}
+
+static int do_connect(struct link_worker *lw, json_t *params, struct errmsg *e)
+{
+    struct worker_xen_front f;
+    int ret = worker_xen_front_from_json(&f, params, e);
+    return ret < 0 ? ret : worker_connect(lw->worker, &f, e);
 }
 
 static int do_resize(struct link_worker *lw, json_t *params, struct errmsg *e)
@@ -222,7 +235,7 @@ static int dispatch(struct link_worker *lw, const struct link_head *head, struct
                     struct errmsg *e)
 {
     const char *method = head->method;
-    if (strcmp(method, "configure") == 0) return do_configure(lw, head->params, m, e);
+    if (strcmp(method, "configure") == 0) return do_configure(lw, head->params, m, result, e);
     if (strcmp(method, "held") == 0 && !lw->worker) return take_held(lw, m, e);
     if (!lw->worker) return errmsg_set(e, ENODEV, "%s: this worker is not configured yet", method);
     if (strcmp(method, "adopt") == 0) {
@@ -233,6 +246,8 @@ static int dispatch(struct link_worker *lw, const struct link_head *head, struct
         *result = worker_stats(lw->worker);
         return 0;
     }
+    if (strcmp(method, "connect") == 0) return do_connect(lw, head->params, e);
+    if (strcmp(method, "disconnect") == 0) return worker_disconnect(lw->worker, e);
     if (strcmp(method, "resize") == 0) return do_resize(lw, head->params, e);
     if (strcmp(method, "cache_channels") == 0) return do_cache_channels(lw, m, e);
     if (strcmp(method, "set") == 0) return do_set(lw, head->params, e);

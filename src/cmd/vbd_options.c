@@ -28,6 +28,7 @@ void worker_config_free(struct worker_config *c)
         free(c->layer[i].path);
         if (c->layer[i].fd >= 0) close(c->layer[i].fd);
     }
+    worker_xen_config_free(&c->xen);
     free(c->name);
     *c = (struct worker_config){0};
 }
@@ -207,7 +208,9 @@ int worker_config_from_json(struct worker_config *c, const json_t *params, struc
     c->device.poll_ns = poll_us * 1000;
     c->device.write_through = through;
     c->datapath = staged ? DATAPATH_STAGED : DATAPATH_DIRECT;
-    int ret = layers_from_json(c, params, e);
+    const json_t *xen = json_object_get(params, "xen");
+    int ret = xen ? worker_xen_config_from_json(&c->xen, xen, e) : 0;
+    if (ret == 0) ret = layers_from_json(c, params, e);
     return ret < 0 ? ret : worker_config_finish(c, e);
 }
 
@@ -217,6 +220,7 @@ int worker_config_finish(struct worker_config *c, struct errmsg *e)
     if (!c->name) c->name = strdup(c->layer[0].path);
     if (!c->name) return errmsg_set(e, ENOMEM, "out of memory");
     c->device.name = c->name;
+    if (c->xen.cdrom) c->device.read_only = true;
     if (!c->device.serial[0]) {
         const char *base = strrchr(c->name, '/');
         size_t n = strlen(base ? base + 1 : c->name);
@@ -233,10 +237,12 @@ json_t *worker_config_to_json(const struct worker_config *c)
         json_array_append_new(layers, json_pack("{s:s, s:s, s:b}", "format", disk_format_name(c->layer[i].format),
                                                 "path", c->layer[i].path, "direct", c->layer[i].direct));
     const struct vbd_config *d = &c->device;
-    return json_pack("{s:s, s:i, s:i, s:i, s:b, s:s, s:s, s:i, s:I, s:b, s:I, s:s, s:o}", "name", c->name, "queues",
-                     d->queues, "queue_size", c->queue_size_max, "sector_bytes", d->sector_bytes, "read_only",
-                     d->read_only, "write_cache", d->write_through ? "writethrough" : "writeback", "serial", d->serial,
-                     "seg_max", d->seg_max, "size_max", (json_int_t)d->size_max_bytes, "packed", d->packed, "poll_us",
-                     (json_int_t)(d->poll_ns / 1000), "datapath", c->datapath == DATAPATH_STAGED ? "staged" : "direct",
-                     "layers", layers);
+    json_t *o = json_pack("{s:s, s:i, s:i, s:i, s:b, s:s, s:s, s:i, s:I, s:b, s:I, s:s, s:o}", "name", c->name,
+                          "queues", d->queues, "queue_size", c->queue_size_max, "sector_bytes", d->sector_bytes,
+                          "read_only", d->read_only, "write_cache", d->write_through ? "writethrough" : "writeback",
+                          "serial", d->serial, "seg_max", d->seg_max, "size_max", (json_int_t)d->size_max_bytes,
+                          "packed", d->packed, "poll_us", (json_int_t)(d->poll_ns / 1000), "datapath",
+                          c->datapath == DATAPATH_STAGED ? "staged" : "direct", "layers", layers);
+    if (o && c->xen.there) json_object_set_new(o, "xen", worker_xen_config_to_json(&c->xen));
+    return o;
 }

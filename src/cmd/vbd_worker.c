@@ -6,6 +6,7 @@
  *
  *     head | vhost_state | in-flight tables of every queue | stash of the leaf
  *
+ * (with a Xen guest: its rings' note and tables, vbd_xen.h, in the place of the in-flight tables)
  * and the descriptors that the session names. The daemon holds duplicates; after a crash the next worker
  * is given all of them and goes on. Without a daemon the in-flight tables and the stash live in the
  * front end's memory (INFLIGHT_SHMFD), which gives them back when it reconnects.
@@ -61,7 +62,8 @@ struct worker {
     int connected_fd; /* until worker_serve() */
     struct loop_watch listen_watch, broken_watch;
     struct vhost_session *session;
-    bool ending; /* quit or leave: take no other front end */
+    struct worker_xen *xen; /* NULL: the front end is a session */
+    bool ending;            /* quit or leave: take no other front end */
     bool told_broken;
 
     struct worker_held held[WORKER_HELD_MAX];
@@ -128,7 +130,8 @@ static void state_layout(struct worker *w)
     size_t split = virtq_inflight_bytes(c->queue_size_max, false);
     size_t packed = virtq_inflight_bytes(c->queue_size_max, true);
     w->vhost_bytes = align_up(vhost_state_bytes(), 4096);
-    w->inflight_bytes = align_up((split > packed ? split : packed) * c->device.queues, 4096);
+    w->inflight_bytes = c->xen.there ? worker_xen_state_bytes(c->device.queues)
+                                     : align_up((split > packed ? split : packed) * c->device.queues, 4096);
     w->state_bytes = STATE_HEAD_BYTES + w->vhost_bytes + w->inflight_bytes + STASH_BYTES;
 }
 
@@ -274,6 +277,11 @@ static int listen_start(struct worker *w)
     return loop_add(w->loop, &w->listen_watch, w->listen_fd, EPOLLIN, listen_ready);
 }
 
+static const char *state_now(const struct worker *w)
+{
+    return w->session || worker_xen_connected(w->xen) ? "connected" : "listening";
+}
+
 static void broken_ready(struct loop_watch *watch, uint32_t events)
 {
     struct worker *w = container_of(watch, struct worker, broken_watch);
@@ -281,7 +289,7 @@ static void broken_ready(struct loop_watch *watch, uint32_t events)
     const char *why = vbd_broken(w->vbd);
     (void)events;
     if (queues && why) tell_state(w, "broken", why);
-    if (!why && w->told_broken) tell_state(w, w->session ? "connected" : "listening", NULL); /* it was reset */
+    if (!why && w->told_broken) tell_state(w, state_now(w), NULL); /* it was reset */
     for (unsigned i = 0; w->session && i < w->config.device.queues; i++)
         if (queues & UINT64_C(1) << i) vhost_session_ring_failed(w->session, i);
 }
@@ -306,6 +314,10 @@ static int session_resume(struct worker *w, struct errmsg *e)
 
 int worker_serve(struct worker *w, struct errmsg *e)
 {
+    if (w->xen) {
+        tell_state(w, "listening", NULL);
+        return 0;
+    }
     if (held_find(w, "conn") >= 0) {
         int ret = session_resume(w, e);
         if (ret == 0) return 0;
@@ -336,6 +348,7 @@ static void release(struct worker *w)
     loop_remove(&w->listen_watch);
     loop_remove(&w->broken_watch);
     vbd_free(w->vbd);
+    worker_xen_close(w->xen);
     for (unsigned i = 0; i < w->held_count; i++)
         close(w->held[i].fd);
     engines_free(w->engines);
@@ -357,8 +370,10 @@ static int open_inner(struct worker *w, const struct worker_args *args, struct e
     if (ret < 0) return ret;
     ret = chain_open_files(&w->chain, &w->config, args->cache_fd, state >= 0, e);
     if (ret == 0) ret = engines_new(&w->engines, chain_engines(w->chain), e);
+    const struct worker_xen_config *xen = w->config.xen.there ? &w->config.xen : NULL;
+    if (ret == 0 && xen) ret = worker_xen_open(&w->xen, xen, w->config.device.queues, e);
     if (ret == 0 && args->sandbox) ret = sandbox_leave_host(args->sandbox, e);
-    if (ret == 0 && args->sandbox) ret = sandbox_filter(args->sandbox, SANDBOX_NONE, e);
+    if (ret == 0 && args->sandbox) ret = sandbox_filter(args->sandbox, xen ? SANDBOX_XEN : SANDBOX_NONE, e);
     if (ret == 0)
         ret = chain_open_layers(w->chain, state_stash(w), &state_head(w)->sync_failed, engines_maker(w->engines), e);
     if (ret < 0) return ret;
@@ -366,6 +381,7 @@ static int open_inner(struct worker *w, const struct worker_args *args, struct e
     w->config.device.kept = &state_head(w)->device;
     w->config.device.io_opt_bytes = chain_cluster_bytes(w->chain);
     ret = vbd_new(&w->vbd, &w->config.device, chain_leaf(w->chain), &chains, engines_maker(w->engines), e);
+    if (ret == 0 && xen) ret = worker_xen_set_device(w->xen, w->vbd, w->state + STATE_HEAD_BYTES + w->vhost_bytes, e);
     if (ret < 0) return ret;
     ret = loop_add(w->loop, &w->broken_watch, vbd_broken_fd(w->vbd), EPOLLIN, broken_ready);
     return ret < 0 ? errmsg_sys(e, -ret, "disk %s: event loop", w->config.name) : 0;
@@ -411,6 +427,7 @@ int worker_quit(struct worker *w, struct errmsg *e)
 {
     w->ending = true;
     vhost_session_free(w->session);
+    if (w->xen) worker_xen_disconnect(w->xen);
     return finish(w, e);
 }
 
@@ -418,7 +435,34 @@ int worker_leave(struct worker *w, struct errmsg *e)
 {
     w->ending = true;
     if (w->session) vhost_session_leave(w->session);
+    if (w->xen) worker_xen_leave(w->xen);
     return finish(w, e);
+}
+
+static int no_xen(const struct worker *w, struct errmsg *e)
+{
+    return errmsg_set(e, EOPNOTSUPP, "disk %s: its front end is not Xen's", w->config.name);
+}
+
+int worker_connect(struct worker *w, const struct worker_xen_front *f, struct errmsg *e)
+{
+    if (!w->xen) return no_xen(w, e);
+    int ret = worker_xen_connect(w->xen, f, e);
+    if (ret == 0) tell_state(w, "connected", NULL);
+    return ret;
+}
+
+int worker_disconnect(struct worker *w, struct errmsg *e)
+{
+    if (!w->xen) return no_xen(w, e);
+    worker_xen_disconnect(w->xen);
+    tell_state(w, "listening", NULL);
+    return 0;
+}
+
+const struct worker_xen *worker_xen(const struct worker *w)
+{
+    return w->xen;
 }
 
 int worker_resize(struct worker *w, uint64_t size_bytes, struct errmsg *e)
@@ -483,7 +527,7 @@ json_t *worker_stats(struct worker *w)
         "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:I, s:i, s:I}", "state",
         why              ? "broken"
         : info.connected ? "connected"
-                         : "listening",
+                         : state_now(w),
         "reads", (json_int_t)sum.reads, "read_bytes", (json_int_t)sum.read_bytes, "writes", (json_int_t)sum.writes,
         "write_bytes", (json_int_t)sum.write_bytes, "flushes", (json_int_t)sum.flushes, "discards",
         (json_int_t)sum.discards, "write_zeroes", (json_int_t)sum.write_zeroes, "errors", (json_int_t)sum.errors,
@@ -493,6 +537,7 @@ json_t *worker_stats(struct worker *w)
         (json_int_t)(sum.latency_samples ? sum.latency_ns / sum.latency_samples : 0), "queues", queues, "features",
         features, "memory_bytes", (json_int_t)info.memory_bytes, "regions", (int)info.regions, "size_bytes",
         (json_int_t)layer_size(chain_leaf(w->chain)));
+    if (o && w->xen) json_object_set_new(o, "xen", worker_xen_stats(w->xen));
     if (o && why) json_object_set_new(o, "why", json_string(why));
     return o;
 }

@@ -5,6 +5,7 @@
  *   vbd_options.c  configuration from the command line or from the daemon, and its checks
  *   vbd_worker.c   opens the chain, makes the device, takes front ends, keeps what survives
  *   vbd_link.c     the daemon's requests
+ *   vbd_xen.c      a front end of Xen's: its rings instead of a session
  *   vbd_chain.c    the layers and every thread's channels of them
  *   vbd_cache.c    asks the cache service when there is no daemon to do it
  *   sandbox.c      gives up every right that is not needed
@@ -18,6 +19,7 @@
 
 #include "base/errmsg.h"
 #include "cmd/sandbox.h"
+#include "cmd/vbd_xen.h"
 #include "disk/disk.h"
 #include "disk/file.h"
 #include "loop/loop.h"
@@ -43,6 +45,7 @@ struct worker_config {
     char *name;
     struct vbd_config device;
     uint16_t queue_size_max;
+    struct worker_xen_config xen; /* there: the guest is Xen's, and no front end connects to a socket */
     enum worker_datapath datapath;
     enum worker_backing_names backing_names;
     unsigned layer_count;
@@ -103,6 +106,11 @@ int worker_serve(struct worker *w, struct errmsg *e);
 int worker_quit(struct worker *w, struct errmsg *e);
 /* Make way for a successor: what is held stays as it is. w is gone. */
 int worker_leave(struct worker *w, struct errmsg *e);
+
+/* Of a worker that has a Xen guest: begin to serve its rings, and cease to. 0 or -errno, and then all is as before. */
+int worker_connect(struct worker *w, const struct worker_xen_front *f, struct errmsg *e);
+int worker_disconnect(struct worker *w, struct errmsg *e);
+const struct worker_xen *worker_xen(const struct worker *w); /* NULL: it has none */
 
 int worker_resize(struct worker *w, uint64_t size_bytes, struct errmsg *e);
 /* Channels of a service that came back, one per queue; taken over. */
