@@ -13,6 +13,7 @@ static const struct option bridge_options[] = {
     {"fail-mode", required_argument, NULL, OPT_FAIL_MODE},
     {"mac-ageing", required_argument, NULL, OPT_MAC_AGEING},
     {"datapath-id", required_argument, NULL, OPT_DATAPATH_ID},
+    {"probe", required_argument, NULL, OPT_PROBE},
     {0},
 };
 
@@ -39,6 +40,7 @@ const struct cli_verb cli_bridge_add = {
             "                          with controllers, see `bridge set`\n"
             "  --datapath-id HEX       up to 16 digits: its name in OpenFlow (default: a random one, which is kept)\n"
             "  --mac-ageing SECONDS    after which an address that is not heard of is forgotten (default 300)\n"
+            "  --probe SECONDS         of controllers that say nothing (default 15), see `bridge set`\n"
             "\nExamples:\n"
             "  creedence bridge add br0\n"
             "  creedence bridge add dmz --fail-mode=secure\n",

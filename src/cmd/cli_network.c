@@ -59,6 +59,7 @@ void net_bridge_option(struct cli *c, int opt, json_t *o)
 {
     if (opt == OPT_FAIL_MODE) net_set_string(o, "fail_mode", optarg);
     else if (opt == OPT_DATAPATH_ID) net_set_string(o, "datapath_id", optarg);
+    else if (opt == OPT_PROBE) net_set_number(c, o, "probe_s", "--probe", 1, NETWORK_PROBE_MAX);
     else net_set_number(c, o, "mac_ageing_s", "--mac-ageing", 1, NETWORK_MAC_AGEING_MAX);
 }
 

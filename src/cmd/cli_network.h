@@ -41,6 +41,7 @@ enum {
     OPT_TX,
     OPT_POLL_US,
     OPT_DATAPATH_ID,
+    OPT_PROBE,
     OPT_NAME,
     OPT_KEY,
     OPT_CERT,

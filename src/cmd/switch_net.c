@@ -155,6 +155,7 @@ void net_bridge_fields(struct fields *f, struct net_bridge *b)
 {
     b->fail = (enum bridge_fail)fields_choice(f, "fail_mode", (int)b->fail, fail_names);
     b->mac_ageing_s = (unsigned)fields_uint(f, "mac_ageing_s", b->mac_ageing_s, 1, NETWORK_MAC_AGEING_MAX);
+    b->probe_s = (unsigned)fields_uint(f, "probe_s", b->probe_s, 1, NETWORK_PROBE_MAX);
     b->controllers = (unsigned)fields_uint(f, "controllers", b->controllers, 0, OF_CONNECTIONS_MAX);
     read_datapath_id(f, &b->datapath_id);
 }
@@ -184,7 +185,8 @@ static int request_bridge_add(struct net *n, struct net_request *r)
 {
     struct field_error why = {0};
     struct fields f = fields_begin(r->params, "", &why);
-    struct net_bridge wanted = {.fail = BRIDGE_STANDALONE, .mac_ageing_s = MAC_AGEING_S_DEFAULT};
+    struct net_bridge wanted = {
+        .fail = BRIDGE_STANDALONE, .mac_ageing_s = MAC_AGEING_S_DEFAULT, .probe_s = OF_ECHO_S_DEFAULT};
     const char *name = fields_name(&f, "name");
     char id[20];
     net_bridge_fields(&f, &wanted);

@@ -179,6 +179,7 @@ struct net_bridge {
     struct of_agent *agent;
     struct list peers, listeners; /* struct net_peer, struct net_listener */
     unsigned controllers;         /* that it is to have */
+    unsigned probe_s;             /* after which one that says nothing is asked whether it is there */
     uint64_t alone_since_ns;      /* since when none of them is there; 0: one is, or the bridge does without already */
     struct net_port_config *port_configs;
     unsigned port_config_count;

@@ -11,7 +11,7 @@
  * Sockets for tools come with the bridge ("mgmt", "snoop"). The keeper is told of each controller's connection: when it is
  * established, and when it has ended, so that another one can be made.
  *
- * Standalone bridges: when none of the controllers that it is to have was there for ALONE_NS, the flow of priority 0 of table 0
+ * Standalone bridges: when none of the controllers that it is to have was there for ALONE_PROBES, the flow of priority 0 of table 0
  * that matches everything becomes NORMAL; when one is there again, that flow goes. All other flows stay. The flow that a bridge
  * makes for itself is known by its cookie, across restarts, too: one like it that somebody else wrote is theirs.
  */
@@ -34,7 +34,7 @@
 #include "control/version.h"
 #include "loop/clock.h"
 
-#define ALONE_NS (45 * NS_PER_SECOND) /* three times as long as a silent controller is asked whether it is there */
+#define ALONE_PROBES 3u /* times as long as a silent controller is asked whether it is there */
 #define ACCEPTS_PER_TURN 16u
 
 struct net_tls {
@@ -170,7 +170,8 @@ static void set_controllers(struct net_bridge *b, unsigned controllers)
 
 void net_openflow_ticked(struct net_bridge *b, uint64_t now_ns)
 {
-    if (b->controllers && b->fail == BRIDGE_STANDALONE && b->alone_since_ns && now_ns - b->alone_since_ns > ALONE_NS)
+    uint64_t alone_ns = ALONE_PROBES * b->probe_s * NS_PER_SECOND;
+    if (b->controllers && b->fail == BRIDGE_STANDALONE && b->alone_since_ns && now_ns - b->alone_since_ns > alone_ns)
         stand_alone(b);
     LIST_FOR_EACH (node, &b->listeners) { /* those that had to pause */
         struct net_listener *l = list_entry(node, struct net_listener, node);
@@ -238,6 +239,7 @@ static int peer_new(struct net_bridge *b, const char *target, int fd, bool tls, 
                                       .tls_client = !passive,
                                       .peer = OF_PEER_CONTROLLER,
                                       .name = p->target,
+                                      .echo_s = b->probe_s,
                                       .established = peer_established,
                                       .ended = peer_ended,
                                       .arg = p};
@@ -573,6 +575,7 @@ int request_bridge_set(struct net *n, struct net_request *r)
         wanted = (struct net_bridge){.fail = b->fail,
                                      .mac_ageing_s = b->mac_ageing_s,
                                      .datapath_id = b->datapath_id,
+                                     .probe_s = b->probe_s,
                                      .controllers = b->controllers};
     net_bridge_fields(&f, &wanted);
     const json_t *targets = fields_array(&f, "targets", 0, OF_CONNECTIONS_MAX);
@@ -581,6 +584,7 @@ int request_bridge_set(struct net *n, struct net_request *r)
     if (targets) controllers_end(b, is_in_no_list, targets); /* it has these controllers, and no others any more */
     net_bridge_aged(b, wanted.mac_ageing_s);
     b->fail = wanted.fail;
+    b->probe_s = wanted.probe_s; /* of connections that begin after this */
     if (wanted.datapath_id && wanted.datapath_id != b->datapath_id) {
         b->datapath_id = wanted.datapath_id;
         of_agent_set_datapath_id(b->agent, b->datapath_id);

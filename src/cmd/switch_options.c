@@ -82,6 +82,7 @@ static const char usage_text[] =
     "\n"
     "What there is (each may be repeated):\n"
     "  --bridge=NAME[,fail-mode=standalone|secure][,mac-ageing=SECONDS][,datapath-id=HEX]\n"
+    "           [,probe=SECONDS]    (of controllers that say nothing: 15)\n"
     "  --vif=NAME,bridge=NAME,socket=PATH|connect=PATH[,KEY=VALUE]...\n"
     "                          a network card: mac, mtu, queues, number, packed, in-order, offloads (on|off), link\n"
     "                          (up|down), rate-in, rate-out (bits a second), packets-in, packets-out (a second),\n"
@@ -139,6 +140,7 @@ struct key {
 static const struct key bridge_keys[] = {{"fail-mode", "fail_mode", TEXT},
                                          {"mac-ageing", "mac_ageing_s", NUMBER},
                                          {"datapath-id", "datapath_id", TEXT},
+                                         {"probe", "probe_s", NUMBER},
                                          {0}};
 static const struct key port_keys[] = {{"bridge", "bridge", TEXT},
                                        {"type", "type", TEXT},

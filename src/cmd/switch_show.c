@@ -188,10 +188,10 @@ static json_t *bridge_json(struct net *n, struct net_bridge *b)
     }
     bridge_mac_each(b->bridge, count_mac, &macs);
     snprintf(id, sizeof id, "%016" PRIx64, b->datapath_id);
-    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b}", "name", b->name, "fail_mode",
+    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b}", "name", b->name, "fail_mode",
                      b->fail == BRIDGE_SECURE ? "secure" : "standalone", "datapath_id", id, "mac_ageing_s",
-                     (int)b->mac_ageing_s, "port_count", (int)ports, "vif_count", (int)vifs, "flow_count",
-                     (int)bridge_flow_count(b->bridge), "group_count", (int)bridge_group_count(b->bridge),
+                     (int)b->mac_ageing_s, "probe_s", (int)b->probe_s, "port_count", (int)ports, "vif_count", (int)vifs,
+                     "flow_count", (int)bridge_flow_count(b->bridge), "group_count", (int)bridge_group_count(b->bridge),
                      "meter_count", (int)bridge_meter_count(b->bridge), "controller_count",
                      (int)of_agent_controllers(b->agent), "mac_count", (int)macs, "flows_saved", b->keep.file.fd >= 0);
 }

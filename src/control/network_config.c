@@ -180,6 +180,7 @@ static void check_bridge(struct fields *f)
 {
     fields_choice(f, "fail_mode", 0, fail_modes);
     fields_uint(f, "mac_ageing_s", 300, 1, NETWORK_MAC_AGEING_MAX);
+    fields_uint(f, "probe_s", 15, 1, NETWORK_PROBE_MAX);
     if (fields_any(f, "datapath_id") && !network_datapath_id_valid(fields_string(f, "datapath_id", FIELD_REQUIRED, 18)))
         fields_refuse(f, "datapath_id", "1 to 16 hexadecimal digits that are not all 0");
     json_t *list = fields_array(f, "controllers", 0, NETWORK_CONTROLLERS_MAX);
@@ -258,7 +259,7 @@ int network_config_parse(json_t **out, enum network_kind kind, json_t *object, c
     return *out ? 0 : -ENOMEM;
 }
 
-static const char *const bridge_changes[] = {"name", "fail_mode", "mac_ageing_s", "datapath_id", NULL};
+static const char *const bridge_changes[] = {"name", "fail_mode", "mac_ageing_s", "datapath_id", "probe_s", NULL};
 static const char *const port_changes[] = {"name", "bridge", "vlan_mode", "tag", "trunks", "mtu", "gro", NULL};
 static const char *const vif_changes[] = {"name", "link",   "mtu",          "rate_in",     "rate_out", "vlan_mode",
                                           "tag",  "trunks", "allowed_macs", "allowed_ips", NULL};

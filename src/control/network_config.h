@@ -19,6 +19,7 @@
 #define NETWORK_ALLOWED_MACS_MAX 16u /* of a card; the switch's own, as below */
 #define NETWORK_ALLOWED_IPS_MAX 64u
 #define NETWORK_MAC_AGEING_MAX 86400u
+#define NETWORK_PROBE_MAX 3600u /* seconds */
 #define NETWORK_SNAPLEN_MAX 262144u
 #define NETWORK_CONTROLLERS_MAX 16u /* of a bridge */
 /* The switch's own bounds (cmd/switch_net.c compares): options that it refuses would be saved, and there were no networks. */

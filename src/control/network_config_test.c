@@ -15,7 +15,7 @@
 #include "switch/switch.h"
 
 static const char *const full[NETWORK_KINDS] = {
-    "{\"name\":\"br-0.x\",\"fail_mode\":\"secure\",\"mac_ageing_s\":60,\"datapath_id\":\"0x00AF\","
+    "{\"name\":\"br-0.x\",\"fail_mode\":\"secure\",\"mac_ageing_s\":60,\"probe_s\":5,\"datapath_id\":\"0x00AF\","
     "\"controllers\":[{\"target\":\"tcp:192.0.2.1\"},{\"target\":\"pssl:7000:[::1]\",\"name\":\"two\"}]}",
     "{\"bridge\":\"b\",\"name\":\"eth0.100\",\"type\":\"af_xdp\",\"device\":\"eth0.100\",\"number\":7,\"queues\":4,"
     "\"vlan_mode\":\"native-tagged\",\"tag\":5,\"trunks\":[0,5,\"100-199\",4095],\"mtu\":9000,\"gro\":false}",
@@ -128,6 +128,8 @@ static const struct one ones[] = {
     {NETWORK_BRIDGE, "name", "\"a234567890123456789012345678901\"", true},
     {NETWORK_BRIDGE, "name", "\"a2345678901234567890123456789012\"", false},
     {NETWORK_BRIDGE, "mac_ageing_s", "0", false},
+    {NETWORK_BRIDGE, "probe_s", "0", false},
+    {NETWORK_BRIDGE, "probe_s", "3601", false},
     {NETWORK_BRIDGE, "number", "1", false},
     {NETWORK_PORT, "device", "\"a234567890123456\"", false},
     {NETWORK_PORT, "device", "\"..\"", false},
