@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from lib import images
+from lib import packages
+from lib.images import QEMU_KERNEL_PACKAGE
 from lib.paths import TOP, MissingProgram
 
 NEEDS_A_PROGRAM = """
@@ -46,18 +47,18 @@ esac
 
 
 def test_missing_package_lists_are_fetched(apt):
-    assert images.qemu_kernel_package() == "linux-image-6.1.0-9-cloud-amd64"
-    assert images.qemu_kernel_package() == "linux-image-6.1.0-9-cloud-amd64"
+    assert packages.kernel_package(QEMU_KERNEL_PACKAGE) == "linux-image-6.1.0-9-cloud-amd64"
+    assert packages.kernel_package(QEMU_KERNEL_PACKAGE) == "linux-image-6.1.0-9-cloud-amd64"
     assert (apt / "log").read_text().count("update") == 1
 
 
 def test_stale_package_lists_are_renewed(apt):
     (apt / "lists").write_text("  Depends: linux-image-6.1.0-8-cloud-amd64\n")
     (apt / "to").mkdir()
-    assert images._download(apt / "to").name == "linux-image-6.1.0-9-cloud-amd64.deb"
+    assert [path.name for path in packages.download(apt / "to", [], QEMU_KERNEL_PACKAGE)] == ["linux-image-6.1.0-9-cloud-amd64.deb"]
 
 
 def test_no_network_is_said(apt):
     (apt / "offline").touch()
     with pytest.raises(MissingProgram, match="no network"):
-        images.qemu_kernel_package()
+        packages.kernel_package(QEMU_KERNEL_PACKAGE)

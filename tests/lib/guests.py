@@ -13,17 +13,15 @@ disk and never come back).
 """
 
 import os
-import re
 import signal
 import subprocess
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.images import DONE_MARK, READY_MARK, guest_archive, qemu_kernel, uml_kernel
+from lib.console import Console
+from lib.images import READY_MARK, guest_archive, qemu_kernel, uml_kernel
 from lib.paths import built, system_program
-from lib.process import what_threads_do
 
 UML_BLOCK_DEVICE = 2  # the virtio device ids, in virtio_uml.device=SOCKET:ID
 UML_NETWORK_DEVICE = 1
@@ -40,32 +38,23 @@ class Card:
     device_args: str = ""  # more properties of virtio-net-pci
 
 
-class GuestError(Exception):
-    """The guest did not do what was asked; the text has the end of its console."""
-
-
-class Guest:
+class Guest(Console):
     """A guest as a process with a console. Subclasses say how it is started."""
 
     counter = 0
 
     def __init__(self, run_dir, disks, script=None, files=None, mem_mib=256, name=None, kernel_args="", cards=()):
         Guest.counter += 1
-        self.name = name or f"{type(self).__name__}-{Guest.counter}"
         self.run_dir = Path(run_dir)
+        name = name or f"{type(self).__name__}-{Guest.counter}"
+        super().__init__(name, self.run_dir / f"{name}.console")
         self.disks = [str(disk) for disk in disks]
         self.cards = list(cards)
         self.mem_mib = mem_mib
         self.kernel_args = kernel_args
         self.initrd = self.run_dir / f"{self.name}.initrd"
-        self.log = self.run_dir / f"{self.name}.console"
         self._script = script
         self._files = files or {}
-        self._text = ""
-        self._taken = 0  # the console up to here was looked at
-        self._marks_at = 0  # marks() has returned what is before
-        self._changed = threading.Condition()
-        self._closed = False
         self.popen = None
         self.started_at = None
         self.ready_s = None
@@ -90,7 +79,7 @@ class Guest:
         self.popen = subprocess.Popen(
             [str(word) for word in self.command()], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, env={**os.environ, **self.environment()}, start_new_session=True)
-        threading.Thread(target=self._read_console, daemon=True).start()
+        self.open(self.popen.stdout, self.popen.stdin)
         return self
 
     def __enter__(self):
@@ -122,88 +111,17 @@ class Guest:
             status = self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.fail(f"still running after {timeout_s} s")
-        with self._changed:  # the rest of the console
-            self._changed.wait_for(lambda: self._closed, 5)
+        self.wait_closed(5)  # the rest of the console
         return status
 
     def power_off(self, timeout_s=30):
         self.send("sync; poweroff -f")
         return self.wait_end(timeout_s)
 
-    # -- console
-
-    def _read_console(self):
-        with open(self.log, "wb") as log:
-            while chunk := self.popen.stdout.read1(65536):
-                log.write(chunk)
-                log.flush()
-                with self._changed:
-                    self._text += chunk.decode(errors="replace").replace("\r", "")
-                    self._changed.notify_all()
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def console(self):
-        with self._changed:
-            return self._text
-
-    def fail(self, why):
-        raise GuestError(f"{self.name}: {why}; its console ends:\n{self.console()[-3000:]}\n{what_threads_do()}")
-
-    def wait_for(self, pattern, timeout_s):
-        """Until the console, from where the last wait ended, matches the regular expression; the match."""
-        found = None
-
-        def look():
-            nonlocal found
-            found = re.compile(pattern, re.MULTILINE).search(self._text, self._taken)
-            return found or self._closed
-
-        with self._changed:
-            self._changed.wait_for(look, timeout_s)
-            if found:
-                self._taken = found.end()
-                return found
-        self.fail(f"ended while waiting for {pattern!r}" if self._closed else f"no {pattern!r} in {timeout_s} s")
-
-    def marks(self, prefix):
-        """What follows `prefix` on the whole lines of the console that have come since the last call."""
-        with self._changed:
-            new = self._text[self._marks_at:self._text.rfind("\n") + 1]
-            self._marks_at += len(new)
-        return re.findall(rf"{re.escape(prefix)}(.*)\n", new)
-
     def wait_ready(self, timeout_s=60):
         self.wait_for(f"^{READY_MARK}\n", timeout_s)
         self.ready_s = time.monotonic() - self.started_at
         return self
-
-    def send(self, line):
-        assert "\n" not in line and len(line) < 4000, "one line, as long as a terminal takes"
-        self.popen.stdin.write(line.encode() + b"\n")
-        self.popen.stdin.flush()
-
-    def begin(self, line):
-        """Start a command and do not wait: finish() does."""
-        self.send(line)
-
-    def finish(self, timeout_s=60):
-        """(status, output) of the command that begin() started."""
-        before = self._taken
-        match = self.wait_for(rf"{DONE_MARK} (\d+)\n", timeout_s)
-        return int(match[1]), self.console()[before:match.start()]
-
-    def run(self, line, timeout_s=60):
-        self.begin(line)
-        return self.finish(timeout_s)
-
-    def check(self, line, timeout_s=60):
-        """run() of what must succeed; its output."""
-        status, output = self.run(line, timeout_s)
-        if status:
-            self.fail(f"`{line}` ended with status {status}")
-        return output
 
 
 class UmlGuest(Guest):

@@ -9,12 +9,10 @@ answered by a line with a mark and the exit status.
 import fcntl
 import hashlib
 import os
-import re
-import shutil
-import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
+from lib import packages
 from lib.cpio import Archive
 from lib.paths import CACHE, MissingProgram, system_program
 
@@ -118,63 +116,12 @@ def uml_kernel():
     return kernel, initrd("uml", module_files(versions[-1], ["virtio_blk", "virtio_net", "ipv6"]))
 
 
-def _known_qemu_kernel():
-    """The package of the kernel of the day, as apt's lists name it; None when they do not."""
-    shown = subprocess.run(["apt-cache", "depends", QEMU_KERNEL_PACKAGE], capture_output=True, text=True, check=False)
-    found = re.search(r"Depends: (linux-image-\S+-cloud-amd64)", shown.stdout)
-    return found and found[1]
-
-
-def _update_lists():
-    """A container image comes without apt's lists; old ones name packages that are no longer there."""
-    done = subprocess.run(["apt-get", "update", "-q"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        raise MissingProgram(f"the kernel of QEMU guests cannot be fetched; `apt-get update` says: {done.stdout[-1000:]}")
-
-
-def qemu_kernel_package():
-    package = _known_qemu_kernel()
-    if not package:
-        _update_lists()
-        package = _known_qemu_kernel()
-    if not package:
-        raise MissingProgram(f"apt knows no package {QEMU_KERNEL_PACKAGE}")
-    return package
-
-
-def _download(directory):
-    """The package's file, fetched into the directory."""
-    for lists_are_new in (False, True):
-        # apt drops its rights to fetch, which needs a directory that its user can write: it may warn, not fail.
-        done = subprocess.run(["apt-get", "download", "-q", qemu_kernel_package()], cwd=directory, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if done.returncode == 0:
-            [package] = directory.glob("*.deb")
-            return package
-        if not lists_are_new:
-            _update_lists()
-    raise MissingProgram(f"the kernel of QEMU guests cannot be fetched; `apt-get download` says: {done.stdout[-1000:]}")
-
-
-def _fetch_qemu_kernel(directory):
-    """Download and unpack the package; nothing is installed."""
-    partial = directory.with_name(f"{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    package = _download(partial)
-    subprocess.run(["dpkg-deb", "-x", package, partial], check=True)
-    package.unlink()
-    [modules] = (partial / "lib" / "modules").iterdir()
-    subprocess.run([system_program("depmod", "kmod"), "-b", partial, modules.name], check=True)
-    partial.rename(directory)
-
-
 def qemu_kernel():
     """(kernel, initial RAM disk) of a QEMU guest: Debian's kernel for clouds."""
     directory = CACHE / "qemu-kernel"
     with building("qemu-kernel"):
         if not directory.exists():
-            _fetch_qemu_kernel(directory)
+            packages.unpack(directory, [], QEMU_KERNEL_PACKAGE)
     [modules] = (directory / "lib" / "modules").iterdir()
     [kernel] = (directory / "boot").glob("vmlinuz-*")
     return kernel, initrd("qemu", module_files(modules, ["virtio_pci", "virtio_blk", "virtio_net", "af_packet", "ipv6", "ext4"]))
