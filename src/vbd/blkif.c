@@ -128,6 +128,13 @@ static struct vbd_request *take_next(struct vbd_blkif *b)
     return ready(b, r) ? r : NULL;
 }
 
+/* A ring that is to stop gives what an earlier process had in flight, and nothing new: its guest could go on for ever. */
+static bool may_take(const struct vbd_queue *q)
+{
+    const struct vbd_blkif *b = q->blkif;
+    return !q->broken && !is_blocked(b) && (!q->draining || blkif_resuming(b->ring));
+}
+
 static unsigned pop(struct vbd_queue *q, struct vbd_request **popped, unsigned max)
 {
     struct vbd_blkif *b = q->blkif;
@@ -136,7 +143,7 @@ static unsigned pop(struct vbd_queue *q, struct vbd_request **popped, unsigned m
         struct vbd_request *r = held_back(b);
         if (r) popped[n++] = r;
     }
-    while (n < max && !q->broken && !is_blocked(b)) {
+    while (n < max && may_take(q)) {
         struct vbd_request *r = take_next(b);
         if (r) popped[n++] = r;
         else break;
@@ -210,7 +217,7 @@ static bool events_on(struct vbd_queue *q)
 static bool resuming(const struct vbd_queue *q)
 {
     const struct vbd_blkif *b = q->blkif;
-    return blkif_resuming(b->ring) || b->waiting || (b->barrier && !b->barrier_runs);
+    return b->waiting || (b->barrier && !b->barrier_runs) || (!q->broken && blkif_resuming(b->ring));
 }
 
 static const char *check(struct vbd_queue *q)

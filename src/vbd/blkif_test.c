@@ -225,6 +225,29 @@ static void test_stopped_before_a_barrier(void **state)
     bed_close(&bed);
 }
 
+/* A guest that has filled its ring with barriers, and would go on: those that were taken are carried out, no others. */
+static void test_stopped_with_a_ring_of_barriers(void **state)
+{
+    open_default(VBD_BLKIF_MAP);
+    atomic_store(&bed.disk->hold, true);
+    struct blkif_request plain = request(BLKIF_WRITE, 0, 0, 1), barrier = plain;
+    barrier.op = BLKIF_WRITE_BARRIER;
+    assert_true(blkif_sim_add(&bed.front, &plain, 0));
+    for (unsigned i = 1; blkif_sim_add(&bed.front, &barrier, i); i++)
+        ;
+    bed_show(&bed);
+    usleep(20000);
+    atomic_store(&bed.disk->hold, false);
+    bed_unserve(&bed);
+    uint64_t token;
+    int status;
+    assert_int_equal(bed_wait(&bed, NULL), BLKIF_OKAY);
+    assert_int_equal(bed_wait(&bed, NULL), BLKIF_OKAY);
+    assert_false(blkif_sim_get(&bed.front, &token, &status));
+    assert_string_equal(bed.disk->log, "wfwf");
+    bed_close(&bed);
+}
+
 static void test_flush_and_discard(void **state)
 {
     open_default(VBD_BLKIF_MAP);
@@ -520,6 +543,7 @@ int main(void)
         cmocka_unit_test(test_few_maps),
         cmocka_unit_test(test_barrier),
         cmocka_unit_test(test_stopped_before_a_barrier),
+        cmocka_unit_test(test_stopped_with_a_ring_of_barriers),
         cmocka_unit_test(test_flush_and_discard),
         cmocka_unit_test(test_bad_references),
         cmocka_unit_test(test_bad_indirect_pages),

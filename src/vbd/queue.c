@@ -89,7 +89,7 @@ static void check_ring(struct vbd_queue *q)
 static unsigned take(struct vbd_queue *q)
 {
     unsigned taken = 0, n;
-    if (!q->running || q->broken) return 0;
+    if (!q->running || (q->broken && !q->draining)) return 0;
     do {
         struct vbd_request *popped[GROUP];
         n = q->ring->pop(q, popped, GROUP);
@@ -283,13 +283,15 @@ static void command_run(struct vbd_queue *q, struct command *c, void (*run)(stru
  * forgets the in-flight table. New requests are not waited for. */
 static void drain(struct vbd_queue *q)
 {
-    while (q->running && !q->broken && q->ring->resuming(q)) {
+    q->draining = true;
+    while (q->running && q->ring->resuming(q)) {
         if (take(q) == 0 && q->in_flight) engine_sleep(q->engine, UINT64_MAX);
         publish(q); /* what is held back may wait for what others give back then */
     }
     while (q->in_flight)
         engine_sleep(q->engine, UINT64_MAX);
     if (q->running) publish(q);
+    q->draining = false;
 }
 
 /* As many requests as the ring has entries, on memory of their own that is not there before it is used: few guests use many. */

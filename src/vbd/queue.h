@@ -79,7 +79,8 @@ struct vbd_ring_ops {
     /* The guest shall not notify; it shall. The second returns true when there is work meanwhile. */
     void (*events_off)(struct vbd_queue *q);
     bool (*events_on)(struct vbd_queue *q);
-    /* What an earlier process had in flight, or what was taken from the ring and is held back, is still to be popped. */
+    /* What an earlier process had in flight, or what was taken from the ring and is held back, is still to be popped. The latter
+     * holds of a ring that is broken, too: pop() gives that out, and only that. */
     bool (*resuming)(const struct vbd_queue *q);
     /* Is the guest's memory still there? NULL or why not. */
     const char *(*check)(struct vbd_queue *q);
@@ -102,6 +103,7 @@ struct vbd_queue {
     const struct vbd_ring_ops *ring;
     bool running;
     bool broken;
+    bool draining; /* nothing new is taken, only what resuming() means */
     bool unkicked; /* nothing wakes the thread up for this ring */
 
     struct vbd_blkif *blkif; /* blkif.c's */

@@ -130,7 +130,7 @@ static bool events_on(struct vbd_queue *q)
 
 static bool resuming(const struct vbd_queue *q)
 {
-    return virtq_resuming(q->vq);
+    return !q->broken && virtq_resuming(q->vq);
 }
 
 static uint32_t base(const struct vbd_queue *q)
