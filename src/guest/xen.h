@@ -9,7 +9,9 @@
  *   guest/sim.c  Xen without Xen: grant tables and event channels in memory that two processes share, laid out and ordered as
  *                the hypervisor does it
  *
- * Every reference comes from a guest: a bad one costs that entry only (its status), never the batch.
+ * Every reference comes from a guest: a bad one costs that entry only (its status), never the batch. What the status of a map is says
+ * little: the grant device has one word for whatever the hypervisor refused, an end of its map-track table included. Who cannot map
+ * copies instead, and the copy's status is the reference's own.
  *
  * Thread-safety: a `struct xen` belongs to one thread, its event channels too. The budget is its process's.
  */
@@ -30,7 +32,7 @@ typedef uint16_t xen_domid;
 /* A page to be mapped. */
 struct xen_map {
     uint32_t ref;    /* in */
-    int status;      /* out: 0 or -errno */
+    int status;      /* out: 0 or -errno; -ENOSPC is the budget's */
     void *page;      /* out: NULL when status is not 0 */
     uint64_t cookie; /* the world's own, for the unmap */
 };

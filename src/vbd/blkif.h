@@ -10,7 +10,7 @@
  *   MAP         the request's pages are mapped, used in place, and unmapped before its answer.
  *   PERSISTENT  pages stay mapped from one request to the next, a bounded number (both sides agreed on feature-persistent)
  *
- * Where no more can be mapped, requests are copied. A reference that is no good costs its request an error and nothing else.
+ * What cannot be mapped is copied. A reference that is no good costs its request an error and nothing else.
  *
  * Barriers: what was taken before one is complete before it begins, and nothing is taken before it is over.
  *

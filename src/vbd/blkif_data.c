@@ -54,42 +54,32 @@ bool vbd_blkif_fetch_segments(struct vbd_blkif *b, struct blkif_request *q)
 
 /* ---- pages ---- */
 
-/* The first that failed for another reason than that no more can be mapped; -ENOSPC; 0. */
-static int worst(const struct blkif_extra *x)
-{
-    int ret = 0;
-    for (unsigned i = 0; i < x->segment_count; i++) {
-        int status = x->page[i].status;
-        if (status && status != -ENOSPC) return status;
-        if (status) ret = status;
-    }
-    return ret;
-}
-
-static int map_pages(struct vbd_blkif *b, struct blkif_extra *x, bool writable)
+static bool map_pages(struct vbd_blkif *b, struct blkif_extra *x, bool writable)
 {
     for (unsigned i = 0; i < x->segment_count; i++)
         x->page[i] = (struct xen_map){.ref = x->segment[i].ref};
     b->xen->ops->map(b->xen, b->domid, x->page, x->segment_count, writable);
-    int ret = worst(x);
-    if (ret) b->xen->ops->unmap(b->xen, x->page, x->segment_count);
-    return ret;
+    for (unsigned i = 0; i < x->segment_count; i++) {
+        if (x->page[i].page) continue;
+        b->xen->ops->unmap(b->xen, x->page, x->segment_count);
+        return false;
+    }
+    return true;
 }
 
 /* Mapped writable whatever the request: the front end uses the same pages for both. */
-static int hold_pages(struct vbd_blkif *b, struct blkif_extra *x)
+static bool hold_pages(struct vbd_blkif *b, struct blkif_extra *x)
 {
     for (unsigned i = 0; i < x->segment_count; i++) {
         unsigned slot;
-        int ret = persistent_get(b->persistent, x->segment[i].ref, true, &x->page[i].page, &slot);
-        if (ret) {
+        if (persistent_get(b->persistent, x->segment[i].ref, true, &x->page[i].page, &slot)) {
             while (i-- > 0)
                 persistent_put(b->persistent, (unsigned)x->page[i].cookie);
-            return ret == -EBUSY ? -ENOSPC : ret;
+            return false;
         }
         x->page[i].cookie = slot;
     }
-    return 0;
+    return true;
 }
 
 static int take_buffers(struct vbd_blkif *b, struct blkif_extra *x)
@@ -106,13 +96,13 @@ static void give_buffers(struct vbd_blkif *b, const struct blkif_extra *x)
         b->free[b->free_count++] = (uint16_t)(((char *)x->page[i].page - b->pool) / XEN_PAGE_BYTES);
 }
 
+/* Whatever the reason why pages cannot be mapped (the grant device has one word for all): the copy, which has a status for each
+ * reference, decides whether they are any good. */
 static int get(struct vbd_blkif *b, struct blkif_extra *x, bool writable)
 {
-    int ret = -ENOSPC;
     x->way = b->way;
-    if (x->way == VBD_BLKIF_MAP) ret = map_pages(b, x, writable);
-    if (x->way == VBD_BLKIF_PERSISTENT) ret = hold_pages(b, x);
-    if (ret != -ENOSPC) return ret == -EAGAIN ? -EIO : ret; /* that word is the buffers' */
+    if (x->way == VBD_BLKIF_MAP && map_pages(b, x, writable)) return 0;
+    if (x->way == VBD_BLKIF_PERSISTENT && hold_pages(b, x)) return 0;
     x->way = VBD_BLKIF_COPY;
     return take_buffers(b, x);
 }

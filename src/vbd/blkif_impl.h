@@ -59,8 +59,7 @@ struct vbd_blkif {
 size_t vbd_blkif_extra_bytes(const struct vbd_blkif *b);
 /* The segments of an indirect request, from the guest's pages. False: it is refused. */
 bool vbd_blkif_fetch_segments(struct vbd_blkif *b, struct blkif_request *q);
-/* Get the pages of a request with segments; what is to be copied from the guest is noted. 0; -EAGAIN: no buffers now; other
- * -errno: it is to be refused. */
+/* Get the pages of a request with segments; what is to be copied from the guest is noted. 0; -EAGAIN: no buffers now. */
 int vbd_blkif_get_pages(struct vbd_blkif *b, struct vbd_request *r);
 /* What a read brought is noted to be copied to the guest, if it is to be copied. */
 void vbd_blkif_note_read(struct vbd_blkif *b, struct vbd_request *r);
