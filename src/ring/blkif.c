@@ -74,7 +74,8 @@ static const struct blkif_layout *layout_of(enum blkif_abi abi)
     case BLKIF_ABI_X86_64: return &blkif_layout64;
     case BLKIF_ABI_NATIVE: break;
     }
-    return _Alignof(struct { uint64_t v; }) == 8 && sizeof(void *) == 8 ? &blkif_layout64 : &blkif_layout32;
+    /* What decides is how the compiler aligns: 32-bit ARM's layout is the one of 64 bits. */
+    return _Alignof(struct { uint64_t v; }) == 8 ? &blkif_layout64 : &blkif_layout32;
 }
 
 unsigned blkif_ring_entries(enum blkif_abi abi, unsigned pages)
