@@ -29,6 +29,18 @@
 #define WINDOW_MIN_NS UINT64_C(4000)
 #define UNKICKED_POLL_NS UINT64_C(1000000) /* a queue without a kick descriptor is looked at this often */
 
+/* A ring that copies data does it when it publishes: only then has a request taken all its time. */
+static void note_latency(struct vbd_queue *q, const struct vbd_request *first)
+{
+    uint64_t now_ns = clock_now_ns();
+    for (const struct vbd_request *r = first; r; r = r->next) {
+        if (!r->start_ns) continue;
+        counter_add(&q->count.latency_ns, now_ns - r->start_ns);
+        counter_add(&q->count.latency_samples, 1);
+    }
+    q->over_sampled = 0;
+}
+
 /* Give back what is over. */
 static void publish(struct vbd_queue *q)
 {
@@ -36,6 +48,7 @@ static void publish(struct vbd_queue *q)
     if (!first) return;
     q->over = NULL;
     q->ring->publish(q, first);
+    if (q->over_sampled) note_latency(q, first);
     q->over_last->next = q->free;
     q->free = first;
 }
@@ -56,10 +69,7 @@ void vbd_queue_broke(struct vbd_queue *q, const char *why)
 void vbd_queue_finish(struct vbd_request *r)
 {
     struct vbd_queue *q = r->queue;
-    if (r->start_ns) {
-        counter_add(&q->count.latency_ns, clock_now_ns() - r->start_ns);
-        counter_add(&q->count.latency_samples, 1);
-    }
+    q->over_sampled += r->start_ns != 0;
     q->in_flight--;
     if (q->over) q->over_last->next = r;
     else q->over = r;

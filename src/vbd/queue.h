@@ -125,6 +125,7 @@ struct vbd_queue {
     size_t extra_bytes; /* of each request, for the ring */
     unsigned in_flight;
     struct vbd_request *over, *over_last; /* and not published; first is first */
+    unsigned over_sampled;                /* how many of them are timed */
     uint32_t sample_countdown;
 
     /* Adaptive polling: how long to poll after the last work, with and without I/O in flight. */

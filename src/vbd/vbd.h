@@ -99,7 +99,7 @@ struct vbd_queue_stats {
     uint64_t calls;                       /* times the driver was notified */
     uint64_t sleeps;                      /* times the thread slept */
     uint64_t polls_ns;                    /* time spent polling in vain before sleeping */
-    uint64_t latency_ns, latency_samples; /* of a sample of requests, from pop to push */
+    uint64_t latency_ns, latency_samples; /* of a sample of requests, from pop to publication */
 };
 void vbd_stats_read(struct vbd *d, unsigned queue, struct vbd_queue_stats *out);
 unsigned vbd_queues(const struct vbd *d);
