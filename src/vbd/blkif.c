@@ -72,10 +72,9 @@ static bool get_pages(struct vbd_blkif *b, struct vbd_request *r)
     const struct blkif_extra *x = vbd_request_extra(r);
     b->waiting = NULL;
     if (x->segment_count == 0) return true;
-    int ret = vbd_blkif_get_pages(b, r);
-    b->waiting = ret == -EAGAIN ? r : NULL;
-    if (ret && ret != -EAGAIN) r->type = VBD_T_REFUSED;
-    return ret != -EAGAIN;
+    if (vbd_blkif_get_pages(b, r) == 0) return true;
+    b->waiting = r;
+    return false;
 }
 
 /* May it be given out now? */
@@ -105,18 +104,28 @@ static bool is_blocked(const struct vbd_blkif *b)
     return b->waiting || b->barrier;
 }
 
+static void broke(struct vbd_queue *q, const char *why)
+{
+    blkif_break(q->blkif->ring, why);
+    vbd_queue_broke(q, why);
+}
+
 /* The next of the ring. NULL: there is none, or it is held back, or the ring broke. */
 static struct vbd_request *take_next(struct vbd_blkif *b)
 {
     struct vbd_queue *q = b->queue;
     struct vbd_request *r = vbd_request_next(q);
-    if (!r) return NULL;
+    if (!r) {
+        /* There are as many requests as entries. */
+        if (blkif_has_work(b->ring)) broke(q, "more requests than its ring has entries");
+        return NULL;
+    }
     struct blkif_extra *x = vbd_request_extra(r);
     x->segment = (struct blkif_segment *)(void *)(x->page + b->segments);
     struct blkif_request request = {.segments = x->segment};
     int ret = blkif_pop(b->ring, &request);
     if (ret <= 0) {
-        if (ret < 0) vbd_queue_broke(q, blkif_broken(b->ring));
+        if (ret < 0) broke(q, blkif_broken(b->ring));
         return NULL;
     }
     vbd_request_taken(q, r);

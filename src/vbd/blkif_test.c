@@ -405,6 +405,40 @@ static void test_index_jumps(void **state)
     bed_close(&bed);
 }
 
+/* The ring is full, and the guest says that there is one more. */
+static void test_one_more_than_entries(void **state)
+{
+    open_default(VBD_BLKIF_COPY);
+    atomic_store(&bed.disk->hold, true);
+    struct blkif_request q = request(BLKIF_WRITE, 0, 0, 1);
+    for (unsigned i = 0; blkif_sim_add(&bed.front, &q, i); i++)
+        ;
+    bed_show(&bed);
+    usleep(20000);
+    assert_null(vbd_broken(bed.vbd));
+    __atomic_fetch_add((uint32_t *)bed.front.ring, 1, __ATOMIC_RELEASE);
+    sim_port_notify(bed.guest, bed.port);
+    for (int waited = 0; !vbd_broken(bed.vbd) && waited < BED_ANSWER_MS; waited++)
+        usleep(1000);
+    assert_non_null(vbd_broken(bed.vbd));
+    atomic_store(&bed.disk->hold, false);
+    bed_close(&bed);
+}
+
+/* The bytes that a read brings are copied when it is over, and that is part of its time. */
+static void test_latency_has_the_copy_in_it(void **state)
+{
+    open_default(VBD_BLKIF_COPY);
+    struct vbd_queue_stats s;
+    for (unsigned i = 0; i < 32; i++)
+        assert_int_equal(ask_pages(BLKIF_READ, 0, 0, 11), BLKIF_OKAY);
+    for (int waited = 0; vbd_stats_read(bed.vbd, 0, &s), !s.latency_samples && waited < BED_ANSWER_MS; waited++)
+        usleep(1000);
+    assert_int_equal(s.latency_samples, 1);
+    assert_true(s.latency_ns > 0);
+    bed_close(&bed);
+}
+
 static void test_refused_rings(void **state)
 {
     struct errmsg e = {""};
@@ -551,6 +585,8 @@ int main(void)
         cmocka_unit_test(test_large_sectors_and_read_only),
         cmocka_unit_test(test_disk_errors),
         cmocka_unit_test(test_index_jumps),
+        cmocka_unit_test(test_one_more_than_entries),
+        cmocka_unit_test(test_latency_has_the_copy_in_it),
         cmocka_unit_test(test_refused_rings),
         cmocka_unit_test(test_properties),
         cmocka_unit_test(test_connect_and_disconnect),

@@ -953,6 +953,31 @@ static void test_many_in_flight(struct rig *g)
     rig_close(g);
 }
 
+/* All descriptors are in flight, and the guest says that there is one more: nobody waits for that, at 100 % of a processor. */
+static void test_one_more_than_descriptors(struct rig *g)
+{
+    if (g->packed) return; /* its driver has no index that could say so */
+    struct vbd_config c = config_default(g);
+    rig_open(g, &c);
+    atomic_store(&g->disk->hold, true);
+    memset(g->memory + DATA_AT, 0, 64);
+    g->memory[DATA_AT] = VIRTIO_BLK_T_FLUSH;
+    uint64_t at = GUEST_BASE + DATA_AT;
+    for (unsigned i = 0; i < QUEUE_SIZE; i++) {
+        struct driver_sim_buf flush[] = {{{at}, 16, false}, {{at + 64 + i}, 1, true}};
+        assert_true(driver_sim_add(g->driver, flush, 2, true, i));
+    }
+    show(g);
+    usleep(20000);
+    assert_null(vbd_broken(g->vbd));
+    __atomic_fetch_add((uint16_t *)(void *)(g->memory + DRIVER_AT + 2), 1, __ATOMIC_RELEASE);
+    kick(g);
+    assert_true(readable(vbd_broken_fd(g->vbd)));
+    assert_string_equal(vbd_broken(g->vbd), "more requests than the queue has descriptors");
+    atomic_store(&g->disk->hold, false);
+    rig_close(g);
+}
+
 /* Kicks through a pipe or a socket are taken out, however many: a full one would stop the guest. */
 static void kicks_without_end(struct rig *g)
 {
@@ -1075,6 +1100,7 @@ BOTH_RINGS(test_malformed_breaks_device)
 BOTH_RINGS(test_drain)
 BOTH_RINGS(test_config_space_and_resize)
 BOTH_RINGS(test_many_in_flight)
+BOTH_RINGS(test_one_more_than_descriptors)
 BOTH_RINGS(test_config_refused)
 
 int main(void)
@@ -1108,6 +1134,7 @@ int main(void)
         BOTH(test_drain),
         BOTH(test_config_space_and_resize),
         BOTH(test_many_in_flight),
+        BOTH(test_one_more_than_descriptors),
         BOTH(test_config_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

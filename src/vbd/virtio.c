@@ -61,9 +61,14 @@ static int pop_too_long(struct vbd_queue *q, struct vbd_request *r)
 static unsigned pop(struct vbd_queue *q, struct vbd_request **popped, unsigned max)
 {
     unsigned n = 0;
-    struct vbd_request *r;
-    while (n < max && !q->broken && (r = vbd_request_next(q))) {
+    while (n < max && !q->broken) {
         const char *why;
+        struct vbd_request *r = vbd_request_next(q);
+        if (!r) {
+            /* There are as many requests as descriptors. */
+            if (virtq_has_work(q->vq)) broke(q, "more requests than the queue has descriptors");
+            break;
+        }
         int ret = virtq_pop(q->vq, &r->chain, r->iov, q->iov_max);
         if (ret == -E2BIG) {
             ret = pop_too_long(q, r);
@@ -89,7 +94,10 @@ static unsigned pop(struct vbd_queue *q, struct vbd_request **popped, unsigned m
 /* Where memory was cut off there are zeroes now, that mean nothing: in a ring, that nothing is there to do. */
 static const char *check(struct vbd_queue *q)
 {
-    return guest_map_truncated(q->map) ? "the guest's memory was cut short" : NULL;
+    if (!guest_map_truncated(q->map)) return NULL;
+    const char *why = "the guest's memory was cut short";
+    virtq_break(q->vq, why);
+    return why;
 }
 
 static void push(struct vbd_queue *q, struct vbd_request *r)
