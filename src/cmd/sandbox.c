@@ -67,7 +67,6 @@ static const int allowed_calls[] = {
     SCMP_SYS(shutdown),
     SCMP_SYS(close),
     SCMP_SYS(dup),
-    SCMP_SYS(fcntl),
     SCMP_SYS(eventfd2),
     SCMP_SYS(timerfd_create),
     SCMP_SYS(timerfd_settime),
@@ -106,6 +105,12 @@ static const int allowed_calls[] = {
     SCMP_SYS(tgkill),
 };
 
+/* Descriptors, their flags and seals; and looking at locks, never taking or dropping one: whoever may read a base image could otherwise
+ * keep others from opening it, or a neighbour's next worker waiting for a mark (disk/mark.h). */
+static const int allowed_fcntls[] = {
+    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_ADD_SEALS, F_GET_SEALS, F_OFD_GETLK,
+};
+
 /* What opening a port of the host takes, a front end's socket, and signals to and from one that do not wait (guest/notify.c). */
 static const int network_calls[] = {
     SCMP_SYS(socket),      SCMP_SYS(bind),      SCMP_SYS(connect),      SCMP_SYS(listen),       SCMP_SYS(getsockname),
@@ -115,6 +120,7 @@ static const int network_calls[] = {
     SCMP_SYS(openat),      SCMP_SYS(open),      SCMP_SYS(geteuid),      SCMP_SYS(faccessat2),   SCMP_SYS(mincore),
     SCMP_SYS(flock),       SCMP_SYS(mkdir),     SCMP_SYS(statfs),       SCMP_SYS(clock_getres), SCMP_SYS(faccessat),
     SCMP_SYS(io_setup),    SCMP_SYS(io_submit), SCMP_SYS(io_getevents), SCMP_SYS(preadv2),      SCMP_SYS(pwritev2),
+    SCMP_SYS(fcntl),
 };
 #define TUN_WRITES 0x40045400u /* TUNSETIFF and its like */
 #define TUN_READS 0x80045400u
@@ -317,6 +323,9 @@ int sandbox_filter(const struct sandbox_args *args, enum sandbox_extra extra, st
     int ret = ctx ? seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1) : -ENOMEM;
     for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(allowed_calls); i++)
         ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed_calls[i], 0);
+    for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(allowed_fcntls); i++)
+        ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
+                               SCMP_A1_32(SCMP_CMP_EQ, (unsigned)allowed_fcntls[i]));
     /* Block devices: discard, zero out, size. Sockets: how much waits. A terminal's: refused as on any file that is none. */
     if (ret == 0)
         ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, 0x1200));

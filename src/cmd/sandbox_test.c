@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the filter of system calls leaves of locks: looking at them. Each case in a process of its own. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "cmd/sandbox.h"
+
+static int lock_call(int fd, int command, short type)
+{
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = 200, .l_len = 1};
+    return fcntl(fd, command, &lock) < 0 ? -errno : lock.l_type;
+}
+
+/* The number of what went wrong, 0: nothing. */
+static int filtered(int fd, enum sandbox_extra extra)
+{
+    static const struct sandbox_args args = {.required = true};
+    static const int changing[] = {F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW};
+    struct errmsg e;
+    if (lock_call(fd, F_OFD_SETLK, F_RDLCK) < 0) return 1;
+    if (sandbox_filter(&args, extra, &e) < 0) return 2;
+    for (unsigned i = 0; i < ARRAY_LEN(changing); i++) {
+        if (lock_call(fd, changing[i], F_RDLCK) != -ENOSYS) return 10 + (int)i;
+        if (lock_call(fd, changing[i], F_UNLCK) != -ENOSYS) return 20 + (int)i;
+    }
+    if (fcntl(fd, F_SETLEASE, F_RDLCK) == 0) return 3;
+    if (lock_call(fd, F_OFD_GETLK, F_WRLCK) != F_UNLCK) return 4; /* one's own do not count */
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0 || fcntl(copy, F_SETFL, fcntl(copy, F_GETFL) & ~O_NONBLOCK) < 0) return 5;
+    return fcntl(copy, F_GETFD) == FD_CLOEXEC ? 0 : 6;
+}
+
+static void test_locks_are_only_looked_at(void **state)
+{
+    static const enum sandbox_extra extras[] = {SANDBOX_NONE, SANDBOX_REOPEN};
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_LEN(extras); i++) {
+        int status, fd = memfd_create("sandbox-test", MFD_CLOEXEC);
+        assert_true(fd >= 0);
+        pid_t child = fork();
+        if (child == 0) _exit(filtered(fd, extras[i]));
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFEXITED(status));
+        assert_int_equal(WEXITSTATUS(status), 0);
+        close(fd);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_locks_are_only_looked_at)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
