@@ -9,7 +9,12 @@
 #include "base/log.h"
 #include "cache/client.h"
 #include "disk/image.h"
+#include "disk/mark.h"
 #include "disk/staged.h"
+#include "loop/clock.h"
+
+/* Less than the daemon gives a worker to be configured in. */
+#define PREVIOUS_LIMIT_NS (20 * NS_PER_SECOND)
 
 struct chain_thread {
     struct disk_chans chans;
@@ -22,7 +27,8 @@ struct chain {
     struct worker_config *config; /* the worker's */
     unsigned count;               /* layers of the configuration */
     struct engine_file file[DISK_CHAIN_MAX];
-    struct layer *own[DISK_CHAIN_MAX];    /* each image, directly */
+    int shared_fd[DISK_CHAIN_MAX];     /* what the daemon has a duplicate of; -1: the file's own, or nobody has one */
+    struct layer *own[DISK_CHAIN_MAX]; /* each image, directly */
     struct layer *cached[DISK_CHAIN_MAX]; /* the same through the cache; NULL for the leaf */
     struct layer *stack[DISK_CHAIN_MAX];  /* what threads open, leaf first */
     struct layer *staged;                 /* what they open instead, for comparison; or NULL */
@@ -42,14 +48,17 @@ static int open_one(struct chain *c, unsigned i, bool writable, struct errmsg *e
     return disk_file_open(&c->file[i], l->path, flags, e);
 }
 
-/* A read that a killed worker has left in the kernel must not land in the guest's memory after its successor has answered it. Of a file
- * that is written one can wait for that (wait_previous()). */
-static int open_file(struct chain *c, unsigned i, struct errmsg *e)
+/* What a killed worker has left in the kernel must not land, on an image or in the guest's memory, after its successor has
+ * begun: its direct I/O goes through descriptions that nobody else has, and that are marked (disk/mark.h). */
+static int open_file(struct chain *c, unsigned i, uint64_t mark, struct errmsg *e)
 {
-    bool writable = i == 0 && !c->config->device.read_only;
-    int ret = open_one(c, i, writable, e);
-    if (ret == 0) c->file[i].bounced = c->file[i].direct && !writable;
-    return ret;
+    bool adopted = c->config->layer[i].fd >= 0;
+    int ret = open_one(c, i, i == 0 && !c->config->device.read_only, e);
+    if (ret < 0) return ret;
+    c->count = i + 1;
+    if (!c->file[i].direct) return 0;
+    if (adopted) ret = disk_file_reopen(&c->file[i], &c->shared_fd[i], e);
+    return ret < 0 ? ret : disk_mark_set(&c->file[i], mark, e);
 }
 
 /* A clone opened without its base, or on another one, reads as something else, and what is then written to it is filled
@@ -70,15 +79,13 @@ static int compare_backing(const struct chain *c, unsigned i, struct errmsg *e)
                                  c->config->backing_names == BACKING_NAMES_ANY, e);
 }
 
-/* Nothing that the last worker had on its way may land after what we write. */
-static int wait_previous(struct chain *c, struct errmsg *e)
+int chain_wait_previous(struct chain *c, uint64_t mark, struct errmsg *e)
 {
-    int ret = engine_wait_previous(&c->file[0]);
-    if (ret == 0) return 0;
-    if (ret != -ETIMEDOUT && ret != -EOPNOTSUPP)
-        return errmsg_sys(e, -ret, "%s: waiting for the last worker's writes", c->file[0].name);
-    log_warn("%s: cannot tell whether the last worker's writes have landed: %s; going on", c->file[0].name,
-             strerror(-ret));
+    uint64_t deadline_ns = clock_now_ns() + PREVIOUS_LIMIT_NS;
+    for (unsigned i = 0; i < c->count; i++) {
+        int ret = c->file[i].direct ? disk_mark_wait(&c->file[i], mark, deadline_ns, e) : 0;
+        if (ret < 0) return ret;
+    }
     return 0;
 }
 
@@ -96,7 +103,7 @@ static void stage_take_fds(struct chain *c)
     }
 }
 
-int chain_open_files(struct chain **out, struct worker_config *config, const int *cache_fd, bool after_crash,
+int chain_open_files(struct chain **out, struct worker_config *config, const int *cache_fd, uint64_t mark,
                      struct errmsg *e)
 {
     struct chain *c = calloc(1, sizeof *c);
@@ -104,13 +111,14 @@ int chain_open_files(struct chain **out, struct worker_config *config, const int
     *out = c;
     c->config = config;
     c->stage.cache_fd = -1;
+    for (unsigned i = 0; i < DISK_CHAIN_MAX; i++)
+        c->shared_fd[i] = -1;
     for (unsigned i = 0; i < VBD_QUEUES_MAX; i++)
         c->thread[i].cache_fd = cache_fd[i];
     if (config->datapath == DATAPATH_STAGED) stage_take_fds(c);
     for (unsigned i = 0; i < config->layer_count; i++) {
-        int ret = open_file(c, i, e);
+        int ret = open_file(c, i, mark, e);
         if (ret < 0) return ret;
-        c->count = i + 1;
     }
     for (unsigned i = 0; i < c->count && config->backing_names != BACKING_NAMES_CHECKED; i++) {
         int ret = compare_backing(c, i, e);
@@ -121,7 +129,7 @@ int chain_open_files(struct chain **out, struct worker_config *config, const int
                           "%s: direct I/O here works in units of %u bytes, the disk's sectors have %u: use "
                           "--sector-size %u or direct=off",
                           c->file[0].name, c->file[0].io_align, config->device.sector_bytes, c->file[0].io_align);
-    return after_crash && !config->device.read_only ? wait_previous(c, e) : 0;
+    return 0;
 }
 
 unsigned chain_engines(const struct chain *c)
@@ -206,8 +214,10 @@ int chain_close(struct chain *c, struct errmsg *e)
         int closed = c->own[i]->ops->close(c->own[i], i == 0 ? e : NULL);
         if (i == 0) ret = closed;
     }
-    for (unsigned i = 0; i < c->count; i++)
+    for (unsigned i = 0; i < c->count; i++) {
         disk_file_close(&c->file[i]);
+        if (c->shared_fd[i] >= 0) close(c->shared_fd[i]);
+    }
     for (unsigned i = 0; i < VBD_QUEUES_MAX; i++)
         if (c->thread[i].cache_fd >= 0) close(c->thread[i].cache_fd);
     if (c->stage.cache_fd >= 0) close(c->stage.cache_fd);
@@ -220,9 +230,9 @@ struct layer *chain_leaf(struct chain *c)
     return c->own[0];
 }
 
-int chain_file_fd(const struct chain *c, unsigned layer)
+int chain_shared_fd(const struct chain *c, unsigned layer)
 {
-    return c->file[layer].fd;
+    return c->shared_fd[layer] >= 0 ? c->shared_fd[layer] : c->file[layer].fd;
 }
 
 uint32_t chain_cluster_bytes(const struct chain *c)

@@ -17,10 +17,12 @@
 
 struct chain;
 
-/* Open (or adopt) every file of the configuration. cache_fd: a channel per queue, taken over, -1 for none.
- * after_crash: a process before us may have died with writes on their way; waits until none can land. */
-int chain_open_files(struct chain **out, struct worker_config *c, const int *cache_fd, bool after_crash,
-                     struct errmsg *e);
+/* Open (or adopt) every file of the configuration, and mark those of direct I/O as ours. cache_fd: a channel per queue, taken
+ * over, -1 for none. */
+int chain_open_files(struct chain **out, struct worker_config *c, const int *cache_fd, uint64_t mark, struct errmsg *e);
+/* Wait until nothing can land any more of what the process of this mark had on its way: before anything of its is done again.
+ * Blocks. 0, -ETIMEDOUT after 20 s, or other -errno. */
+int chain_wait_previous(struct chain *c, uint64_t mark, struct errmsg *e);
 /* How many engines opening the layers and serving them will ask for. */
 unsigned chain_engines(const struct chain *c);
 /* Open the layers on them; nothing of the host's file system is needed any more. */
@@ -30,7 +32,8 @@ int chain_open_layers(struct chain *c, struct disk_stash stash, _Atomic bool *sy
 int chain_close(struct chain *c, struct errmsg *e);
 
 struct layer *chain_leaf(struct chain *c);
-int chain_file_fd(const struct chain *c, unsigned layer);
+/* The descriptor that may be given away (the image's lock lives in it); nothing is read or written through a shared one. */
+int chain_shared_fd(const struct chain *c, unsigned layer);
 struct vbd_chains chain_callbacks(struct chain *c);
 uint32_t chain_cluster_bytes(const struct chain *c); /* the leaf's unit of allocation, 0: none */
 int chain_resize(struct chain *c, uint64_t size_bytes, struct errmsg *e);

@@ -8,7 +8,7 @@
  *
  * (with a Xen guest: its rings' note and tables, vbd_xen.h, in the place of the in-flight tables)
  * and the descriptors that the session names. The daemon holds duplicates; after a crash the next worker
- * is given all of them and goes on. Without a daemon the in-flight tables and the stash live in the
+ * is given all of them and goes on. Without a daemon the in-flight tables, the mark (disk/mark.h) and the stash live in the
  * front end's memory (INFLIGHT_SHMFD), which gives them back when it reconnects.
  */
 #include "cmd/vbd_worker.h"
@@ -28,6 +28,7 @@
 #include "base/log.h"
 #include "cmd/vbd_chain.h"
 #include "cmd/vbd_engines.h"
+#include "disk/mark.h"
 #include "guest/vhost_user.h"
 #include "ring/virtq.h"
 
@@ -41,8 +42,15 @@ struct state_head {
     uint64_t vhost_bytes, inflight_bytes, stash_bytes;
     struct vbd_kept device;
     _Atomic bool sync_failed; /* disk.h: layer_args */
+    uint64_t mark;            /* of the worker that serves, or did; everything of those before it is over */
 };
 #define STATE_HEAD_BYTES 4096u
+
+/* The same in a front end's memory, in front of the stash. */
+struct front_head {
+    uint64_t mark;
+};
+#define FRONT_HEAD_BYTES 4096u
 
 struct worker {
     struct loop *loop;
@@ -215,16 +223,30 @@ static void session_ended(void *device, const char *why)
     if (listen_start(w) < 0) loop_stop(w->loop);
 }
 
-/* A front end's in-flight memory has room for the leaf's stash at its end. */
+/* What a worker before us left there, or nothing: mem is NULL when it is taken away. */
+static int take_front_memory(struct worker *w, char *mem, size_t bytes, struct errmsg *e)
+{
+    struct disk_stash stash = {0};
+    if (mem) {
+        struct front_head *head = (struct front_head *)(void *)mem;
+        int ret = chain_wait_previous(w->chain, head->mark, e);
+        if (ret < 0) return ret;
+        head->mark = state_head(w)->mark;
+        stash = (struct disk_stash){mem + FRONT_HEAD_BYTES, bytes - FRONT_HEAD_BYTES};
+    }
+    return w->config.device.read_only ? 0 : chain_set_stash(w->chain, stash, e);
+}
+
+/* A front end's in-flight memory has room at its end for what a successor needs. */
 static void stash_ready(void *device, void *mem, size_t bytes, bool resumed)
 {
     struct worker *w = device;
     struct errmsg e;
     if (w->state_fd >= 0) return; /* it has a better place already */
     if (!resumed) memset(mem, 0, bytes);
-    if (chain_set_stash(w->chain, (struct disk_stash){mem, bytes}, &e) < 0) {
-        /* Going on would show the guest old data where it was promised new. */
-        log_error("disk %s: what the last worker had acknowledged cannot be taken over: %s", w->config.name, e.text);
+    if (take_front_memory(w, mem, bytes, &e) < 0) {
+        /* Going on would show the guest old data where it was promised new, or let old reads land in its memory. */
+        log_error("disk %s: what the last worker left cannot be taken over: %s", w->config.name, e.text);
         exit(1);
     }
 }
@@ -241,7 +263,7 @@ static struct vhost_args session_args(struct worker *w)
         .hold = {.keep = w->state_fd >= 0 ? held_keep : NULL, .drop = w->state_fd >= 0 ? held_drop : NULL, .arg = w},
         .inflight = w->state_fd >= 0 ? w->state + STATE_HEAD_BYTES + w->vhost_bytes : NULL,
         .inflight_bytes = w->state_fd >= 0 ? w->inflight_bytes : 0,
-        .stash_bytes = w->state_fd >= 0 || w->config.device.read_only ? 0 : STASH_BYTES,
+        .stash_bytes = w->state_fd >= 0 ? 0 : FRONT_HEAD_BYTES + (w->config.device.read_only ? 0 : STASH_BYTES),
         .stash_ready = stash_ready,
         .ended = session_ended,
     };
@@ -368,8 +390,12 @@ static int open_inner(struct worker *w, const struct worker_args *args, struct e
     if (state >= 0 && state_fd < 0) return errmsg_sys(e, errno, "disk %s: the last worker's state", w->config.name);
     int ret = state_map(w, state_fd, args->survives, e);
     if (ret < 0) return ret;
-    ret = chain_open_files(&w->chain, &w->config, args->cache_fd, state >= 0, e);
-    if (ret == 0) ret = engines_new(&w->engines, chain_engines(w->chain), e);
+    uint64_t mark = disk_mark_new();
+    ret = chain_open_files(&w->chain, &w->config, args->cache_fd, mark, e);
+    if (ret == 0) ret = chain_wait_previous(w->chain, state_head(w)->mark, e);
+    if (ret < 0) return ret;
+    state_head(w)->mark = mark;
+    ret = engines_new(&w->engines, chain_engines(w->chain), e);
     const struct worker_xen_config *xen = w->config.xen.there ? &w->config.xen : NULL;
     if (ret == 0 && xen) ret = worker_xen_open(&w->xen, xen, w->config.device.queues, e);
     if (ret == 0 && args->sandbox) ret = sandbox_leave_host(args->sandbox, e);
@@ -491,7 +517,7 @@ const struct worker_config *worker_config(const struct worker *w)
 
 int worker_layer_fd(const struct worker *w, unsigned i)
 {
-    return chain_file_fd(w->chain, i);
+    return chain_shared_fd(w->chain, i);
 }
 
 struct vbd *worker_device(struct worker *w)

@@ -121,7 +121,7 @@ struct vbd *worker_device(struct worker *w);
 /* Everything held, for a daemon that came back. */
 unsigned worker_held(const struct worker *w, const struct worker_held **out);
 
-/* The open image of layer i (its lock lives in it). Stays the worker's. */
+/* The open image of layer i (its lock lives in it), for the daemon. Stays the worker's. */
 int worker_layer_fd(const struct worker *w, unsigned i);
 
 /* vbd_cache.c: get a channel per queue from the cache service at path, for a worker without a daemon. */

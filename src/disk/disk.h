@@ -86,6 +86,7 @@ struct layer_chan;
  * has acknowledged but not yet written to storage, so that the next worker can go on. All
  * zeroes when new. Updates must leave it readable when the process is killed between any two
  * instructions. mem is NULL when there is none; the layer then writes before it acknowledges.
+ * Whoever gives one that a process before us filled has waited for the end of its I/O (disk/mark.h).
  */
 struct disk_stash {
     void *mem; /* 64-byte aligned, shared mapping */

@@ -18,6 +18,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/stat.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -251,6 +252,18 @@ int disk_file_adopt(struct engine_file *out, int fd, const char *name, struct er
     if (ret == 0) (void)steal_fd(&owned);
     else out->fd = -1;
     return ret;
+}
+
+int disk_file_reopen(struct engine_file *f, int *old_fd, struct errmsg *e)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", f->fd);
+    int flags = fcntl(f->fd, F_GETFL);
+    int fd = flags < 0 ? -1 : open(path, (flags & (O_ACCMODE | O_DIRECT)) | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0) return errmsg_sys(e, errno, "%s: cannot open it once more", f->name);
+    *old_fd = f->fd;
+    f->fd = fd;
+    return 0;
 }
 
 void disk_file_close(struct engine_file *f)

@@ -27,6 +27,10 @@ int disk_file_open(struct engine_file *out, const char *path, unsigned flags, st
 /* Describe a descriptor that somebody else opened (and locked). Takes fd over, on failure too. */
 int disk_file_adopt(struct engine_file *out, int fd, const char *name, struct errmsg *e);
 
+/* Open the same file once more, in the same way: what holds duplicates of the old descriptor has none of the new one. The
+ * old one, with its locks, is the caller's in *old_fd. f stays as it was on failure. 0 or -errno. */
+int disk_file_reopen(struct engine_file *f, int *old_fd, struct errmsg *e);
+
 void disk_file_close(struct engine_file *f);
 
 /* Identity of a base layer, to see that it did not change behind our back. */

@@ -53,9 +53,10 @@ class FrontEnd:
         self.send(request, payload, *fds, flags=1 | 8)
         assert self.receive() == 0, f"request {request} failed"
 
-    def start_ring(self, index=0):
-        """A ring, empty, at its beginning."""
-        self.memory[:USED + 4096] = bytes(USED + 4096)
+    def start_ring(self, index=0, resume=False):
+        """A ring, empty, at its beginning; or as the memory says."""
+        if not resume:
+            self.memory[:USED + 4096] = bytes(USED + 4096)
         self.order(SET_FEATURES, struct.pack("<Q", VERSION_1 | PROTOCOL_FEATURES))
         self.order(SET_VRING_NUM, struct.pack("<II", index, RING_SIZE))
         self.order(SET_VRING_BASE, struct.pack("<II", index, 0))

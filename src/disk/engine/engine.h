@@ -37,9 +37,6 @@ struct engine_file {
     bool direct; /* O_DIRECT is set on fd */
     bool block_device;
     bool writable;
-    /* Reads go through memory of the engine's own, and are copied. Set by openers whose buffers outlive their process, for files of which
-     * nobody can say what a killed process has still on its way (engine_wait_previous() takes that of writable ones). */
-    bool bounced;
     uint32_t mem_align;  /* bytes; what buffers must be aligned to, 1 when buffered */
     uint32_t io_align;   /* bytes; what offsets and lengths must be multiples of, 1 when buffered */
     uint64_t size_bytes; /* at open */
@@ -181,13 +178,5 @@ struct engine_maker {
 int engine_uring_new(struct engine **out, unsigned depth, struct errmsg *e);
 extern const struct engine_maker engine_uring_maker; /* of ENGINE_URING_DEPTH */
 #define ENGINE_URING_DEPTH 128u
-
-/*
- * A process that was killed may leave direct I/O behind in the kernel, which can land on the file after the
- * process is gone. Returns when no such write can land any more; to be called once the predecessor is dead (waited
- * for) and before anything of its is submitted again. Blocks. 0; -ETIMEDOUT when a block device did not come to
- * rest for 5 s (others use it); -EOPNOTSUPP where the file system offers no way to know; other -errno.
- */
-int engine_wait_previous(const struct engine_file *f);
 
 #endif

@@ -13,7 +13,6 @@
 bool piece_buffers_fit(const struct engine_io *io)
 {
     const struct engine_file *f = io->file;
-    if (f->bounced && io->op == ENGINE_READ) return false;
     if (f->mem_align == 1 && f->io_align == 1) return true;
     uintptr_t bases = 0, lengths = io->offset_bytes;
     for (unsigned i = 0; i < io->iov_count; i++) {

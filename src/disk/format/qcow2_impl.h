@@ -295,7 +295,6 @@ struct qcow2 {
     struct qcow2_meta meta;
     uint64_t file_clusters; /* host clusters that were ever part of the file, reserved ones included */
     uint64_t metadata_budget_bytes;
-    struct qcow2_free_batch *quarantine; /* clusters that a process that died may still write to; freed at close */
 };
 
 static inline struct qcow2 *qcow2_of(struct layer *l)

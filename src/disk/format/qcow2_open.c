@@ -186,7 +186,6 @@ static void layer_free(struct qcow2 *q)
         while ((node = list_pop_front(lists[i])))
             free(list_entry(node, struct qcow2_free_batch, node));
     }
-    free(q->quarantine);
     qcow2_log_free(q);
     qcow2_refs_free(q);
     qcow2_meta_free(&q->meta);
@@ -202,7 +201,6 @@ static int close_call(struct qcow2 *q, void *arg)
     struct errmsg *e = arg;
     int ret = qcow2_commit(q, true);
     if (ret < 0) return errmsg_sys(e, -ret, "%s: writing what is left of its tables", q->layer.name);
-    if (q->quarantine) qcow2_reclaim_add(q, steal_ptr(&q->quarantine));
     qcow2_reclaim(q, true);
     qcow2_pool_drain(q);
     ret = qcow2_sync(q);
@@ -213,7 +211,7 @@ static int close_call(struct qcow2 *q, void *arg)
 static bool nothing_to_close(struct qcow2 *q)
 {
     return !q->layer.writable || (!q->keeper.thread_running && qcow2_log_empty(q) && q->pool.clusters == 0 &&
-                                  list_empty(&q->keeper.free_batches) && !q->quarantine && !atomic_load(&q->written));
+                                  list_empty(&q->keeper.free_batches) && !atomic_load(&q->written));
 }
 
 static int close_layer(struct layer *l, struct errmsg *e)
@@ -280,9 +278,7 @@ static int set_stash_call(struct qcow2 *q, void *arg)
     struct set_stash *s = arg;
     int ret = qcow2_commit(q, false);
     if (ret < 0) return errmsg_sys(s->e, -ret, "%s: writing what the old stash holds", q->layer.name);
-    /* The pool is given back: what the new stash holds may be a pool of its own. So is the quarantine, whose slots
-     * go with the old stash: the new one may bring another. */
-    if (q->quarantine) qcow2_reclaim_add(q, steal_ptr(&q->quarantine));
+    /* The pool is given back: what the new stash holds may be a pool of its own. */
     qcow2_reclaim(q, true);
     qcow2_pool_drain(q);
     qcow2_stash_reset(q);

@@ -208,7 +208,7 @@ static int replay_slot(struct replay *r, unsigned i, struct qcow2_free_batch *b)
     return 0;
 }
 
-/* What was in flight is kept away from new writes until nothing of the dead process can land on it any more. */
+/* Of what was in flight nothing can land any more (disk.h, struct disk_stash). */
 static int replay_slots(struct replay *r)
 {
     struct qcow2 *q = r->q;
@@ -222,8 +222,7 @@ static int replay_slots(struct replay *r)
         return ret;
     }
     b->from_slots = true;
-    if (engine_wait_previous(q->file) == 0) qcow2_reclaim_add(q, b);
-    else q->quarantine = b;
+    qcow2_reclaim_add(q, b);
     return 0;
 }
 
@@ -261,7 +260,7 @@ static int replay_all(struct replay *r)
     if (ret == 0) ret = replay_slots(r);
     if (ret == 0) ret = replay_pool(r);
     if (ret < 0) return ret;
-    /* The stash as it is to us now: runs without what others hold, slots in quarantine only. */
+    /* The stash as it is to us now: runs without what others hold, slots that are to be freed only. */
     for (unsigned i = 0; i < QCOW2_POOL_RUNS; i++)
         qcow2_stash_pool(q, i);
     for (unsigned i = 0; i < QCOW2_STASH_SLOTS; i++)

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker is killed with direct I/O in the kernel, which a limit on bandwidth holds back there: none of it may land after its
+successor has begun. The disk is a loop device, and whoever is put into the group waits for it."""
+
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from lib.daemon import Daemon, kill_worker
+from lib.front_end import (AVAILABLE, MEMORY_BYTES, PROTOCOL_FEATURES, REPLY_ACK, RESET, RING_SIZE, SET_FEATURES, SET_MEM_TABLE,
+                           SET_PROTOCOL_FEATURES, USED, USER_BASE, VERSION_1, FrontEnd)
+from lib.paths import program
+from lib.process import wait_until
+from lib.worker import new_qcow2, run
+
+KIB, MIB = 1 << 10, 1 << 20
+SIZE = 16 * MIB
+CONTROLLER = Path("/sys/fs/cgroup/blkio")
+HELD_BACK_S = 1.0  # what SLOW_BYTES take in the group
+SLOW_BYTES = 256 * KIB
+BASE = b"\xa5"
+READ, WRITE = 0, 1  # kinds of requests
+GET_INFLIGHT_FD, SET_INFLIGHT_FD, INFLIGHT_SHMFD = 31, 32, 1 << 12
+
+
+class SlowDisk:
+    """A loop device, and a control group for which it is slow."""
+
+    def __init__(self, image):
+        self.device = run("losetup", "-f", "--show", image).strip()
+        self.group = CONTROLLER / f"late-io-{os.getpid()}"
+        self.group.mkdir()
+        number = Path(f"/sys/class/block/{Path(self.device).name}/dev").read_text().strip()
+        for way in ("read", "write"):
+            (self.group / f"blkio.throttle.{way}_bps_device").write_text(f"{number} {int(SLOW_BYTES / HELD_BACK_S)}")
+
+    def slow_down(self, pid):
+        """All its threads."""
+        (self.group / "cgroup.procs").write_text(str(pid))
+
+    def close(self):
+        wait_until(lambda: not (self.group / "cgroup.procs").read_text(), 10, "the end of the group's processes")
+        self.group.rmdir()
+        run("losetup", "-d", self.device)
+
+
+@pytest.fixture
+def disk(run_dir):
+    if os.geteuid() != 0 or not (CONTROLLER / "blkio.throttle.read_bps_device").exists():
+        pytest.skip("this host has no block device that can be slowed down")
+    image = run_dir / "image.raw"
+    image.write_bytes(BASE * SIZE)
+    disk = SlowDisk(image)
+    yield disk
+    disk.close()
+
+
+@pytest.fixture
+def daemon(run_dir):
+    with Daemon(run_dir) as daemon:
+        yield daemon
+
+
+class Guest(FrontEnd):
+    """Reads or writes COUNT * 64 KiB at the start of the disk, all at once. `at`: where its data are."""
+
+    COUNT, BYTES, STATUS = 4, 64 * KIB, 20480
+
+    def __init__(self, path, inflight=None):
+        super().__init__(path)
+        self.send(SET_PROTOCOL_FEATURES, struct.pack("<Q", REPLY_ACK | RESET | INFLIGHT_SHMFD))
+        self.inflight = inflight
+        self.done, self.at = 0, 256 * KIB
+
+    def take_memory_of(self, other):
+        """Connected again: the memory, and in it the ring, is what it was."""
+        self.memory, self.memory_fd, self.done = other.memory, other.memory_fd, other.done
+        self.order(SET_MEM_TABLE, struct.pack("<II4Q", 1, 0, 0, MEMORY_BYTES, USER_BASE, 0), self.memory_fd)
+
+    def keep_inflight(self):
+        """In-flight memory: the back end makes it, the front end keeps it."""
+        self.order(SET_FEATURES, struct.pack("<Q", VERSION_1 | PROTOCOL_FEATURES))
+        if not self.inflight:
+            self.send(GET_INFLIGHT_FD, struct.pack("<QQHHI", 0, 0, 1, RING_SIZE, 0))
+            data, fds, _, _ = socket.recv_fds(self.sock, 4096, 1)
+            self.inflight = data[12:], fds[0]
+        self.order(SET_INFLIGHT_FD, *self.inflight)
+
+    def submit(self, kind):
+        for i in range(self.COUNT):  # three descriptors each, in a ring of 16
+            header, data = 16384 + 16 * i, self.at + i * self.BYTES
+            struct.pack_into("<IIQ", self.memory, header, kind, 0, i * self.BYTES // 512)
+            self.memory[self.STATUS + i] = 0xee
+            parts = [(header, 16, 1), (data, self.BYTES, 1 if kind == WRITE else 3), (self.STATUS + i, 1, 2)]
+            for k, (at, size, flags) in enumerate(parts):
+                struct.pack_into("<QIHH", self.memory, 16 * (3 * i + k), at, size, flags, 3 * i + k + 1)
+            struct.pack_into("<H", self.memory, AVAILABLE + 4 + 2 * ((self.done + i) % RING_SIZE), 3 * i)
+        self.done += self.COUNT
+        self.jump_available_index(self.done)
+
+    def answered(self):
+        return struct.unpack_from("<H", self.memory, USED + 2)[0] == self.done
+
+    def finish(self):
+        wait_until(self.answered, 15, "the answers")
+        assert self.memory[self.STATUS:self.STATUS + self.COUNT] == bytes(self.COUNT)
+
+    @property
+    def data(self):
+        return self.memory[self.at:self.at + SLOW_BYTES]
+
+    @data.setter
+    def data(self, byte):
+        self.memory[self.at:self.at + SLOW_BYTES] = byte * SLOW_BYTES
+
+
+def leave_reads(guest, disk, pid, kill):
+    """Killed with reads on their way. The time at which that was."""
+    guest.data = b"-"
+    disk.slow_down(pid)
+    guest.submit(READ)
+    time.sleep(0.1)
+    assert not guest.answered()
+    kill()
+    return time.monotonic()
+
+
+def no_read_lands_late(guest, killed_at):
+    guest.finish()
+    took_s = time.monotonic() - killed_at
+    assert guest.data == BASE * SLOW_BYTES
+    guest.data = b"X"
+    time.sleep(HELD_BACK_S)
+    assert guest.data == b"X" * SLOW_BYTES
+    assert took_s > HELD_BACK_S / 4  # it had something to wait for
+
+
+def test_reads_of_a_base(run_dir, disk, daemon):
+    leaf = new_qcow2(run_dir / "leaf", SIZE, disk.device, "raw")
+    layers = [{"format": "qcow2", "path": str(leaf)}, {"format": "raw", "path": disk.device, "direct": True}]
+    path = daemon.call("disk.attach", name="d", layers=layers, cache=False)["socket"]
+    with Guest(path) as guest:
+        guest.start_ring()
+        for again in range(2):
+            killed_at = leave_reads(guest, disk, daemon.wait_worker("d"), lambda: kill_worker(daemon, "d"))
+            no_read_lands_late(guest, killed_at)
+            if not again:  # the next one gets the images from the worker, and must not hold what the worker reads through
+                daemon.kill()
+                daemon.start()
+                daemon.wait_worker("d")
+
+
+def on_device(disk):
+    return run("dd", f"if={disk.device}", f"bs={SLOW_BYTES}", "count=1", "iflag=direct", "status=none")
+
+
+def test_writes_to_a_leaf(disk, daemon):
+    layers = [{"format": "raw", "path": disk.device, "direct": True}]
+    path = daemon.call("disk.attach", name="d", layers=layers)["socket"]
+    with Guest(path) as guest:
+        guest.start_ring()
+        guest.data = b"A"
+        disk.slow_down(daemon.wait_worker("d"))
+        guest.submit(WRITE)
+        time.sleep(0.1)
+        kill_worker(daemon, "d")
+        guest.finish()
+        guest.at += SLOW_BYTES  # what is held back takes its data when it is let go
+        guest.data = b"B"
+        guest.submit(WRITE)
+        guest.finish()
+        time.sleep(HELD_BACK_S)
+    assert on_device(disk) == "B" * SLOW_BYTES
+
+
+def attach(processes, path, words, *more):
+    """(worker, guest), as soon as a worker opens the disk; it may refuse to, and is started again, as a supervisor would."""
+    refusals = []
+    while True:
+        worker = processes.start([program("creedence-vbd"), f"--socket-path={path}", *words])
+        while worker.running():
+            try:
+                return worker, Guest(path, *more), refusals
+            except (OSError, struct.error):
+                time.sleep(0.01)
+        refusals.append(worker.output())
+
+
+def test_reads_without_a_daemon(run_dir, disk, processes):
+    """Which mark its descriptions have, a worker says in the in-flight memory."""
+    path, words = run_dir / "s", ("--disk", f"{disk.device},format=raw,direct=on", "--read-only", "--sandbox=on")
+    worker, first, _ = attach(processes, path, words)
+    first.keep_inflight()
+    first.start_ring()
+    killed_at = leave_reads(first, disk, worker.pid, worker.kill)
+    _, guest, _ = attach(processes, path, words, first.inflight)
+    with guest:
+        guest.take_memory_of(first)
+        guest.keep_inflight()
+        guest.start_ring(resume=True)
+        no_read_lands_late(guest, killed_at)
+
+
+def test_writes_without_a_daemon(run_dir, disk, processes):
+    """Until they have landed the dead worker has its lock on the leaf."""
+    path, words = run_dir / "s", ("--disk", f"{disk.device},format=raw,direct=on")
+    worker, guest, _ = attach(processes, path, words)
+    with guest:
+        guest.start_ring()
+        guest.data = b"A"
+        disk.slow_down(worker.pid)
+        guest.submit(WRITE)
+        time.sleep(0.1)
+        worker.kill()
+    _, guest, refusals = attach(processes, path, words)
+    assert all("in use" in refusal for refusal in refusals)
+    with guest:
+        guest.start_ring()
+        guest.at += SLOW_BYTES  # what is held back takes its data when it is let go
+        guest.data = b"B"
+        guest.submit(WRITE)
+        guest.finish()
+        time.sleep(HELD_BACK_S)
+    assert on_device(disk) == "B" * SLOW_BYTES
