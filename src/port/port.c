@@ -55,9 +55,19 @@ static bool is_plain_ip(const struct packet *p)
     return false;
 }
 
+/* PORT_PLAIN_OFFLOADS */
+static bool is_plain_l4(const struct packet *p)
+{
+    const uint8_t *h = p->head;
+    if (p->head_bytes < 34) return false;
+    if (h[12] == 0x08 && h[13] == 0x00) return p->offload.csum_start == 14 + (h[14] & 15u) * 4;
+    return h[12] == 0x86 && h[13] == 0xdd && p->offload.csum_start == 14 + 40;
+}
+
 /* What the port takes of this frame: of one that must be cut up here, not its checksum either. */
 static uint32_t takes_of(const struct packet *p, uint32_t takes)
 {
+    if (takes & PORT_PLAIN_OFFLOADS) return !p->offload.csum_partial || is_plain_l4(p) ? takes : 0;
     return p->offload.gso == PACKET_GSO_NONE || is_plain_ip(p) ? takes : 0;
 }
 

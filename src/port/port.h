@@ -33,6 +33,9 @@
 #define PORT_TAKES_USO4 8u
 #define PORT_TAKES_USO6 16u
 #define PORT_TAKES_ALL 31u
+/* The receiver is told that a checksum is missing, and not where: so only TCP's or UDP's straight behind an IP header that nothing
+ * precedes. All else is finished here. */
+#define PORT_PLAIN_OFFLOADS 32u
 
 struct port_counters {
     _Atomic uint64_t packets, bytes, dropped, errors;

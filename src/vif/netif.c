@@ -107,7 +107,7 @@ static int queue_open(struct netif_queue *q, const struct netif_queue_setup *s, 
 static uint32_t takes_of(const struct netif_front *f)
 {
     if (!f->csum_offload || !f->csum_offload6) return 0;
-    return PORT_TAKES_CSUM | (f->sg && f->gso_tcp4 ? PORT_TAKES_TSO4 : 0) |
+    return PORT_PLAIN_OFFLOADS | PORT_TAKES_CSUM | (f->sg && f->gso_tcp4 ? PORT_TAKES_TSO4 : 0) |
            (f->sg && f->gso_tcp6 ? PORT_TAKES_TSO6 : 0);
 }
 
