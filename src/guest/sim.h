@@ -16,6 +16,9 @@
  *
  * Sources: Xen's public headers grant_table.h and event_channel.h; the design "FIFO-based event channels" (D. Vrabel, 2013).
  *
+ * On Xen a process that is killed has had each of its calls carried out whole, or not at all. Here the calls are the process's own
+ * code: who means to kill it on purpose, and go on with the machine, does it by sim_kill().
+ *
  * Thread-safety: a `struct sim` may be used by all threads of the process that opened it (a child attaches anew). A `struct
  * sim_guest` and a `struct xen` belong to one thread each.
  */
@@ -56,6 +59,9 @@ void sim_remove(const char *dir);
  * bound is released when the next one opens.
  */
 int sim_xen_open(struct xen **out, struct sim *s, struct xen_budget *budget, bool direct, struct errmsg *e);
+
+/* SIGKILL, at a moment when no thread of the process is inside of one of the calls of a `struct xen`. 0 or -errno. */
+int sim_kill(struct sim *s, int pid);
 
 struct sim_guest_options {
     xen_domid domid;

@@ -112,10 +112,11 @@ static int bind_to(struct sim_view *v, unsigned vcpu, struct sim_view *r, xen_do
     bool may =
         atomic_load(&remote->state) == SIM_PORT_UNBOUND && remote->remote == v->d->domid && !atomic_load(&r->d->dying);
     if (may) {
-        remote->remote_port = (uint32_t)port;
+        /* Ours first: whoever is killed in between has a port that is closed, and the guest's stays to be bound. */
         c->remote_port = remote_port;
-        atomic_store(&remote->state, SIM_PORT_BOUND);
         atomic_store(&c->state, SIM_PORT_BOUND);
+        remote->remote_port = (uint32_t)port;
+        atomic_store(&remote->state, SIM_PORT_BOUND);
     }
     sim_unlock(&remote->lock);
     if (may) set_pending(v, (unsigned)port); /* what came before it was bound */

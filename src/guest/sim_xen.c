@@ -3,11 +3,14 @@
 #include "guest/sim_machine.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 /* What this process has mapped, by its entry of the map-track table. */
 struct mapping {
@@ -37,6 +40,11 @@ static struct sim_view *host_of(struct sim_xen *s)
     return s->sim->host;
 }
 
+static struct sim_vcpu *vcpu_of(struct sim_xen *s)
+{
+    return &host_of(s)->d->vcpu[s->cpu.vcpu];
+}
+
 /* At this address, or anywhere. NULL and *ret. */
 static void *map_frame(struct sim_xen *s, struct sim_view *g, uint32_t frame, bool writable, void *at, int *ret)
 {
@@ -49,14 +57,21 @@ static void *map_frame(struct sim_xen *s, struct sim_view *g, uint32_t frame, bo
     return NULL;
 }
 
+/* A page of a ring is not of the budget. */
+static struct xen_budget *budget_of(struct sim_xen *s, bool ring)
+{
+    return ring ? NULL : s->budget;
+}
+
 /* Acquires, notes and maps. The handle or -errno. */
 static int64_t map_one(struct sim_xen *s, struct sim_view *g, uint32_t ref, bool writable, void *at)
 {
     uint32_t frame;
-    if (!xen_budget_take(s->budget, 1)) return -ENOSPC;
+    struct xen_budget *budget = budget_of(s, at != NULL);
+    if (!xen_budget_take(budget, 1)) return -ENOSPC;
     int ret = sim_grant_acquire(g, SIM_HOST, ref, writable, &frame);
     if (ret) {
-        xen_budget_give(s->budget, 1);
+        xen_budget_give(budget, 1);
         return ret;
     }
     int64_t handle = sim_track_take(host_of(s), s->cpu.vcpu, g, ref, writable);
@@ -72,7 +87,7 @@ static int64_t map_one(struct sim_xen *s, struct sim_view *g, uint32_t ref, bool
         handle = ret;
     }
     sim_grant_release(g, ref, writable);
-    xen_budget_give(s->budget, 1);
+    xen_budget_give(budget, 1);
     return handle;
 }
 
@@ -87,31 +102,35 @@ static void unmap_one(struct sim_xen *s, uint32_t handle)
     m->page = NULL;
     s->mapped--;
     sim_track_give(host_of(s), handle);
-    xen_budget_give(s->budget, 1);
+    xen_budget_give(budget_of(s, m->ring), 1);
 }
 
 static void op_map(struct xen *x, xen_domid domid, struct xen_map *maps, unsigned count, bool writable)
 {
     struct sim_xen *s = from_xen(x);
     struct sim_view *g = domid == SIM_HOST ? NULL : sim_view_get(s->sim, domid);
+    sim_enter(vcpu_of(s));
     for (unsigned i = 0; i < count; i++) {
         int64_t handle = g ? map_one(s, g, maps[i].ref, writable, NULL) : -ESRCH;
         maps[i].status = handle < 0 ? (int)handle : 0;
         maps[i].cookie = handle < 0 ? 0 : (uint64_t)handle;
         maps[i].page = handle < 0 ? NULL : s->mapping[handle].page;
     }
+    sim_exit(vcpu_of(s));
     sim_view_put(g);
 }
 
 static void op_unmap(struct xen *x, struct xen_map *maps, unsigned count)
 {
     struct sim_xen *s = from_xen(x);
+    sim_enter(vcpu_of(s));
     for (unsigned i = 0; i < count; i++) {
         if (!maps[i].page) continue;
         assert(maps[i].cookie < host_of(s)->d->maptrack && s->mapping[maps[i].cookie].page == maps[i].page);
         unmap_one(s, (uint32_t)maps[i].cookie);
         maps[i].page = NULL;
     }
+    sim_exit(vcpu_of(s));
 }
 
 /* Pages of the ring by address: a ring is unmapped once, a search is good enough. */
@@ -140,19 +159,25 @@ static void *op_map_ring(struct xen *x, xen_domid domid, const uint32_t *refs, u
     }
     uint8_t *ring = mmap(NULL, (size_t)count * XEN_PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (ring == MAP_FAILED) *ret = -errno;
+    sim_enter(vcpu_of(s));
     for (unsigned i = 0; !*ret && i < count; i++) {
         int64_t handle = map_one(s, g, refs[i], true, ring + (size_t)i * XEN_PAGE_BYTES);
         if (handle >= 0) continue;
         unmap_pages(s, ring, count);
         *ret = (int)handle;
     }
+    sim_exit(vcpu_of(s));
     sim_view_put(g);
     return *ret ? NULL : ring;
 }
 
 static void op_unmap_ring(struct xen *x, void *ring, unsigned count)
 {
-    if (ring) unmap_pages(from_xen(x), ring, count);
+    struct sim_xen *s = from_xen(x);
+    if (!ring) return;
+    sim_enter(vcpu_of(s));
+    unmap_pages(s, ring, count);
+    sim_exit(vcpu_of(s));
 }
 
 static int copy_one(struct sim_view *g, const struct xen_copy *c)
@@ -170,16 +195,21 @@ static int copy_one(struct sim_view *g, const struct xen_copy *c)
 
 static void op_copy(struct xen *x, xen_domid domid, struct xen_copy *copies, unsigned count)
 {
-    struct sim_view *g = domid == SIM_HOST ? NULL : sim_view_get(from_xen(x)->sim, domid);
+    struct sim_xen *s = from_xen(x);
+    struct sim_view *g = domid == SIM_HOST ? NULL : sim_view_get(s->sim, domid);
+    sim_enter(vcpu_of(s));
     for (unsigned i = 0; i < count; i++)
         copies[i].status = g ? copy_one(g, &copies[i]) : -ESRCH;
+    sim_exit(vcpu_of(s));
     sim_view_put(g);
 }
 
 static int op_bind(struct xen *x, xen_domid domid, uint32_t remote_port)
 {
     struct sim_xen *s = from_xen(x);
+    sim_enter(vcpu_of(s));
     int port = sim_channel_bind(host_of(s), s->cpu.vcpu, domid, remote_port);
+    sim_exit(vcpu_of(s));
     if (port > 0) sim_cpu_own(&s->cpu, port, true);
     return port;
 }
@@ -189,13 +219,18 @@ static void op_unbind(struct xen *x, int port)
     struct sim_xen *s = from_xen(x);
     if (!sim_cpu_owns(&s->cpu, port)) return;
     sim_cpu_own(&s->cpu, port, false);
+    sim_enter(vcpu_of(s));
     sim_channel_close(host_of(s), (unsigned)port);
+    sim_exit(vcpu_of(s));
 }
 
 static void op_notify(struct xen *x, int port)
 {
     struct sim_xen *s = from_xen(x);
-    if (sim_cpu_owns(&s->cpu, port)) sim_channel_send(host_of(s), (unsigned)port);
+    if (!sim_cpu_owns(&s->cpu, port)) return;
+    sim_enter(vcpu_of(s));
+    sim_channel_send(host_of(s), (unsigned)port);
+    sim_exit(vcpu_of(s));
 }
 
 static int op_event_fd(struct xen *x)
@@ -218,15 +253,17 @@ static void op_unmask(struct xen *x, int port)
 static void op_free(struct xen *x)
 {
     struct sim_xen *s = from_xen(x);
+    struct sim_vcpu *own = vcpu_of(s);
+    sim_enter(own);
     for (uint32_t i = 0; s->mapped && i < host_of(s)->d->maptrack; i++) {
         struct mapping *m = &s->mapping[i];
         if (!m->guest) continue;
         if (m->ring) munmap(m->page, XEN_PAGE_BYTES);
         unmap_one(s, i);
     }
-    unsigned vcpu = s->cpu.vcpu;
     sim_cpu_free(&s->cpu);
-    atomic_store(&host_of(s)->d->vcpu[vcpu].owner, 0);
+    sim_exit(own);
+    atomic_store(&own->owner, 0);
     free(s->mapping);
     free(s);
 }
@@ -253,8 +290,10 @@ static void reap(struct sim *s)
         if (!owner || kill(owner, 0) == 0 || errno != ESRCH) continue;
         if (!atomic_compare_exchange_strong(&host->d->vcpu[i].owner, &owner, s->pid)) continue;
         struct sim_cpu cpu;
+        sim_enter(&host->d->vcpu[i]);
         sim_track_reap(s, i);
         if (sim_cpu_init(&cpu, host, i) == 0) sim_cpu_free(&cpu);
+        sim_exit(&host->d->vcpu[i]);
         atomic_store(&host->d->vcpu[i].owner, 0);
     }
 }
@@ -288,4 +327,57 @@ int sim_xen_open(struct xen **out, struct sim *sim, struct xen_budget *budget, b
     if (s) free(s->mapping);
     free(s);
     return errmsg_sys(e, -ret, "%s", sim->dir);
+}
+
+/* ---- killing ---- */
+
+/* The state's letter, after the name, which may have anything in it but ends with the last bracket. */
+static bool is_halted(const char *stat_path)
+{
+    char line[512] = "";
+    FILE *f = fopen(stat_path, "re");
+    if (!f) return true; /* it has ended */
+    size_t n = fread(line, 1, sizeof line - 1, f);
+    fclose(f);
+    line[n] = 0;
+    const char *bracket = strrchr(line, ')');
+    return !bracket || !bracket[1] || strchr("TtZX", bracket[2]);
+}
+
+/* No thread of it runs. */
+static bool is_stopped(int pid)
+{
+    char path[300];
+    bool stopped = true;
+    snprintf(path, sizeof path, "/proc/%d/task", pid);
+    DIR *d = opendir(path);
+    if (!d) return true;
+    for (struct dirent *entry; stopped && (entry = readdir(d));) {
+        if (entry->d_name[0] == '.') continue;
+        snprintf(path, sizeof path, "/proc/%d/task/%.200s/stat", pid, entry->d_name);
+        stopped = is_halted(path);
+    }
+    closedir(d);
+    return stopped;
+}
+
+static bool is_inside(const struct sim *s, int pid)
+{
+    for (unsigned i = 0; i < SIM_VCPUS_MAX; i++) {
+        const struct sim_vcpu *v = &s->host->d->vcpu[i];
+        if (atomic_load(&v->owner) == pid && atomic_load(&v->busy)) return true;
+    }
+    return false;
+}
+
+int sim_kill(struct sim *s, int pid)
+{
+    for (;;) {
+        if (kill(pid, SIGSTOP)) return -errno;
+        while (!is_stopped(pid))
+            usleep(20);
+        if (!is_inside(s, pid)) return kill(pid, SIGKILL) ? -errno : 0;
+        if (kill(pid, SIGCONT)) return -errno;
+        usleep(20);
+    }
 }

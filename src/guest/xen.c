@@ -33,6 +33,7 @@ struct batch {
     struct list link; /* of those mapped, or of those to be used again */
     uint8_t *base;
     unsigned count, left;
+    unsigned entries; /* of the budget */
 };
 
 struct real_xen {
@@ -40,6 +41,7 @@ struct real_xen {
     xengnttab_handle *grants;
     xenevtchn_handle *events;
     struct xen_budget *budget;
+    unsigned entries; /* of the map-track table, for a page */
     struct list mapped, spare;
     uint64_t *bound; /* ports, a bit each: closing the handle unbinds what is left, this keeps others' numbers out */
 };
@@ -74,10 +76,10 @@ static struct batch *batch_new(struct real_xen *r)
 
 /* Takes of the budget; the batch, or NULL and *ret. */
 static struct batch *batch_map(struct real_xen *r, xen_domid domid, const uint32_t *refs, unsigned count, bool writable,
-                               int *ret)
+                               unsigned entries, int *ret)
 {
     *ret = -ENOSPC;
-    if (!xen_budget_take(r->budget, count)) return NULL;
+    if (!xen_budget_take(r->budget, entries)) return NULL;
     struct batch *b = batch_new(r);
     *ret = -ENOMEM;
     if (b) {
@@ -85,16 +87,17 @@ static struct batch *batch_map(struct real_xen *r, xen_domid domid, const uint32
                                                   PROT_READ | (writable ? PROT_WRITE : 0));
         *ret = b->base ? 0 : errno ? -errno : -EINVAL;
         b->count = b->left = count;
+        b->entries = entries;
         list_push_back(b->base ? &r->mapped : &r->spare, &b->link);
     }
-    if (*ret) xen_budget_give(r->budget, count);
+    if (*ret) xen_budget_give(r->budget, entries);
     return *ret ? NULL : b;
 }
 
 static void batch_unmap(struct real_xen *r, struct batch *b)
 {
     xengnttab_unmap(r->grants, b->base, b->count);
-    xen_budget_give(r->budget, b->count);
+    xen_budget_give(r->budget, b->entries);
     list_remove(&b->link);
     list_push_back(&r->spare, &b->link);
 }
@@ -105,7 +108,7 @@ static void map_some(struct real_xen *r, xen_domid domid, struct xen_map *maps, 
     int ret;
     for (unsigned i = 0; i < count; i++)
         refs[i] = maps[i].ref;
-    struct batch *b = batch_map(r, domid, refs, count, writable, &ret);
+    struct batch *b = batch_map(r, domid, refs, count, writable, count * r->entries, &ret);
     if (!b && count > 1) {
         for (unsigned i = 0; i < count; i++)
             map_some(r, domid, &maps[i], 1, writable);
@@ -141,7 +144,7 @@ static void *op_map_ring(struct xen *x, xen_domid domid, const uint32_t *refs, u
 {
     *ret = -EINVAL;
     if (!count) return NULL;
-    struct batch *b = batch_map(from_xen(x), domid, refs, count, true, ret);
+    struct batch *b = batch_map(from_xen(x), domid, refs, count, true, 0, ret);
     return b ? b->base : NULL;
 }
 
@@ -306,12 +309,24 @@ static void quiet_destroy(struct xentoollog_logger *l) {}
 static struct xentoollog_logger quiet = {
     .vmessage = quiet_message, .progress = quiet_progress, .destroy = quiet_destroy};
 
+/* In a paravirtual domain 0 the grant device has each page mapped twice. */
+static unsigned entries_per_page(void)
+{
+    char type[16] = "";
+    int fd = open("/sys/hypervisor/guest_type", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 2; /* an old kernel */
+    ssize_t n = read(fd, type, sizeof type - 1);
+    close(fd);
+    return n > 0 && strncmp(type, "PV\n", 3) != 0 ? 1 : 2;
+}
+
 int xen_open(struct xen **out, struct xen_budget *budget, struct errmsg *e)
 {
     struct real_xen *r = calloc(1, sizeof *r);
     if (!r) return errmsg_set(e, ENOMEM, "out of memory");
     r->xen.ops = &real_ops;
     r->budget = budget;
+    r->entries = entries_per_page();
     list_init(&r->mapped);
     list_init(&r->spare);
     r->bound = calloc(PORTS / 64, sizeof *r->bound);

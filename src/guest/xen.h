@@ -52,7 +52,8 @@ struct xen_ops {
     /* Several pages in one call as far as the world allows it. They may stay mapped until the last of them is unmapped. */
     void (*map)(struct xen *x, xen_domid domid, struct xen_map *maps, unsigned count, bool writable);
     void (*unmap)(struct xen *x, struct xen_map *maps, unsigned count); /* those whose page is not NULL */
-    /* Adjacent pages at adjacent addresses (a ring of several pages): all of them or none. NULL and *ret. */
+    /* Adjacent pages at adjacent addresses (a ring of several pages): all of them or none. NULL and *ret. Not of the budget: there are
+     * few, and without them nothing is served. */
     void *(*map_ring)(struct xen *x, xen_domid domid, const uint32_t *refs, unsigned count, int *ret);
     void (*unmap_ring)(struct xen *x, void *ring, unsigned count);
     void (*copy)(struct xen *x, xen_domid domid, struct xen_copy *copies, unsigned count);
@@ -76,8 +77,9 @@ struct xen {
 };
 
 /*
- * Entries of the hypervisor's map-track table that this process's backends may use together; a map over it fails with -ENOSPC, and
- * its user copies instead. NULL: what the hypervisor has. Thread-safe.
+ * Entries of the hypervisor's map-track table that this process's backends may use together: one for each page, and two where domain
+ * 0 is paravirtual, whose kernel maps the page as well as its process. A map over it fails with -ENOSPC, and its user copies instead.
+ * NULL: what the hypervisor has. Thread-safe.
  */
 struct xen_budget {
     unsigned max;

@@ -173,6 +173,19 @@ static void closed(struct xen *x)
         assert_null(fake.range[i].base);
 }
 
+/* Entries of the map-track table for a page: 2 where domain 0 is paravirtual, or nobody says what it is. */
+static unsigned per_page(void)
+{
+    struct xen_budget budget = {.max = 2};
+    struct xen *x = opened(&budget);
+    struct xen_map m = {.ref = 1};
+    x->ops->map(x, 1, &m, 1, false);
+    unsigned used = atomic_load(&budget.used);
+    assert_true(used == 1 || used == 2);
+    closed(x);
+    return used;
+}
+
 /* One call for all; unmapped by one, when the last is given back. */
 static void a_batch(void **state)
 {
@@ -196,6 +209,7 @@ static void a_batch(void **state)
 
 static void a_bad_reference_costs_itself(void **state)
 {
+    unsigned each = per_page();
     struct xen_budget budget = {.max = 100};
     struct xen *x = opened(&budget);
     struct xen_map m[4] = {{.ref = 1}, {.ref = GRANTED}, {.ref = 3}, {.ref = UINT32_MAX}};
@@ -206,7 +220,7 @@ static void a_bad_reference_costs_itself(void **state)
     assert_int_equal(m[2].status, 0);
     assert_int_equal(m[3].status, -EINVAL);
     assert_int_equal(fake.maps, 5);
-    assert_int_equal(atomic_load(&budget.used), 2);
+    assert_int_equal(atomic_load(&budget.used), 2 * each);
     x->ops->unmap(x, m, 4);
     assert_int_equal(atomic_load(&budget.used), 0);
     closed(x);
@@ -214,7 +228,7 @@ static void a_bad_reference_costs_itself(void **state)
 
 static void the_budget(void **state)
 {
-    struct xen_budget budget = {.max = 200};
+    struct xen_budget budget = {.max = 200 * per_page()};
     struct xen *x = opened(&budget);
     struct xen_map m[300];
     for (unsigned i = 0; i < 300; i++)
@@ -224,18 +238,18 @@ static void the_budget(void **state)
         assert_int_equal(m[i].status, i < 200 ? 0 : -ENOSPC);
     x->ops->unmap(x, m, 300);
     assert_int_equal(atomic_load(&budget.used), 0);
+    /* Rings are not of it. */
     uint32_t refs[3] = {1, 2, 3};
     int ret;
-    budget.max = 2;
-    assert_null(x->ops->map_ring(x, 1, refs, 3, &ret));
-    assert_int_equal(ret, -ENOSPC);
+    budget.max = 0;
+    assert_non_null(x->ops->map_ring(x, 1, refs, 3, &ret));
     closed(x);
+    assert_int_equal(atomic_load(&budget.used), 0);
 }
 
 static void rings(void **state)
 {
-    struct xen_budget budget = {.max = 100};
-    struct xen *x = opened(&budget);
+    struct xen *x = opened(NULL);
     uint32_t refs[3] = {7, 5, 6}, bad[2] = {1, GRANTED};
     int ret = 1;
     uint8_t *ring = x->ops->map_ring(x, 1, refs, 3, &ret), *left = x->ops->map_ring(x, 1, refs, 2, &ret);
@@ -248,9 +262,7 @@ static void rings(void **state)
     assert_null(x->ops->map_ring(x, 1, bad, 0, &ret));
     x->ops->unmap_ring(x, ring, 3);
     x->ops->unmap_ring(x, NULL, 3);
-    assert_int_equal(atomic_load(&budget.used), 2);
     closed(x); /* takes what is left */
-    assert_int_equal(atomic_load(&budget.used), 0);
 }
 
 static void copies(void **state)

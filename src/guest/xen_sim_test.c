@@ -560,7 +560,7 @@ static void a_killed_backend(void **state)
     assert_int_equal(poll(&p, 1, 10000), 1);
     assert_int_equal(sim_pending(b.guest, ports, 4), 1);
     assert_string_equal(sim_guest_page(b.guest, frame), "from another process");
-    kill(pid, SIGKILL);
+    assert_int_equal(sim_kill(b.sim, pid), 0);
     assert_int_equal(waitpid(pid, NULL, 0), pid);
     assert_int_equal(sim_revoke(b.guest, ref), -EBUSY);
     struct xen *next;

@@ -134,7 +134,7 @@ static pid_t start_serving(void)
 static void stop_serving(pid_t pid)
 {
     int status;
-    kill(pid, SIGKILL);
+    assert_int_equal(sim_kill(bed.sim, pid), 0);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFSIGNALED(status));
 }
