@@ -267,6 +267,7 @@ static void megaflow_one(void *arg, const struct megaflow_info *m)
     if (!page_wants(&d->page)) return;
     FILE *out = open_memstream(&text, &bytes);
     if (!out) return;
+    if (m->recirculation) fprintf(out, "recirculation=%u,", m->recirculation);
     flow_format_match(out, &m->match, d->bridge ? &d->bridge->names : NULL);
     fclose(out);
     page_add(&d->page, json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:f, s:i}", "bridge", bridge, "match", text, "actions",

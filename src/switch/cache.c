@@ -85,7 +85,16 @@ struct cache_port *cache_port_get(struct cache *c, uint64_t word0)
     return *chain = p;
 }
 
-void cache_forget_port(struct cache *c, uint64_t word0)
+/* There are enough of them for an hour of a million each second; then all begins anew. */
+uint32_t cache_number(struct cache *c)
+{
+    if (++c->number) return c->number;
+    for (uint32_t i = 1; i < c->lines_used; i++)
+        if (c->cold[i].table) cache_remove(c, i);
+    return ++c->number;
+}
+
+static void forget(struct cache *c, uint64_t word0)
 {
     for (uint32_t i = 1; i < c->lines_used; i++)
         if (c->cold[i].table && c->cold[i].table->port->word0 == word0) cache_remove(c, i);
@@ -97,6 +106,14 @@ void cache_forget_port(struct cache *c, uint64_t word0)
         free(p);
         return;
     }
+}
+
+void cache_forget_port(struct cache *c, uint64_t word0)
+{
+    struct flow_key later = {.words = {word0}};
+    later.recirculated = 1;
+    forget(c, word0);
+    forget(c, later.words[0]);
 }
 
 /* ---- lines ---- */

@@ -37,6 +37,7 @@ struct dp_list {
     unsigned refs, count;
     struct port *single;  /* it is nothing but one output; else NULL */
     struct port *metered; /* it is a meter and one output; else NULL */
+    bool again;           /* it ends with a DP_RECIRCULATE */
     struct dp_action actions[];
 };
 
@@ -45,7 +46,7 @@ struct dp_list {
 struct megaflow_path {
     unsigned refs;
     uint8_t slot; /* in paths, if it is there */
-    bool refresh;
+    bool refresh, again;
     uint16_t tables; /* how many were consulted */
     struct table_misses misses;
     struct change_deps deps; /* but for the addresses */
@@ -154,6 +155,7 @@ struct cache {
     uint64_t sweep_ns;                        /* when the last one began */
     uint64_t now_ns;                          /* as last told */
     uint32_t victim;
+    uint32_t number; /* the last one of cache_number() */
     struct cache_stats stats;
 };
 
@@ -163,6 +165,8 @@ void cache_destroy(struct cache *c);
 
 /* NULL: no memory. */
 struct cache_port *cache_port_get(struct cache *c, uint64_t word0);
+/* A number that no recirculation has (recirculate.h). */
+uint32_t cache_number(struct cache *c);
 /* Megaflows that count for a flow of the port, or output to it, go. */
 void cache_forget_port(struct cache *c, uint64_t word0);
 
@@ -200,6 +204,7 @@ struct cache_add {
     unsigned counted_count;
     const struct change_deps *deps;
     bool refresh;
+    bool again; /* it only leads to another look-up: what is counted on it is handed on to nobody */
     uint64_t valid_at, now_ns;
 };
 /* The line of a new megaflow, or 0: no room, no memory. */

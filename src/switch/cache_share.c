@@ -75,6 +75,7 @@ static struct dp_list *list_new(struct cache *c, const struct dp_action *a, unsi
     *l = (struct dp_list){.next = c->lists[hash & c->list_mask], .hash = hash, .count = count};
     memcpy(l->actions, a, count * sizeof *a);
     l->single = count == 1 && a->type == DP_OUTPUT ? a->to : NULL;
+    l->again = count && a[count - 1].type == DP_RECIRCULATE;
     l->metered = count == 2 && a[0].type == DP_METER && a[1].type == DP_OUTPUT ? a[1].to : NULL;
     c->lists[hash & c->list_mask] = l;
     return l;
@@ -114,7 +115,7 @@ void cache_list_put(struct cache *c, struct dp_list *l)
 static bool path_is(const struct megaflow_path *p, const struct cache_add *a)
 {
     if (p->flow_count != a->flow_count || p->counted_count != a->counted_count || p->tables != (uint16_t)a->tables ||
-        p->refresh != a->refresh)
+        p->refresh != a->refresh || p->again != a->again)
         return false;
     return change_deps_same(&p->deps, a->deps) && memcmp(&p->misses, a->misses, sizeof p->misses) == 0 &&
            (a->flow_count == 0 || memcmp(p->flows, a->flows, a->flow_count * sizeof(struct flow *)) == 0) &&
@@ -142,7 +143,8 @@ struct megaflow_path *cache_path_get(struct cache *c, const struct cache_add *a)
     size_t size = sizeof *p + a->flow_count * sizeof p->flows[0] + a->counted_count * sizeof *p->counted;
     p = shared_new(c, size);
     if (!p) return NULL;
-    *p = (struct megaflow_path){.refs = 1, .slot = slot, .refresh = a->refresh, .tables = (uint16_t)a->tables};
+    *p = (struct megaflow_path){
+        .refs = 1, .slot = slot, .refresh = a->refresh, .again = a->again, .tables = (uint16_t)a->tables};
     p->size = size;
     p->misses = *a->misses;
     p->deps = *a->deps;
@@ -191,7 +193,7 @@ static void path_hand_on(struct megaflow_path *p)
         flow_count(p->flows[i], p->packets, p->bytes, p->used_ns);
     for (unsigned i = 0; i < p->counted_count; i++)
         counts_add(p->counted[i], p->packets, p->bytes);
-    if (p->counters) table_count(p->counters, p->deps.tables, &p->misses, p->packets);
+    if (p->counters && !p->again) table_count(p->counters, p->deps.tables, &p->misses, p->packets);
     p->packets = p->bytes = 0;
 }
 

@@ -27,8 +27,9 @@ enum dp_type {
     DP_POP_PBB,
     DP_COPY_TTL_OUT,
     DP_COPY_TTL_IN,
-    DP_METER,  /* what exceeds it goes no further */
-    DP_BRANCH, /* the actions that follow are for a copy; the packet itself stays as it is */
+    DP_METER,       /* what exceeds it goes no further */
+    DP_BRANCH,      /* the actions that follow are for a copy; the packet itself stays as it is */
+    DP_RECIRCULATE, /* what the packet is after the changes before it is looked up again (recirculate.h); always the last */
 };
 
 struct meter;
@@ -42,7 +43,7 @@ struct dp_action {
         uint32_t port;  /* OUTPUT */
         uint32_t count; /* BRANCH: how many belong to it */
         uint32_t entry; /* PUSH_VLAN: tci; PUSH_MPLS: the label's entry; PUSH_PBB: tci */
-        uint32_t id;    /* METER */
+        uint32_t id;    /* METER, RECIRCULATE */
         struct {        /* CONTROLLER */
             uint8_t reason, table;
             uint16_t unused;

@@ -232,16 +232,17 @@ bool execute_change(struct packet *p, const struct dp_action *a)
     case DP_PUSH_VLAN:
         return packet_push_vlan(p, be16_make(a->eth_type), be16_make((uint16_t)(a->entry & ~FLOW_VLAN_PRESENT)));
     case DP_POP_VLAN: return packet_pop_vlan(p);
-    case DP_PUSH_MPLS: return packet_push_mpls(p, be16_make(a->eth_type), be32_make(a->entry));
+    case DP_PUSH_MPLS: return packet_push_mpls(p, be16_make(a->eth_type), be32_make(a->entry)) && relayer(p);
     case DP_POP_MPLS: return packet_pop_mpls(p, be16_make(a->eth_type)) && relayer(p);
-    case DP_PUSH_PBB: return packet_push_pbb(p, be32_make(a->entry));
+    case DP_PUSH_PBB: return packet_push_pbb(p, be32_make(a->entry)) && relayer(p);
     case DP_POP_PBB: return packet_pop_pbb(p) && relayer(p);
     case DP_COPY_TTL_OUT: return packet_copy_ttl_out(p);
     case DP_COPY_TTL_IN: return packet_copy_ttl_in(p);
     case DP_OUTPUT:
     case DP_CONTROLLER:
     case DP_METER:
-    case DP_BRANCH: break;
+    case DP_BRANCH:
+    case DP_RECIRCULATE: break;
     }
     return false;
 }

@@ -383,6 +383,6 @@ void extract_trim_mask(const struct flow_key *k, struct flow_key *mask)
         memset(mask->arp_sha, 0, sizeof mask->arp_sha);
         memset(mask->arp_tha, 0, sizeof mask->arp_tha);
     }
-    memset(mask->unused2, 0, sizeof mask->unused2);
-    memset(mask->unused16, 0, sizeof mask->unused16);
+    memset(mask->recirculation_high, 0, sizeof mask->recirculation_high);
+    memset(mask->recirculation_low, 0, sizeof mask->recirculation_low);
 }

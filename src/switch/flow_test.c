@@ -410,7 +410,7 @@ static void wrong_specifications_are_found(void **state)
     f.match.mask.nw_tos = 0xf0;
     check_wrong(f, FLOW_BAD_MASK);
     f.match.mask.nw_tos = 0;
-    f.match.mask.unused2[0] = 1;
+    f.match.mask.recirculation_high[0] = 1;
     check_wrong(f, FLOW_BAD_FIELD);
     f = (struct flow_spec){.instructions = {.has_goto = true, .goto_table = 254}};
     check_wrong(f, FLOW_BAD_GOTO);

@@ -40,14 +40,15 @@ struct flow_key {
         uint64_t words[FLOW_KEY_WORDS];
         struct {
             /* 0 */
-            struct be32 in_port; /* OpenFlow number within the bridge */
-            uint16_t bridge;     /* which one (always looked at) */
-            uint8_t unused0[2];
+            struct be32 in_port;  /* OpenFlow number within the bridge */
+            uint16_t bridge;      /* which one (always looked at) */
+            uint8_t recirculated; /* in a cache: of a packet as it is by now (recirculate.h), not as it came */
+            uint8_t unused0;
             /* 1, 2 */
             uint8_t eth_dst[6];
             struct be16 eth_type; /* after the tags; 0x05ff: a frame without a type (802.3, LLC without SNAP) */
             uint8_t eth_src[6];
-            uint8_t unused2[2];
+            uint8_t recirculation_high[2]; /* in a cache: which one; in all other keys zero */
             /* 3 */
             struct flow_vlan vlan[FLOW_VLANS]; /* outermost first */
             /* 4, 5 */
@@ -73,7 +74,7 @@ struct flow_key {
             uint8_t arp_sha[6];      /* ND: source link-layer address */
             struct be16 ipv6_exthdr; /* OFPIEH_* bits */
             uint8_t arp_tha[6];      /* ND: target link-layer address */
-            uint8_t unused16[2];
+            uint8_t recirculation_low[2];
             /* 17, 18 */
             struct be64 metadata;
             struct be64 tunnel_id;

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "loop/clock.h"
-#include "switch/thread.h"
+#include "switch/recirculate.h"
 
 /* ---- datapath actions ---- */
 
@@ -54,6 +54,7 @@ static void show_action(FILE *out, const struct dp_action *a, const struct flow_
     case DP_COPY_TTL_OUT: fputs("copy_ttl_out", out); break;
     case DP_COPY_TTL_IN: fputs("copy_ttl_in", out); break;
     case DP_METER: fprintf(out, "meter:%u", a->id); break;
+    case DP_RECIRCULATE: fprintf(out, "recirculate(%u)", a->id); break;
     case DP_BRANCH: break;
     }
 }
@@ -81,8 +82,10 @@ static struct flow_match shown(const struct flow_key *k, const struct flow_key *
 {
     struct flow_match m = {.key = *k, .mask = *mask};
     m.key.bridge = m.mask.bridge = 0;
-    memset(m.key.unused0, 0, sizeof m.key.unused0);
-    memset(m.mask.unused0, 0, sizeof m.mask.unused0);
+    m.key.recirculated = m.mask.recirculated = 0;
+    m.key.unused0 = m.mask.unused0 = 0;
+    memset(m.mask.recirculation_high, 0, sizeof m.mask.recirculation_high);
+    memset(m.mask.recirculation_low, 0, sizeof m.mask.recirculation_low);
     for (unsigned i = 0; i < FLOW_KEY_WORDS; i++)
         m.key.words[i] &= m.mask.words[i];
     return m;
@@ -105,7 +108,7 @@ void bridge_trace(struct bridge *b, const struct flow_key *k, const struct flow_
     if (t->failed) fputs("a bound was reached: the packet is dropped\n", out);
     fputs("megaflow: ", out);
     flow_format_match(out, &m, names);
-    if (t->once) fputs(" (not kept: what comes to light differs from packet to packet)", out);
+    if (t->once) fputs(" (what comes to light is looked up again)", out);
     fputs("\nactions: ", out);
     show_actions(out, t->actions, t->count, names);
     fputc('\n', out);
@@ -118,6 +121,7 @@ struct copied {
     struct flow_match match;
     uint64_t packets, bytes, used_ns;
     unsigned tables;
+    uint32_t recirculation;
     uint16_t bridge;
     struct dp_action *actions;
     unsigned count;
@@ -137,6 +141,7 @@ static void copy_one(const struct switch_thread *t, uint32_t line, struct copied
     struct flow_match match;
     cache_match(&t->cache, line, &match);
     out->match = shown(&match.key, &match.mask);
+    out->recirculation = recirculate_number(&match.key);
     out->packets = cold->packets + m->packets;
     out->bytes = cold->bytes + m->bytes;
     out->used_ns = m->packets ? t->now_ns : cold->used_ns;
@@ -183,6 +188,7 @@ static void tell_one(const struct copies *c, struct copied *m, const struct flow
                                  .bytes = m->bytes,
                                  .idle_ns = now > m->used_ns ? now - m->used_ns : 0,
                                  .tables = m->tables,
+                                 .recirculation = m->recirculation,
                                  .actions = text ? text : ""};
     visit(arg, &info);
     free(text);

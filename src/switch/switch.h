@@ -195,7 +195,9 @@ struct megaflow_info {
     struct flow_match match;
     const char *thread;
     uint64_t packets, bytes, idle_ns;
-    unsigned tables;     /* consulted */
+    unsigned tables; /* consulted */
+    uint32_t
+        recirculation; /* of packets that another megaflow ("recirculate(N)") sends on as this number; 0: as they come */
     const char *actions; /* text */
 };
 /* Asks each runner thread between two batches. */

@@ -447,6 +447,43 @@ static void what_comes_to_light(void **state)
     rig_close(&r);
 }
 
+/* Two megaflows do for all of them, whatever is inside that no flow looks at; they count for the flows once. */
+static void what_is_popped_is_looked_up_again(void **state)
+{
+    struct rig r;
+    uint8_t f[128];
+    struct megaflows m = {0};
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 3);
+    rig_flow(&r, "table=0,in_port=1,mpls,actions=pop_mpls:0x0800,goto_table:1");
+    rig_flow(&r, "table=1,ip,nw_dst=10.0.0.2,actions=output:2");
+    for (unsigned i = 0; i < 100; i++) {
+        unsigned n = frame_udp(f + 4, B, A, "10.0.0.1", "10.0.0.2", i, 2);
+        memmove(f, f + 4, 12);
+        memcpy(f + 12, "\x88\x47\x00\x04\xd1\x40", 6);
+        rig_send(&r, 1, f, n + 4, 2);
+    }
+    assert_int_equal(r.ports[2]->got, 200);
+    assert_int_equal(stats(&r).translations, 1);
+    assert_int_equal(stats(&r).megaflows, 2);
+    switch_megaflow_each(r.sw, NULL, see_megaflow, &m);
+    assert_int_equal(m.count, 2);
+    assert_int_equal(counts(&r, 0).packets, 200);
+    assert_int_equal(counts(&r, 1).packets, 200);
+    rig_flow(&r, "table=1,priority=40000,udp,tp_src=50,actions=output:3");
+    unsigned n = frame_udp(f + 4, B, A, "10.0.0.1", "10.0.0.2", 50, 2);
+    memmove(f, f + 4, 12);
+    memcpy(f + 12, "\x88\x47\x00\x04\xd1\x40", 6);
+    rig_got(&r);
+    rig_send(&r, 1, f, n + 4, 2);
+    assert_int_equal(rig_got(&r), bit(3));
+    rig_port_remove(&r, 1);
+    m.count = 0;
+    switch_megaflow_each(r.sw, NULL, see_megaflow, &m);
+    assert_int_equal(m.count, 0);
+    rig_close(&r);
+}
+
 /* A full burst of packets that are each copied more often than the pool would have copies for. */
 static void many_copies(void **state)
 {
@@ -855,6 +892,7 @@ int main(void)
         cmocka_unit_test(idle_megaflows_go),
         cmocka_unit_test(on_runners),
         cmocka_unit_test(what_comes_to_light),
+        cmocka_unit_test(what_is_popped_is_looked_up_again),
         cmocka_unit_test(another_shape),
         cmocka_unit_test(written_in_parts),
         cmocka_unit_test(moves_into_tags),

@@ -10,6 +10,7 @@
 #include "base/checked.h"
 #include "loop/clock.h"
 #include "switch/extract.h"
+#include "switch/recirculate.h"
 
 #define SWEEP_LINES 64u /* looked at between two batches */
 
@@ -34,11 +35,6 @@ struct burst {
     uint32_t fresh[PACKET_BATCH], fresh_generation[PACKET_BATCH];
 };
 
-static bool is_valid(const struct switch_thread *t, const struct megaflow *m)
-{
-    return m->valid_at >= t->seen[m->watches_mac];
-}
-
 #define POOL_ENOUGH (PACKET_POOL_PACKETS / 2) /* left at least, for the copies of one packet */
 
 /* Copies are taken back as soon as the next packet might go short of some, rather than at the end of the batch. */
@@ -55,7 +51,7 @@ static void carry_out(struct burst *b, struct packet *p, const struct dp_action 
     take_back_copies(b);
 }
 
-static void obey(struct burst *b, struct megaflow *m, struct packet *p)
+static void obey_last(struct burst *b, struct megaflow *m, struct packet *p)
 {
     const struct dp_list *l = m->list;
     m->packets++;
@@ -64,6 +60,20 @@ static void obey(struct burst *b, struct megaflow *m, struct packet *p)
     else if (l->metered && meter_passes(&b->t->meters, l->actions[0].meter, p->length_bytes))
         outbox_put(&b->t->outbox, l->metered, p);
     else carry_out(b, p, l->actions, l->count);
+}
+
+/* False: it leads to another look-up, which has found nothing: a miss. */
+static bool obey(struct burst *b, struct megaflow *m, uint32_t line, struct packet *p)
+{
+    if (__builtin_expect(m->list->again, false)) {
+        m->packets++;
+        m->bytes += p->length_bytes;
+        line = recirculate_find(b->t, b->port->word0, line, p);
+        if (!line) return false;
+        m = cache_megaflow(&b->t->cache, line);
+    }
+    obey_last(b, m, p);
+    return true;
 }
 
 static bool fresh_is_there(const struct burst *b, unsigned i)
@@ -89,22 +99,24 @@ static uint32_t fresh_find(const struct burst *b, const struct flow_key *k)
     const struct cache *c = &b->t->cache;
     for (unsigned i = 0; i < b->fresh_count; i++) {
         uint32_t line = fresh_is_there(b, i) ? cache_find_beside(c, b->fresh[i], k) : 0;
-        if (line && is_valid(b->t, cache_megaflow(c, line))) return line;
+        if (line && thread_is_valid(b->t, cache_megaflow(c, line))) return line;
     }
     return 0;
 }
 
-/* The megaflow that stands for this translation: the old one, if it says the same, or a new one. 0: none. */
-static uint32_t keep(struct burst *b, uint32_t old, const struct cache_add *a)
+/* The megaflow that stands for this translation: the old one, if it says the same, or a new one. 0: none. *first: the one that
+ * packets of the key as it came are found by. */
+static uint32_t keep(struct burst *b, uint32_t old, const struct cache_add *a, uint32_t *first)
 {
     struct switch_thread *t = b->t;
     bool once = t->translation->once || t->translation->failed;
+    if (t->translation->inner_count && !once) return recirculate_keep(t, b->port, a, first);
     if (old && !once && cache_same(&t->cache, old, a)) {
         t->revalidated++;
-        return old;
+        return *first = old;
     }
     if (old) cache_remove(&t->cache, old);
-    return once ? 0 : cache_add(&t->cache, b->port, a);
+    return *first = once ? 0 : cache_add(&t->cache, b->port, a);
 }
 
 static struct cache_add add_of(const struct switch_thread *t, const struct flow_key *k)
@@ -169,10 +181,7 @@ static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_gen
     struct switch_thread *t = b->t;
     struct packet *p = b->packets[i];
     uint32_t line = fresh_find(b, b->keys[i]);
-    if (line) {
-        obey(b, cache_megaflow(&t->cache, line), p);
-        return;
-    }
+    if (line && obey(b, cache_megaflow(&t->cache, line), line, p)) return;
     if (!within_quota(b)) return;
     struct translation_request r = {.bridge = b->in->bridge,
                                     .in = b->in,
@@ -186,10 +195,11 @@ static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_gen
     t->translations++;
     if (stale && !cache_holds(&t->cache, stale, stale_generation, b->keys[i])) stale = 0;
     struct cache_add a = add_of(t, b->keys[i]);
-    line = keep(b, stale, &a);
+    uint32_t first;
+    line = keep(b, stale, &a, &first);
+    if (first) fresh_note(b, first);
     if (line) {
-        fresh_note(b, line);
-        obey(b, cache_megaflow(&t->cache, line), p);
+        obey_last(b, cache_megaflow(&t->cache, line), p);
     } else {
         const struct translation *tr = t->translation;
         if (!cache_count(&t->cache, b->port, &a, p->length_bytes))
@@ -219,9 +229,9 @@ static void obey_all(struct burst *b)
     for (unsigned i = 0; i < b->count; i++) {
         uint32_t line = b->lines[i];
         struct megaflow *m = cache_megaflow(&t->cache, line);
-        if (line && (is_valid(t, m) || cache_revalidate(&t->cache, line, &t->sw->log, t->seen[1]))) {
-            obey(b, m, b->packets[i]);
-            continue;
+        if (line && (thread_is_valid(t, m) || cache_revalidate(&t->cache, line, &t->sw->log, t->seen[1]))) {
+            if (obey(b, m, line, b->packets[i])) continue;
+            b->lines[i] = line = 0; /* it is not stale */
         }
         stale_generation[misses] = line ? m->generation : 0;
         missed[misses++] = (uint8_t)i;
@@ -264,7 +274,7 @@ static bool straight(struct switch_thread *t, uint32_t line, struct packet *cons
 {
     struct megaflow *m = cache_megaflow(&t->cache, line);
     const struct dp_list *l = m->list;
-    if (!is_valid(t, m) || !(l->single || l->metered)) return false;
+    if (!thread_is_valid(t, m) || !(l->single || l->metered)) return false;
     uint64_t bytes = 0;
     for (unsigned i = 0; i < count; i++)
         bytes += packets[i]->length_bytes;
@@ -302,9 +312,8 @@ static bool simple(struct burst *b, struct packet *p)
     uint32_t word = extract_simple_word(p);
     uint32_t line = word ? cache_simple_find(b->port, word) : 0;
     struct megaflow *m = cache_megaflow(&b->t->cache, line);
-    if (!line || !is_valid(b->t, m)) return false;
+    if (!line || !thread_is_valid(b->t, m) || !obey(b, m, line, p)) return false;
     b->t->simple_hits++;
-    obey(b, m, p);
     return true;
 }
 

@@ -42,7 +42,20 @@ struct switch_thread {
     struct meter_run meters;
     struct flow_key keys[PACKET_BATCH];
     struct translation *translation;
+    struct dp_action steps[TRANSLATION_CHANGES + 1]; /* of a megaflow that is about to be kept (recirculate.c) */
 };
+
+static inline bool thread_is_valid(const struct switch_thread *t, const struct megaflow *m)
+{
+    return m->valid_at >= t->seen[m->watches_mac];
+}
+
+/* Valid, or found to be still true. */
+static inline bool thread_holds_true(struct switch_thread *t, uint32_t line)
+{
+    return thread_is_valid(t, cache_megaflow(&t->cache, line)) ||
+           cache_revalidate(&t->cache, line, &t->sw->log, t->seen[1]);
+}
 
 void thread_sink_init(struct net_switch *s);
 

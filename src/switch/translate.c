@@ -105,8 +105,6 @@ static bool is_ip(const struct flow_key *k)
     return type == 0x0800 || type == 0x86dd;
 }
 
-#define DSCP 0xfcu /* in nw_tos */
-
 /* The packet at hand meets it now, because what follows depends on what becomes of it. */
 static void meet_meter(struct walk *w, struct meter *m)
 {
@@ -129,10 +127,11 @@ static void meet_meter(struct walk *w, struct meter *m)
 /* Is the DSCP, which a meter may change from packet to packet, looked at after this? See translate(). */
 static void watch_dscp(struct walk *w)
 {
-    w->depends |= w->remarked && seen(w)->nw_tos & DSCP;
+    w->depends = walk_depends(w);
+    w->out->once |= w->out->inner_count > 0; /* one byte is not enough for the bits of several keys */
     w->remarked = true;
-    w->dscp_seen |= seen(w)->nw_tos & DSCP;
-    seen(w)->nw_tos &= (uint8_t)~DSCP;
+    w->dscp_seen |= seen(w)->nw_tos & WALK_DSCP;
+    seen(w)->nw_tos &= (uint8_t)~WALK_DSCP;
 }
 
 /* A packet that goes no further meets the meter all the same: it counts. */
@@ -197,13 +196,13 @@ bool walk_table(struct walk *w, uint8_t table)
 /* ---- all of it ---- */
 
 /* in_port, bridge, type, protocol and fragment bits decide which fields there are at all. */
-static void mask_always(struct walk *w)
+static void finish_mask(const struct flow_key *k, struct flow_key *m)
 {
-    struct flow_key *m = seen(w);
     m->words[0] = UINT64_MAX;
     memset(&m->eth_type, 0xff, sizeof m->eth_type);
-    uint16_t type = be16_get(w->r->key->eth_type);
+    uint16_t type = be16_get(k->eth_type);
     if (type == 0x0800 || type == 0x86dd) m->nw_proto = m->nw_frag = 0xff;
+    extract_trim_mask(k, m);
 }
 
 /* A branch with which the list ends needs no copy: nobody looks at the packet afterwards. */
@@ -224,8 +223,9 @@ static void finish(struct walk *w)
     while (t->count && !dp_is_seen(&t->actions[t->count - 1]))
         t->count--;
     unwrap_last(t);
-    mask_always(w);
-    extract_trim_mask(w->r->key, &t->mask);
+    finish_mask(w->r->key, &t->mask);
+    for (unsigned i = 0; i < t->inner_count; i++)
+        finish_mask(&t->inner[i].key, &t->inner[i].mask);
     for (unsigned i = 1; i < FLOW_KEY_PACKET_WORDS && !t->deps.modified; i++)
         t->deps.modified = w->key.words[i] != w->r->key->words[i];
 }
@@ -237,6 +237,7 @@ static void start(struct walk *w, const struct translation_request *r, struct tr
     w->r = r;
     w->out = out;
     w->key = *r->key;
+    w->mask = &out->mask;
     w->flow = NULL;
     w->table = 0;
     w->stop = w->meet = w->remarked = w->depends = w->buried = false;
@@ -275,11 +276,12 @@ static void walk_tables(struct walk *w)
 
 void walk_pipeline(struct walk *w)
 {
-    struct flow_key before = w->key;
+    struct flow_key before = w->key, *mask = w->mask;
     unsigned at = w->out->count;
     if (!walk_emit(w, DP_BRANCH)) return;
     walk_tables(w);
     walk_branch_end(w, at);
+    walk_look_at(w, mask);
     w->set.count = 0;
     w->table = 0;
     w->key = before;
@@ -297,7 +299,7 @@ void translate(const struct translation_request *r, struct translation *out)
     struct walk w;
     start(&w, r, out);
     walk(&w);
-    bool depends = w.depends || (w.remarked && seen(&w)->nw_tos & DSCP);
+    bool depends = walk_depends(&w);
     seen(&w)->nw_tos |= w.dscp_seen;
     if (depends && r->packet && r->meters) { /* on what a meter does with this very packet */
         start(&w, r, out);

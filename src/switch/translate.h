@@ -7,8 +7,11 @@
  * action has changed before marks the same bits of the packet: it is one bit too many at worst, because whatever
  * is written into a key is constant or made of marked bits. Tags that are pushed or popped move fields; then all tags are marked.
  *
- * What a pop brings to light is not in the packet's key. Then the outcome is good for this packet only (once). So it is when a table
- * looks at a DSCP that a meter may have changed before: then the packet meets its meters in translation.
+ * What a pop brings to light is not in the packet's key: from there on the packet has another key, and what is looked at is of that one
+ * (inner). All packets that agree in the bits that were looked at of each of the keys fare alike; see recirculate.h.
+ *
+ * Where a table looks at a DSCP that a meter may have changed before, the outcome is good for this packet only (once): it meets its
+ * meters in translation.
  *
  * Bounds: RESUBMITS_MAX in all, RESUBMIT_DEPTH nested, WALK_BUCKETS_MAX buckets of groups looked at, DP_ACTIONS_MAX; over these
  * the packet is dropped.
@@ -26,8 +29,16 @@
 #define RESUBMIT_DEPTH 64u
 #define WALK_BUCKETS_MAX 16384u
 #define TRANSLATION_COUNTED 4096u /* further ones do not count */
+#define TRANSLATION_INNER 4u      /* keys that a packet may have after its first; with more its outcome is not kept */
+#define TRANSLATION_CHANGES 64u   /* that lead to them, in all */
 #define TRANSLATION_FLOWS                                                                                              \
     64u /* matched on the way, that count packets; further ones do not, those without an idle time-out first */
+
+/* A key that the packet had on its way, after these changes of what it was when it came. */
+struct translation_inner {
+    struct flow_key key, mask; /* but for word 0 */
+    uint16_t change_at, change_count;
+};
 
 struct translation {
     struct flow_key mask; /* trimmed: no metadata, nothing that such a packet lacks; all of in_port and bridge */
@@ -36,11 +47,13 @@ struct translation {
     bool once;    /* not to be kept */
     bool refresh; /* the packet's source address is in use (deps.mac_src) */
     bool failed;  /* a bound was reached */
-    unsigned tables, flow_count, counted_count, count;
+    unsigned tables, flow_count, counted_count, count, inner_count, change_count;
     /* What is above is cleared for each translation, what follows is not. */
     struct flow *flows[TRANSLATION_FLOWS];
     struct dp_action actions[DP_ACTIONS_MAX];
     struct counted counted[TRANSLATION_COUNTED]; /* groups and buckets that were taken */
+    struct translation_inner inner[TRANSLATION_INNER];
+    struct dp_action changes[TRANSLATION_CHANGES]; /* of all of inner */
 };
 
 struct translation_request {

@@ -88,27 +88,56 @@ static void output(struct walk *w, const struct action *a)
 
 /* ---- what comes to light ---- */
 
+/* Of a list of actions, those that have changed the packet by now: not what other branches do. False: they cannot be done, or not be kept
+ * in mind (*keep). */
+static bool change_so_far(struct walk *w, struct packet *p, bool *keep)
+{
+    struct translation *t = w->out;
+    for (unsigned i = 0; i < t->count; i++) {
+        const struct dp_action *a = &t->actions[i];
+        if (a->type == DP_BRANCH) i += a->count; /* the one that is being written has the length 0 as yet */
+        if (a->type == DP_BRANCH || dp_is_seen(a)) continue;
+        if (!execute_change(p, a)) return false;
+        if (t->change_count == TRANSLATION_CHANGES) *keep = false;
+        else t->changes[t->change_count++] = *a;
+    }
+    return true;
+}
+
 /* The packet as it is by now, parsed anew. */
+static bool parse_anew(struct walk *w, struct translation_inner *in, bool *keep)
+{
+    struct packet_pool_mark mark = packet_pool_mark(w->r->pool);
+    struct packet *p = packet_clone(w->r->pool, w->r->packet);
+    in->change_at = (uint16_t)w->out->change_count;
+    bool ok = p && change_so_far(w, p, keep) && extract_key(p, &in->key) != EXTRACT_INVALID;
+    in->change_count = (uint16_t)(w->out->change_count - in->change_at);
+    packet_pool_rewind(w->r->pool, mark);
+    return ok;
+}
+
+/* What is looked at from here on is the packet's new key. A meter that remarks before that changes it, too: not to be kept. */
 static void look_inside(struct walk *w)
 {
-    struct flow_key k = w->key;
-    w->out->once = true;
+    struct translation *t = w->out;
     if (!w->r->packet) {
+        t->once = true;
         walk_trace(w, "what is inside is not known without a packet");
         return;
     }
-    struct packet *p = packet_clone(w->r->pool, w->r->packet);
-    for (unsigned i = 0; p && i < w->out->count; i++) {
-        const struct dp_action *a = &w->out->actions[i];
-        if (a->type == DP_BRANCH)
-            i += a->count; /* another's, unless it is the one that is being written, of length 0 as yet */
-        else if (!dp_is_seen(a) && !execute_change(p, a)) p = NULL;
-    }
-    if (!p || extract_key(p, &k) == EXTRACT_INVALID) {
-        w->stop = true; /* what was before has happened, as with any change that a packet does not allow */
+    struct translation_inner last, *in = t->inner_count < TRANSLATION_INNER ? &t->inner[t->inner_count] : &last;
+    bool keep = in != &last && !w->remarked;
+    t->deps.modified = true;
+    if (!parse_anew(w, in, &keep)) {
+        t->once = w->stop = true; /* what was before has happened, as with any change that a packet does not allow */
         return;
     }
-    memcpy(w->key.words + 1, k.words + 1, (FLOW_KEY_PACKET_WORDS - 1) * sizeof k.words[0]);
+    memcpy(w->key.words + 1, in->key.words + 1, (FLOW_KEY_PACKET_WORDS - 1) * sizeof in->key.words[0]);
+    t->once |= !keep;
+    if (in == &last) return;
+    t->inner_count++;
+    memset(&in->mask, 0, sizeof in->mask);
+    walk_look_at(w, &in->mask);
 }
 
 /* ---- fields ---- */
@@ -263,6 +292,8 @@ static void push_mpls(struct walk *w, uint16_t type)
     if (labelled) {
         w->key.mpls[2] = w->key.mpls[1];
         w->key.mpls[1] = w->key.mpls[0];
+    } else { /* what was there is not in sight any more */
+        memset(&w->key.words[4], 0, (FLOW_KEY_PACKET_WORDS - 4) * sizeof w->key.words[0]);
     }
     w->key.mpls[0] = be32_make(entry);
     w->key.eth_type = be16_make(type);

@@ -86,7 +86,7 @@ static void count_for(struct walk *w, struct counts *in, unsigned at)
 
 static void walk_bucket(struct walk *w, const struct flow_group *g, unsigned i)
 {
-    struct flow_key before = w->key;
+    struct flow_key before = w->key, *mask = w->mask;
     unsigned at = w->out->count;
     walk_trace(w, "group %u: bucket %u", g->spec.id, i);
     count_for(w, g->buckets, i);
@@ -95,6 +95,7 @@ static void walk_bucket(struct walk *w, const struct flow_group *g, unsigned i)
     walk_set(w, &g->sets[i]);
     w->depth--;
     walk_branch_end(w, at);
+    walk_look_at(w, mask);
     w->key = before;
     w->stop = w->out->failed; /* what ends a bucket's packet ends no other's */
 }

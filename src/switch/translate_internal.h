@@ -6,10 +6,13 @@
 #include "switch/meter_internal.h"
 #include "switch/translate.h"
 
+#define WALK_DSCP 0xfcu /* in nw_tos */
+
 struct walk {
     const struct translation_request *r;
     struct translation *out;
     struct flow_key key;    /* as the packet is by now; r->key: as it came */
+    struct flow_key *mask;  /* of the key that it has by now: out's, or that of one of its inner ones */
     struct action_list set; /* the action set, in its order */
     struct action set_actions[ACTIONS_MAX];
     const struct flow *flow; /* whose actions these are; NULL: the action set */
@@ -27,7 +30,20 @@ struct walk {
 /* What was looked at. */
 static inline struct flow_key *seen(struct walk *w)
 {
-    return &w->out->mask;
+    return w->mask;
+}
+
+/* Is the DSCP, which a meter may change from packet to packet, looked at after it did? */
+static inline bool walk_depends(const struct walk *w)
+{
+    return w->depends || (w->remarked && w->mask->nw_tos & WALK_DSCP);
+}
+
+/* From here on the packet has another key, or one that it had before. */
+static inline void walk_look_at(struct walk *w, struct flow_key *mask)
+{
+    w->depends = walk_depends(w);
+    w->mask = mask;
 }
 
 /* NULL: no room; translation has failed. The action is zeroed. */
