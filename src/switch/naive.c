@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "switch/naive.h"
 
+#include "switch/extract.h"
 #include "switch/group_internal.h"
 #include "switch/meter_internal.h"
 
@@ -10,6 +11,7 @@
 #define DEPTH 64u       /* of resubmits: as in translate.h */
 #define RESUBMITS 4096u /* in all */
 #define BURIED 32u      /* tags */
+#define ROOM 60u        /* bytes that are inserted: the switch has a little more */
 
 struct set { /* an action set */
     const struct action *last[ACTION_TYPES];
@@ -20,6 +22,8 @@ struct run {
     const struct naive *n;
     struct naive_result *out;
     struct flow_key key;
+    struct naive_frame frame;        /* of length 0: there is none */
+    bool behind;                     /* fields of IP and behind it are right in the key only */
     struct flow_vlan buried[BURIED]; /* tags below those that the key has room for, the outermost last */
     unsigned buried_count;
     struct set set;
@@ -143,6 +147,14 @@ void naive_clear(struct naive *n)
 
 /* ---- a packet ---- */
 
+uint64_t naive_sum(const uint8_t *bytes, unsigned length)
+{
+    uint64_t sum = UINT64_C(0xcbf29ce484222325);
+    for (unsigned i = 0; i < length; i++)
+        sum = (sum ^ bytes[i]) * UINT64_C(0x100000001b3);
+    return sum | 1;
+}
+
 static void table(struct run *r, uint8_t number);
 static void group(struct run *r, uint32_t id);
 
@@ -150,7 +162,9 @@ static void emit(struct run *r, uint32_t port)
 {
     if (port > 31 || !(r->n->ports >> port & 1)) return;
     assert(r->out->count < NAIVE_OUTPUTS);
+    r->out->unsure |= r->frame.inserted > ROOM;
     r->out->out[r->out->count].port = port;
+    r->out->out[r->out->count].sum = r->behind ? 0 : naive_sum(r->frame.bytes, r->frame.length);
     r->out->out[r->out->count++].key = r->key;
 }
 
@@ -172,6 +186,79 @@ static bool is_behind_tags(enum field_id id)
     return id == FIELD_ETH_TYPE || (fields[id].bit_at >= 4 * 64 && fields[id].bit_at < FLOW_KEY_PACKET_WORDS * 64);
 }
 
+static bool is_mpls(const struct flow_key *k)
+{
+    return field_exists(FIELD_MPLS_LABEL, k, NULL);
+}
+
+/* Labels go behind all tags; of a third one, and of the type 0x9100, a key does not say that it is one. */
+static bool hides_tags(const struct naive_frame *f)
+{
+    unsigned end = naive_type_at(f);
+    bool old = false;
+    for (unsigned at = 12; at < end; at += 4)
+        old |= naive_u16(f, at) == 0x9100;
+    return old || end > 12 + 4 * FLOW_VLANS;
+}
+
+/* What the frame's bytes say. */
+static void parse(struct run *r)
+{
+    struct flow_key k;
+    struct packet p = {.head = r->frame.bytes, .length_bytes = r->frame.length};
+    p.head_bytes = (uint16_t)(r->frame.length < PACKET_HEAD_BYTES ? r->frame.length : PACKET_HEAD_BYTES);
+    if (extract_key(&p, &k) == EXTRACT_INVALID) r->out->unsure = true;
+    else memcpy(r->key.words + 1, k.words + 1, (FLOW_KEY_PACKET_WORDS - 1) * sizeof k.words[0]);
+    r->buried_count = 0;
+}
+
+/* A header that is not there leaves its part of the key zero. */
+static bool is_odd(const struct flow_key *k)
+{
+    unsigned type = be16_get(k->eth_type);
+    bool later = k->nw_frag & FLOW_FRAG_LATER, ports = k->nw_proto == 6 || k->nw_proto == 17 || k->nw_proto == 132;
+    if (type == 0x0800 && k->words[6] == 0) return true;
+    if (type == 0x86dd && (k->words[9] | k->words[11]) == 0) return true;
+    if (type == 0x86dd && be16_get(k->ipv6_exthdr)) return true;
+    if (type == 0x0806 && be16_get(k->arp_op) == 0) return true;
+    return (type == 0x0800 || type == 0x86dd) && ports && !later && be16_get(k->tp_src) == 0;
+}
+
+/* After something was taken off: what was written behind it is not in the bytes. */
+static void look_inside(struct run *r)
+{
+    r->out->unsure |= r->behind || r->frame.length == 0;
+    parse(r);
+    r->out->odd |= is_odd(&r->key);
+}
+
+/* What a field of the key says, into the bytes. */
+static void write_back(struct run *r, enum field_id id)
+{
+    struct naive_frame *f = &r->frame;
+    unsigned type_at = naive_type_at(f);
+    if (f->length < 14 || fields[id].bit_at >= FLOW_KEY_PACKET_WORDS * 64) return;
+    if (id == FIELD_ETH_DST) {
+        memcpy(f->bytes, r->key.eth_dst, 6);
+    } else if (id == FIELD_ETH_SRC) {
+        memcpy(f->bytes + 6, r->key.eth_src, 6);
+    } else if (id == FIELD_VLAN_VID || id == FIELD_VLAN_PCP || id == FIELD_VLAN_TCI) {
+        bool dei = f->bytes[14] & 0x10;
+        naive_put(f, 14, (be16_get(r->key.vlan[0].tci) & 0xefffu) | (dei ? 0x1000u : 0), 2);
+    } else if (id == FIELD_ETH_TYPE) {
+        r->out->unsure |= hides_tags(f);
+        naive_put(f, type_at, be16_get(r->key.eth_type), 2);
+        r->behind = true; /* in a set, fields that are none any more may have been set before, or not */
+    } else if (id == FIELD_MPLS_LABEL || id == FIELD_MPLS_TC || id == FIELD_MPLS_BOS || id == FIELD_MPLS_TTL) {
+        if (naive_label_at(f)) naive_put(f, type_at + 2, be32_get(r->key.mpls[0]), 4);
+    } else if (id == FIELD_PBB_ISID) {
+        if (type_at + 6 <= f->length) naive_put(f, type_at + 3, be32_get(r->key.pbb_isid), 3);
+    } else {
+        r->behind = true;
+    }
+    r->out->shimmed |= is_mpls(&r->key) || id == FIELD_PBB_ISID;
+}
+
 static void set(struct run *r, const struct action *a)
 {
     struct field_value mask = a->set.mask;
@@ -183,6 +270,7 @@ static void set(struct run *r, const struct action *a)
     }
     r->out->edited |= is_behind_tags(id);
     field_set_masked(&r->key, id, a->set.value, mask);
+    write_back(r, id);
     if (id == FIELD_ETH_TYPE) memset(&r->key.words[4], 0, 13 * 8); /* to what has nothing that is looked at in it */
     if (id == FIELD_IP_PROTO) r->key.words[8] = r->key.words[13] = r->key.words[14] = 0;
     if (id == FIELD_IP_PROTO) r->key.words[15] = r->key.words[16] = 0;
@@ -204,6 +292,7 @@ static void move(struct run *r, const struct action *a)
     if (tag) to.raw[14] |= 0x10;
     r->out->edited |= is_behind_tags(id);
     field_set(&r->key, id, to);
+    write_back(r, id);
 }
 
 static void dec_ttl(struct run *r)
@@ -211,11 +300,77 @@ static void dec_ttl(struct run *r)
     if (!field_exists(FIELD_IP_TTL, &r->key, NULL)) return;
     if (r->key.nw_ttl <= 1) r->stop = true;
     else r->key.nw_ttl--;
+    r->behind = r->out->edited = true;
+}
+
+static void set_mpls_ttl(struct run *r, unsigned ttl)
+{
+    r->key.mpls[0].raw[3] = (uint8_t)ttl;
     r->out->edited = true;
+    write_back(r, FIELD_MPLS_TTL);
+}
+
+static void dec_mpls_ttl(struct run *r)
+{
+    unsigned ttl = r->key.mpls[0].raw[3];
+    if (!is_mpls(&r->key)) return;
+    if (ttl <= 1) r->stop = true;
+    else set_mpls_ttl(r, ttl - 1);
+}
+
+static void set_ttl(struct run *r, uint8_t ttl)
+{
+    if (!field_exists(FIELD_IP_TTL, &r->key, NULL)) return;
+    r->key.nw_ttl = ttl;
+    r->behind = r->out->edited = true;
+}
+
+static void copy_ttl(struct run *r, bool out)
+{
+    if (!is_mpls(&r->key)) return;
+    r->out->shimmed = r->out->edited = true;
+    if (!naive_copy_ttl(&r->frame, out)) r->stop = true;
+    look_inside(r);
+    r->behind |= !out; /* a sum changes with it */
+}
+
+static void push_mpls(struct run *r, unsigned type)
+{
+    uint32_t entry = be32_get(r->key.mpls[0]) & ~0x100u;
+    if (!is_mpls(&r->key)) entry = 0x100u | (field_exists(FIELD_IP_TTL, &r->key, NULL) ? r->key.nw_ttl : 0);
+    r->out->shimmed = true;
+    r->out->unsure |= hides_tags(&r->frame) || !naive_push_mpls(&r->frame, type, entry);
+    parse(r);
+}
+
+static void pop_mpls(struct run *r, unsigned type)
+{
+    if (!is_mpls(&r->key)) return;
+    r->out->shimmed = true;
+    if (!naive_pop_mpls(&r->frame, type)) r->stop = true;
+    look_inside(r);
+}
+
+static void push_pbb(struct run *r)
+{
+    uint32_t tci = be32_get(r->key.pbb_isid) & 0xffffff;
+    tci |= (uint32_t)(be16_get(r->key.vlan[0].tci) & 0xe000) << 16;
+    r->out->shimmed = true;
+    r->out->unsure |= !naive_push_pbb(&r->frame, tci);
+    parse(r);
+}
+
+static void pop_pbb(struct run *r)
+{
+    if (!field_exists(FIELD_PBB_ISID, &r->key, NULL)) return;
+    r->out->shimmed = true;
+    if (!naive_pop_pbb(&r->frame)) r->stop = true;
+    look_inside(r);
 }
 
 static void push_vlan(struct run *r, uint16_t type)
 {
+    (void)naive_push_vlan(&r->frame, type, be16_get(r->key.vlan[0].tci));
     if (be16_get(r->key.vlan[1].tci) & FLOW_VLAN_PRESENT) {
         r->out->deep = true;
         if (r->buried_count < BURIED) r->buried[r->buried_count++] = r->key.vlan[1];
@@ -228,6 +383,11 @@ static void push_vlan(struct run *r, uint16_t type)
 
 static void pop_vlan(struct run *r)
 {
+    bool more = be16_get(r->key.vlan[1].tci) & FLOW_VLAN_PRESENT, popped = naive_pop_vlan(&r->frame);
+    if (popped && more && naive_is_vlan(be16_get(r->key.eth_type))) { /* a third comes to light */
+        look_inside(r);
+        return;
+    }
     r->key.vlan[0] = r->key.vlan[1];
     memset(&r->key.vlan[1], 0, sizeof r->key.vlan[1]);
     if (r->buried_count == 0) return;
@@ -258,7 +418,18 @@ static void one(struct run *r, const struct action *a, uint8_t here)
     case ACTION_MOVE: move(r, a); break;
     case ACTION_PUSH_VLAN: push_vlan(r, a->eth_type); break;
     case ACTION_POP_VLAN: pop_vlan(r); break;
+    case ACTION_PUSH_MPLS: push_mpls(r, a->eth_type); break;
+    case ACTION_POP_MPLS: pop_mpls(r, a->eth_type); break;
+    case ACTION_PUSH_PBB: push_pbb(r); break;
+    case ACTION_POP_PBB: pop_pbb(r); break;
     case ACTION_DEC_NW_TTL: dec_ttl(r); break;
+    case ACTION_SET_NW_TTL: set_ttl(r, a->ttl); break;
+    case ACTION_DEC_MPLS_TTL: dec_mpls_ttl(r); break;
+    case ACTION_SET_MPLS_TTL:
+        if (is_mpls(&r->key)) set_mpls_ttl(r, a->ttl);
+        break;
+    case ACTION_COPY_TTL_OUT: copy_ttl(r, true); break;
+    case ACTION_COPY_TTL_IN: copy_ttl(r, false); break;
     case ACTION_RESUBMIT: resubmit(r, a, here); break;
     case ACTION_GROUP: group(r, a->group); break;
     default: break;
@@ -283,9 +454,11 @@ static void last(struct run *r, const struct set *s, enum action_type type)
 
 static void run_set(struct run *r, const struct set *s)
 {
-    last(r, s, ACTION_POP_VLAN);
-    last(r, s, ACTION_PUSH_VLAN);
-    last(r, s, ACTION_DEC_NW_TTL);
+    static const uint8_t before[] = {ACTION_COPY_TTL_IN,  ACTION_POP_VLAN,  ACTION_POP_MPLS,  ACTION_POP_PBB,
+                                     ACTION_PUSH_MPLS,    ACTION_PUSH_PBB,  ACTION_PUSH_VLAN, ACTION_COPY_TTL_OUT,
+                                     ACTION_DEC_MPLS_TTL, ACTION_DEC_NW_TTL};
+    for (unsigned i = 0; i < sizeof before; i++)
+        last(r, s, before[i]);
     for (unsigned i = 0; i < FIELD_COUNT && !r->stop; i++)
         if (s->field[i]) one(r, s->field[i], 0);
     last(r, s, ACTION_GROUP);
@@ -312,6 +485,8 @@ static void bucket(struct run *r, const struct group_bucket *k)
     write_set(&s, &k->actions);
     run_set(r, &s);
     r->key = before.key;
+    r->frame = before.frame;
+    r->behind = before.behind;
     r->buried_count = before.buried_count;
     memcpy(r->buried, before.buried, sizeof r->buried);
     r->stop = r->failed;
@@ -349,7 +524,7 @@ static void meter(struct run *r, uint32_t id)
     if (id == NAIVE_METER_DROPS) r->stop = true;
     if (id != NAIVE_METER_RAISES || (type != 0x0800 && type != 0x86dd)) return;
     r->key.nw_tos = meter_raise(r->key.nw_tos, 1);
-    r->out->raised = true;
+    r->behind = r->out->raised = true;
 }
 
 static void table(struct run *r, uint8_t number)
@@ -373,11 +548,13 @@ static void table(struct run *r, uint8_t number)
     }
 }
 
-void naive_run(const struct naive *n, const struct flow_key *k, struct naive_result *out)
+void naive_run(const struct naive *n, const struct flow_key *k, const struct naive_frame *frame,
+               struct naive_result *out)
 {
     struct run r = {.n = n, .out = out, .key = *k};
+    if (frame) r.frame = *frame;
     out->count = 0;
-    out->deep = out->unsure = out->raised = out->edited = false;
+    out->deep = out->unsure = out->raised = out->edited = out->shimmed = out->odd = false;
     table(&r, 0);
     struct set set = r.set;
     run_set(&r, &set);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * For tests: flows carried out in the most obvious way. A list of flows, looked through from its beginning for each
- * table; no masks, no caches. What a select group chooses by it asks the switch for (group_internal.h). MPLS, PBB and NORMAL are not among what it can do.
+ * table; no masks, no caches. What a select group chooses by it asks the switch for (group_internal.h). Tags and labels are pushed to and popped
+ * from the frame's bytes, and then the whole frame is parsed anew. NORMAL is not among what it can do.
  */
 #ifndef SWITCH_NAIVE_H
 #define SWITCH_NAIVE_H
 
 #include "switch/flow.h"
 #include "switch/group.h"
+#include "switch/naive_frame.h"
 
 #define NAIVE_FLOWS 512u
 #define NAIVE_OUTPUTS 8192u
@@ -31,11 +33,16 @@ struct naive_result {
     struct {
         uint32_t port;
         struct flow_key key; /* of the frame that leaves */
+        uint64_t sum;        /* of its bytes; 0: not known */
     } out[NAIVE_OUTPUTS];
-    bool raised; /* by a meter */
-    bool edited; /* a field behind the tags was written */
-    bool deep;   /* more tags than a key shows */
-    bool unsure; /* a header was to be read anew below tags that the key has no room for: none of it may be relied on */
+    bool raised;  /* by a meter */
+    bool edited;  /* a field behind the tags was written */
+    bool deep;    /* more tags than a key shows */
+    bool shimmed; /* a label or an I-TAG was pushed, popped or changed */
+    bool odd;     /* what came to light is not what it was said to be: setting fails on it */
+    /* A header was to be read anew below tags that the key has no room for, or behind fields that were written into the key only: none
+     * of it may be relied on. */
+    bool unsure;
 };
 
 /* The same as bridge_flow_*(). False: full. */
@@ -49,6 +56,9 @@ void naive_group_set(struct naive *n, const struct group_spec *g);
 bool naive_group_delete(struct naive *n, uint32_t id);
 void naive_meter_delete(struct naive *n, uint32_t id); /* and its flows */
 void naive_clear(struct naive *n);
-void naive_run(const struct naive *n, const struct flow_key *k, struct naive_result *out);
+/* frame: what k is the key of; NULL: nobody will want to know. */
+void naive_run(const struct naive *n, const struct flow_key *k, const struct naive_frame *frame,
+               struct naive_result *out);
+uint64_t naive_sum(const uint8_t *bytes, unsigned length);
 
 #endif

@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define ORACLE_FRAME_BYTES 160u
+#define ORACLE_FRAME_BYTES 256u
 
 struct oracle_frame {
     uint8_t bytes[ORACLE_FRAME_BYTES];
@@ -138,9 +138,9 @@ static inline unsigned oracle_arp(struct oracle_frame *f, uint8_t *p)
     return 28;
 }
 
-static inline unsigned oracle_tags(struct oracle_frame *f)
+/* At `at`, where a type will be. Where it is then. */
+static inline unsigned oracle_tags(struct oracle_frame *f, unsigned at)
 {
-    unsigned at = 12;
     for (unsigned tags = oracle_pick(f, 3) ? 0 : 1 + (oracle_pick(f, 3) == 0); tags > 0; tags--, at += 4) {
         oracle_put(f->bytes + at, oracle_pick(f, 4) ? 0x8100 : 0x88a8);
         oracle_put(f->bytes + at + 2, oracle_pick(f, 2) << 13 | oracle_pick(f, 4));
@@ -148,18 +148,60 @@ static inline unsigned oracle_tags(struct oracle_frame *f)
     return at;
 }
 
-static inline void oracle_frame(struct oracle_frame *f, uint64_t *seed)
+static inline void oracle_addresses(struct oracle_frame *f, uint8_t *p)
+{
+    p[0] = p[6] = 2;
+    p[5] = (uint8_t)oracle_pick(f, 4);
+    p[11] = (uint8_t)oracle_pick(f, 4);
+}
+
+/* IP, ARP or something else, seldom what is said. */
+static inline unsigned oracle_payload(struct oracle_frame *f, uint8_t *p, unsigned *type)
+{
+    unsigned kind = oracle_pick(f, 8);
+    *type = kind < 4 ? 0x0800 : kind < 6 ? 0x86dd : kind < 7 ? 0x0806 : 0x1234;
+    return kind < 4 ? oracle_ipv4(f, p) : kind < 6 ? oracle_ipv6(f, p) : kind < 7 ? oracle_arp(f, p) : 20;
+}
+
+static inline unsigned oracle_mpls(struct oracle_frame *f, uint8_t *p)
+{
+    unsigned labels = 1 + oracle_pick(f, 4), unused;
+    for (unsigned i = 0; i < labels; i++, p += 4) {
+        bool bottom = i + 1 == labels;
+        p[1] = (uint8_t)oracle_pick(f, 2); /* the label: 0, 16 and so on */
+        p[2] = (uint8_t)(oracle_pick(f, 3) << 1 | (oracle_pick(f, 16) ? bottom : !bottom));
+        p[3] = (uint8_t)(oracle_pick(f, 3) ? 64 : oracle_pick(f, 3));
+    }
+    return labels * 4 + oracle_payload(f, p, &unused);
+}
+
+/* From the type at `at` on: one kind of kinds (0: none) has labels, one an I-TAG. Where the frame ends. */
+static inline unsigned oracle_from_type(struct oracle_frame *f, unsigned at, unsigned kinds)
+{
+    unsigned type, end = at + 2, kind = kinds ? oracle_pick(f, kinds) : 2;
+    if (kind == 0) {
+        type = oracle_pick(f, 4) ? 0x8847 : 0x8848;
+        end += oracle_mpls(f, f->bytes + end);
+    } else if (kind == 1) {
+        type = 0x88e7;
+        f->bytes[end] = (uint8_t)(oracle_pick(f, 2) << 5);
+        f->bytes[end + 3] = (uint8_t)oracle_pick(f, 3);
+        oracle_addresses(f, f->bytes + end + 4);
+        end = oracle_from_type(f, oracle_tags(f, end + 16), oracle_pick(f, 3) == 0 && at < 24 ? 5 : 0);
+    } else {
+        end += oracle_payload(f, f->bytes + end, &type);
+    }
+    oracle_put(f->bytes + at, type);
+    return end;
+}
+
+/* shims: most have labels or an I-TAG. */
+static inline void oracle_frame(struct oracle_frame *f, uint64_t *seed, bool shims)
 {
     memset(f, 0, sizeof *f);
     f->seed = seed;
-    f->bytes[0] = f->bytes[6] = 2;
-    f->bytes[5] = (uint8_t)oracle_pick(f, 4);
-    f->bytes[11] = (uint8_t)oracle_pick(f, 4);
-    unsigned at = oracle_tags(f), type = oracle_pick(f, 8);
-    uint8_t *p = f->bytes + at + 2;
-    oracle_put(p - 2, type < 4 ? 0x0800 : type < 6 ? 0x86dd : type < 7 ? 0x0806 : 0x1234);
-    f->length = at + 2;
-    f->length += type < 4 ? oracle_ipv4(f, p) : type < 6 ? oracle_ipv6(f, p) : type < 7 ? oracle_arp(f, p) : 20;
+    oracle_addresses(f, f->bytes);
+    f->length = oracle_from_type(f, oracle_tags(f, 12), shims && oracle_pick(f, 8) ? 2 : 5);
     if (oracle_pick(f, 8) == 0) { /* padding, which is not to be taken for anything */
         unsigned bytes = oracle_pick(f, 18);
         memset(f->bytes + f->length, 0x50, bytes);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Random flows, random frames, random changes. What leaves the switch, caches and all, is what the naive interpreter says;
- * and no bit that a translation's mask leaves out has an influence on what it says.
+ * and no bit that a translation's mask leaves out has an influence on what it says. Of frames that are looked up again, after a label or a
+ * tag is off, every bit is flipped on the way to the switch: whatever megaflows there are, the flipped one fares as the interpreter says.
  *
  * CREEDENCE_ORACLE_S: seconds to go on for, with the seeds that follow (default: a few rounds at fixed seeds).
  * CREEDENCE_ORACLE_SEED: the seed to begin with; without the above only that one.
@@ -33,6 +34,7 @@
 #endif
 
 static uint64_t seed;
+static bool openings; /* in this round most frames come with labels or I-TAGs, which are taken off */
 
 static unsigned rnd(unsigned below)
 {
@@ -128,6 +130,14 @@ static void match_ip(struct flow_match *m)
     match_l4(m, six);
 }
 
+static void match_mpls(struct flow_match *m)
+{
+    want(m, FIELD_ETH_TYPE, rnd(4) ? 0x8847 : 0x8848);
+    if (rnd(3) == 0) want(m, FIELD_MPLS_LABEL, rnd(2) * 16);
+    if (rnd(3) == 0) want(m, FIELD_MPLS_TC, rnd(3));
+    if (rnd(3) == 0) want(m, FIELD_MPLS_BOS, rnd(2));
+}
+
 static void random_match(struct flow_match *m)
 {
     memset(m, 0, sizeof *m);
@@ -139,8 +149,13 @@ static void random_match(struct flow_match *m)
     if (rnd(6) == 0) want(m, FIELD_VLAN_VID, FLOW_VLAN_PRESENT | rnd(4));
     if (rnd(6) == 0) want_masked(m, FIELD_METADATA, rnd(4), 1 + rnd(3));
     if (rnd(6) == 0) want_masked(m, FIELD_REG0, rnd(4), 1 + rnd(3));
-    unsigned kind = rnd(8);
+    unsigned kind = rnd(10);
     if (kind < 6) match_ip(m);
+    if (kind == 7) match_mpls(m);
+    if (kind == 8) {
+        want(m, FIELD_ETH_TYPE, 0x88e7);
+        if (rnd(2)) want_masked(m, FIELD_PBB_ISID, rnd(3), 3);
+    }
     if (kind == 6) {
         want(m, FIELD_ETH_TYPE, 0x0806);
         if (rnd(2)) want(m, FIELD_ARP_OP, 1 + rnd(2));
@@ -155,9 +170,34 @@ static struct action set_action(enum field_id id, uint64_t value, uint64_t mask)
     return a;
 }
 
+/* Of labels and I-TAGs. */
+static struct action random_shim(bool apply)
+{
+    static const uint16_t after[] = {0x0800, 0x0800, 0x86dd, 0x8847, 0x8848, 0x0806, 0x1234};
+    switch (rnd(12)) {
+    case 0: return (struct action){.type = ACTION_PUSH_MPLS, .eth_type = rnd(4) ? 0x8847 : 0x8848};
+    case 1:
+    case 2:
+    case 3: return (struct action){.type = ACTION_POP_MPLS, .eth_type = after[rnd(7)]};
+    case 4: return (struct action){.type = ACTION_PUSH_PBB, .eth_type = 0x88e7};
+    case 5:
+    case 6: return (struct action){.type = ACTION_POP_PBB};
+    case 7: return (struct action){.type = rnd(2) ? ACTION_COPY_TTL_OUT : ACTION_COPY_TTL_IN};
+    case 8: return (struct action){.type = ACTION_DEC_MPLS_TTL};
+    case 9:
+        if (!apply) break;
+        return (struct action){.type = rnd(2) ? ACTION_SET_MPLS_TTL : ACTION_SET_NW_TTL, .ttl = (uint8_t)rnd(3)};
+    case 10: return set_action(FIELD_PBB_ISID, rnd(3), UINT64_MAX);
+    default: break;
+    }
+    return rnd(2) ? set_action(FIELD_MPLS_LABEL, rnd(2) * 16, UINT64_MAX)
+                  : set_action(FIELD_MPLS_TC, rnd(3), UINT64_MAX);
+}
+
 static struct action random_action(uint8_t table, bool apply)
 {
     static const uint32_t special[] = {SWITCH_PORT_IN_PORT, SWITCH_PORT_ALL, SWITCH_PORT_FLOOD};
+    if (rnd(6) == 0) return random_shim(apply);
     switch (rnd(17)) {
     case 0: return set_action(FIELD_ETH_DST, UINT64_C(0x020000000000) | rnd(4), UINT64_MAX);
     case 1: return set_action(FIELD_IPV4_DST, random_ip(), apply && rnd(2) ? 255 : UINT64_MAX);
@@ -207,9 +247,51 @@ static void random_actions(struct flow_spec *f, struct action_list *l, bool *has
     }
 }
 
+/* In table 0: off with the outer header, and on with what is inside. */
+static void opening_flow(struct flow_spec *f, struct action *room)
+{
+    bool label = rnd(3);
+    struct instructions *i = &f->instructions;
+    memset(f, 0, sizeof *f);
+    f->priority = (uint16_t)rnd(6);
+    f->out_port = f->out_group = SWITCH_PORT_ANY;
+    if (rnd(4) == 0) want(&f->match, FIELD_IN_PORT, 1 + rnd(PORTS));
+    want(&f->match, FIELD_ETH_TYPE, label ? 0x8847 : 0x88e7);
+    i->apply = (struct action_list){.list = room, .count = 1};
+    i->write.list = room + LIST;
+    room[0] = (struct action){.type = label ? ACTION_POP_MPLS : ACTION_POP_PBB,
+                              .eth_type = rnd(4) == 0 ? 0x8847
+                                          : rnd(2)    ? 0x86dd
+                                                      : 0x0800};
+    i->has_apply = i->has_goto = true;
+    i->goto_table = 1;
+}
+
+/* In table 1: by what is inside. */
+static void inner_flow(struct flow_spec *f, struct action *room)
+{
+    struct errmsg e;
+    do {
+        memset(f, 0, sizeof *f);
+        match_ip(&f->match);
+    } while (flow_check(f, &e));
+    f->table = 1;
+    f->priority = (uint16_t)rnd(6);
+    f->out_port = f->out_group = SWITCH_PORT_ANY;
+    f->instructions.apply = (struct action_list){.list = room, .count = 1};
+    f->instructions.write.list = room + LIST;
+    f->instructions.has_apply = true;
+    room[0] = (struct action){.type = ACTION_OUTPUT, .output = {.port = 1 + rnd(PORTS)}};
+}
+
 static void random_flow(struct flow_spec *f, struct action *room)
 {
     struct errmsg e;
+    if (openings && rnd(3)) {
+        if (rnd(3) == 0) opening_flow(f, room);
+        else inner_flow(f, room);
+        return;
+    }
     memset(f, 0, sizeof *f);
     f->table = (uint8_t)(rnd(2) ? 0 : rnd(TABLES));
     f->priority = (uint16_t)rnd(6);
@@ -242,6 +324,7 @@ struct both {
     struct naive_result said;
     struct translation *translation;
     struct oracle_frame frame;
+    struct naive_frame naive_frame; /* the same */
     unsigned frames, outputs, flips, changes;
 };
 
@@ -388,13 +471,15 @@ static void check_frame(struct both *b, unsigned i, unsigned at)
     key_of(p->last[at].bytes, p->last[at].length, 0, &k);
     for (unsigned w = 1; w < FLOW_KEY_PACKET_WORDS; w++)
         if (k.words[w] != b->said.out[i].key.words[w]) fail_msg("output %u differs in word %u", i, w);
+    if (b->said.out[i].sum && b->said.out[i].sum != naive_sum(p->last[at].bytes, p->last[at].length))
+        fail_msg("output %u differs in bytes", i);
 }
 
 /* The frame came out of each port as often as it should have, and the last few look as they should. */
 static void compare(struct both *b)
 {
     unsigned expected[32] = {0};
-    if (b->said.unsure || (b->frame.broken && b->said.edited)) {
+    if (b->said.unsure || ((b->frame.broken || b->said.odd) && b->said.edited)) {
         rig_got(&b->rig);
         return;
     }
@@ -411,19 +496,47 @@ static void compare(struct both *b)
     rig_got(&b->rig);
 }
 
+/* What the interpreter says of the frame. */
+static void ask(struct both *b, unsigned port, struct flow_key *k)
+{
+    struct naive_frame *f = &b->naive_frame;
+    *f = (struct naive_frame){.length = b->frame.length};
+    memcpy(f->bytes, b->frame.bytes, b->frame.length);
+    key_of(b->frame.bytes, b->frame.length, port, k);
+    naive_run(&b->naive, k, f, &b->said);
+}
+
+static void send_again(struct both *b, unsigned port)
+{
+    for (unsigned j = 1; j <= PORTS; j++)
+        memset(b->rig.ports[j]->last, 0, sizeof b->rig.ports[j]->last);
+    rig_send(&b->rig, port, b->frame.bytes, b->frame.length, 1);
+    compare(b);
+}
+
+/* No bit matters more than the megaflows say that have been made by now. */
+static void flip_on_the_wire(struct both *b, unsigned port)
+{
+    struct flow_key k;
+    for (unsigned bit = 0; bit < b->frame.length * 8; bit++) {
+        uint8_t *at = &b->frame.bytes[bit / 8], was = *at;
+        *at ^= (uint8_t)(0x80 >> bit % 8);
+        b->frame.broken = true;
+        ask(b, port, &k);
+        send_again(b, port);
+        *at = was;
+    }
+}
+
 static void send(struct both *b)
 {
     struct flow_key k;
-    oracle_frame(&b->frame, &seed);
+    oracle_frame(&b->frame, &seed, openings);
     unsigned port = 1 + rnd(PORTS);
-    key_of(b->frame.bytes, b->frame.length, port, &k);
-    naive_run(&b->naive, &k, &b->said);
-    for (unsigned i = 0; i <= rnd(2); i++) {
-        for (unsigned j = 1; j <= PORTS; j++)
-            memset(b->rig.ports[j]->last, 0, sizeof b->rig.ports[j]->last);
-        rig_send(&b->rig, port, b->frame.bytes, b->frame.length, 1);
-        compare(b);
-    }
+    ask(b, port, &k);
+    for (unsigned i = 0; i <= rnd(2); i++)
+        send_again(b, port);
+    if (b->said.shimmed && rnd(100) == 0) flip_on_the_wire(b, port);
     b->frames++;
 }
 
@@ -434,7 +547,7 @@ static void check_flip(struct both *b, const struct flow_key *k, unsigned bit, s
     ((uint8_t *)&delta)[bit / 8] = (uint8_t)(0x80 >> bit % 8);
     for (unsigned w = 0; w < FLOW_KEY_WORDS; w++)
         flipped.words[w] ^= delta.words[w];
-    naive_run(&b->naive, &flipped, other);
+    naive_run(&b->naive, &flipped, NULL, other);
     if (other->raised) delta.nw_tos |= 0xfc; /* of that it need not have been looked at: each packet's own is raised */
     if (other->count != b->said.count) fail_msg("bit %u is not in the mask, and matters", bit);
     for (unsigned i = 0; i < other->count; i++) {
@@ -474,13 +587,13 @@ static void flip(struct both *b)
 {
     static struct naive_result other;
     struct flow_key k, possible;
-    oracle_frame(&b->frame, &seed);
-    key_of(b->frame.bytes, b->frame.length, 1 + rnd(PORTS), &k);
-    naive_run(&b->naive, &k, &b->said);
+    oracle_frame(&b->frame, &seed, openings);
+    ask(b, 1 + rnd(PORTS), &k);
     struct translation_request r = {.bridge = b->rig.bridge, .key = &k};
     translate(&r, b->translation);
     check_shape(&k, &b->translation->mask);
     if (b->translation->once) return; /* nobody looks at its mask */
+    if (b->said.shimmed) return;      /* pushed to a frame, not to a key: flip_on_the_wire() */
     may_differ(&k, &possible);
     for (unsigned bit = 64; bit < FLOW_KEY_PACKET_WORDS * 64; bit++) {
         unsigned is = 0x80u >> bit % 8, at = bit / 8;
@@ -496,6 +609,7 @@ static void run(uint64_t from)
     seed = from * UINT64_C(0x9e3779b97f4a7c15) | 1;
     switch_config_default(&c);
     c.new_flows_ns = 0;
+    openings = rnd(2);
     if (rnd(3) == 0) c.masks_max = 1 + rnd(8);
     if (rnd(4) == 0) c.megaflows_max = 1 + rnd(50);
     if (rnd(4) == 0) c.emc_entries = 0;
