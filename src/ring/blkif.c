@@ -115,20 +115,27 @@ static int check_setup(const struct blkif_setup *s, struct errmsg *e)
 
 /* ---- starting afresh ---- */
 
-/* A guest's ring starts at 0; a front end that is attached to anew may go on where it was, with nothing open. */
-static void start(struct blkif_ring *r)
+/*
+ * A guest's ring starts at 0; a front end that is attached to anew may go on where it was, with nothing open. Where something was
+ * answered and something is open, answers may lie over requests that are open, and nobody knows which were carried out.
+ */
+static int start(struct blkif_ring *r, struct errmsg *e)
 {
     struct blkif_table *t = r->table;
+    uint32_t rsp_prod = __atomic_load_n(&r->shared->rsp_prod, __ATOMIC_RELAXED);
+    if (rsp_prod && __atomic_load_n(&r->shared->req_prod, __ATOMIC_RELAXED) != rsp_prod)
+        return errmsg_set(e, EBUSY, "block ring: requests are open from before, and it is not known which");
     __atomic_store_n(&t->magic, 0, __ATOMIC_RELAXED); /* whoever is killed before the end has started nothing */
     KILL_POINT();
     t->entries = r->entries;
     t->entry_bytes = r->layout->entry_bytes;
-    t->rsp_prod = r->rsp_prod = r->rsp_next = r->req_cons = __atomic_load_n(&r->shared->rsp_prod, __ATOMIC_RELAXED);
+    t->rsp_prod = r->rsp_prod = r->rsp_next = r->req_cons = rsp_prod;
     for (unsigned i = 0; i < r->entries; i++)
         t->place[i].order = t->place[i].answered = 0;
     KILL_POINT();
     __atomic_store_n(&t->magic, TABLE_MAGIC, __ATOMIC_RELAXED);
     KILL_POINT();
+    return 0;
 }
 
 /* ---- going on where another process was killed ---- */
@@ -182,10 +189,7 @@ static int list_taken(struct blkif_ring *r, struct taken *taken)
 static int resume(struct blkif_ring *r, struct errmsg *e)
 {
     const struct blkif_table *t = r->table;
-    if (t->magic == 0) {
-        start(r);
-        return 0;
-    }
+    if (t->magic == 0) return start(r, e);
     if (t->magic != TABLE_MAGIC || t->entries != r->entries || t->entry_bytes != r->layout->entry_bytes)
         return errmsg_set(e, EINVAL, "block ring: the in-flight table is of another kind of ring");
     struct taken *taken = malloc(r->entries * sizeof taken[0]);
@@ -214,9 +218,7 @@ static int open_table(struct blkif_ring *r, const struct blkif_setup *s, struct 
     if (!s->inflight) r->own = aligned_alloc(64, blkif_inflight_bytes(s->abi, s->pages));
     r->table = s->inflight ? s->inflight : r->own;
     if (!r->resume || !r->free || !r->batch || !r->table) return errmsg_sys(e, ENOMEM, "block ring");
-    int ret = 0;
-    if (s->inflight && s->resume) ret = resume(r, e);
-    else start(r);
+    int ret = s->inflight && s->resume ? resume(r, e) : start(r, e);
     if (ret == 0) list_free(r);
     return ret;
 }

@@ -75,7 +75,8 @@ unsigned blkif_ring_entries(enum blkif_abi abi, unsigned pages);
 
 struct blkif_ring;
 
-/* 0, -EINVAL with the reason (a set-up or a table that cannot be), -ENOMEM. After a resume the guest may still be waiting for what the
+/* 0, -EINVAL with the reason (a set-up or a table that cannot be), -EBUSY (some requests were answered and others are open, and no
+ * table says which), -ENOMEM. After a resume the guest may still be waiting for what the
  * last process published: the first blkif_publish() returns true, even with nothing pushed. */
 int blkif_new(struct blkif_ring **out, const struct blkif_setup *s, struct errmsg *e);
 void blkif_free(struct blkif_ring *r);

@@ -186,6 +186,10 @@ static void open_world(enum blkif_abi abi, uint64_t seed)
     /* Indices that will wrap: a front end that has been going on for long. */
     uint32_t *words = (uint32_t *)(void *)rig.mem;
     words[0] = words[2] = guest.sim.req_prod = guest.sim.published = guest.sim.rsp_cons = 0xfffffff0u;
+    /* And a back end that was there before: the table goes on with that. */
+    struct blkif_ring *first;
+    assert_int_equal(blkif_new(&first, &setup, NULL), 0);
+    blkif_free(first);
 }
 
 static void close_world(void)

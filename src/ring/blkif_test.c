@@ -316,6 +316,36 @@ static void refuses(const struct blkif_setup *s, const char *words)
     if (!strstr(e.text, words)) fail_msg("\"%s\" does not say \"%s\"", e.text, words);
 }
 
+static int again(bool resume, struct errmsg *e)
+{
+    blkif_free(ring);
+    ring = NULL;
+    setup.resume = resume;
+    return blkif_new(&ring, &setup, e);
+}
+
+/* Some answered and some open: only who has the table can go on. */
+static void test_open_from_before(void **state)
+{
+    struct blkif_request q = {.op = BLKIF_FLUSH_DISKCACHE};
+    struct errmsg e = {""};
+    start(BLKIF_ABI_NATIVE, 1, true);
+    add(&q, 0), add(&q, 1);
+    assert_int_equal(again(false, &e), 0); /* nothing was answered: all are there */
+    pop(), pop();
+    answer(1, BLKIF_OKAY);
+    assert_int_equal(again(false, &e), -EBUSY);
+    assert_non_null(strstr(e.text, "open from before"));
+    assert_int_equal(again(true, &e), 0);
+    pop();
+    answer(0, BLKIF_OKAY);
+    assert_int_equal(again(false, &e), 0);
+    add(&q, 2);
+    pop();
+    blkif_inflight_forget(table);
+    assert_int_equal(again(true, &e), -EBUSY);
+}
+
 static void test_setups(void **state)
 {
     struct blkif_setup good = {memory, 1, BLKIF_ABI_NATIVE, 16, table, false}, s;
@@ -384,9 +414,11 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_entries), cmocka_unit_test(test_requests),      cmocka_unit_test(test_flush_with_data),
-        cmocka_unit_test(test_events),  cmocka_unit_test(test_traffic),       cmocka_unit_test(test_restart),
-        cmocka_unit_test(test_setups),  cmocka_unit_test(test_spoilt_tables), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_entries),          cmocka_unit_test(test_requests),
+        cmocka_unit_test(test_flush_with_data),  cmocka_unit_test(test_events),
+        cmocka_unit_test(test_traffic),          cmocka_unit_test(test_restart),
+        cmocka_unit_test(test_open_from_before), cmocka_unit_test(test_setups),
+        cmocka_unit_test(test_spoilt_tables),    cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
