@@ -18,6 +18,7 @@ from lib.openflow import Client, Controller
 from lib.paths import TOP, built, system_program
 from lib.process import free_port, wait_until
 from lib.switch import HeldSwitch, Namespace, ip, own_name, start_switch
+from lib.tls import make_certificates
 
 pytestmark = pytest.mark.timeout_s(120)
 
@@ -356,19 +357,6 @@ def test_a_passive_socket_outlives_the_daemon(daemon, run_dir):
     assert "dpid" in Tool(path)("show")
     daemon.call("controller.del", bridge="br0")
     assert not path.exists()
-
-
-def make_certificates(directory):
-    """An authority, and a key with a certificate of it for each side."""
-    def openssl(*words):
-        subprocess.run([system_program("openssl", "openssl"), *words], check=True, capture_output=True, cwd=directory)
-
-    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "ca-key.pem", "-out", "ca.pem",
-            "-days", "2", "-subj", "/CN=authority")
-    for name in ("switch", "controller"):
-        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", f"{name}-key.pem", "-out", f"{name}.csr",
-                "-subj", f"/CN={name}")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-days", "2", "-out", f"{name}.pem")
 
 
 def test_tls(daemon, spaces, ofctl, processes, run_dir):

@@ -36,17 +36,17 @@ const struct cli_verb cli_bridge_set = {
     .summary = "Change what a bridge does without its controllers, or how it is called by them",
     .options = bridge_options,
     .run = bridge_set,
-    .help = "  --fail-mode standalone|secure\n"
-            "                          when none of its controllers is there for three times --probe: forward by\n"
-            "                          addresses (NORMAL), or go on by the flows that there are\n"
-            "  --datapath-id HEX       up to 16 digits: its name in OpenFlow; controllers connect anew\n"
-            "  --mac-ageing SECONDS    after which an address that is not heard of is forgotten\n"
-            "  --probe SECONDS         after which a controller that says nothing is asked whether it is there, and as "
-            "many\n"
-            "                          again until its connection ends (default 15); of connections that begin then\n"
-            "\nExamples:\n"
-            "  creedence bridge set br0 --fail-mode=secure\n"
-            "  creedence bridge set br0 --datapath-id=0000000000000001\n",
+    .help =
+        "  --fail-mode standalone|secure\n"
+        "                          when none of its controllers is there for three times --probe: forward by\n"
+        "                          addresses (NORMAL), or go on by the flows that there are\n"
+        "  --datapath-id HEX       up to 16 digits: its name in OpenFlow; controllers connect anew\n"
+        "  --mac-ageing SECONDS    after which an address that is not heard of is forgotten\n"
+        "  --probe SECONDS         after which a controller that says nothing is asked whether it is there; as long\n"
+        "                          again, and its connection ends (default 15); of connections that begin then\n"
+        "\nExamples:\n"
+        "  creedence bridge set br0 --fail-mode=secure\n"
+        "  creedence bridge set br0 --datapath-id=0000000000000001\n",
 };
 
 /* ---- controller ---- */

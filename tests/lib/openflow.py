@@ -4,8 +4,9 @@
 import socket
 import struct
 
-HELLO, ERROR, FEATURES_REQUEST, FEATURES_REPLY, FLOW_MOD = 0, 1, 5, 6, 14
-MULTIPART_REQUEST, MULTIPART_REPLY, BARRIER_REQUEST, BARRIER_REPLY = 18, 19, 20, 21
+HELLO, ERROR, FEATURES_REQUEST, FEATURES_REPLY, PACKET_IN, FLOW_MOD, GROUP_MOD, METER_MOD = 0, 1, 5, 6, 10, 14, 15, 29
+MULTIPART_REQUEST, MULTIPART_REPLY, BARRIER_REQUEST, BARRIER_REPLY, ROLE_REQUEST, ROLE_REPLY = 18, 19, 20, 21, 24, 25
+EQUAL, MASTER, SLAVE = 1, 2, 3
 PORT_STATS, ANY, NO_BUFFER, ADD, DELETE = 4, 0xFFFFFFFF, 0xFFFFFFFF, 0, 3
 NORMAL = 0xFFFFFFFA
 
@@ -43,6 +44,26 @@ class Client:
                 continue
             assert kind == wanted, (kind, body)
             return body
+
+    def refused(self, xid):
+        """(type, code) of the error that answers it."""
+        return struct.unpack_from("!HH", self.answer(xid, ERROR))
+
+    def role(self, role, generation):
+        return self.send(ROLE_REQUEST, struct.pack("!IxxxxQ", role, generation))
+
+    def group(self, number, buckets, kind=0, command=0):
+        """buckets: each the port that it puts out to, or None: none."""
+        return self.send(GROUP_MOD, struct.pack("!HBxI", command, kind, number) + b"".join(self.bucket(port) for port in buckets))
+
+    @staticmethod
+    def bucket(port):
+        action = b"" if port is None else struct.pack("!HHIHxxxxxx", 0, 16, port, 0xFFFF)
+        return struct.pack("!HHIIxxxx", 16 + len(action), 0, ANY, ANY) + action
+
+    def meter(self, number, per_s):
+        """Drops what is more than so many packets a second."""
+        return self.send(METER_MOD, struct.pack("!HHI", 0, 2, number) + struct.pack("!HHIIxxxx", 1, 16, per_s, 0))
 
     def output(self, in_port, out_port, priority=100):
         """Whatever comes in at in_port goes out at out_port."""
