@@ -87,10 +87,11 @@ static json_t *offers(const struct net_vif *v)
     const char *offloads = v->s.offloads ? "1" : "0";
     char queues[12];
     snprintf(queues, sizeof queues, "%u", v->s.queues);
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "feature-sg", "1", "feature-gso-tcpv4", offloads,
-                     "feature-gso-tcpv6", offloads, "feature-ipv6-csum-offload", offloads, "feature-no-csum-offload",
-                     v->s.offloads ? "0" : "1", "feature-rx-copy", "1", "feature-rx-flip", "0",
-                     "feature-split-event-channels", "1", "multi-queue-max-queues", queues);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "feature-sg", "1", "feature-gso-tcpv4",
+                     offloads, "feature-gso-tcpv6", offloads, "feature-ipv6-csum-offload", offloads,
+                     "feature-no-csum-offload", v->s.offloads ? "0" : "1", "feature-rx-copy", "1", "feature-rx-flip",
+                     "0", "feature-multicast-control", "1", "feature-split-event-channels", "1",
+                     "multi-queue-max-queues", queues);
 }
 
 void vif_xen_json(struct net_vif *v, json_t *into)

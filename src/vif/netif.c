@@ -122,6 +122,8 @@ int netif_connect(struct vif *v, const struct netif_front *front, const struct n
                           v->config.queue_pairs);
     c->front = *front;
     c->queues = count;
+    if (!resume) netif_multicast_clear(c);
+    atomic_store(&c->filter, front->multicast_control);
     atomic_store(&v->port.takes, v->config.offloads ? takes_of(front) : 0);
     for (unsigned i = 0; ret == 0 && i < count; i++)
         ret = queue_open(&c->queue[i], &queues[i], resume, e);
@@ -141,6 +143,7 @@ void netif_disconnect(struct vif *v)
     for (unsigned i = 0; i < c->queues; i++)
         queue_close(&c->queue[i]);
     c->queues = 0;
+    atomic_store(&c->filter, false);
     atomic_store(&v->port.takes, 0);
     vif_mend(v);
 }
@@ -162,6 +165,7 @@ static void unmake(struct vif *v)
         netif_rx_side_unmake(&c->queue[i]);
         xen_close(c->queue[i].xen);
     }
+    pthread_mutex_destroy(&c->groups_lock);
     free(c->queue);
     free(c);
     v->netif = NULL;
@@ -184,6 +188,7 @@ static int make(struct vif *v, struct errmsg *e)
     int ret = 0;
     struct netif_card *c = v->netif = calloc(1, sizeof *c);
     if (c) c->queue = aligned_alloc(64, pairs * sizeof *c->queue);
+    if (c) pthread_mutex_init(&c->groups_lock, NULL);
     if (!c || !c->queue) return errmsg_set(e, ENOMEM, "network card %s: out of memory", v->config.name);
     c->config = *v->config.xen;
     while (ret == 0 && made < pairs)

@@ -5,6 +5,7 @@
  *   netif.c           connecting, disconnecting (control thread)
  *   netif_transmit.c  a transmit ring as a source of frames (its runner's thread)
  *   netif_receive.c   the port's send: which queue, and the copy into the guest's pages (any runner's thread)
+ *   netif_multicast.c which groups the guest wants
  *   netif_header.c    checksum and segmentation flags, both ways
  *
  * A queue has one way into Xen. Mapping, binding and looking for events are its runner's (the control thread's, while no
@@ -25,7 +26,10 @@ struct netif_state_queue {
     struct netif_kept tx, rx;
 };
 
+#define NETIF_GROUPS_MAX 64u
+
 struct netif_state {
+    _Atomic uint64_t group[NETIF_GROUPS_MAX]; /* netif_multicast.c; 0: none */
     struct netif_state_queue queue[VIF_QUEUE_PAIRS_MAX];
 };
 
@@ -97,7 +101,9 @@ struct netif_queue {
 struct netif_card {
     struct netif_config config;
     struct netif_front front;
-    unsigned queues; /* connected; 0: none */
+    unsigned queues;     /* connected; 0: none */
+    _Atomic bool filter; /* frames to groups that nobody asked for are dropped */
+    pthread_mutex_t groups_lock;
     struct netif_queue *queue;
 };
 
@@ -112,6 +118,12 @@ void netif_tx_halt(struct netif_queue *q); /* everything is given back; harmless
 void netif_send(struct port *p, struct packet *const *packets, unsigned count, struct packet_pool *pool);
 int netif_rx_side_make(struct netif_queue *q);
 void netif_rx_side_unmake(struct netif_queue *q);
+
+/* netif_multicast.c: an order of the front end (any transmit ring's thread); frames that it wants (any thread) */
+enum netif_status netif_multicast_order(struct netif_card *c, uint8_t order, const uint8_t *mac);
+void netif_multicast_clear(struct netif_card *c);
+unsigned netif_multicast_filter(struct netif_card *c, struct packet *const *packets, unsigned count,
+                                struct packet **wanted);
 
 /* netif_header.c: what the front end said of a frame, made into offloads; the packet's head and length are set. False: it is
  * not what was said. */

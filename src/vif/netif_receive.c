@@ -218,6 +218,12 @@ void netif_send(struct port *p, struct packet *const *packets, unsigned count, s
 {
     struct vif *v = container_of(p, struct vif, port);
     unsigned queues = atomic_load_explicit(&v->steer_count, memory_order_acquire), given = 0;
+    struct packet *wanted[PACKET_BATCH];
+    if (unlikely(atomic_load_explicit(&v->netif->filter, memory_order_relaxed))) {
+        count = netif_multicast_filter(v->netif, packets, count, wanted);
+        packets = wanted;
+    }
+    if (count == 0) return;
     if (likely(queues && !atomic_load_explicit(&v->link_down, memory_order_relaxed))) {
         if (queues == 1) given = deliver(&v->netif->queue[0], packets, count);
         else given = spread(v, packets, count, queues);

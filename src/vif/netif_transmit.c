@@ -99,8 +99,11 @@ static void plan(struct netif_queue *q)
         j->mapped = false;
         j->whole = NULL;
         j->copy_count = j->map_count = 0;
-        j->status = is_frame(j) || j->frame.mcast ? NETIF_OKAY : NETIF_ERROR;
+        j->status = NETIF_ERROR;
+        if (j->frame.mcast && !j->frame.invalid)
+            j->status = netif_multicast_order(q->vif->netif, j->frame.mcast, j->frame.mcast_addr);
         if (!is_frame(j)) continue;
+        j->status = NETIF_OKAY;
         if (is_mapped(q, j->frame.length)) plan_mapped(t, j, head_of(t, i));
         else plan_whole(t, j);
     }
