@@ -66,6 +66,10 @@ class Device:
         self.store.remove(self.back)
         self.store.remove(self.front)
 
+    @staticmethod
+    def error_in_log(daemon, words):
+        return lambda: words in daemon.output()
+
     def error(self):
         return self.store.read(self.back + "/hotplug-error")
 
@@ -132,4 +136,501 @@ def test_a_disk_from_its_announcement_to_its_end(daemon, store, disk):
     assert len(asked(daemon, "disconnect")) == 1
     gone(daemon, disk.disk)
     disk.remove()
-    wait_until(lambda: store.watch_count() == 2, 5, "only the watches of all devices")
+    wait_until(lambda: store.watch_count() == 3, 5, "only the watches of all devices")
+
+
+def test_an_unplugged_disk_is_closed_when_it_is_on_storage(daemon, store, disk):
+    """Whoever waits for Closed finds the image free."""
+    daemon.behave(quit="error")
+    disk.connect()
+    disk.unplug()
+    disk.to(6)
+    wait_until(lambda: "no space" in (disk.error() or ""), 5, "the reason")
+    assert store.read(disk.back + "/state") == "5"
+    daemon.behave()
+    disk.is_back(6)
+    gone(daemon, disk.disk)
+
+
+def test_a_guest_that_is_destroyed(daemon, store, disk):
+    disk.connect()
+    store.remove(disk.front)  # libxl: the front end's first
+    disk.unplug()
+    disk.is_back(6)
+    gone(daemon, disk.disk)
+    disk.remove()
+
+    disk.connect()
+    disk.remove()  # all at once
+    gone(daemon, disk.disk)
+    assert len(asked(daemon, "disconnect")) == 2
+
+    disk.connect()
+    store.remove(disk.back)  # and there again before anybody looked
+    disk.announce()
+    disk.is_back(2)
+    assert len(asked(daemon, "configure")) == 4
+
+
+def test_a_guest_that_starts_anew(daemon, store, disk):
+    disk.connect()
+    disk.to(5)
+    disk.is_back(5)
+    disk.to(6)
+    disk.is_back(6)
+    assert daemon.show(disk.disk)["front_end"] == "listening"
+    disk.to(1)
+    disk.is_back(2)
+    disk.rings(9, 16)
+    disk.to(3)
+    disk.is_back(4)
+    assert [c["rings"] for c in asked(daemon, "connect")] == [[{"refs": [8], "port": 15}], [{"refs": [9], "port": 16}]]
+    assert len(asked(daemon, "configure")) == 1
+
+
+def test_states_are_skipped_and_repeated(daemon, store, disk):
+    disk.rings()
+    disk.announce()
+    disk.to(4)
+    disk.is_back(4)
+    for state in (3, 3, 4, 4, 8, 7, 99, "", "x", 4):
+        disk.to(state)
+    time.sleep(0.2)
+    assert len([c for c in asked(daemon, "connect")]) <= 3 and store.read(disk.back + "/state") == "4"
+    disk.to(6)
+    disk.is_back(6)
+
+
+def test_several_pages_and_queues(daemon, store, disk):
+    disk.announce()
+    disk.is_back(2)
+    keys = {"multi_queue_num_queues": 2, "ring_page_order": 1, "feature_persistent": 1}
+    for q in range(2):
+        for page in range(2):
+            keys[f"queue_{q}/ring_ref{page}"] = 10 * q + page
+        keys[f"queue_{q}/event_channel"] = 40 + q
+    store.write_all(disk.front, **keys)
+    disk.to(3)
+    disk.is_back(4)
+    assert asked(daemon, "connect") == [{
+        "protocol": "", "persistent": True, "resume": False,
+        "rings": [{"refs": [0, 1], "port": 40}, {"refs": [10, 11], "port": 41}]}]
+
+
+NONSENSE = [
+    {"ring_ref": ""}, {"ring_ref": "-1"}, {"ring_ref": "4294967296"}, {"ring_ref": "8 "}, {"ring_ref": "0x8"},
+    {"event_channel": "x" * 300}, {"event_channel": "\x01"}, {"event_channel": "99999999999999999999"},
+    {"protocol": "arm-abi"}, {"protocol": "x86_64-abi\x00"}, {"multi_queue_num_queues": 0},
+    {"multi_queue_num_queues": 5}, {"multi_queue_num_queues": 2}, {"ring_page_order": 3}, {"ring_page_order": "x"},
+    {"ring_page_order": 31}, {"feature_persistent": 2},
+]
+
+
+def test_nonsense_of_a_front_end(daemon, store, disk):
+    """It is closed, with a reason; and served when it begins anew and says what can be used."""
+    disk.announce()
+    for keys in NONSENSE:
+        disk.is_back(2)
+        store.write_all(disk.front, **{"ring_ref": 8, "event_channel": 15, "protocol": "x86_64-abi", **keys})
+        disk.to(3)
+        disk.is_back(5)
+        assert "cannot be used" in disk.error(), keys
+        for key in keys:
+            store.remove(f"{disk.front}/{key.replace('_', '-')}")
+        disk.to(6)
+        disk.is_back(6)
+        disk.to(1)
+    assert asked(daemon, "connect") == []
+    disk.is_back(2)
+    disk.rings()
+    disk.to(3)
+    disk.is_back(4)
+    assert disk.error() is None
+
+
+def test_rings_that_the_worker_cannot_use(daemon, store, disk):
+    daemon.behave(connect="error")
+    disk.announce()
+    disk.is_back(2)
+    disk.rings()
+    disk.to(3)
+    disk.is_back(5)
+    assert "cannot map" in disk.error()
+    assert len(asked(daemon, "connect")) == 1
+    daemon.behave()
+    disk.to(6)
+    disk.is_back(6)
+    disk.to(1)
+    disk.is_back(2)
+    disk.to(3)
+    disk.is_back(4)
+
+
+@pytest.mark.parametrize("front", ["/local/domain/8/device/vbd/51712", "/local/domain/7/../8/x", "/local/domain/70/device/vbd/1",
+                                   "/vm/x", "device/vbd/51712", "/local/domain/7//device"])
+def test_a_front_end_that_is_not_its_own(daemon, store, disk, front):
+    disk.announce(frontend=front)
+    wait_until(disk.error_in_log(daemon, "not in the guest's part"), 5, "a reason")
+    assert store.read(disk.back + "/state") == "1" and store.watch_count() == 3
+
+
+def test_devices_of_others_are_left_alone(daemon, store, disk):
+    disk.announce(script="/etc/xen/scripts/block")
+    time.sleep(0.3)
+    assert store.read(disk.back + "/state") == "1" and daemon.call("disk.list")["disks"] == []
+    disk.remove()
+    other = Disk(store, disk.image, domid=8, name="vbd3")
+    other.announce()
+    other.is_back(2)
+
+
+@pytest.mark.parametrize("params, words", [
+    ("", "target="), ("/dev/sda", "FORMAT:PATH"), ("vmdk:/x", "vmdk"), ("raw:disk", "absolute"), ("raw:/nowhere/x", "/nowhere/x"),
+    ("cache=maybe,raw:/x", "on or off"), ("colour=red,raw:/x", "colour"), ("raw:/x,raw:/x", "layer"), ("cache=on", "FORMAT:PATH"),
+])
+def test_targets_that_cannot_be(daemon, store, disk, params, words):
+    disk.announce(params=params)
+    wait_until(lambda: words in (disk.error() or ""), 5, f"a reason with {words}")
+    assert store.read(disk.back + "/state") == "1" and daemon.call("disk.list")["disks"] == []
+    store.write(disk.back + "/params", f"raw:{disk.image}")  # once the cause is removed it is there
+    disk.is_back(2)
+    assert disk.error() is None
+
+
+def test_options_of_a_target(daemon, store, disk, run_dir):
+    odd = run_dir / "a,b.raw"
+    odd.write_bytes(bytes(1 << 20))
+    target = str(odd).replace(",", "\\,")
+    disk.announce(params=f"raw:{target},direct=off,name=system,write-cache=writethrough,mode=copy,queues=2,cache=off", mode="r",
+                  device_type="cdrom")
+    disk.is_back(2)
+    config = daemon.show("system")["config"]
+    assert config["layers"] == [{"format": "raw", "path": str(odd), "direct": False}]
+    assert (config["read_only"], config["write_cache"], config["queues"], config["cache"]) == (True, "writethrough", 2, False)
+    assert config["xen"]["mode"] == "copy" and config["xen"]["cdrom"]
+
+
+# ---- what survives ----
+
+
+def test_a_killed_worker_is_replaced_under_its_guest(daemon, store, disk):
+    disk.connect()
+    daemon.behave(sectors="4096", offer={"feature-discard": "1"})
+    pid = daemon.show(disk.disk)["pid"]
+    os.kill(pid, 9)
+    wait_until(lambda: len(asked(daemon, "connect")) == 2, 10, "the rings' next worker")
+    first, second = asked(daemon, "configure")
+    assert "offered" not in first["xen"] and second["xen"]["offered"]["sectors"] == "2048"
+    assert asked(daemon, "connect")[1] == {**asked(daemon, "connect")[0], "resume": True}
+    wait_until(lambda: daemon.show(disk.disk)["front_end"] == "connected", 5, "connected")
+    assert store.read(disk.back + "/state") == "4" and store.read(disk.back + "/feature-discard") is None
+
+
+def test_a_worker_killed_while_it_is_connected(daemon, store, disk):
+    daemon.behave(connect="crash")
+    disk.announce()
+    disk.is_back(2)
+    disk.rings()
+    disk.to(3)
+    wait_until(lambda: asked(daemon, "connect"), 5, "connect")
+    daemon.behave()
+    disk.is_back(4)
+
+
+def test_the_daemon_is_killed(daemon, store, disk):
+    disk.connect()
+    pid = daemon.show(disk.disk)["pid"]
+    daemon.kill()
+    daemon.start()
+    shown = daemon.wait_state(disk.disk)
+    assert shown["pid"] == pid and shown["front_end"] == "connected"
+    assert len(asked(daemon, "connect")) == 1 and store.read(disk.back + "/state") == "4"
+    daemon.kill()
+    os.kill(pid, 9)  # and the worker with it
+    daemon.start()
+    wait_until(lambda: len(asked(daemon, "connect")) == 2, 10, "the rings' next worker")
+    assert asked(daemon, "connect")[1]["resume"]
+    disk.unplug()
+    disk.to(6)
+    disk.is_back(6)
+
+
+def test_what_happened_while_there_was_no_daemon(daemon, store, image, run_dir):
+    disks = []
+    for vdev in (51712, 51728, 51744):
+        path = run_dir / f"{vdev}.raw"
+        path.write_bytes(bytes(1 << 20))
+        disks.append(Disk(store, path, vdev=vdev))
+    for d in disks:
+        d.connect()
+    daemon.kill()
+    disks[0].remove()
+    disks[1].remove()  # another guest has its number now
+    disks[1].announce(params=f"raw:{image}")
+    disks[2].to(6)
+    daemon.start()
+    gone(daemon, disks[0].disk)
+    disks[1].is_back(2)
+    wait_until(lambda: daemon.show(disks[1].disk)["config"]["layers"][0]["path"] == str(image), 5, "the new disk")
+    disks[2].is_back(6)
+    assert len(asked(daemon, "connect")) == 3
+
+
+def test_rings_of_another_guest_are_not_gone_on_with(daemon, store, disk):
+    """The host was started again: there is a domain 7 again, with another disk."""
+    disk.connect()
+    pid = daemon.show(disk.disk)["pid"]
+    daemon.kill()
+    os.kill(pid, 9)
+    store.write("/local/domain/7/vm", "/vm/another")
+    daemon.start()
+    wait_until(lambda: any("offered" in c["xen"] for c in asked(daemon, "configure")), 10, "a disk of the new guest")
+    connects = asked(daemon, "connect")
+    assert all(not c["resume"] for c in connects[:1])
+
+
+def test_the_store_goes_and_comes_back(daemon, store, disk, run_dir):
+    disk.connect()
+    tree = dict(store.tree)
+    store.stop()
+    wait_until(lambda: "connection to xenstore is gone" in daemon.output(), 15, "that it was noticed")
+    assert daemon.show(disk.disk)["front_end"] == "connected"
+    again = XenStore(run_dir / "xs")
+    try:
+        with again.lock:
+            again.tree.update(tree)
+        disk.store = again
+        wait_until(lambda: again.watch_count() >= 4, 10, "watches")
+        disk.to(6)
+        disk.is_back(6)
+    finally:
+        again.stop()
+        store.__init__(run_dir / "xs")
+
+
+# ---- operators ----
+
+
+def test_resize_under_the_guest(daemon, store, disk):
+    disk.connect()
+    with open(disk.image, "ab") as f:
+        f.truncate(2 << 20)
+    store.writes.clear()
+    daemon.call("disk.resize", name=disk.disk, size_bytes=2 << 20)
+    assert [w for w in store.writes if w[0].startswith(disk.back)] == [(disk.back + "/sectors", "4096"), (disk.back + "/state", "4")]
+
+
+def test_an_operator_takes_a_disk_away(daemon, store, disk):
+    disk.connect()
+    with pytest.raises(Exception, match="guest is connected"):
+        daemon.call("disk.detach", name=disk.disk)
+    daemon.call("disk.detach", name=disk.disk, force=True)
+    disk.is_back(5)
+    disk.to(6)
+    disk.is_back(6)
+    time.sleep(0.3)
+    assert daemon.call("disk.list")["disks"] == []
+    disk.unplug()
+    disk.remove()
+    disk.connect()  # the toolstack may announce another one there
+
+
+def test_operators_attach_no_xen_disks(daemon, image):
+    with pytest.raises(Exception, match="toolstack"):
+        daemon.attach("x", image, xen={"domid": 7})
+
+
+# ---- hostile guests ----
+
+
+def test_a_flood_of_states(daemon, store, disk):
+    disk.connect()
+    looked = store.counts.get(2, 0)
+    start = time.monotonic()
+    writes = 0
+    while time.monotonic() - start < 3:
+        disk.to(4)
+        writes += 1
+    reads = store.counts.get(2, 0) - looked
+    assert writes > 5000 and reads < 2000, (writes, reads)
+    assert "all the time" in daemon.output()
+    assert daemon.show(disk.disk)["front_end"] == "connected"
+    disk.to(6)
+    disk.is_back(6)
+
+
+def footprint(daemon, store):
+    return len(os.listdir(f"/proc/{daemon.process.pid}/fd")), store.watch_count()
+
+
+def test_connecting_again_and_again_leaks_nothing(daemon, store, disk):
+    disk.announce()
+    before = None
+    for i in range(16):  # more, and it is looked at less often
+        disk.is_back(2)
+        disk.rings(i, i + 1)
+        disk.to(3)
+        disk.is_back(4)
+        disk.to(6)
+        disk.is_back(6)
+        disk.to(1)
+        if i == 2:
+            before = footprint(daemon, store)
+    disk.is_back(2)
+    wait_until(lambda: footprint(daemon, store) == before, 5, "the same as before")
+    assert len(asked(daemon, "disconnect")) == 16
+
+
+# ---- cards ----
+
+
+class Card(Device):
+    def __init__(self, store, domid=7, handle=0, name="vif"):
+        super().__init__(store, name, domid, handle, kind="vif")
+        self.card = f"xen-{domid}-{handle}"
+
+    def announce(self, **keys):
+        super().announce(**{"mac": "00:16:3e:00:00:01", "bridge": "br0", "handle": self.number, "type": "vif",
+                            "script": "/etc/xen/scripts/vif-creedence", **keys})
+
+    def rings(self, **keys):
+        self.store.write_all(self.front, **{"tx_ring_ref": 8, "rx_ring_ref": 9, "event_channel_tx": 15, "event_channel_rx": 16,
+                                            "request_rx_copy": 1, "feature_sg": 1, "feature_gso_tcpv4": 1, **keys})
+
+    def connect(self):
+        self.announce()
+        self.is_back(2)
+        self.rings()
+        self.to(4)
+        self.is_back(4)
+
+
+@pytest.fixture
+def card(daemon, store):
+    daemon.call("bridge.add", name="br0")
+    return Card(store)
+
+
+def told(daemon, method):
+    return [e["params"] for e in daemon.switch_log(method)]
+
+
+def shown_card(daemon, name):
+    return next((v for v in daemon.call("vif.list")["vifs"] if v["name"] == name), None)
+
+
+CONNECT = {"name": "xen-7-0", "resume": False,
+           "queues": [{"tx-ring-ref": 8, "rx-ring-ref": 9, "event-channel-tx": 15, "event-channel-rx": 16}],
+           "frontend": {"request-rx-copy": "1", "feature-sg": "1", "feature-gso-tcpv4": "1"}}
+
+
+def test_a_card_from_its_announcement_to_its_end(daemon, store, card):
+    card.connect()
+    [attached] = told(daemon, "vif.attach")
+    assert attached["xen"] == {"domid": 7, "handle": 0} and attached["mac"] == "00:16:3e:00:00:01"
+    assert store.read(card.back + "/feature-sg") == "1"
+    assert told(daemon, "vif.connect") == [CONNECT]
+    shown = shown_card(daemon, card.card)
+    assert shown["alias"] == "vif7.0" and shown["front_end"] == "connected" and "socket" not in shown
+    card.unplug()
+    card.to(5)
+    card.to(6)
+    card.is_back(6)
+    assert len(told(daemon, "vif.disconnect")) == len(told(daemon, "vif.detach")) == 1
+    assert shown_card(daemon, card.card) is None
+    card.remove()
+    wait_until(lambda: store.watch_count() == 3, 5, "only the watches of all devices")
+
+
+def test_options_of_a_card(daemon, store, card):
+    card.announce(bridge="br0.100:200:300", rate="1250000,50000", ip="10.0.0.1 2001:db8::/64", mtu=9000, vifname="web0")
+    card.is_back(2)
+    shown = shown_card(daemon, "web0")
+    assert (shown["vlan_mode"], shown["tag"], shown["trunks"]) == ("native-untagged", 100, [200, 300])
+    assert shown["rate_in"] == {"bits_per_s": 200_000_000} and shown["mtu"] == 9000
+    assert shown["allowed_ips"] == ["10.0.0.1", "2001:db8::/64"] and shown["allowed_macs"] == ["00:16:3e:00:00:01"]
+    locked = Card(store, domid=8)
+    locked.announce(script="/etc/xen/scripts/vif-creedence-locked")
+    locked.is_back(2)
+    assert shown_card(daemon, locked.card)["allowed_macs"] == ["00:16:3e:00:00:01"]
+
+
+@pytest.mark.parametrize("keys, words", [
+    ({"bridge": "nowhere"}, "nowhere"), ({"bridge": ""}, "bridge"), ({"rate": "fast"}, "rate"), ({"ip": "here"}, "allowed_ips"),
+    ({"mac": "01:00:00:00:00:00"}, "mac"), ({"bridge": "br0.5000"}, "br0.5000"), ({"bridge": "br0:x"}, "TRUNK"),
+])
+def test_cards_that_cannot_be(daemon, store, card, keys, words):
+    card.announce(**keys)
+    wait_until(lambda: words in (card.error() or ""), 5, f"a reason with {words}")
+    assert store.read(card.back + "/state") == "1"
+
+
+@pytest.mark.parametrize("keys", [
+    {"tx_ring_ref": "x"}, {"rx_ring_ref": ""}, {"event_channel_rx": "-1"}, {"multi_queue_num_queues": 3},
+    {"multi_queue_num_queues": 2}, {"feature_sg": "1" * 400}, {"request_rx_copy": "\x02"},
+])
+def test_nonsense_of_a_cards_front_end(daemon, store, card, keys):
+    card.announce()
+    card.is_back(2)
+    card.rings(**keys)
+    card.to(4)
+    card.is_back(5)
+    assert "cannot be used" in card.error() and told(daemon, "vif.connect") == []
+
+
+def test_one_event_channel_and_several_queues(daemon, store, card):
+    card.announce()
+    card.is_back(2)
+    store.write_all(card.front, **{"multi_queue_num_queues": 2, "request_rx_copy": 1, **{
+        f"queue_{q}/{key}": 10 * q + i for q in range(2) for i, key in enumerate(("tx_ring_ref", "rx_ring_ref", "event_channel"))}})
+    card.to(4)
+    card.is_back(4)
+    assert told(daemon, "vif.connect")[0]["queues"] == [{"tx-ring-ref": 10 * q, "rx-ring-ref": 10 * q + 1, "event-channel": 10 * q + 2}
+                                                        for q in range(2)]
+
+
+def test_a_killed_switch_goes_on_with_cards(daemon, store, card):
+    card.connect()
+    os.kill(daemon.switch_log()[-1]["pid"], 9)
+    wait_until(lambda: len(told(daemon, "vif.connect")) == 2, 10, "the rings' next switch")
+    assert told(daemon, "vif.connect")[1] == {**CONNECT, "resume": True}
+    wait_until(lambda: shown_card(daemon, card.card)["front_end"] == "connected", 5, "connected")
+    assert store.read(card.back + "/state") == "4"
+
+
+def test_the_daemon_of_a_card_is_killed(daemon, store, card):
+    card.connect()
+    daemon.kill()
+    daemon.start()
+    wait_until(lambda: shown_card(daemon, card.card)["state"] == "serving", 10, "the card")
+    assert len(told(daemon, "vif.connect")) == 1 and shown_card(daemon, card.card)["front_end"] == "connected"
+    daemon.kill()
+    card.remove()
+    daemon.start()
+    wait_until(lambda: shown_card(daemon, card.card) is None, 10, "its end")
+
+
+def test_an_operator_takes_a_card_away(daemon, store, card):
+    card.connect()
+    daemon.call("vif.detach", name=card.card, **({"force": True}))
+    card.is_back(5)
+    card.to(6)
+    card.is_back(6)
+    assert shown_card(daemon, card.card) is None
+
+
+def test_many_cards_come_and_go(daemon, store, card):
+    before, memory = None, None
+    for i in range(150):
+        card.connect()
+        card.remove()
+        wait_until(lambda: shown_card(daemon, card.card) is None, 5, "its end")
+        if i == 50:
+            before, memory = footprint(daemon, store), resident_kib(daemon)
+    wait_until(lambda: footprint(daemon, store) == before, 5, "the same as before")
+    assert resident_kib(daemon) < memory + 1024
+
+
+def resident_kib(daemon):
+    with open(f"/proc/{daemon.process.pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))

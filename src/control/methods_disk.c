@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Methods on disks. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "control/methods.h"
+#include "control/xenstore_backends.h"
 
 #define STATS_LIMIT_MS 2000u
 #define RESIZE_LIMIT_MS 60000u
@@ -15,7 +17,8 @@ struct disk_call {
     struct daemon *daemon;
     struct rpc_call *call;
     char name[DISK_NAME_MAX + 1];
-    uint64_t size_bytes; /* resize */
+    uint64_t size_bytes;                 /* resize */
+    char backend[DISK_XEN_TEXT_MAX + 1]; /* detach: of a Xen guest's disk */
 };
 
 static struct disk_call *disk_call_new(struct daemon *d, struct rpc_call *call, const char *name)
@@ -96,7 +99,7 @@ void method_disk_attach(void *arg, struct rpc_call *call, json_t *params)
         rpc_fail(call, RPC_BUSY, NULL, "the daemon is shutting down");
     } else if (c.xen.used) {
         disk_config_free(&c);
-        rpc_fail(call, RPC_INVALID_PARAMS, json_pack("{s:s}", "field", "xen"),
+        rpc_fail(call, RPC_INVALID_PARAMS, json_pack("{s:s}", "field", "params.xen"),
                  "params.xen: disks of Xen guests are attached by the toolstack (xl block-attach)");
     } else if (vdisk_find(&d->host, c.name)) {
         rpc_fail(call, RPC_EXISTS, NULL, "there is a disk \"%s\" already: detach it first, or take another name",
@@ -119,6 +122,7 @@ void method_disk_attach(void *arg, struct rpc_call *call, json_t *params)
 static void detached(void *arg, int code, const char *message)
 {
     struct disk_call *dc = arg;
+    if (!vdisk_find(&dc->daemon->host, dc->name)) xen_backends_put_down(dc->daemon->host.xen, dc->backend);
     if (code) rpc_fail(dc->call, code, NULL, "disk %s: %s", dc->name, message);
     else rpc_answer(dc->call, json_object());
     free(dc);
@@ -132,6 +136,7 @@ void method_disk_detach(void *arg, struct rpc_call *call, json_t *params)
     bool force = fields_bool(&f, "force", false);
     struct vdisk *disk = method_find_disk(d, call, &f);
     struct disk_call *dc = disk ? disk_call_new(d, call, disk->config.name) : NULL;
+    if (dc && disk->config.xen.backend) snprintf(dc->backend, sizeof dc->backend, "%s", disk->config.xen.backend);
     if (dc) vdisk_detach(disk, force ? VDISK_DETACH_CONNECTED | VDISK_DETACH_DISCARD : 0, detached, dc);
 }
 

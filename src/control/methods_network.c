@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control/disk_config.h"
 #include "control/methods_network.h"
+#include "control/xenstore_backends.h"
 
 #define CHANGE_LIMIT_MS 10000u
 #define GATHER_PAGES_MAX 1024u
@@ -135,6 +137,11 @@ void method_port_add(void *arg, struct rpc_call *call, json_t *params)
 
 void method_vif_attach(void *arg, struct rpc_call *call, json_t *params)
 {
+    if (json_object_get(params, "xen")) {
+        rpc_fail(call, RPC_INVALID_PARAMS, json_pack("{s:s}", "field", "params.xen"),
+                 "params.xen: cards of Xen guests are attached by the toolstack (xl network-attach)");
+        return;
+    }
     add(arg, call, params, NETWORK_VIF);
 }
 
@@ -159,7 +166,11 @@ static void change_done(struct change *c)
         if (i->kind == NETWORK_BRIDGE) network_controllers_sync(i);
         network_save(n, c->call, network_item_json(i));
     } else {
+        char backend[DISK_XEN_TEXT_MAX + 1];
+        bool of_xen = network_is_xen(i) && network_xen_backend(i);
+        if (of_xen) snprintf(backend, sizeof backend, "%s", network_xen_backend(i));
         network_item_remove(i);
+        if (of_xen) xen_backends_put_down(n->host->xen, backend);
         network_save(n, c->call, json_object());
         network_want(n);
     }

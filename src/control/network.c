@@ -42,7 +42,8 @@ struct network_item *network_item_new(struct network *n, enum network_kind kind,
     list_init(&i->controllers);
     snprintf(i->name, sizeof i->name, "%s", name);
     snprintf(i->bridge, sizeof i->bridge, "%s", bridge);
-    snprintf(i->front_end, sizeof i->front_end, "listening");
+    bool in_use = kind == NETWORK_VIF && network_xen_connection(i);
+    snprintf(i->front_end, sizeof i->front_end, "%s", in_use ? "connected" : "listening");
     struct list *at = &n->items[kind];
     LIST_FOR_EACH (node, &n->items[kind]) {
         if (strcmp(list_entry(node, struct network_item, node)->name, i->name) < 0) continue;
@@ -86,6 +87,7 @@ void network_item_remove(struct network_item *i)
     if (i->kind == NETWORK_VIF) {
         network_drop_held(i);
         remove_socket(i, path);
+        network_xen_changed(i);
     } else if (i->kind == NETWORK_BRIDGE) {
         network_sockets_remove(i);
         network_policy_forget(i->network, "bridge", i->name);
@@ -135,6 +137,7 @@ void network_want(struct network *n)
 const char *network_socket_path(const struct network_item *i, char buffer[PATH_MAX])
 {
     const char *chosen = json_string_value(json_object_get(i->config, "socket"));
+    if (network_is_xen(i)) return NULL;
     if (chosen) return chosen;
     int len = snprintf(buffer, PATH_MAX, "%s/vifs/%s.sock", i->network->host->run_dir, i->name);
     return len < PATH_MAX ? buffer : NULL;
@@ -285,6 +288,7 @@ json_t *network_item_json(const struct network_item *i)
     char buffer[PATH_MAX];
     const char *path = network_socket_path(i, buffer);
     if (path) json_object_set_new(o, "socket", json_string(path));
+    if (network_is_xen(i)) network_xen_show(i, o);
     json_object_set_new(o, "front_end", json_string(i->front_end));
     if (i->front_end_why[0]) json_object_set_new(o, "front_end_why", json_string(i->front_end_why));
     json_object_set_new(o, "held", json_integer(i->held.count));

@@ -7,6 +7,7 @@
  *                                            |     |
  *                                            |     network_held.c   what is held for cards
  *                                            |     network_controllers.c   OpenFlow's connections
+ *                                            |     network_xen.c    Xen guests' rings
  *                                            network_state.c        STATEDIR/network.json
  *                                            network_flows.c        STATEDIR/flows/
  *
@@ -73,6 +74,7 @@ struct network_item {
     struct held held;
     char front_end[16]; /* "listening", "connected", "broken" */
     char front_end_why[256];
+    bool linked; /* a Xen guest's: this switch uses its rings */
 };
 
 /* The end of an upgrade: code 0, or an rpc_code with the reason. */
@@ -155,6 +157,25 @@ int network_listen(struct network_item *i, struct errmsg *e);
 void network_fill_holder(struct network *n, struct holder *to);
 /* Everything that is held for a card goes along with vif.attach (or ahead of it, in vif.held, if it is much). */
 void network_ask_attach(struct network_item *i, peer_done done);
+
+/* ---- network_xen.c ---- */
+
+bool network_is_xen(const struct network_item *i);
+/* Borrowed; NULL: it has none. */
+const char *network_xen_backend(const struct network_item *i);
+json_t *network_xen_connection(const struct network_item *i);
+json_t *network_xen_offered(const struct network_item *i);
+/* Something that xenstore's part waits for may have happened. */
+void network_xen_changed(const struct network_item *i);
+json_t *network_xen_for_switch(json_t *config); /* a new reference */
+void network_xen_show(const struct network_item *i, json_t *into);
+void network_xen_note_offered(struct network_item *i, json_t *result);
+/* Use the front end's rings (connection is taken over); let go of them; remove the card. RPC_BUSY: try again later. */
+void network_xen_connect(struct network_item *i, json_t *connection, bool resume, network_done done, void *arg);
+void network_xen_disconnect(struct network_item *i, network_done done, void *arg);
+void network_xen_detach(struct network_item *i, network_done done, void *arg);
+/* A switch that has everything is told of the rings that its predecessor used. */
+void network_xen_sync(struct network *n);
 
 /* ---- network_controllers.c ---- */
 

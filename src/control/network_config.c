@@ -21,6 +21,7 @@ static const char *const port_types[] = {"tap", "af_packet", "af_xdp", NULL};
 static const char *const vlan_modes[] = {"trunk", "access", "native-tagged", "native-untagged", NULL};
 static const char *const link_states[] = {"up", "down", NULL};
 static const char *const flow_kinds[] = {"mega", "exact", NULL};
+static const char *const xen_transmit_kinds[] = {"auto", "copy", "map", NULL};
 static const char *const transmit_kinds[] = {"map", "copy", NULL};
 
 const char *network_kind_name(enum network_kind kind)
@@ -209,6 +210,21 @@ static void check_port(struct fields *f, const char *name)
     check_vlans(f);
 }
 
+/* As the switch takes it; and the daemon's own part (as disk_config.h has it for disks). */
+static void check_xen(struct fields *f, json_t *xen)
+{
+    struct fields x = fields_begin(xen, "xen", f->error);
+    fields_uint_required(&x, "domid", 0, DISK_XEN_DOMID_MAX);
+    fields_uint(&x, "handle", 0, 0, INT32_MAX);
+    fields_choice(&x, "tx", 0, xen_transmit_kinds);
+    fields_string(&x, "world", "", DISK_XEN_TEXT_MAX);
+    fields_string(&x, "backend", "", DISK_XEN_TEXT_MAX);
+    fields_string(&x, "identity", "", DISK_XEN_TEXT_MAX);
+    fields_object(&x, "offered");
+    fields_object(&x, "connection");
+    fields_end(&x);
+}
+
 static void check_vif(struct fields *f)
 {
     if (fields_any(f, "mac")) {
@@ -223,6 +239,9 @@ static void check_vif(struct fields *f)
     fields_choice(f, "link", 0, link_states);
     const char *path = fields_string(f, "socket", "/", PATH_MAX - 1);
     if (*path != '/') fields_refuse(f, "socket", "an absolute path");
+    json_t *xen = fields_object(f, "xen");
+    if (xen) check_xen(f, xen);
+    if (xen && fields_any(f, "socket")) fields_refuse(f, "xen", "nothing: it has a socket");
     check_mtu(f);
     check_vlans(f);
     check_rate(f, "rate_in");

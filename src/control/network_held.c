@@ -163,10 +163,14 @@ void network_ask_attach(struct network_item *i, peer_done done)
         sent += count;
     }
     unsigned count = names_of(i, sent, LINK_FDS_MAX - 1, names, fds);
-    names[count] = "listen";
-    fds[count++] = i->listen_fd;
     json_t *params = json_copy(i->config);
     json_object_del(params, "socket");
+    if (network_is_xen(i)) {
+        json_object_set_new(params, "xen", network_xen_for_switch(i->config));
+    } else {
+        names[count] = "listen";
+        fds[count++] = i->listen_fd;
+    }
     json_t *policy = network_policy_of(n, "vif", i->name);
     if (policy) json_object_set_new(params, "policy", policy);
     n->asked++;

@@ -68,6 +68,7 @@ static void item_failed(struct network_item *i, int ret, const char *message)
     if (strcmp(why, i->error) != 0) log_warn("%s %s: %s; it is tried again", network_kind_name(i->kind), i->name, why);
     snprintf(i->error, sizeof i->error, "%s", why);
     i->failed = true;
+    network_xen_changed(i);
     if (!n->retry.loop) loop_timer_arm(n->host->loop, &n->retry, RETRY_MS * NS_PER_MS, retry_fired);
 }
 
@@ -119,6 +120,9 @@ static void item_answered(void *arg, const struct peer_answer *a)
         loop_timer_cancel(&i->limit);
         if (chosen || call) network_save(n, call, call ? network_item_json(i) : NULL);
         if (i->kind == NETWORK_BRIDGE) network_controllers_sync(i);
+        network_xen_note_offered(i, a->result);
+        network_xen_changed(i);
+        network_xen_sync(n);
     } else if (a->ret == -ETIMEDOUT) {
         log_error("switch: %s: it is killed", a->message); /* whether it has the item is not known */
         switch_keeper_kill(n->keeper);
@@ -157,7 +161,7 @@ static void ask_bridge(struct network_item *i)
 static void ask_vif(struct network_item *i)
 {
     struct errmsg e = {""};
-    if (network_listen(i, &e) < 0) {
+    if (!network_is_xen(i) && network_listen(i, &e) < 0) {
         item_failed(i, -EIO, e.text);
         return;
     }
@@ -263,6 +267,9 @@ static void settled(void *arg, const struct peer_answer *a)
     n->adopted = false;
     LIST_FOR_EACH (node, &n->items[NETWORK_BRIDGE])
         network_controllers_sync(list_entry(node, struct network_item, node));
+    LIST_FOR_EACH (node, &n->items[NETWORK_VIF])
+        network_xen_changed(list_entry(node, struct network_item, node));
+    network_xen_sync(n);
     tell_upgraded(n, 0, NULL);
     tell_restored(n, 0, NULL);
 }
@@ -307,6 +314,7 @@ static bool note_present(struct network *n, enum network_kind kind, json_t *name
         if (!i) known = false;
         else i->state = NETWORK_PRESENT;
         if (i) i->owed = kind != NETWORK_PORT;
+        if (i) i->linked = kind == NETWORK_VIF && network_xen_connection(i);
         if (i && kind == NETWORK_BRIDGE) network_flows_adopted(i);
     }
     return known;
@@ -348,7 +356,7 @@ static void switch_down(void *arg, bool dead)
         LIST_FOR_EACH_SAFE (node, &n->items[kind]) {
             struct network_item *i = list_entry(node, struct network_item, node);
             i->state = NETWORK_ABSENT; /* one that is found running says what it has */
-            i->failed = i->owed = false;
+            i->failed = i->owed = i->linked = false;
             if (kind == NETWORK_BRIDGE) network_flows_idle(i);
             network_controllers_idle(i);
             if (dead && *why) note_death(i, why);

@@ -108,7 +108,7 @@ void vdisk_gone(struct vdisk *d, int code, const char *message)
 {
     d->state = VDISK_GONE;
     remove_files(d);
-    if (!d->keep_saved) xen_backends_put_down(d->host->xen, d->config.xen.backend);
+    if (!d->keep_saved) xen_backends_changed(d->host->xen, d->config.xen.backend);
     /* The descriptors go before the answer: who waited for it finds the images unlocked. */
     char text[sizeof d->error];
     snprintf(text, sizeof text, "%s", message ? message : "");

@@ -57,7 +57,7 @@ static void drop_stale(struct vdisk *d)
         memcpy(name, d->held.list[i].name, sizeof name);
         drop_held(d, name);
     }
-    if (!vdisk_holds(d, "conn") && strcmp(d->front_end, "connected") == 0)
+    if (!vdisk_connected(d) && strcmp(d->front_end, "connected") == 0)
         snprintf(d->front_end, sizeof d->front_end, "listening");
 }
 

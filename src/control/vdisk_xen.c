@@ -64,6 +64,15 @@ static void answered(void *arg, const struct peer_answer *a)
                : a->ret == -EPIPE                       ? RPC_BUSY
                : a->ret == -ETIMEDOUT && !c->connection ? RPC_TIMEOUT
                                                         : RPC_WORKER;
+    if (a->ret == -EISCONN && c->connection) {
+        /* A daemon that is not there any more had it connected, and did not get to save that. */
+        vdisk_done done = c->done;
+        void *done_arg = c->arg;
+        json_decref(c->connection);
+        free(c);
+        vdisk_disconnect(d, done, done_arg);
+        return;
+    }
     if (a->ret == 0) set_connection(d, json_incref(c->connection), c->connection ? "connected" : "listening");
     if (a->ret == -ETIMEDOUT) process_kill(&d->process, SIGKILL); /* whether it uses the rings is not known */
     call_end(c, code, a->message);

@@ -106,6 +106,20 @@ void xen_backends_scan(struct xen_backends *b)
         scan_name(b, i);
 }
 
+void xen_backends_expect(struct xen_backends *b, const char *backend)
+{
+    char name[sizeof b->names[0].name];
+    unsigned domid, id;
+    int used = 0;
+    if (sscanf(backend, "backend/%31[^/]/%9u/%9u%n", name, &domid, &id, &used) == 3 && !backend[used])
+        for (unsigned i = 0; i < b->name_count; i++)
+            if (strcmp(b->names[i].name, name) == 0) {
+                device_seen(b, i, domid, id);
+                return;
+            }
+    log_warn("xen: %s: it was served, but is not looked at any more (--xen-disks, --xen-cards)", backend);
+}
+
 /* Something below backend/NAME: of one device, or of more than one. */
 static void backend_changed(struct xen_backends *b, unsigned name, const char *path)
 {
@@ -217,7 +231,8 @@ static void connect_store(struct xen_backends *b)
         return;
     }
     xen_backends_scan(b);
-    xen_disks_drop_stale(b);
+    xen_disks_expect(b);
+    xen_cards_expect(b);
     loop_timer_arm(b->host->loop, &b->timer, ALIVE_MS * NS_PER_MS, alive_fired);
 }
 
@@ -253,6 +268,7 @@ int xen_backends_new(struct xen_backends **out, struct host *h, const struct xen
     b->settings = *s;
     list_init(&b->devices);
     int ret = add_names(b, s->disks, &xen_disk_kind, e);
+    if (ret == 0) ret = add_names(b, s->cards, &xen_card_kind, e);
     if (ret == 0) {
         ret = open_store(b, e);
         if (ret < 0 && ret != -ENODEV) {

@@ -179,11 +179,6 @@ bool xen_identity(struct xenstore *store, const char *dir, char out[XEN_TEXT_MAX
     return true;
 }
 
-void xen_device_identity(struct xen_device *d, char out[XEN_TEXT_MAX])
-{
-    if (!xen_identity(d->backends->store, d->dir, out)) *out = 0;
-}
-
 unsigned xen_offered_number(json_t *offered, const char *key, unsigned fallback)
 {
     char *end;
@@ -278,13 +273,19 @@ static void content(struct xen_device *d)
 
 /* ---- Looking ---- */
 
-static enum xenbus_state read_state(struct xen_device *d, const char *dir)
+/* Something of the tree's own, and no fault of the store's (which must not be taken for a guest that is gone). */
+static bool is_answer(int ret)
+{
+    return ret == 0 || ret == -ENOENT || ret == -E2BIG || ret == -EINVAL || ret == -EACCES;
+}
+
+/* False: it cannot be said now. */
+static bool read_state(struct xen_device *d, const char *dir, enum xenbus_state *out)
 {
     char text[8];
-    enum xenbus_state s;
-    if (!*dir || xenstore_read(d->backends->store, dir, "state", text, sizeof text) < 0) return XENBUS_UNKNOWN;
-    xenbus_state_parse(&s, text);
-    return s;
+    int ret = xenstore_read(d->backends->store, dir, "state", text, sizeof text);
+    xenbus_state_parse(out, ret == 0 ? text : "");
+    return is_answer(ret);
 }
 
 /* Our scripts have one name, whatever options stand behind it; none: whoever announced it meant us. */
@@ -323,8 +324,10 @@ static bool meet(struct xen_device *d)
         d->foreign = true;
         return false;
     }
+    enum xenbus_state state;
+    if (!read_state(d, d->dir, &state) || !xen_identity(d->backends->store, d->dir, d->identity)) return true;
     snprintf(d->front, sizeof d->front, "%s", front);
-    d->published = read_state(d, d->dir) >= XENBUS_INIT_WAIT;
+    d->published = state >= XENBUS_INIT_WAIT;
     return true;
 }
 
@@ -346,10 +349,14 @@ static bool view_of(struct xen_device *d, struct xen_device_view *v)
     v->stage = d->kind->stage(d);
     if (!v->announced) return true;
     watch_front(d);
-    v->back = read_state(d, d->dir);
-    v->front = read_state(d, d->front);
-    v->online = xenstore_read(d->backends->store, d->dir, "online", online, sizeof online) < 0 || online[0] != '0';
-    if (v->back == XENBUS_INITIALISING && d->published) v->announced = false; /* another one, in its place */
+    if (!read_state(d, d->dir, &v->back) || !read_state(d, d->front, &v->front)) return false;
+    int ret = xenstore_read(d->backends->store, d->dir, "online", online, sizeof online);
+    if (!is_answer(ret)) return false;
+    v->online = ret < 0 || online[0] != '0';
+    /* Is another one in its place, or was another one here before? */
+    const char *made_of = d->kind->identity(d);
+    if (v->back == XENBUS_INITIALISING && d->published) v->announced = false;
+    if (made_of && strcmp(made_of, d->identity) != 0) v->announced = false;
     if (v->stage == XEN_DEVICE_CONNECTED && v->front == XENBUS_CONNECTED) d->seen_used = true;
     if (v->front <= XENBUS_INIT_WAIT || v->front == XENBUS_CLOSED) d->failed = false;
     v->failed = d->failed;

@@ -60,6 +60,12 @@ static json_t *offered(struct xen_device *d)
     return disk ? disk->config.xen.offered : NULL;
 }
 
+static const char *identity(struct xen_device *d)
+{
+    struct vdisk *disk = disk_of(d);
+    return disk ? disk->config.xen.identity : NULL;
+}
+
 static void op_done(void *arg, int code, const char *why)
 {
     bool later = code == RPC_BUSY || code == RPC_TIMEOUT;
@@ -70,11 +76,10 @@ static void op_done(void *arg, int code, const char *why)
 
 static json_t *xen_part(struct xen_device *d)
 {
-    char identity[XEN_TEXT_MAX], type[XENSTORE_VALUE_MAX];
-    xen_device_identity(d, identity);
+    char type[XENSTORE_VALUE_MAX];
     bool cdrom = xen_device_read(d, "device-type", type) == 0 && strcmp(type, "cdrom") == 0;
     json_t *xen = json_pack("{s:i, s:b, s:s, s:s}", "domid", (int)d->domid, "cdrom", cdrom, "backend", d->backend,
-                            "identity", identity);
+                            "identity", d->identity);
     /* What a guest has seen already stays, even if the disk has to be made anew under it. */
     json_t *seen = d->published ? xen_keys_read(d, published_keys) : NULL;
     if (seen) json_object_set_new(xen, "offered", seen);
@@ -234,22 +239,13 @@ const struct xen_device_kind xen_disk_kind = {
     .disconnect = disconnect,
     .detach = detach,
     .offered = offered,
+    .identity = identity,
 };
 
-/* ---- Left from before ---- */
-
-static void stale_gone(void *arg, int code, const char *why)
+void xen_disks_expect(struct xen_backends *b)
 {
-    if (code) log_warn("xen: a disk that nobody announces any more cannot be ended: %s", why);
-}
-
-void xen_disks_drop_stale(struct xen_backends *b)
-{
-    LIST_FOR_EACH_SAFE (node, &b->host->disks) {
-        struct vdisk *disk = list_entry(node, struct vdisk, node);
-        const struct disk_xen_config *x = &disk->config.xen;
-        if (!x->used || xen_backends_vouch(b, x->backend, x->identity)) continue;
-        log_info("xen: disk %s: its guest is gone", disk->config.name);
-        vdisk_detach(disk, VDISK_DETACH_CONNECTED, stale_gone, NULL);
+    LIST_FOR_EACH (node, &b->host->disks) {
+        const struct disk_xen_config *x = &list_entry(node, struct vdisk, node)->config.xen;
+        if (x->backend) xen_backends_expect(b, x->backend);
     }
 }

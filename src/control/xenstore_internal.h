@@ -25,6 +25,8 @@ struct xen_device_kind {
     void (*disconnect)(struct xen_device *d);
     void (*detach)(struct xen_device *d);
     json_t *(*offered)(struct xen_device *d); /* keys to be published; borrowed */
+    /* What the device that there is here was made of (xen_identity()); NULL: there is none. Borrowed. */
+    const char *(*identity)(struct xen_device *d);
 };
 
 extern const struct xen_device_kind xen_disk_kind, xen_card_kind;
@@ -37,6 +39,7 @@ struct xen_device {
     char backend[64];              /* "backend/vbd/7/51712", below our own domain */
     char dir[XENSTORE_PATH_MAX];   /* the same, whole */
     char front[XENSTORE_PATH_MAX]; /* "": not read yet */
+    char identity[XEN_TEXT_MAX];   /* read with it */
     bool front_watched;
     bool foreign;   /* another backend's, or nonsense: left alone until it goes */
     bool published; /* it was past Initialising: when it is there again, it is a new one of the same name */
@@ -89,8 +92,7 @@ int xen_device_front_text(struct xen_device *d, const char *key, char *out, size
 /* ... or this, if there is none. */
 int xen_device_front_number_or(struct xen_device *d, const char *key, unsigned max, unsigned fallback, unsigned *out);
 int xen_device_read(struct xen_device *d, const char *key, char out[XENSTORE_VALUE_MAX]);
-/* Of whom, and what: of the same device at the same place it is the same. */
-void xen_device_identity(struct xen_device *d, char out[XEN_TEXT_MAX]);
+/* Of whom, and what: of the same device at the same place it is the same. False: there is none. */
 bool xen_identity(struct xenstore *store, const char *dir, char out[XEN_TEXT_MAX]);
 /* The number that was offered under a key; fallback if none was. */
 unsigned xen_offered_number(json_t *offered, const char *key, unsigned fallback);
@@ -103,10 +105,13 @@ json_t *xen_keys_read(struct xen_device *d, const char *const *allowed);
 
 struct xen_device *xen_backends_find(struct xen_backends *b, const char *backend);
 void xen_backends_scan(struct xen_backends *b);
+/* A saved disk or card was announced there: look, even if nobody announces it any more. */
+void xen_backends_expect(struct xen_backends *b, const char *backend);
 
 /* ---- xenstore_disk.c ---- */
 
-/* Those saved, of Xen guests, that nobody announces any more are ended. */
-void xen_disks_drop_stale(struct xen_backends *b);
+/* Expect all that were saved. */
+void xen_disks_expect(struct xen_backends *b);
+void xen_cards_expect(struct xen_backends *b);
 
 #endif

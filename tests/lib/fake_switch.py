@@ -171,7 +171,7 @@ class Switch(Fake):
         if params["bridge"] not in self.bridges:
             raise Refused(-2, "no such bridge")
         number = self.next_number(params.get("number", 0))
-        listen = fds.pop("listen")
+        listen = fds.pop("listen", None)  # none of a Xen guest's
         held = {**self.ahead.pop(name, {}), **fds}
         if "state" not in held:
             held["state"] = os.memfd_create("state")
@@ -187,12 +187,22 @@ class Switch(Fake):
                 self.hold(name, f"extra{i}", held[f"extra{i}"])
         self.vifs[name] = {"params": {**params, "number": number}, "held": held, "listen": listen}
         self.tell("vif", {"name": name, "front_end": "connected" if "conn" in held else "listening"})
-        return {"number": number, "mac": params.get("mac", "02:00:00:aa:bb:%02x" % number)}
+        backend = {"backend": {"feature-sg": "1", "multi-queue-max-queues": "2", **self.behaviour().get("offer", {})}}
+        return {"number": number, "mac": params.get("mac", "02:00:00:aa:bb:%02x" % number), **(backend if "xen" in params else {})}
+
+    def vif_connect(self, params, fds):
+        if self.vifs[params["name"]].get("connected"):
+            raise Refused(-106, "it is connected already")
+        self.vifs[params["name"]]["connected"] = True
+
+    def vif_disconnect(self, params, fds):
+        self.vifs[params["name"]]["connected"] = False
 
     def vif_detach(self, params, fds):
         v = self.vifs.pop(params["name"])
         for fd in [v["listen"], *v["held"].values()]:
-            os.close(fd)
+            if fd is not None:
+                os.close(fd)
 
     def vif_set(self, params, fds):
         self.vifs[params["name"]]["params"].update(params)
