@@ -176,6 +176,25 @@ def test_the_log_is_compacted(ofctl, daemon, run_dir):
     assert len(ofctl.flows()) == 1
 
 
+def test_configurations_of_tables_come_back(ofctl, daemon, run_dir):
+    """OpenFlow 1.3 gives their bits no meaning any more; what was written is read."""
+    client = Client(daemon.run_dir / "br0.mgmt")
+    for table, config in ((255, 3), (9, 0), (7, 1)):
+        client.table_mod(table, config)
+    client.barrier()
+    wanted = {table: 3 for table in range(254) if table not in (7, 9)} | {7: 1}
+    assert client.table_configs() == wanted
+    kill_switch(daemon)
+    assert Client(daemon.run_dir / "br0.mgmt").table_configs() == wanted
+    (run_dir / "rules").write_text(ten_thousand())
+    ofctl("add-flows", str(run_dir / "rules"))
+    ofctl("del-flows", "tcp")
+    file = daemon.state_dir / "flows" / "br0.flows"
+    wait_until(lambda: len(file.read_text().splitlines()) < 1000, 10, "a short file")
+    kill_switch(daemon)
+    assert Client(daemon.run_dir / "br0.mgmt").table_configs() == wanted
+
+
 @pytest.mark.alone
 def test_a_hundred_thousand_flows_load_fast(daemon, ofctl, run_dir):
     """All of it: the old switch is killed, a new one starts, reads its flows, and is settled."""

@@ -51,6 +51,15 @@ static int parse_port(struct net_port_config *p, uint32_t *mask, const char *tex
     return errmsg_set(e, EINVAL, "\"%.64s\": expected a port's number, its configuration and a mask", text);
 }
 
+static int parse_table(struct net_table_config *t, const char *text, struct errmsg *e)
+{
+    int used = 0;
+    if (sscanf(text, "%u %x%n", &t->table, &t->config, &used) == 2 && !text[used] &&
+        (t->table < SWITCH_TABLES || t->table == SWITCH_TABLE_ALL))
+        return 0;
+    return errmsg_set(e, EINVAL, "\"%.64s\": expected a table's number and its configuration", text);
+}
+
 int net_change_parse(struct net_change *c, enum of_change what, const char *text, const struct flow_names *names,
                      struct errmsg *e)
 {
@@ -69,6 +78,7 @@ int net_change_parse(struct net_change *c, enum of_change what, const char *text
     case OF_METER_MODIFY: return meter_parse(&c->meter, text, e);
     case OF_METER_DELETE: return parse_which(&c->meter.id, SWITCH_METER_ALL, "meter", text, e);
     case OF_PORT_CONFIG: return parse_port(&c->port, &c->port_mask, text, e);
+    case OF_TABLE_CONFIG: return parse_table(&c->table, text, e);
     }
     return errmsg_set(e, EINVAL, "no such change");
 }
@@ -140,6 +150,10 @@ int net_change_apply(struct net_bridge *b, const struct net_change *c, unsigned 
     case OF_METER_MODIFY:
     case OF_METER_DELETE: ret = apply_meter(b, c, &n, e); break;
     case OF_PORT_CONFIG: ret = net_port_config_set(b, c->port.number, c->port.config, c->port_mask, e); break;
+    case OF_TABLE_CONFIG:
+        net_table_config_set(b, c->table.table, c->table.config);
+        ret = 0;
+        break;
     }
     *changed += n;
     return ret;
@@ -150,7 +164,14 @@ void net_change_note(struct net_bridge *b, const struct net_change *c)
     if (c->what <= OF_FLOW_DELETE_STRICT) net_note_flow(b, c->what, &c->flow);
     else if (c->what <= OF_GROUP_DELETE) net_note_group(b, c->what, &c->group);
     else if (c->what <= OF_METER_DELETE) net_note_meter(b, c->what, &c->meter);
-    else net_note_port(b, c->port.number, c->port.config, c->port_mask);
+    else if (c->what == OF_PORT_CONFIG) net_note_port(b, c->port.number, c->port.config, c->port_mask);
+    else net_note_table(b, c->table.table, c->table.config);
+}
+
+void net_table_config_set(struct net_bridge *b, unsigned table, uint32_t config)
+{
+    for (unsigned i = 0; i < SWITCH_TABLES; i++)
+        if (table == SWITCH_TABLE_ALL || table == i) b->table_config[i] = config;
 }
 
 /* ---- what OpenFlow set of ports, which may come later than the file is read ---- */

@@ -35,8 +35,9 @@ static const char *const words[] = {
     [OF_METER_MODIFY] = "meter-mod",
     [OF_METER_DELETE] = "meter-del",
     [OF_PORT_CONFIG] = "port-config",
+    [OF_TABLE_CONFIG] = "table-config",
 };
-static_assert(ARRAY_LEN(words) == OF_PORT_CONFIG + 1, "every change has a word");
+static_assert(ARRAY_LEN(words) == OF_TABLE_CONFIG + 1, "every change has a word");
 
 /* ---- lines ---- */
 
@@ -102,6 +103,11 @@ void flow_log_meter(FILE *out, enum of_change what, const struct meter_spec *m)
 void flow_log_port(FILE *out, uint32_t number, uint32_t config, uint32_t mask)
 {
     fprintf(out, "%s %" PRIu32 " 0x%" PRIx32 " 0x%" PRIx32 "\n", words[OF_PORT_CONFIG], number, config, mask);
+}
+
+void flow_log_table(FILE *out, unsigned table, uint32_t config)
+{
+    fprintf(out, "%s %u 0x%" PRIx32 "\n", words[OF_TABLE_CONFIG], table, config);
 }
 
 /* ---- everything ---- */
@@ -183,6 +189,11 @@ static void write_state(struct net_bridge *b, struct writing *w)
     bridge_meter_each(b->bridge, SWITCH_METER_ALL, save_meter, w);
     for (unsigned i = 0; i < b->port_config_count; i++, w->lines++)
         flow_log_port(w->out, b->port_configs[i].number, b->port_configs[i].config, UINT32_MAX);
+    for (unsigned i = 0; i < SWITCH_TABLES; i++) {
+        if (!b->table_config[i]) continue;
+        flow_log_table(w->out, i, b->table_config[i]);
+        w->lines++;
+    }
     if (flow_parse(&all, "", FLOW_PARSE_SELECT, &numbers_only, &e) == 0)
         bridge_flow_each(b->bridge, &all, save_flow, w);
     if (is_whole(b, w)) fputs("end\n", w->out);
@@ -208,7 +219,10 @@ int flow_log_write_all(struct net_bridge *b, int fd, uint64_t *lines)
 
 uint64_t flow_log_lines_needed(const struct net_bridge *b)
 {
-    return 2 + (uint64_t)bridge_flow_count(b->bridge) + 2 * (uint64_t)bridge_group_count(b->bridge) +
+    unsigned tables = 0;
+    for (unsigned i = 0; i < SWITCH_TABLES; i++)
+        tables += b->table_config[i] != 0;
+    return 2 + tables + (uint64_t)bridge_flow_count(b->bridge) + 2 * (uint64_t)bridge_group_count(b->bridge) +
            bridge_meter_count(b->bridge) + b->port_config_count;
 }
 

@@ -163,6 +163,14 @@ void net_note_port(struct net_bridge *b, uint32_t number, uint32_t config, uint3
     was_noted(b);
 }
 
+void net_note_table(struct net_bridge *b, unsigned table, uint32_t config)
+{
+    FILE *out = noting(b);
+    if (!out) return;
+    flow_log_table(out, table, config);
+    was_noted(b);
+}
+
 static void forget_notes(struct net_keep *k)
 {
     if (k->noted) fclose(k->noted);

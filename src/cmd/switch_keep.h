@@ -76,6 +76,7 @@ void net_note_flow(struct net_bridge *b, enum of_change what, const struct flow_
 void net_note_group(struct net_bridge *b, enum of_change what, const struct group_spec *g);
 void net_note_meter(struct net_bridge *b, enum of_change what, const struct meter_spec *m);
 void net_note_port(struct net_bridge *b, uint32_t number, uint32_t config, uint32_t mask);
+void net_note_table(struct net_bridge *b, unsigned table, uint32_t config);
 /* sync: wait until the disk has it. 0 or -errno with the reason; then it is tried again by and by. */
 int net_keep(struct net_bridge *b, bool sync, struct errmsg *e);
 /* A flow went by itself. */
@@ -106,6 +107,7 @@ void flow_log_flow(FILE *out, enum of_change what, const struct flow_spec *f);
 void flow_log_group(FILE *out, enum of_change what, const struct group_spec *g);
 void flow_log_meter(FILE *out, enum of_change what, const struct meter_spec *m);
 void flow_log_port(FILE *out, uint32_t number, uint32_t config, uint32_t mask);
+void flow_log_table(FILE *out, unsigned table, uint32_t config);
 /* Append everything that the bridge has; a reader forgets what stands before it. On failure a part may be written. */
 int flow_log_write_all(struct net_bridge *b, int fd, uint64_t *lines);
 uint64_t flow_log_lines_needed(const struct net_bridge *b); /* for that */

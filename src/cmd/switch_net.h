@@ -183,6 +183,7 @@ struct net_bridge {
     uint64_t alone_since_ns;      /* since when none of them is there; 0: one is, or the bridge does without already */
     struct net_port_config *port_configs;
     unsigned port_config_count;
+    uint32_t table_config[SWITCH_TABLES];
     struct net_keep keep; /* its flow file */
 };
 struct net_bridge *net_bridge_find(struct net *n, const char *name);
@@ -366,6 +367,12 @@ struct net_port_config {
     uint32_t number, config;
 };
 
+/* What it set of a table (OFPTC_*), or of all of them. */
+struct net_table_config {
+    unsigned table;
+    uint32_t config;
+};
+
 struct net_change {
     enum of_change what;
     uint32_t port_mask;
@@ -374,6 +381,7 @@ struct net_change {
         struct group_spec group; /* to delete: its id only */
         struct meter_spec meter;
         struct net_port_config port;
+        struct net_table_config table;
     };
 };
 /* 0, or -EINVAL with the reason; to be cleared on success. */
@@ -385,7 +393,8 @@ int net_change_apply(struct net_bridge *b, const struct net_change *c, unsigned 
 void net_change_note(struct net_bridge *b, const struct net_change *c);
 int net_port_config_note(struct net_bridge *b, uint32_t number, uint32_t config, uint32_t mask);
 int net_port_config_set(struct net_bridge *b, uint32_t number, uint32_t config, uint32_t mask, struct errmsg *e);
-void net_port_config_apply(struct attachment *a);  /* to a port that came to its bridge */
+void net_port_config_apply(struct attachment *a); /* to a port that came to its bridge */
+void net_table_config_set(struct net_bridge *b, unsigned table, uint32_t config);
 void net_port_config_forget(struct attachment *a); /* it is deleted: the next one of its number begins anew */
 
 /* ---- requests (switch_flows.c, switch_dump.c) ---- */

@@ -368,6 +368,12 @@ static void keep_port(void *arg, uint32_t port, uint32_t config, uint32_t mask)
     net_note_port(arg, port, config, mask);
 }
 
+static void keep_table(void *arg, unsigned table, uint32_t config)
+{
+    net_table_config_set(arg, table, config);
+    net_note_table(arg, table, config);
+}
+
 static void keep_gone(void *arg, const struct flow_spec *f, enum flow_gone why)
 {
     net_keep_gone(arg, f, why);
@@ -391,9 +397,11 @@ static int agent_new(struct net_bridge *b, struct errmsg *e)
                    .group = keep_group,
                    .meter = keep_meter,
                    .port = keep_port,
+                   .table = keep_table,
                    .flow_gone = keep_gone,
                    .commit = keep_commit,
                    .arg = b},
+        .table_config = b->table_config,
         .description = b->name,
         .version = version_number(),
     };

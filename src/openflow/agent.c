@@ -424,6 +424,7 @@ int of_agent_new(struct of_agent **out, struct of_agents *all, const struct of_a
     unsigned rate = args->packet_in_rate ? args->packet_in_rate : OF_PACKET_IN_RATE_DEFAULT;
     a->all = all;
     a->args = *args;
+    if (args->table_config) memcpy(a->table_config, args->table_config, sizeof a->table_config);
     a->packet_in_interval_ns = NS_PER_SECOND / rate;
     list_init(&a->sessions);
     for (unsigned i = 0; i < OF_BUFFERS_MAX; i++)

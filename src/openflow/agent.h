@@ -35,7 +35,8 @@ enum of_change {
     OF_METER_ADD,
     OF_METER_MODIFY,
     OF_METER_DELETE,
-    OF_PORT_CONFIG
+    OF_PORT_CONFIG,
+    OF_TABLE_CONFIG
 };
 
 /* Who makes changes outlive the process. Each was carried out when it is noted; commit() is called before an answer (a barrier's
@@ -45,6 +46,7 @@ struct of_keeper {
     void (*group)(void *arg, enum of_change change, const struct group_spec *g);
     void (*meter)(void *arg, enum of_change change, const struct meter_spec *m);
     void (*port)(void *arg, uint32_t port, uint32_t config, uint32_t mask); /* OFPPC_* */
+    void (*table)(void *arg, unsigned table, uint32_t config);              /* OFPTC_*; SWITCH_TABLE_ALL: all */
     /* Any flow that goes, whatever for, as bridge_on_flow_gone() has it, which the agent takes. */
     void (*flow_gone)(void *arg, const struct flow_spec *f, enum flow_gone why);
     void (*commit)(void *arg);
@@ -57,6 +59,7 @@ struct of_agent_args {
     const struct flow_names *names; /* of ports; outlives the agent */
     uint64_t datapath_id;
     struct of_keeper keeper;
+    const uint32_t *table_config;      /* OFPTC_*, of each table, to begin with; NULL: all 0 */
     unsigned packet_in_rate;           /* a second, of a port; 0: OF_PACKET_IN_RATE_DEFAULT */
     const char *description, *version; /* of the bridge, of the software; may be NULL; outlive the agent */
 };

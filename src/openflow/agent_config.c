@@ -173,6 +173,8 @@ int agent_port_mod(struct of_session *s, const struct of_msg *m, struct of_error
 /* In OpenFlow 1.3 the only bits of a table's configuration are deprecated: they are kept and have no effect. */
 int agent_table_mod(struct of_session *s, const struct of_msg *m, struct of_error *e)
 {
+    struct of_agent *a = s->agent;
+    const struct of_keeper *k = &a->args.keeper;
     struct of_table_mod t;
     if (of_get_table_mod(m, &t, e)) return -EINVAL;
     if (t.table != SWITCH_TABLE_ALL && t.table >= SWITCH_TABLES)
@@ -180,7 +182,9 @@ int agent_table_mod(struct of_session *s, const struct of_msg *m, struct of_erro
     if (t.config & ~OFPTC_DEPRECATED_MASK)
         return of_wrong(e, OFPET_TABLE_MOD_FAILED, OFPTMFC_BAD_CONFIG, "table configuration 0x%x", t.config);
     for (unsigned i = 0; i < SWITCH_TABLES; i++)
-        if (t.table == SWITCH_TABLE_ALL || t.table == i) s->agent->table_config[i] = t.config;
+        if (t.table == SWITCH_TABLE_ALL || t.table == i) a->table_config[i] = t.config;
+    if (k->table) k->table(k->arg, t.table, t.config);
+    a->changed = true;
     return 0;
 }
 

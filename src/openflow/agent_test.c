@@ -393,6 +393,21 @@ static void table_mods(void **state)
     msg_zeros(&m, 3);
     msg_u32(&m, 3);
     client_do(&c, &m);
+    assert_int_equal(c.w->noted.tables, 1);
+    for (unsigned i = 0; i < 2; i++) { /* it reads back, of all but the one that is changed then */
+        msg_multipart(&m, OFPMP_TABLE_FEATURES, 0, 42);
+        client_send(&c, &m);
+        for (unsigned tables = 0; tables < SWITCH_TABLES;) {
+            const uint8_t *r = client_expect(&c, OFPT_MULTIPART_REPLY, 42);
+            for (unsigned at = 16, bytes = get16(r + 2); at < bytes; at += get16(r + at), tables++)
+                assert_int_equal(get32(r + at + 56), i && r[at + 2] == 7 ? 1 : 3);
+        }
+        msg_begin(&m, OFPT_TABLE_MOD, 43);
+        msg_u8(&m, 7);
+        msg_zeros(&m, 3);
+        msg_u32(&m, 1);
+        client_do(&c, &m);
+    }
     client_close(&c);
 }
 

@@ -47,6 +47,14 @@ static void note_port(void *arg, uint32_t port, uint32_t config, uint32_t mask)
     n->ports++;
 }
 
+static void note_table(void *arg, unsigned table, uint32_t config)
+{
+    struct noted *n = arg;
+    (void)table;
+    (void)config;
+    n->tables++;
+}
+
 static void note_gone(void *arg, const struct flow_spec *f, enum flow_gone why)
 {
     struct noted *n = arg;
@@ -76,6 +84,7 @@ void world_open(struct world *w, unsigned count, unsigned packet_in_rate)
                                                   .group = note_group,
                                                   .meter = note_meter,
                                                   .port = note_port,
+                                                  .table = note_table,
                                                   .flow_gone = note_gone,
                                                   .commit = note_commit,
                                                   .arg = &w->noted},

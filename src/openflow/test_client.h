@@ -11,7 +11,7 @@
 #include "switch/test_rig.h"
 
 struct noted { /* what the keeper was told */
-    unsigned flows, groups, meters, ports, commits, gone;
+    unsigned flows, groups, meters, ports, tables, commits, gone;
     enum of_change last;
     enum flow_gone why;
 };

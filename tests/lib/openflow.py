@@ -4,10 +4,10 @@
 import socket
 import struct
 
-HELLO, ERROR, FEATURES_REQUEST, FEATURES_REPLY, PACKET_IN, FLOW_MOD, GROUP_MOD, METER_MOD = 0, 1, 5, 6, 10, 14, 15, 29
+HELLO, ERROR, FEATURES_REQUEST, FEATURES_REPLY, PACKET_IN, FLOW_MOD, GROUP_MOD, TABLE_MOD, METER_MOD = 0, 1, 5, 6, 10, 14, 15, 17, 29
 MULTIPART_REQUEST, MULTIPART_REPLY, BARRIER_REQUEST, BARRIER_REPLY, ROLE_REQUEST, ROLE_REPLY = 18, 19, 20, 21, 24, 25
 EQUAL, MASTER, SLAVE = 1, 2, 3
-PORT_STATS, ANY, NO_BUFFER, ADD, DELETE = 4, 0xFFFFFFFF, 0xFFFFFFFF, 0, 3
+PORT_STATS, TABLE_FEATURES, ANY, NO_BUFFER, ADD, DELETE = 4, 12, 0xFFFFFFFF, 0xFFFFFFFF, 0, 3
 NORMAL = 0xFFFFFFFA
 
 
@@ -64,6 +64,21 @@ class Client:
     def meter(self, number, per_s):
         """Drops what is more than so many packets a second."""
         return self.send(METER_MOD, struct.pack("!HHI", 0, 2, number) + struct.pack("!HHIIxxxx", 1, 16, per_s, 0))
+
+    def table_mod(self, table, config):
+        return self.send(TABLE_MOD, struct.pack("!BxxxI", table, config))
+
+    def table_configs(self):
+        """{table: config} of those whose is not 0."""
+        xid, configs, more = self.send(MULTIPART_REQUEST, struct.pack("!HHxxxx", TABLE_FEATURES, 0)), {}, True
+        while more:
+            body = self.answer(xid, MULTIPART_REPLY)
+            more, at = struct.unpack_from("!H", body, 2)[0], 8
+            while at < len(body):
+                length, table = struct.unpack_from("!HB", body, at)
+                configs[table] = struct.unpack_from("!I", body, at + 56)[0]
+                at += length
+        return {table: config for table, config in configs.items() if config}
 
     def output(self, in_port, out_port, priority=100):
         """Whatever comes in at in_port goes out at out_port."""
