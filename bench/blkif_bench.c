@@ -11,7 +11,7 @@
  * The machine is simulated (guest/sim.h): what a hypercall costs, and the flush of a TLB after an unmap, is not in these figures.
  * Only ratios of one run count.
  *
- * usage: blkif-bench [seconds per figure, default 1]
+ * usage: blkif-bench [--json] [--only=FRONT] [seconds per figure, default 1]
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,6 +46,10 @@ static void fail(const char *what)
 }
 
 /* ---- the disk ---- */
+
+static bool json;
+static unsigned figures; /* printed so far */
+static const char *only;
 
 static uint8_t *disk_bytes;
 static struct layer disk;
@@ -151,6 +155,12 @@ static void load(const char *name, const struct front *f, unsigned depth, unsign
         }
     }
     double took_s = (double)(clock_now_ns() - start_ns) / 1e9;
+    if (json) {
+        printf("%s{\"front\": \"%s\", \"bytes\": %u, \"depth\": %u, \"iops\": %.0f, \"device_ns\": %.0f}",
+               figures++ ? ", " : "", name, pages * 4096, depth, (double)done / took_s,
+               (double)(device_cpu_ns() - cpu) / (double)done);
+        return;
+    }
     printf("%-18s %4u KiB  depth %3u  %8.1f k/s  %7.2f GB/s  device %6.0f ns each\n", name, pages * 4, depth,
            (double)done / took_s / 1e3, (double)done * pages * 4096 / took_s / 1e9,
            (double)(device_cpu_ns() - cpu) / (double)done);
@@ -206,6 +216,7 @@ static bool virtio_get(void *arg, unsigned *slot)
 
 static void run_virtio(const char *name, bool packed, double seconds)
 {
+    if (only && strcmp(name, only) != 0) return;
     struct vbd_kept kept = {0};
     struct vbd *d = device_new(&kept, packed);
     struct virtio v = {.kick = eventfd(0, EFD_NONBLOCK)};
@@ -326,6 +337,7 @@ static bool xen_get(void *arg, unsigned *slot)
 
 static void run_blkif(const char *name, enum vbd_blkif_way way, bool direct, double seconds)
 {
+    if (only && strcmp(name, only) != 0) return;
     struct errmsg e;
     struct vbd_kept kept = {0};
     struct vbd_blkif_setup s = {.domid = GUEST, .ring_pages = RING_PAGES};
@@ -349,7 +361,13 @@ static void run_blkif(const char *name, enum vbd_blkif_way way, bool direct, dou
 
 int main(int argc, char **argv)
 {
-    double seconds = argc > 1 ? strtod(argv[1], NULL) : 1;
+    double seconds = 1;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0) json = true;
+        else if (strncmp(argv[i], "--only=", 7) == 0) only = argv[i] + 7;
+        else seconds = strtod(argv[i], NULL);
+    }
+    if (json) printf("{\"figures\": [");
     if (!(seconds > 0)) fail("seconds per figure, a number above 0");
     disk_bytes = malloc(DISK_BYTES);
     if (!disk_bytes) fail("no memory");
@@ -360,6 +378,7 @@ int main(int argc, char **argv)
     run_blkif("blkif persistent", VBD_BLKIF_PERSISTENT, false, seconds);
     run_blkif("blkif map", VBD_BLKIF_MAP, false, seconds);
     run_blkif("blkif map, free", VBD_BLKIF_MAP, true, seconds);
+    if (json) printf("]}\n");
     free(disk_bytes);
-    return 0;
+    return figures || !json ? 0 : 1;
 }
