@@ -3,28 +3,22 @@
 successor has begun. The disk is a loop device, and whoever is put into the group waits for it."""
 
 import os
-import socket
-import struct
 import time
 from pathlib import Path
 
 import pytest
 
 from lib.daemon import Daemon, kill_worker
-from lib.front_end import (AVAILABLE, MEMORY_BYTES, PROTOCOL_FEATURES, REPLY_ACK, RESET, RING_SIZE, SET_FEATURES, SET_MEM_TABLE,
-                           SET_PROTOCOL_FEATURES, USED, USER_BASE, VERSION_1, FrontEnd)
-from lib.paths import program
+from lib.disk_guest import READ, WRITE, DiskGuest, attach
 from lib.process import wait_until
 from lib.worker import new_qcow2, run
 
-KIB, MIB = 1 << 10, 1 << 20
+MIB = 1 << 20
 SIZE = 16 * MIB
 CONTROLLER = Path("/sys/fs/cgroup/blkio")
 HELD_BACK_S = 1.0  # what SLOW_BYTES take in the group
-SLOW_BYTES = 256 * KIB
+SLOW_BYTES = DiskGuest.ALL_BYTES
 BASE = b"\xa5"
-READ, WRITE = 0, 1  # kinds of requests
-GET_INFLIGHT_FD, SET_INFLIGHT_FD, INFLIGHT_SHMFD = 31, 32, 1 << 12
 
 
 class SlowDisk:
@@ -65,59 +59,6 @@ def daemon(run_dir):
         yield daemon
 
 
-class Guest(FrontEnd):
-    """Reads or writes COUNT * 64 KiB at the start of the disk, all at once. `at`: where its data are."""
-
-    COUNT, BYTES, STATUS = 4, 64 * KIB, 20480
-
-    def __init__(self, path, inflight=None):
-        super().__init__(path)
-        self.send(SET_PROTOCOL_FEATURES, struct.pack("<Q", REPLY_ACK | RESET | INFLIGHT_SHMFD))
-        self.inflight = inflight
-        self.done, self.at = 0, 256 * KIB
-
-    def take_memory_of(self, other):
-        """Connected again: the memory, and in it the ring, is what it was."""
-        self.memory, self.memory_fd, self.done = other.memory, other.memory_fd, other.done
-        self.order(SET_MEM_TABLE, struct.pack("<II4Q", 1, 0, 0, MEMORY_BYTES, USER_BASE, 0), self.memory_fd)
-
-    def keep_inflight(self):
-        """In-flight memory: the back end makes it, the front end keeps it."""
-        self.order(SET_FEATURES, struct.pack("<Q", VERSION_1 | PROTOCOL_FEATURES))
-        if not self.inflight:
-            self.send(GET_INFLIGHT_FD, struct.pack("<QQHHI", 0, 0, 1, RING_SIZE, 0))
-            data, fds, _, _ = socket.recv_fds(self.sock, 4096, 1)
-            self.inflight = data[12:], fds[0]
-        self.order(SET_INFLIGHT_FD, *self.inflight)
-
-    def submit(self, kind):
-        for i in range(self.COUNT):  # three descriptors each, in a ring of 16
-            header, data = 16384 + 16 * i, self.at + i * self.BYTES
-            struct.pack_into("<IIQ", self.memory, header, kind, 0, i * self.BYTES // 512)
-            self.memory[self.STATUS + i] = 0xee
-            parts = [(header, 16, 1), (data, self.BYTES, 1 if kind == WRITE else 3), (self.STATUS + i, 1, 2)]
-            for k, (at, size, flags) in enumerate(parts):
-                struct.pack_into("<QIHH", self.memory, 16 * (3 * i + k), at, size, flags, 3 * i + k + 1)
-            struct.pack_into("<H", self.memory, AVAILABLE + 4 + 2 * ((self.done + i) % RING_SIZE), 3 * i)
-        self.done += self.COUNT
-        self.jump_available_index(self.done)
-
-    def answered(self):
-        return struct.unpack_from("<H", self.memory, USED + 2)[0] == self.done
-
-    def finish(self):
-        wait_until(self.answered, 15, "the answers")
-        assert self.memory[self.STATUS:self.STATUS + self.COUNT] == bytes(self.COUNT)
-
-    @property
-    def data(self):
-        return self.memory[self.at:self.at + SLOW_BYTES]
-
-    @data.setter
-    def data(self, byte):
-        self.memory[self.at:self.at + SLOW_BYTES] = byte * SLOW_BYTES
-
-
 def leave_reads(guest, disk, pid, kill):
     """Killed with reads on their way. The time at which that was."""
     guest.data = b"-"
@@ -143,7 +84,7 @@ def test_reads_of_a_base(run_dir, disk, daemon):
     leaf = new_qcow2(run_dir / "leaf", SIZE, disk.device, "raw")
     layers = [{"format": "qcow2", "path": str(leaf)}, {"format": "raw", "path": disk.device, "direct": True}]
     path = daemon.call("disk.attach", name="d", layers=layers, cache=False)["socket"]
-    with Guest(path) as guest:
+    with DiskGuest(path) as guest:
         guest.start_ring()
         for again in range(2):
             killed_at = leave_reads(guest, disk, daemon.wait_worker("d"), lambda: kill_worker(daemon, "d"))
@@ -161,7 +102,7 @@ def on_device(disk):
 def test_writes_to_a_leaf(disk, daemon):
     layers = [{"format": "raw", "path": disk.device, "direct": True}]
     path = daemon.call("disk.attach", name="d", layers=layers)["socket"]
-    with Guest(path) as guest:
+    with DiskGuest(path) as guest:
         guest.start_ring()
         guest.data = b"A"
         disk.slow_down(daemon.wait_worker("d"))
@@ -175,19 +116,6 @@ def test_writes_to_a_leaf(disk, daemon):
         guest.finish()
         time.sleep(HELD_BACK_S)
     assert on_device(disk) == "B" * SLOW_BYTES
-
-
-def attach(processes, path, words, *more):
-    """(worker, guest), as soon as a worker opens the disk; it may refuse to, and is started again, as a supervisor would."""
-    refusals = []
-    while True:
-        worker = processes.start([program("creedence-vbd"), f"--socket-path={path}", *words])
-        while worker.running():
-            try:
-                return worker, Guest(path, *more), refusals
-            except (OSError, struct.error):
-                time.sleep(0.01)
-        refusals.append(worker.output())
 
 
 def test_reads_without_a_daemon(run_dir, disk, processes):

@@ -44,6 +44,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(fallocate),
     SCMP_SYS(fdatasync),
     SCMP_SYS(fsync),
+    SCMP_SYS(sync_file_range),
     SCMP_SYS(lseek),
     SCMP_SYS(fstat),
     SCMP_SYS(newfstatat),

@@ -11,6 +11,7 @@
 #include "disk/image.h"
 #include "disk/mark.h"
 #include "disk/staged.h"
+#include "disk/sync.h"
 #include "loop/clock.h"
 
 /* Less than the daemon gives a worker to be configured in. */
@@ -27,8 +28,9 @@ struct chain {
     struct worker_config *config; /* the worker's */
     unsigned count;               /* layers of the configuration */
     struct engine_file file[DISK_CHAIN_MAX];
-    int shared_fd[DISK_CHAIN_MAX];     /* what the daemon has a duplicate of; -1: the file's own, or nobody has one */
-    struct layer *own[DISK_CHAIN_MAX]; /* each image, directly */
+    struct disk_sync sync;                /* of the leaf */
+    int shared_fd[DISK_CHAIN_MAX];        /* opened first: locked, and the daemon's as well; -1: it is the file's own */
+    struct layer *own[DISK_CHAIN_MAX];    /* each image, directly */
     struct layer *cached[DISK_CHAIN_MAX]; /* the same through the cache; NULL for the leaf */
     struct layer *stack[DISK_CHAIN_MAX];  /* what threads open, leaf first */
     struct layer *staged;                 /* what they open instead, for comparison; or NULL */
@@ -49,16 +51,19 @@ static int open_one(struct chain *c, unsigned i, bool writable, struct errmsg *e
 }
 
 /* What a killed worker has left in the kernel must not land, on an image or in the guest's memory, after its successor has
- * begun: its direct I/O goes through descriptions that nobody else has, and that are marked (disk/mark.h). */
+ * begun: its direct I/O goes through descriptions that nobody else has, and that are marked (disk/mark.h). A buffered leaf
+ * is flushed through one of our own, and the other is the witness of what its flushes are worth (disk/sync.h). */
 static int open_file(struct chain *c, unsigned i, uint64_t mark, struct errmsg *e)
 {
-    bool adopted = c->config->layer[i].fd >= 0;
-    int ret = open_one(c, i, i == 0 && !c->config->device.read_only, e);
+    bool adopted = c->config->layer[i].fd >= 0, writable = i == 0 && !c->config->device.read_only;
+    int ret = open_one(c, i, writable, e);
     if (ret < 0) return ret;
     c->count = i + 1;
-    if (!c->file[i].direct) return 0;
-    if (adopted) ret = disk_file_reopen(&c->file[i], &c->shared_fd[i], e);
-    return ret < 0 ? ret : disk_mark_set(&c->file[i], mark, e);
+    bool direct = c->file[i].direct;
+    if (direct ? adopted : writable) ret = disk_file_reopen(&c->file[i], &c->shared_fd[i], e);
+    if (ret == 0 && direct) ret = disk_mark_set(&c->file[i], mark, e);
+    if (i == 0 && !direct) c->sync.witness_fd = c->shared_fd[i];
+    return ret;
 }
 
 /* A clone opened without its base, or on another one, reads as something else, and what is then written to it is filled
@@ -111,6 +116,7 @@ int chain_open_files(struct chain **out, struct worker_config *config, const int
     *out = c;
     c->config = config;
     c->stage.cache_fd = -1;
+    disk_sync_init(&c->sync, -1);
     for (unsigned i = 0; i < DISK_CHAIN_MAX; i++)
         c->shared_fd[i] = -1;
     for (unsigned i = 0; i < VBD_QUEUES_MAX; i++)
@@ -180,8 +186,7 @@ static void stage_call(void *arg)
 
 /* ---- the layers ---- */
 
-int chain_open_layers(struct chain *c, struct disk_stash stash, _Atomic bool *sync_failed,
-                      const struct engine_maker *maker, struct errmsg *e)
+int chain_open_layers(struct chain *c, struct disk_stash stash, const struct engine_maker *maker, struct errmsg *e)
 {
     for (unsigned i = c->count; i-- > 0;) {
         struct layer_args args = {
@@ -189,7 +194,7 @@ int chain_open_layers(struct chain *c, struct disk_stash stash, _Atomic bool *sy
             .below = i + 1 < c->count ? c->stack[i + 1] : NULL,
             .writable = i == 0 && !c->config->device.read_only,
             .stash = i == 0 ? stash : (struct disk_stash){0},
-            .sync_failed = i == 0 ? sync_failed : NULL,
+            .sync = i == 0 ? &c->sync : NULL,
             .maker = maker,
         };
         int ret = layer_open(&c->own[i], c->config->layer[i].format, &args, e);
@@ -221,6 +226,7 @@ int chain_close(struct chain *c, struct errmsg *e)
     for (unsigned i = 0; i < VBD_QUEUES_MAX; i++)
         if (c->thread[i].cache_fd >= 0) close(c->thread[i].cache_fd);
     if (c->stage.cache_fd >= 0) close(c->stage.cache_fd);
+    disk_sync_destroy(&c->sync);
     free(c);
     return ret;
 }
@@ -284,6 +290,11 @@ int chain_set_stash(struct chain *c, struct disk_stash stash, struct errmsg *e)
 {
     struct layer *leaf = c->own[0];
     return leaf->ops->set_stash ? leaf->ops->set_stash(leaf, stash, e) : 0;
+}
+
+void chain_keep_sync(struct chain *c, _Atomic bool *kept)
+{
+    disk_sync_keep(&c->sync, kept);
 }
 
 int chain_cache_attach(struct chain *c, struct vbd *d, const int *fds, unsigned count)

@@ -26,8 +26,7 @@ int chain_wait_previous(struct chain *c, uint64_t mark, struct errmsg *e);
 /* How many engines opening the layers and serving them will ask for. */
 unsigned chain_engines(const struct chain *c);
 /* Open the layers on them; nothing of the host's file system is needed any more. */
-int chain_open_layers(struct chain *c, struct disk_stash stash, _Atomic bool *sync_failed,
-                      const struct engine_maker *maker, struct errmsg *e);
+int chain_open_layers(struct chain *c, struct disk_stash stash, const struct engine_maker *maker, struct errmsg *e);
 /* Device and its threads are gone. Makes the leaf durable, whatever was opened of it. */
 int chain_close(struct chain *c, struct errmsg *e);
 
@@ -39,6 +38,8 @@ uint32_t chain_cluster_bytes(const struct chain *c); /* the leaf's unit of alloc
 int chain_resize(struct chain *c, uint64_t size_bytes, struct errmsg *e);
 /* Queues are stopped. */
 int chain_set_stash(struct chain *c, struct disk_stash stash, struct errmsg *e);
+/* Where it is kept, from now on, that a flush failed for good (disk/sync.h). Queues are stopped. */
+void chain_keep_sync(struct chain *c, _Atomic bool *kept);
 /* Give the queue threads of d new channels of the cache. */
 int chain_cache_attach(struct chain *c, struct vbd *d, const int *fds, unsigned count);
 

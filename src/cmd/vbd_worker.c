@@ -8,7 +8,7 @@
  *
  * (with a Xen guest: its rings' note and tables, vbd_xen.h, in the place of the in-flight tables)
  * and the descriptors that the session names. The daemon holds duplicates; after a crash the next worker
- * is given all of them and goes on. Without a daemon the in-flight tables, the mark (disk/mark.h) and the stash live in the
+ * is given all of them and goes on. Without a daemon the in-flight tables, worker_kept and the stash live in the
  * front end's memory (INFLIGHT_SHMFD), which gives them back when it reconnects.
  */
 #include "cmd/vbd_worker.h"
@@ -35,22 +35,22 @@
 #define STATE_MAGIC UINT64_C(0x3145544154534443) /* "CDSTATE1" */
 #define STASH_BYTES (UINT64_C(1) << 20)
 
+/* Beside requests and the stash. */
+struct worker_kept {
+    struct vbd_kept device;
+    _Atomic bool sync_failed; /* disk/sync.h */
+    uint64_t mark;            /* of the worker that serves, or did; everything of those before it is over */
+};
+
 struct state_head {
     uint64_t magic;
     uint32_t queues;
     uint32_t queue_size_max;
     uint64_t vhost_bytes, inflight_bytes, stash_bytes;
-    struct vbd_kept device;
-    _Atomic bool sync_failed; /* disk.h: layer_args */
-    uint64_t mark;            /* of the worker that serves, or did; everything of those before it is over */
+    struct worker_kept kept;
 };
 #define STATE_HEAD_BYTES 4096u
-
-/* The same in a front end's memory, in front of the stash. */
-struct front_head {
-    uint64_t mark;
-};
-#define FRONT_HEAD_BYTES 4096u
+#define FRONT_HEAD_BYTES 4096u /* worker_kept, in a front end's memory */
 
 struct worker {
     struct loop *loop;
@@ -223,17 +223,19 @@ static void session_ended(void *device, const char *why)
     if (listen_start(w) < 0) loop_stop(w->loop);
 }
 
-/* What a worker before us left there, or nothing: mem is NULL when it is taken away. */
-static int take_front_memory(struct worker *w, char *mem, size_t bytes, struct errmsg *e)
+/* mem is NULL when it is taken away. resumed: what a worker before us left there counts. */
+static int take_front_memory(struct worker *w, char *mem, size_t bytes, bool resumed, struct errmsg *e)
 {
+    struct worker_kept *own = &state_head(w)->kept, *kept = mem ? (struct worker_kept *)(void *)mem : own;
     struct disk_stash stash = {0};
     if (mem) {
-        struct front_head *head = (struct front_head *)(void *)mem;
-        int ret = chain_wait_previous(w->chain, head->mark, e);
+        int ret = resumed ? chain_wait_previous(w->chain, kept->mark, e) : 0;
         if (ret < 0) return ret;
-        head->mark = state_head(w)->mark;
+        kept->mark = own->mark;
         stash = (struct disk_stash){mem + FRONT_HEAD_BYTES, bytes - FRONT_HEAD_BYTES};
     }
+    vbd_keep_in(w->vbd, &kept->device, mem && resumed);
+    chain_keep_sync(w->chain, &kept->sync_failed);
     return w->config.device.read_only ? 0 : chain_set_stash(w->chain, stash, e);
 }
 
@@ -244,7 +246,7 @@ static void stash_ready(void *device, void *mem, size_t bytes, bool resumed)
     struct errmsg e;
     if (w->state_fd >= 0) return; /* it has a better place already */
     if (!resumed) memset(mem, 0, bytes);
-    if (take_front_memory(w, mem, bytes, &e) < 0) {
+    if (take_front_memory(w, mem, bytes, resumed, &e) < 0) {
         /* Going on would show the guest old data where it was promised new, or let old reads land in its memory. */
         log_error("disk %s: what the last worker left cannot be taken over: %s", w->config.name, e.text);
         exit(1);
@@ -392,19 +394,19 @@ static int open_inner(struct worker *w, const struct worker_args *args, struct e
     if (ret < 0) return ret;
     uint64_t mark = disk_mark_new();
     ret = chain_open_files(&w->chain, &w->config, args->cache_fd, mark, e);
-    if (ret == 0) ret = chain_wait_previous(w->chain, state_head(w)->mark, e);
+    if (ret == 0) ret = chain_wait_previous(w->chain, state_head(w)->kept.mark, e);
     if (ret < 0) return ret;
-    state_head(w)->mark = mark;
+    state_head(w)->kept.mark = mark;
+    chain_keep_sync(w->chain, &state_head(w)->kept.sync_failed);
     ret = engines_new(&w->engines, chain_engines(w->chain), e);
     const struct worker_xen_config *xen = w->config.xen.there ? &w->config.xen : NULL;
     if (ret == 0 && xen) ret = worker_xen_open(&w->xen, xen, w->config.device.queues, e);
     if (ret == 0 && args->sandbox) ret = sandbox_leave_host(args->sandbox, e);
     if (ret == 0 && args->sandbox) ret = sandbox_filter(args->sandbox, xen ? SANDBOX_XEN : SANDBOX_NONE, e);
-    if (ret == 0)
-        ret = chain_open_layers(w->chain, state_stash(w), &state_head(w)->sync_failed, engines_maker(w->engines), e);
+    if (ret == 0) ret = chain_open_layers(w->chain, state_stash(w), engines_maker(w->engines), e);
     if (ret < 0) return ret;
     struct vbd_chains chains = chain_callbacks(w->chain);
-    w->config.device.kept = &state_head(w)->device;
+    w->config.device.kept = &state_head(w)->kept.device;
     w->config.device.io_opt_bytes = chain_cluster_bytes(w->chain);
     ret = vbd_new(&w->vbd, &w->config.device, chain_leaf(w->chain), &chains, engines_maker(w->engines), e);
     if (ret == 0 && xen) ret = worker_xen_set_device(w->xen, w->vbd, w->state + STATE_HEAD_BYTES + w->vhost_bytes, e);

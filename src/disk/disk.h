@@ -93,6 +93,8 @@ struct disk_stash {
     uint64_t size_bytes;
 };
 
+struct disk_sync; /* disk/sync.h */
+
 struct layer_ops {
     const char *type; /* "raw", "qcow2", "cached" */
 
@@ -171,9 +173,7 @@ struct layer_args {
     struct layer *below; /* NULL at the bottom */
     bool writable;
     struct disk_stash stash; /* leaf only */
-    /* Leaf only: set for good once a flush of a buffered file failed (the kernel says so once, and then reports success).
-     * Shared with the processes before and after, as the stash; NULL: only this one remembers. */
-    _Atomic bool *sync_failed;
+    struct disk_sync *sync;           /* leaf only: outlives the layer; NULL: one of its own */
     const struct engine_maker *maker; /* for a layer that runs a thread of its own */
     uint64_t metadata_budget_bytes;   /* most that cached tables may take; 0: the default */
 };

@@ -84,6 +84,13 @@ static int op_set_config(void *device, uint32_t offset, uint32_t length, const u
     return 0;
 }
 
+void vbd_keep_in(struct vbd *d, struct vbd_kept *kept, bool filled)
+{
+    if (!filled) *kept = *d->config.kept;
+    d->config.kept = kept;
+    if (filled) atomic_store(&d->write_through, write_through_by(d, d->features));
+}
+
 static int op_queue_start(void *device, const struct guest_queue *q, struct guest_map *map)
 {
     struct vbd *d = device;

@@ -50,7 +50,7 @@ struct vbd_config {
     uint32_t size_max_bytes;       /* largest segment, 0: no limit */
     uint32_t io_opt_bytes;         /* the leaf's natural unit (cluster), 0: unknown */
     uint64_t poll_ns;              /* upper bound of adaptive polling; 0: never poll */
-    struct vbd_kept *kept;         /* zeroed when new; outlives the device */
+    struct vbd_kept *kept;         /* zeroed when new; until vbd_keep_in() */
     char serial[VBD_SERIAL_BYTES]; /* zero-terminated */
 };
 
@@ -75,6 +75,9 @@ void vbd_free(struct vbd *d);
 
 /* To be given to vhost_session_new() with the device as `device`. */
 const struct guest_device_ops *vbd_guest_ops(struct vbd *d);
+
+/* Keep it there from now on: what is there counts (filled), or is filled from where it was kept before. No queue runs. */
+void vbd_keep_in(struct vbd *d, struct vbd_kept *kept, bool filled);
 
 /* The disk has another size (already changed on the layers): from the next request on the new
  * capacity counts. The caller tells the front end. */

@@ -23,6 +23,8 @@ REPLY_ACK, RESET = 1 << 3, 1 << 13
 class FrontEnd:
     """Connected, features agreed, memory shared; start_ring() does the rest."""
 
+    FEATURES = VERSION_1 | PROTOCOL_FEATURES
+
     def __init__(self, path, timeout_s=10):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(timeout_s)
@@ -57,7 +59,7 @@ class FrontEnd:
         """A ring, empty, at its beginning; or as the memory says."""
         if not resume:
             self.memory[:USED + 4096] = bytes(USED + 4096)
-        self.order(SET_FEATURES, struct.pack("<Q", VERSION_1 | PROTOCOL_FEATURES))
+        self.order(SET_FEATURES, struct.pack("<Q", self.FEATURES))
         self.order(SET_VRING_NUM, struct.pack("<II", index, RING_SIZE))
         self.order(SET_VRING_BASE, struct.pack("<II", index, 0))
         self.order(SET_VRING_ADDR, struct.pack("<II4Q", index, 0, USER_BASE, USER_BASE + USED, USER_BASE + AVAILABLE, 0))

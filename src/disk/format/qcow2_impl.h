@@ -52,6 +52,7 @@
 #include "base/log.h"
 #include "disk/disk.h"
 #include "disk/format/qcow2_format.h"
+#include "disk/sync.h"
 #include "loop/mailbox.h"
 
 /* ---- limits, all per layer or per channel ---- */
@@ -283,9 +284,8 @@ struct qcow2 {
     struct list allocs; /* qcow2_alloc in flight */
     struct list chans;
     _Atomic uint64_t era;
-    _Atomic int broken;        /* -errno: metadata turned out to be corrupt, nothing may be changed any more */
-    _Atomic bool *sync_failed; /* a flush failed on a buffered file: what it covered may be lost */
-    _Atomic bool own_sync_failed;
+    _Atomic int broken; /* -errno: metadata turned out to be corrupt, nothing may be changed any more */
+    struct disk_sync *sync, own_sync;
     _Atomic bool written;                 /* something was written in place since open: close must sync */
     bool punch_refused, allocate_refused; /* the file system cannot */
     bool storage_allocated;               /* past what is in use (qcow2_pool.c) */

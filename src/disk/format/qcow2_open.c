@@ -20,11 +20,8 @@
 
 int qcow2_sync(struct qcow2 *q)
 {
-    if (atomic_load_explicit(q->sync_failed, memory_order_relaxed)) return -EIO;
-    int ret = engine_op_now(q->keeper.engine, q->file, ENGINE_SYNC, 0, 0);
-    /* The page cache may have dropped what it could not write: a later success would mean nothing. */
-    if (ret < 0 && !q->file->direct) atomic_store(q->sync_failed, true);
-    return ret;
+    if (disk_sync_failed(q->sync)) return -EIO;
+    return disk_sync_result(q->sync, q->file, engine_op_now(q->keeper.engine, q->file, ENGINE_SYNC, 0, 0));
 }
 
 int qcow2_corrupt(struct qcow2 *q, const char *format, ...)
@@ -190,6 +187,7 @@ static void layer_free(struct qcow2 *q)
     qcow2_refs_free(q);
     qcow2_meta_free(&q->meta);
     qcow2_map_free(q);
+    disk_sync_destroy(&q->own_sync);
     pthread_mutex_destroy(&q->lock);
     free(q);
 }
@@ -245,7 +243,8 @@ int layer_qcow2_open(struct layer **out, const struct layer_args *args, struct e
     q->layer =
         (struct layer){.ops = &qcow2_ops, .below = args->below, .name = args->file->name, .writable = args->writable};
     q->file = args->file;
-    q->sync_failed = args->sync_failed ? args->sync_failed : &q->own_sync_failed;
+    disk_sync_init(&q->own_sync, -1);
+    q->sync = args->sync ? args->sync : &q->own_sync;
     q->maker = args->maker;
     pthread_mutex_init(&q->lock, NULL);
     list_init(&q->allocs);

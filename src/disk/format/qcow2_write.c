@@ -43,9 +43,8 @@ static void synced(struct engine_io *io, int res)
     struct qcow2_op *op = part->op;
     struct qcow2_chan *c = op->chan;
     struct qcow2 *q = qcow2_of_chan(c);
-    if (res < 0 && !q->file->direct) atomic_store(q->sync_failed, true);
     qcow2_slab_give(&c->parts, part);
-    qcow2_op_part_done(op, res);
+    qcow2_op_part_done(op, disk_sync_result(q->sync, q->file, res));
     qcow2_chan_wake(c);
 }
 
@@ -62,7 +61,7 @@ void qcow2_flush_step(struct qcow2_op *op)
         qcow2_op_park_for(op, QCOW2_WANT_FLUSH, 0);
         return;
     }
-    if (atomic_load_explicit(q->sync_failed, memory_order_relaxed)) {
+    if (disk_sync_failed(q->sync)) {
         op->error = -EIO;
         return;
     }

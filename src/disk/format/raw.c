@@ -9,11 +9,9 @@
  * to zero the range, write zeroes. What turned out to be unsupported is remembered per layer and not tried again. A
  * discard that is not supported succeeds: it is advice.
  *
- * A sync that fails through the page cache is final: the kernel has dropped what it could not write and would report success
- * the next time. Every later flush fails, and so does closing.
+ * A sync that fails through the page cache is final (disk/sync.h): every later flush fails, and so does closing.
  *
- * Thread-safety: the layer is read-only after open but for the three hints and sync_failed, which only ever become true, and
- * the size. A channel belongs to one thread.
+ * Thread-safety: the layer is read-only after open but for the three hints, which only ever become true, and the size. A channel belongs to one thread.
  */
 #include <assert.h>
 #include <errno.h>
@@ -24,6 +22,7 @@
 #include <unistd.h>
 
 #include "disk/disk.h"
+#include "disk/sync.h"
 
 #define RAW_SLAB_REQUESTS 32
 #define RAW_ZERO_BYTES (64u << 10)
@@ -33,8 +32,7 @@ struct raw_layer {
     struct layer base;
     const struct engine_file *file;
     _Atomic bool cannot_discard, cannot_punch, cannot_zero;
-    _Atomic bool *sync_failed; /* what was acknowledged may be lost */
-    _Atomic bool own_sync_failed;
+    struct disk_sync *sync, own_sync;
 };
 
 struct raw_io {
@@ -120,9 +118,7 @@ static void sync_done(struct engine_io *io, int res)
 {
     struct raw_io *r = container_of(io, struct raw_io, io);
     struct raw_layer *l = raw_of(r->chan->base.layer);
-    if (res < 0 && !l->file->direct) atomic_store(l->sync_failed, true);
-    /* Another queue's may have failed while this one was on its way: the kernel tells only one of them. */
-    finish(r, res == 0 && atomic_load(l->sync_failed) ? -EIO : res);
+    finish(r, disk_sync_result(l->sync, l->file, res));
 }
 
 static void start(struct raw_io *r, enum engine_op op, void (*done)(struct engine_io *, int))
@@ -239,7 +235,7 @@ static int map(struct raw_layer *l, struct disk_req *req)
 
 static int check(const struct raw_layer *l, const struct disk_req *req)
 {
-    if (req->op == DISK_FLUSH) return atomic_load(l->sync_failed) ? -EIO : 0;
+    if (req->op == DISK_FLUSH) return disk_sync_failed(l->sync) ? -EIO : 0;
     uint64_t size_bytes = atomic_load_explicit(&l->base.size_bytes, memory_order_acquire);
     if (!range_fits(req->offset_bytes, req->length_bytes, size_bytes)) return -EINVAL;
     if ((req->offset_bytes | req->length_bytes) % DISK_SECTOR_BYTES) return -EINVAL;
@@ -338,10 +334,13 @@ static int raw_close(struct layer *layer, struct errmsg *e)
 {
     struct raw_layer *l = raw_of(layer);
     int ret = 0;
-    if (atomic_load(l->sync_failed))
+    if (!disk_sync_failed(l->sync) && layer->writable) {
+        ret = disk_sync_result(l->sync, l->file, fdatasync(l->file->fd) < 0 ? -errno : 0);
+        if (ret < 0) errmsg_sys(e, -ret, "%s: cannot make the last writes durable", layer->name);
+    } else if (disk_sync_failed(l->sync)) {
         ret = errmsg_set(e, EIO, "%s: a flush failed: writes before it may be lost", layer->name);
-    else if (layer->writable && fdatasync(l->file->fd) < 0)
-        ret = errmsg_sys(e, errno, "%s: cannot make the last writes durable", layer->name);
+    }
+    disk_sync_destroy(&l->own_sync);
     free(l);
     return ret;
 }
@@ -367,7 +366,8 @@ int layer_raw_open(struct layer **out, const struct layer_args *args, struct err
     l->base = (struct layer){.ops = &raw_ops, .name = f->name, .writable = args->writable};
     atomic_init(&l->base.size_bytes, align_up(f->size_bytes, DISK_SECTOR_BYTES));
     l->file = f;
-    l->sync_failed = args->sync_failed ? args->sync_failed : &l->own_sync_failed;
+    disk_sync_init(&l->own_sync, -1);
+    l->sync = args->sync ? args->sync : &l->own_sync;
     *out = &l->base;
     return 0;
 }

@@ -8,6 +8,7 @@
 #include "base/iov.h"
 #include "disk/disk.h"
 #include "disk/engine/fault.h"
+#include "disk/sync.h"
 
 struct fixture {
     struct scratch s;
@@ -463,13 +464,16 @@ static void check_fail_each(unsigned flags)
 static void test_a_failed_flush_is_remembered(void **state)
 {
     (void)state;
-    _Atomic bool sync_failed = false;
+    _Atomic bool kept = false;
+    struct disk_sync sync;
     struct fixture x;
     scratch_open(&x.s, 1 << 20, DISK_FILE_WRITE);
     for (unsigned process = 0; process < 2; process++) {
         struct fault_plan *plan = fault_plan_new(1);
         const struct engine_maker *maker = fault_plan_maker(plan);
-        struct layer_args args = {.file = &x.s.file, .writable = true, .sync_failed = &sync_failed};
+        struct layer_args args = {.file = &x.s.file, .writable = true, .sync = &sync};
+        disk_sync_init(&sync, -1);
+        disk_sync_keep(&sync, &kept);
         assert_int_equal(maker->make(maker->arg, &x.e, NULL), 0);
         assert_int_equal(layer_raw_open(&x.l, &args, &x.msg), 0);
         assert_int_equal(x.l->ops->chan_open(x.l, x.e, NULL, &x.c), 0);
