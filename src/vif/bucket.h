@@ -2,8 +2,11 @@
 /*
  * A rate limit in bits and in packets per second: the generic cell rate algorithm, once for each. What is left of a limit is the
  * time at which it would be used up exactly; a frame moves that time on by what it costs at the rate. While the time is at
- * most BUCKET_BURST_NS ahead of now, frames pass; so a burst is what the rate gives in that time and one
+ * most burst_ns ahead of now, frames pass; so a burst is what the rate gives in that time and one
  * frame more. A large frame costs what its segments will.
+ *
+ * Who waits for a limit needs little of that (BUCKET_BURST_NS). Where what exceeds it is lost (BUCKET_LOSSY_BURST_NS) TCP needs more: a window of
+ * large frames comes at once, and when most of it is lost it stands still until its timer runs out.
  *
  * Time is in 64ths of a nanosecond since the bucket was made: at 400 Gb/s the smallest frame costs 1.2 ns.
  *
@@ -19,6 +22,7 @@
 #include "loop/clock.h"
 
 #define BUCKET_BURST_NS (5 * NS_PER_MS)
+#define BUCKET_LOSSY_BURST_NS (100 * NS_PER_MS)
 #define BUCKET_UNITS 64u /* per nanosecond */
 #define BUCKET_DEBT_MAX                                                                                                \
     (UINT64_C(1) << 61) /* units: more than a year; what is charged twice and more does not wrap around */
@@ -26,7 +30,7 @@
 struct bucket {
     _Atomic uint64_t bits_per_s, packets_per_s; /* 0: no limit */
     _Atomic uint64_t bits_until, packets_until; /* units */
-    uint64_t start_ns;
+    uint64_t start_ns, burst_ns;
 };
 
 static inline void bucket_set(struct bucket *b, uint64_t bits_per_s, uint64_t packets_per_s)
@@ -55,7 +59,8 @@ static inline uint64_t bucket_waits_until(const struct bucket *b, uint64_t now)
     uint64_t bits = atomic_load_explicit(&b->bits_until, memory_order_relaxed);
     uint64_t packets = atomic_load_explicit(&b->packets_until, memory_order_relaxed);
     uint64_t until = bits > packets ? bits : packets;
-    return until > now + BUCKET_BURST_NS * BUCKET_UNITS ? until - BUCKET_BURST_NS * BUCKET_UNITS : 0;
+    uint64_t burst = b->burst_ns * BUCKET_UNITS;
+    return until > now + burst ? until - burst : 0;
 }
 
 static inline uint64_t bucket_ns(const struct bucket *b, uint64_t units)

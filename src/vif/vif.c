@@ -160,6 +160,8 @@ int vif_new(struct vif **out, const struct vif_config *c, const struct vif_runne
     atomic_store(&v->link_down, c->kept->link_down != 0);
     atomic_store(&v->announce, c->kept->announce != 0);
     v->from_guest.start_ns = v->to_guest.start_ns = clock_now_ns();
+    v->from_guest.burst_ns = BUCKET_BURST_NS;
+    v->to_guest.burst_ns = BUCKET_LOSSY_BURST_NS;
     v->broken_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ret = v->broken_fd < 0 ? errmsg_sys(e, errno, "network card %s", c->name) : v->kind->make(v, e);
     if (ret < 0) {
