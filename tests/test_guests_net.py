@@ -201,6 +201,58 @@ def test_rings_and_queues_under_qemu(packed, processes, run_dir):
         for n in range(1, 5):
             assert "net: ok" in guests[2].check(f"cat /tmp/stream-{n}")
         assert lan.vif(1)["pairs_running"] >= 2
+        # Each pair that the guest's CPUs use has a thread of its own, which took what came by it.
+        taken = [runner["packets"] for runner in lan.link.ask("runner.stats")["runners"] if runner["name"].startswith("v1.")]
+        assert sum(count > 100 for count in taken) >= 2, taken
+        assert sum(taken) >= lan.vif(1)["tx_packets"], (taken, lan.vif(1))
+
+
+# ---- How much ----
+
+MBIT = 1_000_000
+FRAMES_PER_S = 2000
+
+
+def limit(lan, **rates):
+    """Of the card 1: `rate_in` is what its guest may send, `rate_out` what it is given; the other way without a limit."""
+    none = {"bits_per_s": 0, "packets_per_s": 0}
+    lan.link.ask("vif.set", name="v1", **{way: {**none, **rates.get(way, {})} for way in ("rate_in", "rate_out")})
+
+
+def udp_frame(to, source):
+    return hex_frame(mac(to), mac(source), "0800", "4500002a000000004011" + "0000" + ipv4_hex(source) + ipv4_hex(to)
+                     + "27102710" + "0016" + "0000" + "55" * 14)
+
+
+def frames_per_s(sender, receiver, frame, count):
+    """What comes through of a flood of UDP, by the receiver's own counter and clock."""
+    before, since = frames_seen(receiver), time.monotonic()
+    sender.check(f"guest-net frame eth0 {frame} {count}", 60)
+    last = -1
+    while frames_seen(receiver) != last:
+        last = frames_seen(receiver)
+        time.sleep(0.1)
+    return (last - before) / (time.monotonic() - since), last - before
+
+
+def test_rates_bind_a_guest_in_both_directions(processes, run_dir):
+    """TCP by bits, UDP by packets, each way: what is limited comes at that rate, near enough, and what is not is much faster."""
+    with Lan(processes, run_dir, 2) as lan:
+        guests = lan.boot([UmlGuest, UmlGuest])
+        serve(guests[2])
+        for rate, limited, other in (("rate_in", "up", "down"), ("rate_out", "down", "up")):
+            limit(lan, **{rate: {"bits_per_s": 80 * MBIT}})
+            seconds = stream(guests[1], address(2), 16, limited)
+            assert 0.6 < 16 * MIB * 8 / seconds / (80 * MBIT) <= 1.05, (limited, seconds)
+            assert stream(guests[1], address(2), 16, other) < seconds / 2, other
+        limit(lan, rate_in={"packets_per_s": FRAMES_PER_S})
+        rate, came = frames_per_s(guests[1], guests[2], udp_frame(2, 1), 4000)
+        assert 0.5 * FRAMES_PER_S < rate <= 1.05 * FRAMES_PER_S and came >= 3900, (rate, came)  # the guest waits
+        limit(lan, rate_out={"packets_per_s": FRAMES_PER_S})
+        rate, came = frames_per_s(guests[2], guests[1], udp_frame(1, 2), 40000)
+        assert rate <= 1.05 * FRAMES_PER_S and came < 40000, (rate, came)  # nobody waits for a guest that is given less
+        numbers = lan.vif(1)
+        assert numbers["tx_throttled"] > 0 and numbers["rx_limited"] > 0, numbers
 
 
 # ---- Who may say what ----
