@@ -172,7 +172,7 @@ struct layer_args {
     const struct engine_file *file;
     struct layer *below; /* NULL at the bottom */
     bool writable;
-    struct disk_stash stash; /* leaf only */
+    struct disk_stash stash;          /* leaf only */
     struct disk_sync *sync;           /* leaf only: outlives the layer; NULL: one of its own */
     const struct engine_maker *maker; /* for a layer that runs a thread of its own */
     uint64_t metadata_budget_bytes;   /* most that cached tables may take; 0: the default */
