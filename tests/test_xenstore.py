@@ -460,7 +460,8 @@ def test_a_flood_of_states(daemon, store, disk):
 
 
 def footprint(daemon, store):
-    return len(os.listdir(f"/proc/{daemon.process.pid}/fd")), store.watch_count()
+    fds = [os.readlink(f"/proc/{daemon.process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{daemon.process.pid}/fd")]
+    return sorted(fd.split("[")[0] for fd in fds), store.watch_count()
 
 
 def test_connecting_again_and_again_leaks_nothing(daemon, store, disk):
