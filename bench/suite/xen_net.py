@@ -36,7 +36,7 @@ def _value(unit, result):
 def _virtio(bed, unit, ports, options):
     def measure():
         with CreedenceSwitch(bed, VIRTIO, flows=in_port_rules()) as switch:
-            result = native(bed, switch, ports, "--huge", *options)
+            result = native(bed, switch, ports, *options)
         return (result["rx_packets"] / result["seconds"] if unit == "pps" else result["bytes_per_s"]), result
     return measure
 
