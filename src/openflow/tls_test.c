@@ -218,6 +218,11 @@ static void test_use(void **state)
     refused(&alice, &ca, &server, &ca, NULL, "");
     refused(&server, &ca, &bob, &ca, "the peer refuses our certificate", "extendedKeyUsage");
     identity_free(&server);
+    struct wish connects = {.usage = "clientAuth"};
+    struct identity client = identity_new("client", &ca, &connects);
+    refused(&client, &ca, &bob, &ca, NULL, "");
+    refused(&alice, &ca, &client, &ca, "extendedKeyUsage", "the peer refuses our certificate");
+    identity_free(&client);
 }
 
 static void test_weak_keys(void **state)
