@@ -15,6 +15,9 @@ PREFIX = Path("/usr/local")
 PROGRAMS = ["creedence", "creedence-cache", "creedence-switch", "creedence-vbd", "creedenced"]
 BUILDS = BUILD.parent / "install"  # kept from run to run: `make install` sets a build up for its prefix
 OTHERS = """
+    etc/xen/scripts/block-creedence
+    etc/xen/scripts/vif-creedence
+    etc/xen/scripts/vif-creedence-locked
     lib/creedence/uml-xstate.so
     lib/systemd/system/creedence-halt.service
     lib/systemd/system/creedenced.service

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* creedence disk attach, detach, list, show, resize, stats. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -321,6 +322,26 @@ static void print_layers(json_t *layers)
     cli_table_end(&t);
 }
 
+/* Xen's virtual device numbers: Linux' old ones of xvda to xvdp, and an own form for all that come after. */
+static void print_xen(json_t *d)
+{
+    json_t *xen = json_object_get(d, "xen");
+    unsigned long number = strtoul(cli_string(xen, "vdev"), NULL, 10);
+    unsigned long disk = ULONG_MAX, part = 0;
+    if (number >> 8 == 202) {
+        disk = number >> 4 & 15;
+        part = number & 15;
+    } else if (number >> 28 == 1) {
+        disk = number >> 8 & 0xfffff;
+        part = number & 255;
+    }
+    printf("xen guest     domain %lld, device %lu", (long long)cli_integer(xen, "domid"), number);
+    if (disk < 26) printf(" (xvd%c", (char)('a' + disk));
+    else if (disk < 26 * 27) printf(" (xvd%c%c", (char)('a' + disk / 26 - 1), (char)('a' + disk % 26));
+    if (disk < 26 * 27 && part) printf("%lu", part);
+    puts(disk < 26 * 27 ? ")" : "");
+}
+
 static void print_disk(json_t *d)
 {
     json_t *config = json_object_get(d, "config");
@@ -330,6 +351,7 @@ static void print_disk(json_t *d)
     printf("front end     %s%s%s\n", cli_string(d, "front_end"), *cli_string(d, "front_end_why") ? ": " : "",
            cli_string(d, "front_end_why"));
     if (json_object_get(d, "socket")) printf("socket        %s\n", cli_string(d, "socket"));
+    else if (json_object_get(d, "xen")) print_xen(d);
     else printf("connects to   %s\n", cli_string(config, "connect"));
     if (json_object_get(d, "pid"))
         printf("worker        process %lld, version %s, debug=%s\n", (long long)cli_integer(d, "pid"),

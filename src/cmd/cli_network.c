@@ -174,7 +174,7 @@ void net_print_vifs(json_t *list)
         cli_table_cell(&t, "%s", *cli_string(v, "link") ? cli_string(v, "link") : "up");
         cli_table_cell(&t, "%lld", json_object_get(v, "queues") ? (long long)cli_integer(v, "queues") : 1LL);
         cli_table_cell(&t, "%s", vlan_of(v, vlan));
-        cli_table_cell(&t, "%s", net_dash(cli_string(v, "socket")));
+        cli_table_cell(&t, "%s", net_dash(cli_string(v, json_object_get(v, "xen") ? "alias" : "socket")));
     }
     cli_table_end(&t);
 }

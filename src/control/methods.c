@@ -69,6 +69,7 @@ static void method_status(void *arg, struct rpc_call *call, json_t *params)
     json_object_set_new(o, "disks", count_disks(&d->host));
     json_object_set_new(o, "cache", cache_keeper_json(d->host.cache));
     json_object_set_new(o, "network", network_status_json(d->host.network));
+    if (d->host.xen) json_object_set_new(o, "xen", xen_backends_json(d->host.xen));
     rpc_answer(call, o);
 }
 

@@ -20,8 +20,8 @@
 
 #include "base/errmsg.h"
 
-#define XENSTORE_PATH_MAX 256u  /* of what is used here; the store's own bound is 3072 */
-#define XENSTORE_VALUE_MAX 512u /* with the final 0 */
+#define XENSTORE_PATH_MAX 256u   /* of what is used here; the store's own bound is 3072 */
+#define XENSTORE_VALUE_MAX 2048u /* with the final 0 */
 
 struct xenstore;
 

@@ -115,6 +115,7 @@ void xen_device_free(struct xen_device *d)
     loop_timer_cancel(&d->timer);
     list_remove(&d->node);
     d->backends->device_count--;
+    json_decref(d->lent);
     free(d);
 }
 
@@ -243,13 +244,25 @@ static void write_state(struct xen_device *d, enum xenbus_state s)
     log_info("xen: %s: %s", d->backend, xenbus_state_name(s));
 }
 
+static void content(struct xen_device *d)
+{
+    if (!d->error[0]) return;
+    d->error[0] = 0;
+    if (d->backends->store) xenstore_remove(d->backends->store, d->dir, "hotplug-error");
+}
+
 static void publish(struct xen_device *d)
 {
     const char *key;
     json_t *value, *keys = d->kind->offered(d);
     bool good = true;
     json_object_foreach(keys, key, value) good = write_key(d, key, json_string_value(value)) && good;
-    if (good) write_state(d, XENBUS_INIT_WAIT);
+    /* Toolstacks wait for it; where they were told of no script, it is ours to say. */
+    char script[XENSTORE_VALUE_MAX];
+    if (good && xen_device_read(d, "script", script) == -ENOENT) good = write_key(d, "hotplug-status", "connected");
+    if (!good) return;
+    content(d);
+    write_state(d, XENBUS_INIT_WAIT);
 }
 
 void xen_device_complain(struct xen_device *d, const char *why)
@@ -262,13 +275,6 @@ void xen_device_complain(struct xen_device *d, const char *why)
     log_limited(LOG_LEVEL_ERROR, "xen: %s: %s", d->backend, clean);
     /* What xl shows when our hotplug script then fails. */
     if (d->backends->store && !d->foreign) write_key(d, "hotplug-error", clean);
-}
-
-static void content(struct xen_device *d)
-{
-    if (!d->error[0]) return;
-    d->error[0] = 0;
-    if (d->backends->store) xenstore_remove(d->backends->store, d->dir, "hotplug-error");
 }
 
 /* ---- Looking ---- */

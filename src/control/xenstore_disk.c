@@ -49,7 +49,7 @@ static struct vdisk *disk_of(struct xen_device *d)
 static enum xen_device_stage stage(struct xen_device *d)
 {
     struct vdisk *disk = disk_of(d);
-    if (!disk) return XEN_DEVICE_NONE;
+    if (!disk) return d->lent ? XEN_DEVICE_READY : XEN_DEVICE_NONE;
     if (disk->config.xen.connection) return XEN_DEVICE_CONNECTED;
     return vdisk_peer(disk) && !disk->done ? XEN_DEVICE_READY : XEN_DEVICE_NOT_READY;
 }
@@ -57,7 +57,7 @@ static enum xen_device_stage stage(struct xen_device *d)
 static json_t *offered(struct xen_device *d)
 {
     struct vdisk *disk = disk_of(d);
-    return disk ? disk->config.xen.offered : NULL;
+    return disk ? disk->config.xen.offered : d->lent;
 }
 
 static const char *identity(struct xen_device *d)
@@ -81,7 +81,7 @@ static json_t *xen_part(struct xen_device *d)
     json_t *xen = json_pack("{s:i, s:b, s:s, s:s}", "domid", (int)d->domid, "cdrom", cdrom, "backend", d->backend,
                             "identity", d->identity);
     /* What a guest has seen already stays, even if the disk has to be made anew under it. */
-    json_t *seen = d->published ? xen_keys_read(d, published_keys) : NULL;
+    json_t *seen = d->lent ? json_incref(d->lent) : d->published ? xen_keys_read(d, published_keys) : NULL;
     if (seen) json_object_set_new(xen, "offered", seen);
     return xen;
 }
@@ -108,7 +108,8 @@ static int read_config(struct xen_device *d, struct disk_config *out, struct err
     return ret;
 }
 
-static int make(struct xen_device *d, struct disk_config *c, struct errmsg *e)
+/* done(): when its worker serves, or does not; only if this was 0. c is taken over. */
+static int make(struct xen_device *d, struct disk_config *c, vdisk_done done, struct errmsg *e)
 {
     struct host *h = d->backends->host;
     if (vdisk_find(h, c->name) || state_has_disk(h->state_dir, c->name)) {
@@ -124,22 +125,46 @@ static int make(struct xen_device *d, struct disk_config *c, struct errmsg *e)
         vdisk_free(disk);
         return ret;
     }
-    vdisk_attach(disk, op_done, d);
+    vdisk_attach(disk, done, d);
     return 0;
+}
+
+/*
+ * A guest that moves to this host from this host (xl migrate to itself): its next domain's disk is announced while the last one's is
+ * connected and has the image. It offers the same, and is made when the front end wants it: the last one is gone by then.
+ */
+static json_t *lend(struct xen_device *d, const char *leaf)
+{
+    LIST_FOR_EACH (node, &d->backends->host->disks) {
+        const struct disk_config *other = &list_entry(node, struct vdisk, node)->config;
+        if (other->xen.used && other->xen.domid != d->domid && other->xen.connection && other->xen.offered &&
+            strcmp(other->layers[0].path, leaf) == 0)
+            return json_deep_copy(other->xen.offered);
+    }
+    return NULL;
 }
 
 static void attach(struct xen_device *d)
 {
     struct errmsg e = {""};
     struct disk_config c;
+    char leaf[XENSTORE_VALUE_MAX] = "";
     int ret = read_config(d, &c, &e);
-    if (ret == 0) ret = make(d, &c, &e);
-    if (ret < 0) xen_device_done(d, ret == -EAGAIN ? -EIO : ret, e.text[0] ? e.text : strerror(-ret));
+    if (ret == 0) {
+        snprintf(leaf, sizeof leaf, "%s", c.layers[0].path);
+        ret = make(d, &c, op_done, &e);
+    }
+    if (ret == 0) return;
+    if ((ret == -EAGAIN || ret == -EEXIST) && !d->lent) d->lent = lend(d, leaf);
+    if (d->lent) xen_device_done(d, 0, NULL);
+    else xen_device_done(d, ret == -EAGAIN ? -EIO : ret, e.text[0] ? e.text : strerror(-ret));
 }
 
 static void detach(struct xen_device *d)
 {
     struct vdisk *disk = disk_of(d);
+    json_decref(d->lent);
+    d->lent = NULL;
     if (disk) vdisk_detach(disk, VDISK_DETACH_CONNECTED, op_done, d);
     else xen_device_done(d, 0, NULL);
 }
@@ -208,10 +233,36 @@ static json_t *read_connection(struct xen_device *d, int *ret)
     return NULL;
 }
 
+static void made(void *arg, int code, const char *why)
+{
+    struct xen_device *d = arg;
+    if (code == 0) {
+        json_decref(d->lent);
+        d->lent = NULL;
+        d->tries = 0;
+    }
+    xen_device_done(d, -EAGAIN, NULL); /* look again: it is there by then, or is tried again */
+}
+
+static void make_lent(struct xen_device *d)
+{
+    struct errmsg e = {""};
+    struct disk_config c;
+    int ret = read_config(d, &c, &e);
+    if (ret == 0) ret = make(d, &c, made, &e);
+    if (ret == 0) return;
+    if (ret != -EAGAIN && ret != -EEXIST) xen_device_complain(d, e.text);
+    xen_device_done(d, -EAGAIN, NULL);
+}
+
 static void connect(struct xen_device *d, bool resume)
 {
     int ret;
     struct vdisk *disk = disk_of(d);
+    if (!disk && d->lent) {
+        make_lent(d);
+        return;
+    }
     json_t *connection = read_connection(d, &ret);
     if (connection && disk) {
         vdisk_connect(disk, connection, resume, op_done, d);

@@ -49,6 +49,7 @@ struct xen_device {
     double looks;                     /* left before it is looked at less often */
     uint64_t looked_ns;
     struct loop_timer timer; /* look at it then */
+    json_t *lent;            /* a disk's: what it offers while another guest still has its image; NULL: it has it */
     char error[XEN_TEXT_MAX];
 };
 
