@@ -110,7 +110,7 @@ struct vhost_args {
     void *inflight;
     size_t inflight_bytes;
     /* Extra bytes that the device wants at the end of a front end's in-flight memory, to survive
-     * with it (disk.h, struct disk_stash), and the call that says where they are. */
+     * with it (what it keeps, disk.h: struct disk_stash), and the call that says where they are. */
     size_t stash_bytes;
     void (*stash_ready)(void *owner, void *mem, size_t bytes, bool resumed);
     /* The session is over (connection closed, or the front end broke the protocol; why says).
