@@ -201,6 +201,16 @@ json_t *worker_xen_backend(const struct worker_xen *x)
 
 /* ---- life ---- */
 
+/* Whoever takes the worker over shall reach no other guest's event channels. */
+static int open_door(struct worker_xen *x, unsigned i, struct errmsg *e)
+{
+    int ret = xen_world_door(x->world, &x->door[i], &x->budget, e);
+    if (ret < 0) return ret;
+    ret = x->door[i]->ops->confine(x->door[i], x->config->domid);
+    if (ret == -ENOTTY) return 0; /* a kernel before 4.7 */
+    return ret < 0 ? errmsg_sys(e, -ret, "event channels of domain %u only", x->config->domid) : 0;
+}
+
 int worker_xen_open(struct worker_xen **out, const struct worker_xen_config *c, unsigned queues, struct errmsg *e)
 {
     struct worker_xen *x = calloc(1, sizeof *x);
@@ -208,7 +218,7 @@ int worker_xen_open(struct worker_xen **out, const struct worker_xen_config *c, 
     *x = (struct worker_xen){.config = c, .queues = queues, .budget = {.max = c->map_entries}};
     int ret = xen_world_open(&x->world, c->world, e);
     for (unsigned i = 0; ret == 0 && i < queues; i++)
-        ret = xen_world_door(x->world, &x->door[i], &x->budget, e);
+        ret = open_door(x, i, e);
     if (ret < 0) {
         worker_xen_close(x);
         return ret;

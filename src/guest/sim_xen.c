@@ -25,7 +25,8 @@ struct sim_xen {
     struct sim *sim;
     struct sim_cpu cpu;
     struct xen_budget *budget;
-    bool direct;
+    bool direct, confined;
+    xen_domid domid; /* to which it is confined */
     uint32_t mapped;
     struct mapping *mapping; /* as many as the map-track table has */
 };
@@ -207,6 +208,7 @@ static void op_copy(struct xen *x, xen_domid domid, struct xen_copy *copies, uns
 static int op_bind(struct xen *x, xen_domid domid, uint32_t remote_port)
 {
     struct sim_xen *s = from_xen(x);
+    if (s->confined && s->domid != domid) return -EACCES;
     sim_enter(vcpu_of(s));
     int port = sim_channel_bind(host_of(s), s->cpu.vcpu, domid, remote_port);
     sim_exit(vcpu_of(s));
@@ -250,6 +252,15 @@ static void op_unmask(struct xen *x, int port)
     if (sim_cpu_owns(&s->cpu, port)) sim_channel_unmask(host_of(s), (unsigned)port);
 }
 
+static int op_confine(struct xen *x, xen_domid domid)
+{
+    struct sim_xen *s = from_xen(x);
+    if (s->confined && s->domid != domid) return -EACCES;
+    s->confined = true;
+    s->domid = domid;
+    return 0;
+}
+
 static void op_free(struct xen *x)
 {
     struct sim_xen *s = from_xen(x);
@@ -279,6 +290,7 @@ static const struct xen_ops sim_ops = {.map = op_map,
                                        .event_fd = op_event_fd,
                                        .pending = op_pending,
                                        .unmask = op_unmask,
+                                       .confine = op_confine,
                                        .free = op_free};
 
 /* What the kernel does when a process ends. */

@@ -264,6 +264,11 @@ static void op_unmask(struct xen *x, int port)
     if (is_bound(from_xen(x), port)) xenevtchn_unmask(from_xen(x)->events, (evtchn_port_t)port);
 }
 
+static int op_confine(struct xen *x, xen_domid domid)
+{
+    return xenevtchn_restrict(from_xen(x)->events, domid) ? (errno ? -errno : -EINVAL) : 0;
+}
+
 static void op_free(struct xen *x)
 {
     struct real_xen *r = from_xen(x);
@@ -291,6 +296,7 @@ static const struct xen_ops real_ops = {.map = op_map,
                                         .event_fd = op_event_fd,
                                         .pending = op_pending,
                                         .unmask = op_unmask,
+                                        .confine = op_confine,
                                         .free = op_free};
 
 /* The libraries write a line to stderr for each map that fails: a guest would write the log. */

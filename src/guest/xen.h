@@ -68,6 +68,9 @@ struct xen_ops {
     unsigned (*pending)(struct xen *x, int *ports, unsigned max);
     /* An event that came while it was masked is not lost. */
     void (*unmask)(struct xen *x, int port);
+    /* From now on event channels only of this domain, for good; 0 or -errno. (Grants cannot be confined: the device has no such
+     * word.) */
+    int (*confine)(struct xen *x, xen_domid domid);
     void (*free)(struct xen *x); /* unmaps and unbinds everything */
 };
 

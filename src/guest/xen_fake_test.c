@@ -31,7 +31,7 @@ static struct {
         uint32_t count;
     } range[RANGES];
     unsigned maps, unmaps, copies, opened, closed;
-    int events[2], bound, unmasked, notified;
+    int events[2], bound, unmasked, notified, confined;
     bool no_events;
 } fake;
 
@@ -145,6 +145,12 @@ int xenevtchn_unbind(xenevtchn_handle *h, evtchn_port_t port)
 int xenevtchn_notify(xenevtchn_handle *h, evtchn_port_t port)
 {
     fake.notified = (int)port;
+    return 0;
+}
+
+int xenevtchn_restrict(xenevtchn_handle *h, domid_t domid)
+{
+    fake.confined = domid;
     return 0;
 }
 
@@ -312,6 +318,8 @@ static void events(void **state)
     assert_int_equal(x->ops->pending(x, ports, 4), 1);
     x->ops->unmask(x, a);
     assert_int_equal(fake.unmasked, a);
+    assert_int_equal(x->ops->confine(x, 5), 0);
+    assert_int_equal(fake.confined, 5);
     x->ops->notify(x, b);
     assert_int_equal(fake.notified, b);
     x->ops->unbind(x, a);

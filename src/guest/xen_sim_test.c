@@ -568,6 +568,9 @@ static void a_killed_backend(void **state)
     assert_int_equal(sim_maps_used(b.sim), 0);
     assert_int_equal(sim_revoke(b.guest, ref), 0);
     sim_unmask(b.guest, guest_port);
+    assert_int_equal(next->ops->confine(next, GUEST), 0);
+    assert_int_equal(next->ops->confine(next, GUEST + 1), -EACCES);
+    assert_int_equal(next->ops->bind(next, GUEST + 1, (uint32_t)guest_port), -EACCES);
     int port = next->ops->bind(next, GUEST, (uint32_t)guest_port);
     assert_true(port > 0);
     sim_port_notify(b.guest, guest_port);
