@@ -4,6 +4,7 @@
  * thread and engine between them. What does not depend on how data are got is tried in each way.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -531,6 +532,66 @@ static void test_guest_gone(void **state)
     }
 }
 
+/* ---- what other back ends fell over ---- */
+
+static void *storm(void *arg)
+{
+    atomic_bool *over = arg;
+    while (!atomic_load(over))
+        sim_port_notify(bed.guest, bed.port);
+    return NULL;
+}
+
+/* XSA-332: a guest that sends events without end keeps its back end from nothing else: not from its requests, not from stopping. */
+static void test_event_storm(void **state)
+{
+    pthread_t thread;
+    atomic_bool over = false;
+    open_default(VBD_BLKIF_COPY);
+    assert_int_equal(pthread_create(&thread, NULL, storm, &over), 0);
+    struct blkif_request q = request(BLKIF_WRITE, 0, 0, 1);
+    for (unsigned i = 0; i < 50; i++) {
+        assert_true(blkif_sim_add(&bed.front, &q, i));
+        blkif_sim_publish(&bed.front); /* who notifies is the other thread: a guest belongs to one */
+        assert_int_equal(bed_wait(&bed, NULL), BLKIF_OKAY);
+    }
+    vbd_blkif_stop(bed.vbd, 0);
+    atomic_store(&over, true);
+    pthread_join(thread, NULL);
+    bed_close(&bed);
+}
+
+/* XSA-350: connected and disconnected in quick succession, with requests on the ring each time. None is lost, none answered twice. */
+static void test_reconnected_under_load(void **state)
+{
+    for (unsigned w = 0; w < 3; w++) {
+        bed_open(&bed, ways[w], BLKIF_ABI_NATIVE, 1);
+        bed.setup.inflight = bed.table;
+        bed.setup.resume = true;
+        struct vbd_config c = bed_config(&bed);
+        bed_serve(&bed, &c);
+        unsigned added = 0, done = 0;
+        struct errmsg e = {""};
+        for (unsigned i = 0; i < 100; i++) {
+            struct blkif_request q = request(i % 7 == 0 ? BLKIF_WRITE_BARRIER : BLKIF_WRITE, 8 * i, i, 1 + i % 11);
+            while (blkif_sim_add(&bed.front, &q, added))
+                added++;
+            bed_show(&bed);
+            if (i % 3 == 0) usleep(50);
+            vbd_blkif_stop(bed.vbd, 0);
+            assert_int_equal(sim_maps_used(bed.sim), 0);
+            if (vbd_blkif_start(bed.vbd, 0, &bed.setup, &e)) fail_msg("%s", e.text);
+            uint64_t token;
+            int status;
+            for (; blkif_sim_get(&bed.front, &token, &status); done++)
+                assert_int_equal(status, BLKIF_OKAY);
+        }
+        for (; done < added; done++)
+            assert_int_equal(bed_wait(&bed, NULL), BLKIF_OKAY);
+        bed_close(&bed);
+    }
+}
+
 /* Random traffic of all sizes, by events and by polling. */
 static void busy(enum vbd_blkif_way way, uint64_t poll_ns)
 {
@@ -591,6 +652,8 @@ int main(void)
         cmocka_unit_test(test_properties),
         cmocka_unit_test(test_connect_and_disconnect),
         cmocka_unit_test(test_guest_gone),
+        cmocka_unit_test(test_event_storm),
+        cmocka_unit_test(test_reconnected_under_load),
         cmocka_unit_test(test_busy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
