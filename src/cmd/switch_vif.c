@@ -319,6 +319,7 @@ void net_vif_free(struct net_vif *v, bool leave)
     loop_remove(&v->listen_watch);
     loop_remove(&v->broken_watch);
     loop_timer_cancel(&v->connect_timer);
+    vif_xen_leave(v);
     if (v->session && leave) vhost_session_leave(v->session);
     else vhost_session_free(v->session);
     attachment_leave(&v->a);

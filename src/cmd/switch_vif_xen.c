@@ -14,10 +14,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 #include "base/checked.h"
 #include "base/log.h"
 #include "cmd/switch_net.h"
+#include "loop/clock.h"
 
 #define DOMID_FIRST_RESERVED 0x7ff0u
 
@@ -70,12 +72,19 @@ static int open_door(void *arg, struct xen **out, struct errmsg *e)
     return xen_world_door(n->world, out, &n->xen_budget, e);
 }
 
+static void net_barrier(void *arg)
+{
+    struct net *n = arg;
+    switch_barrier(n->sw);
+}
+
 int vif_xen_config(struct net_vif *v, struct netif_config *out, struct errmsg *e)
 {
     *out = (struct netif_config){.domid = v->xen.domid,
                                  .transmit = v->xen.transmit,
                                  .open = open_door,
                                  .arg = v->net,
+                                 .barrier = net_barrier,
                                  .state = vif_state_netif(v)};
     return world_open(v->net, v->xen.world, e);
 }
@@ -87,11 +96,11 @@ static json_t *offers(const struct net_vif *v)
     const char *offloads = v->s.offloads ? "1" : "0";
     char queues[12];
     snprintf(queues, sizeof queues, "%u", v->s.queues);
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "feature-sg", "1", "feature-gso-tcpv4",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "feature-sg", "1", "feature-gso-tcpv4",
                      offloads, "feature-gso-tcpv6", offloads, "feature-ipv6-csum-offload", offloads,
                      "feature-no-csum-offload", v->s.offloads ? "0" : "1", "feature-rx-copy", "1", "feature-rx-flip",
-                     "0", "feature-multicast-control", "1", "feature-split-event-channels", "1",
-                     "multi-queue-max-queues", queues);
+                     "0", "feature-multicast-control", "1", "feature-split-event-channels", "1", "feature-ctrl-ring",
+                     "1", "multi-queue-max-queues", queues);
 }
 
 void vif_xen_json(struct net_vif *v, json_t *into)
@@ -100,6 +109,43 @@ void vif_xen_json(struct net_vif *v, json_t *into)
                         json_pack("{s:i, s:i, s:s}", "domid", (int)v->xen.domid, "handle", (int)v->xen.handle, "tx",
                                   transmit_names[v->xen.transmit]));
     json_object_set_new(into, "backend", offers(v));
+}
+
+/* ---- the control ring ---- */
+
+#define CONTROL_AGAIN_NS (10 * NS_PER_MS)
+
+static void control_serve(struct net_vif *v);
+
+static void control_fired(struct loop_timer *t)
+{
+    control_serve(container_of(t, struct net_vif, xen.control_timer));
+}
+
+static void control_ready(struct loop_watch *watch, uint32_t events)
+{
+    (void)events;
+    control_serve(container_of(watch, struct net_vif, xen.control_watch));
+}
+
+/* A guest that asks for much waits in between: each change has its price for others. */
+static void control_serve(struct net_vif *v)
+{
+    if (netif_control_serve(v->vif))
+        loop_timer_arm(v->net->loop, &v->xen.control_timer, CONTROL_AGAIN_NS, control_fired);
+}
+
+static void control_watch(struct net_vif *v)
+{
+    int fd = netif_control_fd(v->vif);
+    int ret = fd < 0 ? 0 : loop_add(v->net->loop, &v->xen.control_watch, fd, EPOLLIN, control_ready);
+    if (ret < 0) log_error("VIF %s: its control ring cannot be watched: %s", v->a.name, strerror(-ret));
+}
+
+void vif_xen_leave(struct net_vif *v)
+{
+    loop_remove(&v->xen.control_watch);
+    loop_timer_cancel(&v->xen.control_timer);
 }
 
 /* ---- a front end ---- */
@@ -140,6 +186,17 @@ static void read_queue(json_t *o, struct field_error *why, struct netif_queue_se
     fields_end(&f);
 }
 
+/* False: it has none. */
+static bool read_control(json_t *o, struct field_error *why, struct netif_control_setup *out)
+{
+    if (!o || json_is_null(o)) return false;
+    struct fields f = fields_begin(o, "ctrl", why);
+    out->ref = (uint32_t)fields_uint_required(&f, "ring-ref", 0, UINT32_MAX);
+    out->port = (uint32_t)fields_uint_required(&f, "event-channel", 1, UINT32_MAX);
+    fields_end(&f);
+    return true;
+}
+
 static struct net_vif *request_vif_of_xen(struct net *n, struct fields *f, struct errmsg *e, int *ret)
 {
     struct net_vif *v = request_vif(n, f, e, ret);
@@ -154,18 +211,23 @@ int request_vif_connect(struct net *n, struct net_request *r)
     struct fields f = fields_begin(r->params, "", &why);
     struct netif_queue_setup setup[VIF_QUEUE_PAIRS_MAX];
     struct netif_front front;
+    struct netif_control_setup control;
     int ret;
     struct net_vif *v = request_vif_of_xen(n, &f, r->e, &ret);
     if (!v) return ret;
     json_t *queues = fields_array(&f, "queues", 1, VIF_QUEUE_PAIRS_MAX);
     json_t *front_end = fields_object(&f, "frontend");
     bool resume = fields_bool(&f, "resume", false);
+    bool has_control = read_control(fields_any(&f, "ctrl"), &why, &control);
     for (size_t i = 0; !why.failed && i < json_array_size(queues); i++)
         read_queue(json_array_get(queues, i), &why, &setup[i]);
     ret = fields_done(&f, r->e);
     if (ret == 0) ret = read_front(front_end, &front, r->e);
-    if (ret == 0) ret = netif_connect(v->vif, &front, setup, (unsigned)json_array_size(queues), resume, r->e);
+    if (ret == 0)
+        ret = netif_connect(v->vif, &front, setup, (unsigned)json_array_size(queues), has_control ? &control : NULL,
+                            resume, r->e);
     if (ret < 0) return ret;
+    control_watch(v);
     net_vif_tell(v, "connected", NULL);
     r->result = net_vif_json(v);
     return 0;
@@ -181,6 +243,7 @@ int request_vif_disconnect(struct net *n, struct net_request *r)
     ret = fields_done(&f, r->e);
     if (ret < 0) return ret;
     bool was = netif_connected(v->vif);
+    vif_xen_leave(v);
     netif_disconnect(v->vif);
     if (was) net_vif_tell(v, "listening", NULL);
     return 0;

@@ -112,7 +112,7 @@ static uint32_t takes_of(const struct netif_front *f)
 }
 
 int netif_connect(struct vif *v, const struct netif_front *front, const struct netif_queue_setup *queues,
-                  unsigned count, bool resume, struct errmsg *e)
+                  unsigned count, const struct netif_control_setup *control, bool resume, struct errmsg *e)
 {
     struct netif_card *c = v->netif;
     int ret = 0;
@@ -127,6 +127,7 @@ int netif_connect(struct vif *v, const struct netif_front *front, const struct n
     atomic_store(&v->port.takes, v->config.offloads ? takes_of(front) : 0);
     for (unsigned i = 0; ret == 0 && i < count; i++)
         ret = queue_open(&c->queue[i], &queues[i], resume, e);
+    if (ret == 0) ret = netif_control_open(v, control, resume, e);
     if (ret < 0) {
         netif_disconnect(v);
         return ret;
@@ -140,6 +141,7 @@ void netif_disconnect(struct vif *v)
     struct netif_card *c = v->netif;
     if (!c->queues) return;
     vif_steer(v, 0, 0);
+    netif_control_close(v);
     for (unsigned i = 0; i < c->queues; i++)
         queue_close(&c->queue[i]);
     c->queues = 0;
@@ -165,6 +167,7 @@ static void unmake(struct vif *v)
         netif_rx_side_unmake(&c->queue[i]);
         xen_close(c->queue[i].xen);
     }
+    xen_close(c->control.xen);
     pthread_mutex_destroy(&c->groups_lock);
     free(c->queue);
     free(c);
@@ -193,6 +196,7 @@ static int make(struct vif *v, struct errmsg *e)
     c->config = *v->config.xen;
     while (ret == 0 && made < pairs)
         ret = queue_make(&c->queue[made], v, made, e), made++;
+    if (ret == 0) ret = c->config.open(c->config.arg, &c->control.xen, e);
     if (ret == 0) return 0;
     while (made > 0) {
         struct netif_queue *q = &c->queue[--made];

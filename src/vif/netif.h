@@ -37,12 +37,18 @@ struct netif_config {
     /* A way into Xen for one queue; called by vif_new() for each. 0 or -errno. */
     int (*open)(void *arg, struct xen **out, struct errmsg *e);
     void *arg;
+    /* Returns when no thread is in a batch any more that it was in before. NULL: there are no threads. */
+    void (*barrier)(void *arg);
     struct netif_state *state; /* netif_state_bytes(); outlives the card */
 };
 
 struct netif_queue_setup {
     uint32_t tx_ref, rx_ref;
     uint32_t tx_port, rx_port; /* the same one: not split */
+};
+
+struct netif_control_setup {
+    uint32_t ref, port;
 };
 
 /* What the front end takes. */
@@ -54,11 +60,17 @@ struct netif_front {
     bool multicast_control; /* only groups that it asks for */
 };
 
-/* Of a card of vif_new(.xen). 0, or -errno with the reason: nothing runs. resume: go on where another process stopped. */
+/* Of a card of vif_new(.xen). control: NULL: it has no control ring. 0, or -errno with the reason: nothing runs. resume: go on where
+ * another process stopped. */
 int netif_connect(struct vif *v, const struct netif_front *front, const struct netif_queue_setup *queues,
-                  unsigned count, bool resume, struct errmsg *e);
+                  unsigned count, const struct netif_control_setup *control, bool resume, struct errmsg *e);
 /* Harmless when not connected. */
 void netif_disconnect(struct vif *v);
 bool netif_connected(const struct vif *v);
+
+/* The control ring: readable when there may be requests; -1: there is none. */
+int netif_control_fd(const struct vif *v);
+/* Carry out some. True: there are more, to be asked for again after a while (not at once: they have their price). */
+bool netif_control_serve(struct vif *v);
 
 #endif

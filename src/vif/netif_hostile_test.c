@@ -325,18 +325,18 @@ static void test_connections(void **state)
                               &setup[1].tx_ref, &setup[1].rx_ref, &setup[1].tx_port, &setup[1].rx_port};
         bool spoilt = pick(2);
         if (spoilt) *fields[wrong] = 100000u + (uint32_t)pick(UINT32_MAX - 100000u);
-        int ret = netif_connect(b.vif, &bed_takes_all, setup, 2, pick(2), &e);
+        int ret = netif_connect(b.vif, &bed_takes_all, setup, 2, NULL, pick(2), &e);
         assert_int_equal(ret < 0, spoilt);
         if (spoilt) assert_true(e.text[0]);
         assert_int_equal(netif_connected(b.vif), !spoilt);
-        if (!spoilt) assert_int_equal(netif_connect(b.vif, &bed_takes_all, setup, 2, false, &e), -EISCONN);
+        if (!spoilt) assert_int_equal(netif_connect(b.vif, &bed_takes_all, setup, 2, NULL, false, &e), -EISCONN);
         netif_disconnect(b.vif);
         assert_int_equal(sim_maps_used(b.sim), 0);
         assert_int_equal(sim_ports_used(b.sim, SIM_HOST), 0);
     }
     struct netif_queue_setup setup[3] = {{0}};
-    assert_int_equal(netif_connect(b.vif, &bed_takes_all, setup, 3, false, NULL), -EINVAL);
-    assert_int_equal(netif_connect(b.vif, &bed_takes_all, setup, 0, false, NULL), -EINVAL);
+    assert_int_equal(netif_connect(b.vif, &bed_takes_all, setup, 3, NULL, false, NULL), -EINVAL);
+    assert_int_equal(netif_connect(b.vif, &bed_takes_all, setup, 0, NULL, false, NULL), -EINVAL);
     bed_connect(&b, &bed_takes_all, false);
     bed_close(&b);
 }

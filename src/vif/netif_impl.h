@@ -5,6 +5,7 @@
  *   netif.c           connecting, disconnecting (control thread)
  *   netif_transmit.c  a transmit ring as a source of frames (its runner's thread)
  *   netif_receive.c   the port's send: which queue, and the copy into the guest's pages (any runner's thread)
+ *   netif_control.c   the control ring: hashing (netif_hash.c), pages that stay mapped (netif_static.c)
  *   netif_multicast.c which groups the guest wants
  *   netif_header.c    checksum and segmentation flags, both ways
  *
@@ -14,22 +15,46 @@
 #ifndef VIF_NETIF_IMPL_H
 #define VIF_NETIF_IMPL_H
 
+#include "ring/netif_ctrl.h"
 #include "vif/netif.h"
 #include "vif/vif_impl.h"
+
+struct netif_hash;
+struct netif_static;
 
 #define NETIF_PIECES_MAX (NETIF_SLOTS_MAX + 1) /* of a frame: slots, one of which the head's end may cut in two */
 #define NETIF_COPY_AUTO_BYTES 65535u           /* NETIF_AUTO: frames up to that length are copied whole */
 
+#define NETIF_STATIC_MAX 512u /* pages of a queue that stay mapped: a list of one page */
+
+#define NETIF_HASH_NONE 0u
+#define NETIF_HASH_TOEPLITZ 1u
+#define NETIF_HASH_IPV4 1u
+#define NETIF_HASH_IPV4_TCP 2u
+#define NETIF_HASH_IPV6 4u
+#define NETIF_HASH_IPV6_TCP 8u
+#define NETIF_HASH_ALL 15u
+#define NETIF_HASH_KEY_MAX 40u
+#define NETIF_HASH_MAPPING_MAX 128u
+
+struct netif_hash_settings {
+    uint32_t algorithm, flags, mapping_count;
+    uint8_t key[NETIF_HASH_KEY_MAX];
+    uint32_t mapping[NETIF_HASH_MAPPING_MAX];
+};
+
 struct netif_state_queue {
     struct netif_queue_setup setup; /* of whose rings the rest is */
-    uint32_t domid, unused[11];
+    uint32_t domid, static_count, unused[10];
     struct netif_kept tx, rx;
+    struct netif_gref static_grant[NETIF_STATIC_MAX];
 };
 
 #define NETIF_GROUPS_MAX 64u
 
 struct netif_state {
     _Atomic uint64_t group[NETIF_GROUPS_MAX]; /* netif_multicast.c; 0: none */
+    struct netif_hash_settings hash;
     struct netif_state_queue queue[VIF_QUEUE_PAIRS_MAX];
 };
 
@@ -54,6 +79,7 @@ struct netif_tx_side {
     unsigned job_count; /* taken, to be given back by release */
     unsigned copy_count, map_count;
     size_t arena_used;
+    const struct netif_static *pages; /* for this batch */
     struct netif_tx_job job[PACKET_BATCH];
     struct packet packet[PACKET_BATCH];
     struct xen_copy copy[PACKET_BATCH * NETIF_PIECES_MAX];
@@ -65,12 +91,17 @@ struct netif_tx_side {
     } count;
 };
 
+#define NETIF_NO_COPY UINT16_MAX
+
 /* An entry of the receive ring that is about to be answered. */
 struct netif_rx_answer {
+    uint8_t extra; /* enum netif_extra, or 0: data */
+    bool more;     /* another extra info follows */
     uint16_t flags, bytes;
-    uint8_t gso; /* enum netif_gso: an extra info */
+    uint16_t copy_at; /* NETIF_NO_COPY: it is there already */
+    uint8_t type;     /* enum netif_gso; the hash's type */
     uint16_t gso_size;
-    unsigned copy_at;
+    uint32_t hash;
 };
 
 struct netif_rx_side {
@@ -94,9 +125,18 @@ struct netif_queue {
     unsigned pair;
     struct runner *runner; /* NULL: not running */
     struct xen *xen;
+    _Atomic(struct netif_static *) pages; /* that stay mapped; NULL: none */
     struct netif_tx_side tx __attribute__((aligned(64)));
     struct netif_rx_side rx __attribute__((aligned(64)));
 } __attribute__((aligned(64)));
+
+struct netif_control {
+    struct xen *xen;
+    void *page; /* NULL: there is none */
+    int port;
+    bool told;
+    struct netif_ctrl ring;
+};
 
 struct netif_card {
     struct netif_config config;
@@ -105,6 +145,8 @@ struct netif_card {
     _Atomic bool filter; /* frames to groups that nobody asked for are dropped */
     pthread_mutex_t groups_lock;
     struct netif_queue *queue;
+    struct netif_control control;
+    _Atomic(struct netif_hash *) hash; /* NULL: queues are ours to choose */
 };
 
 /* netif_transmit.c; on the control thread */
@@ -124,6 +166,36 @@ enum netif_status netif_multicast_order(struct netif_card *c, uint8_t order, con
 void netif_multicast_clear(struct netif_card *c);
 unsigned netif_multicast_filter(struct netif_card *c, struct packet *const *packets, unsigned count,
                                 struct packet **wanted);
+
+/* netif_hash.c */
+struct netif_hashed {
+    bool there;
+    uint8_t type; /* the number of its NETIF_HASH_ bit */
+    uint32_t value;
+};
+struct netif_hash *netif_hash_new(const struct netif_hash_settings *s); /* free(); NULL: no memory */
+struct netif_hashed netif_hash_of(const struct netif_hash *h, const struct packet *p);
+unsigned netif_hash_queue(const struct netif_hash *h, struct netif_hashed v, unsigned queues);
+
+/* netif_static.c */
+struct netif_static_page {
+    struct xen_map map;
+    bool writable;
+};
+const struct netif_static_page *netif_static_find(const struct netif_static *s, uint32_t ref);
+struct netif_static *netif_static_copy(
+    const struct netif_static *s); /* of NULL: an empty one. NULL: no memory. free() */
+unsigned netif_static_count(const struct netif_static *s);
+const struct netif_static_page *netif_static_at(const struct netif_static *s, unsigned i);
+/* All, or -errno and none. To a copy, before anybody looks at it. */
+int netif_static_add(struct netif_static *s, struct xen *x, xen_domid domid, const struct netif_gref *list,
+                     unsigned count);
+bool netif_static_take(struct netif_static *s, uint32_t ref, struct xen_map *out);
+void netif_static_free(struct netif_static *s, struct xen *x); /* unmaps all */
+
+/* netif_control.c; on the control thread */
+int netif_control_open(struct vif *v, const struct netif_control_setup *s, bool resume, struct errmsg *e);
+void netif_control_close(struct vif *v); /* harmless when it is not open; the queues still are */
 
 /* netif_header.c: what the front end said of a frame, made into offloads; the packet's head and length are set. False: it is
  * not what was said. */

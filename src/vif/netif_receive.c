@@ -67,28 +67,65 @@ static enum netif_gso gso_of(const struct packet *p)
                                                : NETIF_GSO_NONE;
 }
 
+/* Entries of a frame that only say something. */
+struct extras {
+    enum netif_gso gso;
+    struct netif_hashed hash;
+};
+
+static struct extras extras_of(const struct netif_queue *q, const struct packet *p)
+{
+    const struct netif_hash *h = atomic_load_explicit(&q->vif->netif->hash, memory_order_acquire);
+    struct extras x = {.gso = gso_of(p)};
+    if (unlikely(h)) x.hash = netif_hash_of(h, p);
+    return x;
+}
+
+static void place_extras(struct netif_rx_side *r, const struct packet *p, const struct extras *x)
+{
+    if (x->gso) {
+        netif_rx_pop(r->ring);
+        r->answer[r->answer_count++] = (struct netif_rx_answer){
+            .extra = NETIF_EXTRA_GSO, .more = x->hash.there, .type = (uint8_t)x->gso, .gso_size = p->offload.gso_size};
+    }
+    if (x->hash.there) {
+        netif_rx_pop(r->ring);
+        r->answer[r->answer_count++] =
+            (struct netif_rx_answer){.extra = NETIF_EXTRA_HASH, .type = x->hash.type, .hash = x->hash.value};
+    }
+}
+
+/* n bytes of the frame into the next page; where they are to be copied from by a call, or NETIF_NO_COPY. */
+static uint16_t place_bytes(struct netif_queue *q, struct reader *from, uint16_t n)
+{
+    struct netif_rx_side *r = &q->rx;
+    const struct netif_static *pages = atomic_load_explicit(&q->pages, memory_order_acquire);
+    uint8_t *bounce = r->bounce + (size_t)r->copy_count * XEN_PAGE_BYTES;
+    uint32_t ref = netif_rx_pop(r->ring);
+    const struct netif_static_page *page = unlikely(pages) ? netif_static_find(pages, ref) : NULL;
+    void *local = next_bytes(from, n, bounce);
+    if (page && page->writable) {
+        memcpy(page->map.page, local, n);
+        return NETIF_NO_COPY;
+    }
+    r->copy[r->copy_count] = (struct xen_copy){.ref = ref, .length = n, .local = local, .to_guest = true};
+    return (uint16_t)r->copy_count++;
+}
+
 /* The entries are there. */
-static void place_frame(struct netif_queue *q, const struct packet *p)
+static void place_frame(struct netif_queue *q, const struct packet *p, const struct extras *x)
 {
     struct netif_rx_side *r = &q->rx;
     struct reader from = {p, 0, 0};
-    enum netif_gso gso = gso_of(p);
-    uint16_t flags = netif_header_flags(p);
-    if (gso) flags |= NETIF_RX_EXTRA_INFO;
+    bool extra = x->gso || x->hash.there;
+    uint16_t flags = netif_header_flags(p) | (extra ? NETIF_RX_EXTRA_INFO : 0);
     for (uint32_t left = p->length_bytes; left;) {
         uint16_t n = (uint16_t)min_u64(left, XEN_PAGE_BYTES);
-        uint8_t *bounce = r->bounce + (size_t)r->copy_count * XEN_PAGE_BYTES;
         left -= n;
         if (left) flags |= NETIF_RX_MORE_DATA;
-        r->answer[r->answer_count++] = (struct netif_rx_answer){flags, n, .copy_at = r->copy_count};
-        r->copy[r->copy_count++] = (struct xen_copy){
-            .ref = netif_rx_pop(r->ring), .length = n, .local = next_bytes(&from, n, bounce), .to_guest = true};
-        if (gso) {
-            netif_rx_pop(r->ring);
-            r->answer[r->answer_count++] =
-                (struct netif_rx_answer){.gso = (uint8_t)gso, .gso_size = p->offload.gso_size};
-            gso = NETIF_GSO_NONE;
-        }
+        uint16_t at = place_bytes(q, &from, n);
+        r->answer[r->answer_count++] = (struct netif_rx_answer){.flags = flags, .bytes = n, .copy_at = at};
+        if (flags & NETIF_RX_EXTRA_INFO) place_extras(r, p, x);
         flags = 0;
     }
 }
@@ -116,13 +153,14 @@ static unsigned place(struct netif_queue *q, struct packet *const *packets, unsi
     for (unsigned i = 0; i < count; i++) {
         const struct packet *p = packets[i];
         unsigned pages = (unsigned)div_round_up(p->length_bytes, XEN_PAGE_BYTES);
-        int entries = (int)pages + (gso_of(p) != NETIF_GSO_NONE);
+        struct extras x = extras_of(q, p);
+        int entries = (int)pages + (x.gso != NETIF_GSO_NONE) + x.hash.there;
         if (unlikely(pages > 1 && !r->sg)) {
             counter_add(&r->count.too_long, 1);
         } else if (entries > left) {
             counter_add(&r->count.no_buffer, 1);
         } else {
-            place_frame(q, p);
+            place_frame(q, p, &x);
             left -= entries;
             bytes += p->length_bytes;
             n++;
@@ -166,8 +204,10 @@ static void answer(struct netif_rx_side *r)
 {
     for (unsigned i = 0; i < r->answer_count; i++) {
         const struct netif_rx_answer *a = &r->answer[i];
-        if (a->gso) netif_rx_push_gso(r->ring, a->gso, a->gso_size, false);
-        else netif_rx_push(r->ring, a->flags, r->copy[a->copy_at].status ? NETIF_ERROR : (int16_t)a->bytes);
+        bool failed = !a->extra && a->copy_at != NETIF_NO_COPY && r->copy[a->copy_at].status;
+        if (a->extra == NETIF_EXTRA_GSO) netif_rx_push_gso(r->ring, a->type, a->gso_size, a->more);
+        else if (a->extra) netif_rx_push_hash(r->ring, a->type, NETIF_HASH_TOEPLITZ, a->hash, a->more);
+        else netif_rx_push(r->ring, a->flags, failed ? NETIF_ERROR : (int16_t)a->bytes);
     }
 }
 
@@ -201,11 +241,25 @@ static unsigned deliver(struct netif_queue *q, struct packet *const *packets, un
     return given;
 }
 
+/* As the guest says. */
+static uint32_t pick_queues(const struct netif_hash *h, struct packet *const *packets, unsigned count, unsigned queues,
+                            uint8_t *to)
+{
+    uint32_t wanted = 0;
+    for (unsigned i = 0; i < count; i++) {
+        to[i] = (uint8_t)netif_hash_queue(h, netif_hash_of(h, packets[i]), queues);
+        wanted |= 1u << to[i];
+    }
+    return wanted;
+}
+
 static unsigned spread(struct vif *v, struct packet *const *packets, unsigned count, unsigned queues)
 {
     uint8_t to[PACKET_BATCH];
     unsigned given = 0;
-    for (uint32_t wanted = vif_pick_queues(v, packets, count, queues, to); wanted; wanted &= wanted - 1) {
+    const struct netif_hash *h = atomic_load_explicit(&v->netif->hash, memory_order_acquire);
+    uint32_t wanted = h ? pick_queues(h, packets, count, queues, to) : vif_pick_queues(v, packets, count, queues, to);
+    for (; wanted; wanted &= wanted - 1) {
         unsigned pair = (unsigned)__builtin_ctz(wanted);
         struct packet *mine[PACKET_BATCH];
         unsigned n = vif_gather(packets, count, to, pair, mine);

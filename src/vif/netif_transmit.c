@@ -33,8 +33,14 @@ static uint8_t *head_of(struct netif_tx_side *t, unsigned slot)
 
 /* ---- fetching a batch ---- */
 
+/* At once, where the page stays mapped. */
 static void add_copy(struct netif_tx_side *t, const struct netif_slot *s, unsigned skip, unsigned n, uint8_t *to)
 {
+    const struct netif_static_page *page = unlikely(t->pages) ? netif_static_find(t->pages, s->ref) : NULL;
+    if (page) {
+        memcpy(to, (uint8_t *)page->map.page + s->offset + skip, n);
+        return;
+    }
     t->copy[t->copy_count++] =
         (struct xen_copy){.ref = s->ref, .offset = (uint16_t)(s->offset + skip), .length = (uint16_t)n, .local = to};
 }
@@ -94,6 +100,7 @@ static void plan(struct netif_queue *q)
     struct netif_tx_side *t = &q->tx;
     t->copy_count = t->map_count = 0;
     t->arena_used = 0;
+    t->pages = atomic_load_explicit(&q->pages, memory_order_acquire);
     for (unsigned i = 0; i < t->job_count; i++) {
         struct netif_tx_job *j = &t->job[i];
         j->mapped = false;
@@ -104,7 +111,7 @@ static void plan(struct netif_queue *q)
             j->status = netif_multicast_order(q->vif->netif, j->frame.mcast, j->frame.mcast_addr);
         if (!is_frame(j)) continue;
         j->status = NETIF_OKAY;
-        if (is_mapped(q, j->frame.length)) plan_mapped(t, j, head_of(t, i));
+        if (is_mapped(q, j->frame.length) && !t->pages) plan_mapped(t, j, head_of(t, i));
         else plan_whole(t, j);
     }
 }

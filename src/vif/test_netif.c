@@ -37,7 +37,7 @@ void bed_connect(struct netif_bed *b, const struct netif_front *front, bool resu
     struct errmsg e = {""};
     struct netif_queue_setup setup[NETFRONT_QUEUES_MAX];
     netfront_setup(&b->front, setup);
-    MUST(netif_connect(b->vif, front, setup, b->front.queues, resume, &e) == 0, "%s\n", e.text);
+    MUST(netif_connect(b->vif, front, setup, b->front.queues, NULL, resume, &e) == 0, "%s\n", e.text);
 }
 
 void bed_open(struct netif_bed *b, unsigned queues, bool split, enum netif_transmit transmit,

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Static grants: pages that the guest uses again and again and has us keep mapped, by its control ring. What lies in one is copied with
+ * no call into the hypervisor.
+ *
+ * A table is never changed: a new one takes its place, and it goes when nobody can be looking at it any more.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vif/netif_impl.h"
+
+#define BUCKETS (4 * NETIF_STATIC_MAX)
+
+struct netif_static {
+    unsigned count;
+    struct netif_static_page page[NETIF_STATIC_MAX];
+    uint16_t bucket[BUCKETS]; /* index + 1, or 0 */
+};
+_Static_assert((BUCKETS & (BUCKETS - 1)) == 0, "a mask");
+
+static unsigned bucket_of(uint32_t ref)
+{
+    return (ref * UINT32_C(0x9e3779b1)) >> 20 & (BUCKETS - 1);
+}
+
+const struct netif_static_page *netif_static_find(const struct netif_static *s, uint32_t ref)
+{
+    for (unsigned i = bucket_of(ref); s->bucket[i]; i = (i + 1) & (BUCKETS - 1))
+        if (s->page[s->bucket[i] - 1].map.ref == ref) return &s->page[s->bucket[i] - 1];
+    return NULL;
+}
+
+static void index_all(struct netif_static *s)
+{
+    memset(s->bucket, 0, sizeof s->bucket);
+    for (unsigned k = 0; k < s->count; k++) {
+        unsigned i = bucket_of(s->page[k].map.ref);
+        while (s->bucket[i])
+            i = (i + 1) & (BUCKETS - 1);
+        s->bucket[i] = (uint16_t)(k + 1);
+    }
+}
+
+struct netif_static *netif_static_copy(const struct netif_static *s)
+{
+    struct netif_static *n = malloc(sizeof *n);
+    if (n && s) *n = *s;
+    else if (n) *n = (struct netif_static){0};
+    return n;
+}
+
+unsigned netif_static_count(const struct netif_static *s)
+{
+    return s ? s->count : 0;
+}
+
+const struct netif_static_page *netif_static_at(const struct netif_static *s, unsigned i)
+{
+    return &s->page[i];
+}
+
+int netif_static_add(struct netif_static *s, struct xen *x, xen_domid domid, const struct netif_gref *list,
+                     unsigned count)
+{
+    unsigned before = s->count;
+    int ret = count > NETIF_STATIC_MAX - before ? -ENOSPC : 0;
+    for (unsigned i = 0; ret == 0 && i < count; i++) {
+        struct netif_static_page *p = &s->page[s->count];
+        if (netif_static_find(s, list[i].ref)) ret = -EEXIST;
+        if (ret) break;
+        *p =
+            (struct netif_static_page){.map = {.ref = list[i].ref}, .writable = !(list[i].flags & NETIF_GREF_READONLY)};
+        x->ops->map(x, domid, &p->map, 1, p->writable); /* one by one, as they will go */
+        ret = p->map.status;
+        if (ret) break;
+        s->count++;
+        index_all(s);
+    }
+    if (ret == 0) return 0;
+    while (s->count > before)
+        x->ops->unmap(x, &s->page[--s->count].map, 1);
+    return ret;
+}
+
+bool netif_static_take(struct netif_static *s, uint32_t ref, struct xen_map *out)
+{
+    const struct netif_static_page *p = netif_static_find(s, ref);
+    if (!p) return false;
+    *out = p->map;
+    s->page[p - s->page] = s->page[--s->count];
+    index_all(s);
+    return true;
+}
+
+void netif_static_free(struct netif_static *s, struct xen *x)
+{
+    for (unsigned i = 0; s && x && i < s->count; i++)
+        x->ops->unmap(x, &s->page[i].map, 1);
+    free(s);
+}
