@@ -26,13 +26,13 @@ static void notify_guest(struct vbd_blkif *b)
     b->xen->ops->notify(b->xen, b->port);
 }
 
-/* The thread is awake now, and that is all that an event is for. The port stays masked until it sleeps again. */
+/* The thread is awake now, and that is all that an event is for. The port stays masked until it sleeps again. One look: there is but
+ * one port, and it is a system call. */
 static void event_ready(struct engine_watch *w)
 {
     struct vbd_blkif *b = container_of(w, struct vbd_blkif, watch);
     int ports[PORTS];
-    while (b->xen->ops->pending(b->xen, ports, PORTS) > 0)
-        b->masked = true;
+    if (b->xen->ops->pending(b->xen, ports, PORTS) > 0) b->masked = true;
 }
 
 /* ---- requests ---- */
