@@ -27,8 +27,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest first: several run at a time (tools/run-tests.py), and none shall be left over at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """The longest first, those that go one after the other before all: several run at a time (tools/run-tests.py), and none shall
+    be left over at the end."""
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("slow", "xdist_group")])
 
 
 class TestTimeout(Exception):
