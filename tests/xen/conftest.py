@@ -5,6 +5,7 @@ import tempfile
 
 import pytest
 
+from xen.host import Host
 from xen.lab import Lab, start_guests
 
 @pytest.fixture(scope="session")
@@ -22,8 +23,19 @@ def snapshot():
 def lab(snapshot, run_dir):
     with Lab(run_dir, snapshot) as lab:
         yield lab
+        for guest in lab.guests.values():  # shown when the test fails
+            print(f"-- {guest.name}\n{guest.console()[-1500:]}")
+        print(f"-- Xen\n{lab.console_of_xen()[-1500:]}")
 
 
 @pytest.fixture
 def dom0(lab):
     return lab.dom0
+
+
+@pytest.fixture
+def host(lab):
+    """creedenced in dom0. When the test fails, what it logged is shown."""
+    host = Host(lab).start()
+    yield host
+    print(host.log())

@@ -28,7 +28,7 @@ TOOLS = "usr/lib/xen-4.17/bin"
 TOOL_PROGRAMS = ("xl", "xenstored", "xenconsoled", "xen-init-dom0", "libxl-save-helper")
 DOM0_MODULES = ("xen_privcmd", "xenfs", "xen_evtchn", "xen_gntdev", "xen_gntalloc", "xen_blkback", "xen_netback", "bridge", "loop",
                 "tun", "veth", "af_packet", "ext4", "virtio_pci", "virtio_console", "9pnet_virtio", "9p")
-GUEST_MODULES = ("xen_blkfront", "xen_netfront", "af_packet", "ipv6", "ext4")
+GUEST_MODULES = ("xen_blkfront", "xen_netfront", "af_packet", "ipv6", "crc32c_generic", "ext4")
 PROGRAMS = ("creedenced", "creedence-vbd", "creedence-cache", "creedence-switch", "creedence")
 GUEST_TOOLS = ("guest-writer", "guest-net")
 OURS = "opt/creedence"
