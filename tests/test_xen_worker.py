@@ -146,7 +146,8 @@ def test_kills_under_load(bed):
 
 
 def test_front_ends_come_and_go(bed):
-    guest, worker = bed("--pages=2", "--abi32", mode="map")
+    guest, worker = bed("--pages=2", "--abi32", mode="map", discard=False)
+    assert worker.backend["feature-discard"] == "0" and worker.backend["feature-persistent"] == "0"
     call = worker.link.call
     for _ in range(5):
         assert "result" in call("connect", guest.connect(protocol="x86_32-abi"))

@@ -33,7 +33,7 @@ struct worker_xen {
     json_t *backend;
     unsigned queues;
     unsigned segments_max, pages_max; /* as offered */
-    bool persistent;
+    bool persistent, no_discard;
     unsigned rings; /* served now */
     enum vbd_blkif_way way;
     struct xen *door[VBD_QUEUES_MAX];
@@ -155,7 +155,9 @@ static int check_offered(const struct worker_xen *x, const json_t *now, struct e
         if (offered_number(x->config->offered, key, &before, e) || offered_number(now, key, &most, e)) return -EINVAL;
         for (unsigned i = 0; i < ARRAY_LEN(same); i++)
             exact = exact || strcmp(key, same[i]) == 0;
-        if (exact ? before != most : before > most && strcmp(key, "feature-persistent") != 0)
+        if (strcmp(key, "feature-persistent") == 0 || strcmp(key, "feature-discard") == 0)
+            continue; /* a matter of choice */
+        if (exact ? before != most : before > most)
             return errmsg_set(e, EINVAL, "xen.offered.%s: the guest was offered %" PRIu64 ", this disk offers %" PRIu64,
                               key, before, most);
     }
@@ -173,20 +175,23 @@ static int offer(struct worker_xen *x, struct errmsg *e)
     struct vbd_blkif_properties p;
     const json_t *offered = x->config->offered;
     vbd_blkif_properties(x->vbd, way_of(x->config->mode, true), x->config->cdrom, &p);
+    if (x->config->no_discard) p.feature_discard = false;
     json_t *now = keys_of(&p);
     if (!now) return errmsg_set(e, ENOMEM, "out of memory");
     int ret = offered ? check_offered(x, now, e) : 0;
     x->backend = offered ? json_deep_copy(offered) : json_incref(now);
     json_decref(now);
-    uint64_t segments, queues, order, persistent;
+    uint64_t segments, queues, order, persistent, discard;
     if (ret < 0 || offered_number(x->backend, "feature-max-indirect-segments", &segments, e) ||
         offered_number(x->backend, "multi-queue-max-queues", &queues, e) ||
         offered_number(x->backend, "max-ring-page-order", &order, e) ||
+        offered_number(x->backend, "feature-discard", &discard, e) ||
         offered_number(x->backend, "feature-persistent", &persistent, e))
         return -EINVAL;
     x->segments_max = (unsigned)segments;
     x->pages_max = 1u << order;
     x->persistent = persistent;
+    x->no_discard = !discard;
     return 0;
 }
 
@@ -266,6 +271,7 @@ static int start_ring(struct worker_xen *x, const struct worker_xen_front *f, un
                                 .abi = f->abi,
                                 .segments_max = x->segments_max,
                                 .way = x->way,
+                                .no_discard = x->no_discard,
                                 .persistent_max = PERSISTENT_PAGES_MAX,
                                 .inflight = table_of(x, i),
                                 .resume = f->resume};

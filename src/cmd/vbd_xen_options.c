@@ -53,15 +53,17 @@ int worker_xen_config_from_json(struct worker_xen_config *c, const json_t *o, st
 {
     uint64_t domid = 0, entries = XEN_MAP_ENTRIES_DEFAULT;
     const char *mode = "auto", *world = NULL;
+    bool discard = true;
     json_t *offered = json_object_get(o, "offered");
     if (!json_is_object(o)) return errmsg_set(e, EINVAL, "xen: expected an object");
-    if (number(o, "domid", DOMID_MAX, &domid, e) || flag(o, "cdrom", &c->cdrom, e) || text(o, "mode", &mode, e) ||
-        text(o, "world", &world, e) || mode_parse(mode, &c->mode, e))
+    if (number(o, "domid", DOMID_MAX, &domid, e) || flag(o, "cdrom", &c->cdrom, e) || flag(o, "discard", &discard, e) ||
+        text(o, "mode", &mode, e) || text(o, "world", &world, e) || mode_parse(mode, &c->mode, e))
         return errmsg_prefix(e, -EINVAL, "xen");
     if (json_object_get(o, "map_entries") && number(o, "map_entries", UINT32_MAX / 2, &entries, e))
         return errmsg_prefix(e, -EINVAL, "xen");
     if (offered && !json_is_object(offered)) return errmsg_set(e, EINVAL, "xen.offered: expected an object");
     c->there = true;
+    c->no_discard = !discard;
     c->domid = (xen_domid)domid;
     c->map_entries = (unsigned)entries;
     c->offered = json_incref(offered);
@@ -71,8 +73,8 @@ int worker_xen_config_from_json(struct worker_xen_config *c, const json_t *o, st
 
 json_t *worker_xen_config_to_json(const struct worker_xen_config *c)
 {
-    return json_pack("{s:i, s:s, s:b, s:I}", "domid", (int)c->domid, "mode", mode_name[c->mode], "cdrom", c->cdrom,
-                     "map_entries", (json_int_t)c->map_entries);
+    return json_pack("{s:i, s:s, s:b, s:b, s:I}", "domid", (int)c->domid, "mode", mode_name[c->mode], "cdrom", c->cdrom,
+                     "discard", !c->no_discard, "map_entries", (json_int_t)c->map_entries);
 }
 
 void worker_xen_config_free(struct worker_xen_config *c)

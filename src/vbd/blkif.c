@@ -38,7 +38,7 @@ static void event_ready(struct engine_watch *w)
 /* ---- requests ---- */
 
 /* What it asks for, in the thread's words. */
-static uint32_t type_of(const struct blkif_request *q)
+static uint32_t type_of(const struct vbd_blkif *b, const struct blkif_request *q)
 {
     if (q->invalid) return VBD_T_REFUSED;
     switch (q->op) {
@@ -46,14 +46,15 @@ static uint32_t type_of(const struct blkif_request *q)
     case BLKIF_WRITE: return VIRTIO_BLK_T_OUT;
     case BLKIF_WRITE_BARRIER: return VBD_T_BARRIER;
     case BLKIF_FLUSH_DISKCACHE: return VIRTIO_BLK_T_FLUSH;
-    case BLKIF_DISCARD: return q->discard_flags & BLKIF_DISCARD_F_SECURE ? VBD_T_UNKNOWN : VBD_T_DISCARD;
+    case BLKIF_DISCARD:
+        return b->no_discard || q->discard_flags & BLKIF_DISCARD_F_SECURE ? VBD_T_UNKNOWN : VBD_T_DISCARD;
     default: return VBD_T_UNKNOWN;
     }
 }
 
-static void translate(struct vbd_request *r, const struct blkif_request *q)
+static void translate(const struct vbd_blkif *b, struct vbd_request *r, const struct blkif_request *q)
 {
-    r->type = type_of(q);
+    r->type = type_of(b, q);
     r->sector = q->sector;
     r->refused = r->flushing = r->before = false;
     r->range_at = r->range_count = 0;
@@ -133,7 +134,7 @@ static struct vbd_request *take_next(struct vbd_blkif *b)
     if (request.indirect_pages && !vbd_blkif_fetch_segments(b, &request)) request.invalid = true;
     x->slot = request.slot;
     x->segment_count = request.invalid ? 0 : request.segment_count;
-    translate(r, &request);
+    translate(b, r, &request);
     return ready(b, r) ? r : NULL;
 }
 
@@ -322,6 +323,7 @@ static int start(struct vbd_queue *q, const void *arg, struct guest_map *map, un
     b->xen = s->xen;
     b->port = -1;
     b->domid = s->domid;
+    b->no_discard = s->no_discard;
     b->way = s->way == VBD_BLKIF_PERSISTENT && s->persistent_max == 0 ? VBD_BLKIF_MAP : s->way;
     b->segments = (unsigned)max_u64(s->segments_max, BLKIF_DIRECT_SEGMENTS);
     int ret = open_all(b, s, args->e);

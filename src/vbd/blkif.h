@@ -52,6 +52,7 @@ struct vbd_blkif_setup {
     enum blkif_abi abi;
     unsigned segments_max; /* of an indirect request, as offered; 0: not offered */
     enum vbd_blkif_way way;
+    bool no_discard;         /* was not offered: refused as not supported */
     unsigned persistent_max; /* pages that stay mapped */
     void *inflight;          /* blkif_inflight_bytes() long, or NULL */
     bool resume;             /* it holds what an earlier process left */

@@ -36,6 +36,7 @@ struct vbd_blkif {
     bool watching, masked; /* masked: an event came, and none does until the port is unmasked */
     xen_domid domid;
     enum vbd_blkif_way way;
+    bool no_discard;
     unsigned segments; /* that a request may have */
     struct persistent *persistent;
 

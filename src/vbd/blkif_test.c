@@ -274,6 +274,14 @@ static void test_flush_and_discard(void **state)
         assert_int_equal(ask(&discard), BLKIF_ERROR);
     }
     assert_string_equal(bed.disk->log, "fd");
+    /* Not offered: not done. */
+    struct errmsg e;
+    vbd_blkif_stop(bed.vbd, 0);
+    bed.setup.no_discard = true;
+    assert_int_equal(vbd_blkif_start(bed.vbd, 0, &bed.setup, &e), 0);
+    discard.sector = 0, discard.discard_sectors = 8;
+    assert_int_equal(ask(&discard), BLKIF_EOPNOTSUPP);
+    assert_string_equal(bed.disk->log, "fd");
     bed_close(&bed);
 }
 
