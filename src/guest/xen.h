@@ -13,7 +13,8 @@
  * little: the grant device has one word for whatever the hypervisor refused, an end of its map-track table included. Who cannot map
  * copies instead, and the copy's status is the reference's own.
  *
- * Thread-safety: a `struct xen` belongs to one thread, its event channels too. The budget is its process's.
+ * Thread-safety: a `struct xen` belongs to one thread, its event channels too; but copy() and notify() may be called by any, while what
+ * they name is bound. The budget is its process's.
  */
 #ifndef GUEST_XEN_H
 #define GUEST_XEN_H

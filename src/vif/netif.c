@@ -182,7 +182,7 @@ static int queue_make(struct netif_queue *q, struct vif *v, unsigned pair, struc
     int ret = netif_rx_side_make(q); /* its lock first */
     if (ret == 0) ret = netif_tx_side_make(q);
     if (ret < 0) return errmsg_sys(e, -ret, "network card %s", v->config.name);
-    return v->netif->config.open(v->netif->config.arg, &q->xen, e);
+    return v->netif->config.open(v->netif->config.arg, v->netif->config.domid, &q->xen, e);
 }
 
 static int make(struct vif *v, struct errmsg *e)
@@ -196,7 +196,7 @@ static int make(struct vif *v, struct errmsg *e)
     c->config = *v->config.xen;
     while (ret == 0 && made < pairs)
         ret = queue_make(&c->queue[made], v, made, e), made++;
-    if (ret == 0) ret = c->config.open(c->config.arg, &c->control.xen, e);
+    if (ret == 0) ret = c->config.open(c->config.arg, c->config.domid, &c->control.xen, e);
     if (ret == 0) return 0;
     while (made > 0) {
         struct netif_queue *q = &c->queue[--made];

@@ -34,8 +34,8 @@ size_t netif_state_bytes(unsigned queues);
 struct netif_config {
     xen_domid domid;
     enum netif_transmit transmit;
-    /* A way into Xen for one queue; called by vif_new() for each. 0 or -errno. */
-    int (*open)(void *arg, struct xen **out, struct errmsg *e);
+    /* A way into Xen for one queue, or the control ring, to this guest; called by vif_new() for each. 0 or -errno. */
+    int (*open)(void *arg, xen_domid domid, struct xen **out, struct errmsg *e);
     void *arg;
     /* Returns when no thread is in a batch any more that it was in before. NULL: there are no threads. */
     void (*barrier)(void *arg);

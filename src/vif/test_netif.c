@@ -13,7 +13,7 @@
         abort();                                                                                                       \
     } while (0)
 
-static int open_door(void *arg, struct xen **out, struct errmsg *e)
+static int open_door(void *arg, xen_domid domid, struct xen **out, struct errmsg *e)
 {
     struct netif_bed *b = arg;
     return sim_xen_open(out, b->sim, &b->budget, false, e);
