@@ -319,6 +319,7 @@ static bool meet(struct xen_device *d)
     char front[XENSTORE_VALUE_MAX], frontend_id[16];
     if (xen_device_read(d, "frontend", front) < 0) return true; /* not there (yet) */
     if (!is_ours(d)) {
+        log_info("xen: %s: left alone: its hotplug script is not ours", d->backend);
         d->foreign = true;
         return false;
     }
