@@ -355,6 +355,20 @@ def test_the_daemon_is_killed(daemon, store, disk):
     disk.is_back(6)
 
 
+def test_the_daemon_is_killed_before_it_saved_a_connection(daemon, store, disk):
+    daemon.behave(connect="lost")
+    disk.announce()
+    disk.is_back(2)
+    disk.rings()
+    disk.to(3)
+    wait_until(lambda: asked(daemon, "connect"), 5, "connect")
+    daemon.kill()
+    daemon.behave()
+    daemon.start()
+    disk.is_back(4)
+    assert len(asked(daemon, "configure")) == 1 and len(asked(daemon, "disconnect")) == 1
+
+
 def test_what_happened_while_there_was_no_daemon(daemon, store, image, run_dir):
     disks = []
     for vdev in (51712, 51728, 51744):

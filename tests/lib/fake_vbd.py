@@ -5,7 +5,7 @@
 Installed by tests as DIR/creedence-vbd. How to behave stands in DIR/behaviour.json:
 
     {"configure": "ok" | "error" | "hang" | "crash", "hostile": "garbage" | "flood" | "swap" | ...,
-     "connected": true, "connect": "error" | "crash" | "hang", "disconnect": "hang", "sectors": "N"}
+     "connected": true, "connect": "error" | "crash" | "hang" | "lost", "sectors": "N"}
 
 Every request received goes to DIR/log.jsonl with the names of its descriptors.
 """
@@ -26,6 +26,7 @@ class Worker(Fake):
         self.config = None
         self.held = {}
         self.layers = {}
+        self.connected = False
 
     def keep(self, name, fd):
         send(self.sock, {"method": "keep", "params": {"name": name}, "fds": [name]}, [fd])
@@ -80,11 +81,15 @@ class Worker(Fake):
 
     def connect(self, request):
         how = self.behaviour().get("connect")
+        if self.connected:
+            self.answer(request, error=(-16, "connected already"))
+            return
+        self.connected = how in (None, "lost")
         if how == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         elif how == "error":
             self.answer(request, error=(-14, "the fake worker cannot map these rings"))
-        elif how != "hang":
+        elif how not in ("hang", "lost"):
             self.answer(request)
 
     def hostile(self, how):
@@ -123,8 +128,9 @@ class Worker(Fake):
             self.answer(request)
         elif method == "connect":
             self.connect(request)
-        elif method == "disconnect" and self.behaviour().get("disconnect") == "hang":
-            return
+        elif method == "disconnect":
+            self.connected = False
+            self.answer(request)
         elif method == "adopt":
             if self.config is None:
                 self.answer(request, error=(-19, "not configured"))
