@@ -64,7 +64,7 @@ def test_help_and_version():
     (["--disk", "x.raw,format=vmdk"], "unknown format 'vmdk', expected raw or qcow2"),
     (["--disk", "x.raw,format=raw,cache=none"], "unknown option 'cache=none'"),
     (["--disk", "x.raw,format=raw,direct=maybe"], "direct=maybe: expected on or off"),
-    (["--disk", "x.raw,format=raw"], "expected one of --socket-path, --connect and --fd"),
+    (["--disk", "x.raw,format=raw"], "expected one of --socket-path, --connect, --fd and --xen"),
     (["--disk", "x.raw,format=raw", "--num-queues=65"], "--num-queues=65: expected a number, 1 to 64"),
     (["--disk", "x.raw,format=raw", "--num-queues=-1"], "--num-queues=-1: expected a number"),
     (["--disk", "x.raw,format=raw", "--num-queues=two"], "--num-queues=two: expected a number"),
