@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Name space to name space through taps, iperf3: ours, the Linux bridge, Open vSwitch's userspace datapath."""
+"""Name space to name space through taps, iperf3: ours, the Linux bridge, Open vSwitch's userspace datapath. And a guest to the host."""
 
+import json
 import os
-from contextlib import contextmanager
+import re
+import shutil
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
+
+from lib.guests import Card, UmlGuest
 
 from suite import host
 from suite.measure import Check, Row, Section, interleave
@@ -119,6 +124,73 @@ def _rows(bed, section, makers, name, algorithm):
         section.notes.append(_cost_note(row))
 
 
+# ---- a guest and the host ----
+
+GUEST, HOST = "guest sends", "guest receives"
+
+
+def _iperf3_files(bed):
+    """The host's iperf3 and what it is linked with: the guest's initial RAM disk has no libraries."""
+    program = shutil.which("iperf3")
+    libraries = re.findall(r"(/\S+\.so\S*) \(", bed.run_text(["ldd", program], 10))
+    return {"tools/iperf3": Path(program), **{library.lstrip("/"): Path(library) for library in libraries}}
+
+
+class GuestBed:
+    """User-mode Linux on a card, the host in a name space behind a tap, the switch between them; once for all samples."""
+
+    def __init__(self, bed):
+        self.bed = bed
+        self.stack = ExitStack()
+
+    def __enter__(self):
+        try:
+            bed, tap = self.bed, f"cr-t{os.getpid() % 100000}h"
+            self.net = self.stack.enter_context(NetworkBed(bed))
+            self.host = self.net.add("host")
+            switch = self.stack.enter_context(CreedenceSwitch(bed, OURS, ports=1, flows=["actions=normal"], options=(), anywhere=True,
+                                                              more=[f"--port={tap},bridge=br0,type=tap,number=9"]))
+            _move(self.net, None, tap, self.host, ADDRESSES[0])
+            self.guest = UmlGuest(bed.work, [], cards=[Card(switch.sockets[0])], files=_iperf3_files(bed))
+            self.stack.callback(self.guest.kill)
+            self.guest.start().wait_ready(120)
+            self.guest.check(f"ip addr add {ADDRESSES[1]}/24 dev eth0 && ip link set eth0 up")
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def __exit__(self, *unused):
+        self.stack.close()
+
+    def measure(self, *options):
+        def once():
+            server = self.bed.group.start(self.net.inside(self.host, ["iperf3", "-s", "-1", "-p", "5201"]), name="iperf3-s")
+            try:
+                seconds = max(1, round(self.bed.plan.runtime_s))
+                words = " ".join(["iperf3", "-c", ADDRESSES[0], "-t", str(seconds), "-O", "1", "-J", *options])
+                tries = "n=0; until ping -c 1 -W 1 %s >/dev/null || [ $n = 10 ]; do n=$((n + 1)); done" % ADDRESSES[0]
+                text = self.guest.check(f"{tries}; {words}", 60 + seconds)
+                result = json.loads(text[text.index("{"):text.rindex("}") + 1])
+                return result["end"]["sum_received"]["bits_per_second"], {}
+            finally:
+                server.terminate(5)
+                if server in self.bed.group.processes:
+                    self.bed.group.processes.remove(server)
+        return once
+
+
+def _guest_section(bed):
+    section = Section("A guest (User-mode Linux) and the host, TCP (iperf3)", [GUEST, HOST])
+    with GuestBed(bed) as guest:
+        row = Row("one stream", "b/s")
+        interleave(row, bed.plan.rounds, {GUEST: guest.measure(), HOST: guest.measure("-R")})
+    section.rows.append(row)
+    section.notes.append("The guest's card is a vhost-user socket of creedence-switch, the host is behind a tap. A guest of this kind has one processor, and "
+                         "every interrupt and system call of it costs two switches of the host's: it says how fast such a guest is, not the switch.")
+    return section
+
+
 def run(bed):
     makers = {OURS: _ours, BRIDGE: _bridge, OVS: lambda *a: _ovs(*a, OVS, False), OVS_TSO: lambda *a: _ovs(*a, OVS_TSO, True)}
     section = Section("Name space to name space, TCP (iperf3)", list(makers))
@@ -127,4 +199,4 @@ def run(bed):
     section.notes.append(_copies_note(bed))
     section.notes.append("Nothing is pinned: sender, receiver and switch share the cores as the machine's scheduler likes. The bridge is "
                          "reached through veth, the others through taps; ours have two queues.")
-    return [section]
+    return [section, _guest_section(bed)]
