@@ -18,6 +18,15 @@ struct l4 {
     bool unfinished;    /* it has the pseudo header's sum only */
 };
 
+/* It is at frame byte `at`, unless the sender made none. */
+static void find_csum(const struct packet *p, uint32_t at, struct l4 *t)
+{
+    struct be16 *field = (void *)(p->head + at);
+    t->unfinished = p->offload.csum_partial && p->offload.csum_start == t->l.l4_at;
+    t->udp = t->l.proto == IP_PROTO_UDP || t->l.proto == IP_PROTO_UDPLITE;
+    t->field = t->unfinished || !t->udp || csum_of_be16(*field) != 0 ? field : NULL;
+}
+
 /* In the L4 header; 0: that protocol has none, or none that we know. */
 static unsigned csum_offset(uint8_t proto)
 {
@@ -32,6 +41,17 @@ static unsigned csum_offset(uint8_t proto)
     }
 }
 
+/* IPv4 without options or fragments, with all of a TCP header, or as many bytes of UDP, in the head: most packets. */
+static bool is_plain(const struct packet *p)
+{
+    if (!range_fits(p->l3_at, IPV4_HEADER_BYTES + sizeof(struct wire_tcp), p->head_bytes)) return false;
+    const struct wire_ipv4 *ip = (const void *)(p->head + p->l3_at);
+    uint32_t total = be16_get(ip->total_bytes);
+    return ip->version_words == 0x45 && !(be16_get(ip->fragment) & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET)) &&
+           (ip->proto == IP_PROTO_TCP || ip->proto == IP_PROTO_UDP) &&
+           total >= IPV4_HEADER_BYTES + sizeof(struct wire_tcp) && range_fits(p->l3_at, total, p->length_bytes);
+}
+
 /* False: there is a checksum, or there may be, where it cannot be reached, so nothing that it depends on may be changed. */
 static bool find_l4(const struct packet *p, uint8_t version, struct l4 *t)
 {
@@ -44,10 +64,7 @@ static bool find_l4(const struct packet *p, uint8_t version, struct l4 *t)
     uint32_t at = t->l.l4_at + offset;
     if (at + 2 > t->l.end_at) return true; /* the frame itself is cut off */
     if (at + 2 > p->head_bytes) return false;
-    t->unfinished = p->offload.csum_partial && p->offload.csum_start == t->l.l4_at;
-    t->udp = t->l.proto == IP_PROTO_UDP || t->l.proto == IP_PROTO_UDPLITE;
-    struct be16 *field = (void *)(p->head + at);
-    if (t->unfinished || !t->udp || csum_of_be16(*field) != 0) t->field = field;
+    find_csum(p, at, t);
     return true;
 }
 
@@ -98,14 +115,27 @@ static void replace_ipv4(struct wire_ipv4 *ip, void *at, const void *bytes, size
     ip->csum = csum_update(ip->csum, removed, csum_memory(bytes, n));
 }
 
+/* What find_l4() says of plain packets, without all of the parsing; no more than pseudo_changed() needs. */
+static void plain_l4(const struct packet *p, struct l4 *t)
+{
+    const struct wire_ipv4 *ip = (const void *)(p->head + p->l3_at);
+    t->l.l3_at = p->l3_at;
+    t->l.l4_at = (uint16_t)(p->l3_at + IPV4_HEADER_BYTES);
+    t->l.proto = ip->proto;
+    find_csum(p, t->l.l4_at + (ip->proto == IP_PROTO_TCP ? TCP_CSUM_OFFSET : UDP_CSUM_OFFSET), t);
+}
+
 static bool set_ipv4_addr(struct packet *p, size_t member, struct be32 addr)
 {
     struct l4 t;
-    if (!find_l4(p, 4, &t)) return false;
+    if (is_plain(p)) plain_l4(p, &t);
+    else if (!find_l4(p, 4, &t)) return false;
     struct wire_ipv4 *ip = (void *)(p->head + t.l.l3_at);
     struct be32 *field = (void *)((uint8_t *)ip + member);
-    pseudo_changed(&t, csum_of_be32(*field), csum_of_be32(addr));
-    replace_ipv4(ip, field, &addr, sizeof addr);
+    uint64_t removed = csum_of_be32(*field), added = csum_of_be32(addr);
+    pseudo_changed(&t, removed, added);
+    ip->csum = csum_update(ip->csum, removed, added);
+    *field = addr;
     return true;
 }
 
