@@ -58,9 +58,16 @@ static bool better(const struct flow *a, const struct flow *b)
     return a->priority != b->priority ? a->priority > b->priority : a->id < b->id;
 }
 
-static unsigned bit_of(const uint8_t *bytes, unsigned bit)
+/* Bits are numbered in the order of a key's bytes, the most significant first. They are read and written by the word, as everything
+ * else in a key is: a word of which one byte has just been written cannot be read without a wait. */
+static unsigned bit_shift(unsigned bit)
 {
-    return bytes[bit / 8] >> (7 - bit % 8) & 1;
+    return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? bit % 64 ^ 7 : 63 - bit % 64;
+}
+
+static unsigned bit_of(const struct flow_key *k, unsigned bit)
+{
+    return k->words[bit / 64] >> bit_shift(bit) & 1;
 }
 
 /* ---- look-up ---- */
@@ -97,15 +104,13 @@ static bool matches(const struct flow *f, const struct flow_key *k, struct flow_
 
 static struct flow *group_lookup(struct group *g, const struct flow_key *k, struct flow_key *mask, struct flow *best)
 {
-    const uint8_t *bytes = (const uint8_t *)k;
-    uint8_t *looked_at = (uint8_t *)mask;
     uintptr_t at = atomic_load_explicit(&g->root, memory_order_acquire);
     while (at && !(at & LEAF_TAG)) {
         struct trie_node *n = node_of(at);
         if (best && atomic_load_explicit(&n->max_priority, memory_order_relaxed) < best->priority) return best;
         unsigned bit = n->bit;
-        looked_at[bit / 8] |= (uint8_t)(0x80 >> bit % 8);
-        at = atomic_load_explicit(&n->child[bit_of(bytes, bit)], memory_order_acquire);
+        mask->words[bit / 64] |= UINT64_C(1) << bit_shift(bit);
+        at = atomic_load_explicit(&n->child[bit_of(k, bit)], memory_order_acquire);
     }
     if (!at) return best;
     const struct trie_leaf *leaf = leaf_of(at);
@@ -136,7 +141,7 @@ static bool step_down(const struct flow_key *const *keys, uintptr_t *at, unsigne
     for (unsigned i = 0; i < count; i++) {
         if (!at[i] || (at[i] & LEAF_TAG)) continue;
         struct trie_node *n = node_of(at[i]);
-        at[i] = atomic_load_explicit(&n->child[bit_of((const uint8_t *)keys[i], n->bit)], memory_order_acquire);
+        at[i] = atomic_load_explicit(&n->child[bit_of(keys[i], n->bit)], memory_order_acquire);
         __builtin_prefetch((const void *)(at[i] & ~LEAF_TAG));
         any = true;
     }
@@ -400,9 +405,9 @@ static struct flow *trie_overlap(uintptr_t at, const struct flow_match *m, uint1
     struct flow *f = NULL;
     while (at && !(at & LEAF_TAG)) {
         const struct trie_node *n = node_of(at);
-        unsigned side = bit_of((const uint8_t *)&m->key, n->bit);
+        unsigned side = bit_of(&m->key, n->bit);
         if (atomic_load_explicit(&n->max_priority, memory_order_relaxed) < priority) return NULL;
-        if (!bit_of((const uint8_t *)&m->mask, n->bit))
+        if (!bit_of(&m->mask, n->bit))
             f = trie_overlap(atomic_load_explicit(&n->child[!side], memory_order_relaxed), m, priority);
         if (f) return f;
         at = atomic_load_explicit(&n->child[side], memory_order_relaxed);
@@ -614,7 +619,7 @@ static _Atomic uintptr_t *walk(struct group *g, const struct flow_key *k, unsign
     for (uintptr_t at; (at = atomic_load_explicit(slot, memory_order_relaxed)) && !(at & LEAF_TAG);) {
         struct trie_node *n = node_of(at);
         if (n->bit >= until_bit) break;
-        slot = &n->child[bit_of((const uint8_t *)k, n->bit)];
+        slot = &n->child[bit_of(k, n->bit)];
     }
     return slot;
 }
@@ -632,8 +637,7 @@ static void raise_above(struct group *g, const struct flow_key *k, unsigned unti
     uintptr_t at = atomic_load_explicit(&g->root, memory_order_relaxed);
     while (at && !(at & LEAF_TAG) && node_of(at)->bit < until_bit) {
         raise(&node_of(at)->max_priority, priority);
-        at = atomic_load_explicit(&node_of(at)->child[bit_of((const uint8_t *)k, node_of(at)->bit)],
-                                  memory_order_relaxed);
+        at = atomic_load_explicit(&node_of(at)->child[bit_of(k, node_of(at)->bit)], memory_order_relaxed);
     }
 }
 
@@ -649,7 +653,7 @@ static int lower(uintptr_t at, const struct flow_key *k)
 {
     if (!at || (at & LEAF_TAG)) return max_of(at);
     struct trie_node *n = node_of(at);
-    unsigned side = bit_of((const uint8_t *)k, n->bit);
+    unsigned side = bit_of(k, n->bit);
     int here = lower(atomic_load_explicit(&n->child[side], memory_order_relaxed), k);
     int other = max_of(atomic_load_explicit(&n->child[!side], memory_order_relaxed));
     if (other > here) here = other;
@@ -738,7 +742,7 @@ static int trie_add(struct group *g, struct epoch *e, struct flow *f)
         return 0;
     }
     uintptr_t below = atomic_load_explicit(slot, memory_order_relaxed);
-    unsigned side = bit_of((const uint8_t *)&k, bit);
+    unsigned side = bit_of(&k, bit);
     n->bit = (uint16_t)bit;
     atomic_init(&n->max_priority, max_of(below) > f->priority ? max_of(below) : f->priority);
     atomic_init(&n->child[side], (uintptr_t)l | LEAF_TAG);
@@ -753,14 +757,14 @@ static void cut(struct group *g, struct epoch *e, const struct flow_key *k)
     _Atomic uintptr_t *above = NULL, *slot = &g->root;
     for (uintptr_t at; !((at = atomic_load_explicit(slot, memory_order_relaxed)) & LEAF_TAG);) {
         above = slot;
-        slot = &node_of(at)->child[bit_of((const uint8_t *)k, node_of(at)->bit)];
+        slot = &node_of(at)->child[bit_of(k, node_of(at)->bit)];
     }
     struct trie_leaf *leaf = leaf_of(atomic_load_explicit(slot, memory_order_relaxed));
     if (!above) {
         atomic_store_explicit(&g->root, 0, memory_order_release);
     } else {
         struct trie_node *n = node_of(atomic_load_explicit(above, memory_order_relaxed));
-        unsigned side = bit_of((const uint8_t *)k, n->bit);
+        unsigned side = bit_of(k, n->bit);
         atomic_store_explicit(above, atomic_load_explicit(&n->child[!side], memory_order_relaxed),
                               memory_order_release);
         epoch_retire(e, &n->retired, node_free);
