@@ -188,7 +188,7 @@ static void simple_forget(struct cache_port *p, uint32_t line)
 
 static void make_room(struct cache *c)
 {
-    if (c->stats.megaflows < c->config.megaflows_max || !c->config.evict) return;
+    if (!c->config.evict) return;
     for (uint32_t i = 0; i < c->lines_used; i++) {
         if (++c->victim >= c->lines_used) c->victim = 1;
         if (!c->cold[c->victim].table) continue;
@@ -229,7 +229,7 @@ static uint32_t fill(struct cache *c, struct subtable *t, const struct cache_add
 uint32_t cache_add(struct cache *c, struct cache_port *p, const struct cache_add *a)
 {
     c->now_ns = a->now_ns;
-    make_room(c);
+    if (c->stats.megaflows >= c->config.megaflows_max) make_room(c);
     if (c->stats.megaflows >= c->config.megaflows_max) return 0;
     struct subtable *t = cache_table_for(c, p, a->mask);
     if (!t) return 0;
@@ -349,15 +349,6 @@ void cache_fold_all(struct cache *c, uint64_t now_ns)
     for (uint32_t i = 1; i < c->lines_used; i++)
         if (c->cold[i].table) cache_fold(c, i, now_ns);
     cache_hand_on(c);
-}
-
-bool cache_count(struct cache *c, const struct cache_port *p, const struct cache_add *a, uint32_t bytes)
-{
-    struct megaflow_path *path = cache_path_get(c, a);
-    if (!path) return false;
-    cache_path_count(c, path, p->counters, 1, bytes, a->now_ns);
-    cache_path_put(c, path);
-    return true;
 }
 
 /* The fuller, the sooner what is not used goes. */

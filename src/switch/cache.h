@@ -151,6 +151,7 @@ struct cache {
     struct dp_list *recent;                   /* of the last new megaflow; may be NULL */
     struct megaflow_path *counting;           /* paths that have something to hand on */
     struct megaflow_path *paths[CACHE_PATHS]; /* by what is in them; a newer one takes an older one's place */
+    uint8_t recent_path;                      /* in paths: what was asked for last */
     uint32_t sweep_at;                        /* next line to look at; 0: no sweep under way */
     uint64_t sweep_ns;                        /* when the last one began */
     uint64_t now_ns;                          /* as last told */
@@ -207,6 +208,11 @@ struct cache_add {
     bool again; /* it only leads to another look-up: what is counted on it is handed on to nobody */
     uint64_t valid_at, now_ns;
 };
+/* There is no room for another one. */
+static inline bool cache_is_full(const struct cache *c)
+{
+    return c->stats.megaflows >= c->config.megaflows_max && !c->config.evict;
+}
 /* The line of a new megaflow, or 0: no room, no memory. */
 uint32_t cache_add(struct cache *c, struct cache_port *p, const struct cache_add *a);
 void cache_remove(struct cache *c, uint32_t line);

@@ -112,13 +112,27 @@ void cache_list_put(struct cache *c, struct dp_list *l)
 
 /* ---- paths ---- */
 
+/* As change_deps_same(): one by one. */
+static bool same_flows(const struct megaflow_path *p, const struct cache_add *a)
+{
+    unsigned i = 0;
+    while (i < a->flow_count && p->flows[i] == a->flows[i])
+        i++;
+    return i == a->flow_count;
+}
+
+static bool same_misses(const struct table_misses *a, const struct table_misses *b)
+{
+    return a->count == b->count && (a->count == 0 || memcmp(a->tables, b->tables, a->count) == 0);
+}
+
 static bool path_is(const struct megaflow_path *p, const struct cache_add *a)
 {
-    if (p->flow_count != a->flow_count || p->counted_count != a->counted_count || p->tables != (uint16_t)a->tables ||
-        p->refresh != a->refresh || p->again != a->again)
-        return false;
-    return change_deps_same(&p->deps, a->deps) && memcmp(&p->misses, a->misses, sizeof p->misses) == 0 &&
-           (a->flow_count == 0 || memcmp(p->flows, a->flows, a->flow_count * sizeof(struct flow *)) == 0) &&
+    unsigned differ = (p->flow_count ^ a->flow_count) | (p->counted_count ^ a->counted_count) |
+                      (p->tables ^ (uint16_t)a->tables) | (unsigned)(p->refresh ^ a->refresh) |
+                      (unsigned)(p->again ^ a->again);
+    return differ == 0 && change_deps_same(&p->deps, a->deps) && same_misses(&p->misses, a->misses) &&
+           same_flows(p, a) &&
            (a->counted_count == 0 || memcmp(p->counted, a->counted, a->counted_count * sizeof *a->counted) == 0);
 }
 
@@ -132,19 +146,23 @@ static uint8_t path_slot(const struct cache_add *a)
     return (h ^ h >> 32) >> 16 & (CACHE_PATHS - 1);
 }
 
-struct megaflow_path *cache_path_get(struct cache *c, const struct cache_add *a)
+/* NULL: it is not among those that are kept. */
+static struct megaflow_path *path_find(struct cache *c, const struct cache_add *a)
 {
-    uint8_t slot = path_slot(a);
-    struct megaflow_path *p = c->paths[slot];
-    if (p && path_is(p, a)) {
-        p->refs++;
-        return p;
-    }
-    size_t size = sizeof *p + a->flow_count * sizeof p->flows[0] + a->counted_count * sizeof *p->counted;
-    p = shared_new(c, size);
+    struct megaflow_path *p = c->paths[c->recent_path];
+    if (p && path_is(p, a)) return p;
+    c->recent_path = path_slot(a);
+    p = c->paths[c->recent_path];
+    return p && path_is(p, a) ? p : NULL;
+}
+
+static struct megaflow_path *path_new(struct cache *c, const struct cache_add *a, uint8_t slot)
+{
+    size_t size = sizeof(struct megaflow_path) + a->flow_count * sizeof(struct flow *) +
+                  a->counted_count * sizeof(struct counted);
+    struct megaflow_path *p = shared_new(c, size);
     if (!p) return NULL;
-    *p = (struct megaflow_path){
-        .refs = 1, .slot = slot, .refresh = a->refresh, .again = a->again, .tables = (uint16_t)a->tables};
+    *p = (struct megaflow_path){.slot = slot, .refresh = a->refresh, .again = a->again, .tables = (uint16_t)a->tables};
     p->size = size;
     p->misses = *a->misses;
     p->deps = *a->deps;
@@ -156,6 +174,14 @@ struct megaflow_path *cache_path_get(struct cache *c, const struct cache_add *a)
         counts_ref(a->counted[p->counted_count].in);
     }
     return c->paths[slot] = p;
+}
+
+struct megaflow_path *cache_path_get(struct cache *c, const struct cache_add *a)
+{
+    struct megaflow_path *p = path_find(c, a);
+    if (!p) p = path_new(c, a, c->recent_path);
+    if (p) p->refs++;
+    return p;
 }
 
 static void path_free(struct cache *c, struct megaflow_path *p)
@@ -172,6 +198,14 @@ static void path_free(struct cache *c, struct megaflow_path *p)
 void cache_path_put(struct cache *c, struct megaflow_path *p)
 {
     if (--p->refs == 0 && p->packets == 0) path_free(c, p);
+}
+
+bool cache_count(struct cache *c, const struct cache_port *p, const struct cache_add *a, uint32_t bytes)
+{
+    struct megaflow_path *path = path_find(c, a);
+    if (!path) path = path_new(c, a, c->recent_path); /* without a reference: it stays until it has handed on */
+    if (path) cache_path_count(c, path, p->counters, 1, bytes, a->now_ns);
+    return path;
 }
 
 void cache_path_count(struct cache *c, struct megaflow_path *p, struct table_counters *counters, uint64_t packets,

@@ -116,6 +116,7 @@ static uint32_t keep(struct burst *b, uint32_t old, const struct cache_add *a, u
         return *first = old;
     }
     if (old) cache_remove(&t->cache, old);
+    else if (cache_is_full(&t->cache)) return *first = 0;
     return *first = once ? 0 : cache_add(&t->cache, b->port, a);
 }
 
