@@ -35,6 +35,16 @@ static bool is_v6(const struct packet *p)
     return ip && *ip >> 4 == 6;
 }
 
+static uint64_t value_of(const struct dp_action *a)
+{
+    return field_value_u64(a->set.value);
+}
+
+static uint64_t mask_of(const struct dp_action *a)
+{
+    return field_value_u64(a->set.mask);
+}
+
 static bool set_mac(struct packet *p, const struct dp_action *a, const uint8_t *old,
                     bool (*set)(struct packet *, const uint8_t[6]))
 {
@@ -47,10 +57,11 @@ static bool set_mac(struct packet *p, const struct dp_action *a, const uint8_t *
 static bool set_be32(struct packet *p, const struct dp_action *a, const uint8_t *old,
                      bool (*set)(struct packet *, struct be32))
 {
-    struct be32 v;
     if (!old) return false;
-    merge(a, old, v.raw, 4);
-    return set(p, v);
+    uint32_t v, mask = (uint32_t)mask_of(a);
+    memcpy(&v, old, sizeof v);
+    v = (ENDIAN_BE(32, v) & ~mask) | ((uint32_t)value_of(a) & mask);
+    return set(p, be32_make(v));
 }
 
 static bool set_be16(struct packet *p, const struct dp_action *a, const uint8_t *old,
@@ -69,16 +80,6 @@ static bool set_in6(struct packet *p, const struct dp_action *a, const uint8_t *
     if (!old) return false;
     merge(a, old, v, 16);
     return set(p, v);
-}
-
-static uint64_t value_of(const struct dp_action *a)
-{
-    return field_value_u64(a->set.value);
-}
-
-static uint64_t mask_of(const struct dp_action *a)
-{
-    return field_value_u64(a->set.mask);
 }
 
 static bool set_vlan(struct packet *p, const struct dp_action *a, unsigned shift)

@@ -352,6 +352,24 @@ uint32_t extract_simple_word(struct packet *p)
     return plain ? type << 16 : 0;
 }
 
+/* Most are: IPv4 with the header of TCP or UDP. */
+static bool has_plain_ports(const struct flow_key *k)
+{
+    return be16_get(k->eth_type) == TYPE_IPV4 && (k->nw_proto == IP_TCP || k->nw_proto == IP_UDP) &&
+           !(k->nw_frag & FLOW_FRAG_LATER);
+}
+
+/* What extract_trim_mask() does with these. */
+static void trim_plain(const struct flow_key *k, struct flow_key *mask)
+{
+    mask->words[4] = mask->words[5] = 0;
+    for (unsigned i = 9; i <= 16; i++)
+        mask->words[i] = 0;
+    memset(&mask->ipv6_label, 0, sizeof mask->ipv6_label);
+    memset(&mask->arp_op, 0, sizeof mask->arp_op);
+    if (k->nw_proto == IP_UDP) memset(&mask->tcp_flags, 0, sizeof mask->tcp_flags);
+}
+
 void extract_trim_mask(const struct flow_key *k, struct flow_key *mask)
 {
     uint16_t type = be16_get(k->eth_type);
@@ -359,6 +377,12 @@ void extract_trim_mask(const struct flow_key *k, struct flow_key *mask)
     bool is_ip = type == TYPE_IPV4 || type == TYPE_IPV6;
     for (unsigned i = FLOW_KEY_PACKET_WORDS; i < FLOW_KEY_WORDS; i++)
         mask->words[i] = 0;
+    memset(mask->recirculation_high, 0, sizeof mask->recirculation_high);
+    memset(mask->recirculation_low, 0, sizeof mask->recirculation_low);
+    if (has_plain_ports(k)) {
+        trim_plain(k, mask);
+        return;
+    }
     if (type != TYPE_MPLS && type != TYPE_MPLS_MULTICAST) memset(mask->mpls, 0, sizeof mask->mpls);
     if (type != TYPE_PBB) memset(&mask->pbb_isid, 0, sizeof mask->pbb_isid);
     if (type != TYPE_IPV4 && !is_arp) mask->words[6] = 0;
@@ -383,6 +407,4 @@ void extract_trim_mask(const struct flow_key *k, struct flow_key *mask)
         memset(mask->arp_sha, 0, sizeof mask->arp_sha);
         memset(mask->arp_tha, 0, sizeof mask->arp_tha);
     }
-    memset(mask->recirculation_high, 0, sizeof mask->recirculation_high);
-    memset(mask->recirculation_low, 0, sizeof mask->recirculation_low);
 }

@@ -174,6 +174,22 @@ void field_set_masked(struct flow_key *k, enum field_id id, struct field_value v
     store(word, (load(word) & ~m) | (n & m));
 }
 
+void field_write(struct flow_key *k, struct flow_key *written, enum field_id id, struct field_value v,
+                 struct field_value mask)
+{
+    const struct field *f = &fields[id];
+    if (f->bits == WHOLE) {
+        field_set_masked(k, id, v, mask);
+        field_set_masked(written, id, mask, mask);
+        return;
+    }
+    uint64_t m = ENDIAN_BE(64, (field_value_u64(mask) & ones(f->bits)) << shift_of(f));
+    uint64_t n = ENDIAN_BE(64, field_value_u64(v) << shift_of(f));
+    uint64_t *word = &k->words[word_of(f)];
+    *word = (*word & ~m) | (n & m);
+    written->words[word_of(f)] |= m;
+}
+
 void field_set(struct flow_key *k, enum field_id id, struct field_value v)
 {
     field_set_masked(k, id, v, field_all_ones(id));
@@ -298,7 +314,8 @@ static bool is_mpls(unsigned type)
     return type == TYPE_MPLS || type == TYPE_MPLS_MULTICAST;
 }
 
-static bool holds(enum field_needs needs, const struct asked *a)
+/* Inline: who asks of a packet knows that everything is known. */
+static inline __attribute__((always_inline)) bool holds(enum field_needs needs, const struct asked *a)
 {
     switch (needs) {
     case NEEDS_NOTHING: return true;

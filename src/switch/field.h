@@ -106,6 +106,9 @@ bool field_is_zero(const struct flow_key *k, enum field_id id);
 void field_set(struct flow_key *k, enum field_id id, struct field_value v);
 /* Only the bits of mask. */
 void field_set_masked(struct flow_key *k, enum field_id id, struct field_value v, struct field_value mask);
+/* The same; these bits are set in *written, too. */
+void field_write(struct flow_key *k, struct flow_key *written, enum field_id id, struct field_value v,
+                 struct field_value mask);
 struct field_value field_all_ones(enum field_id id);
 struct field_value field_value_of(uint64_t v);
 uint64_t field_value_u64(struct field_value v); /* the low 64 bits */

@@ -19,18 +19,6 @@ void walk_trace(struct walk *w, const char *format, ...)
     va_end(args);
 }
 
-struct dp_action *walk_emit(struct walk *w, enum dp_type type)
-{
-    if (w->out->count == DP_ACTIONS_MAX) {
-        w->out->failed = w->stop = true;
-        return NULL;
-    }
-    struct dp_action *a = &w->out->actions[w->out->count++];
-    memset(a, 0, sizeof *a);
-    a->type = (uint8_t)type;
-    return a;
-}
-
 void walk_output(struct walk *w, struct switch_port *sp)
 {
     const struct port_settings *s = port_settings(sp);
@@ -49,6 +37,8 @@ struct switch_port *bridge_find_port(const struct bridge *b, uint32_t number)
 {
     const struct port_map *m = atomic_load_explicit(&b->ports, memory_order_acquire);
     unsigned low = 0, high = m ? m->count : 0;
+    if (number - 1 < high && m->ports[number - 1]->number == number)
+        return m->ports[number - 1]; /* most are 1, 2, 3 .. */
     while (low < high) {
         unsigned middle = (low + high) / 2;
         if (m->ports[middle]->number < number) low = middle + 1;
@@ -91,7 +81,6 @@ static void write_metadata(struct walk *w, const struct instructions *i)
 
 static void trace_flow(struct walk *w, const struct flow *f)
 {
-    if (!w->r->trace) return;
     struct flow_spec spec;
     flow_to_spec(f, &spec);
     fprintf(w->r->trace, "%*s%u. ", (int)(2 + 2 * w->depth), "", f->table);
@@ -155,7 +144,7 @@ static bool carry_out(struct walk *w, struct flow *f, uint8_t *table)
     const struct instructions *i = &code->instructions;
     const struct flow *outer_flow = w->flow;
     uint8_t outer_table = w->table;
-    trace_flow(w, f);
+    if (w->r->trace) trace_flow(w, f);
     remember_flow(w, f);
     w->flow = f;
     w->table = f->table;
@@ -255,11 +244,11 @@ static bool may_enter(struct walk *w)
         walk_trace(w, "the port does not receive: drop");
         return false;
     }
-    if (s && !guard_allows(s->c.guard, &w->key, seen(w))) {
+    if (s && s->c.guard && !guard_allows(s->c.guard, &w->key, seen(w))) {
         if (w->r->trace) walk_trace(w, "the port's guard (%s): drop", guard_drops_in(s->c.guard, &w->key));
         return false;
     }
-    if (s && !policy_allows(s->c.policy, POLICY_OUT, &w->key, seen(w))) {
+    if (s && s->c.policy && !policy_allows(s->c.policy, POLICY_OUT, &w->key, seen(w))) {
         walk_trace(w, "the port's policy: drop");
         return false;
     }

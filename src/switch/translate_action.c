@@ -151,8 +151,7 @@ static bool is_a_shape(enum field_id id)
 /* Written whole, as the bits of mask say. */
 static void set_bits(struct walk *w, enum field_id id, struct field_value value, struct field_value mask)
 {
-    field_set_masked(seen(w), id, mask, mask);
-    field_set_masked(&w->key, id, value, mask);
+    field_write(&w->key, seen(w), id, value, mask);
     if (is_a_shape(id)) {
         value = field_get(&w->key, id);
         mask = field_all_ones(id);

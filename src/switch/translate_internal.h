@@ -47,7 +47,18 @@ static inline void walk_look_at(struct walk *w, struct flow_key *mask)
 }
 
 /* NULL: no room; translation has failed. The action is zeroed. */
-struct dp_action *walk_emit(struct walk *w, enum dp_type type);
+static inline struct dp_action *walk_emit(struct walk *w, enum dp_type type)
+{
+    if (w->out->count == DP_ACTIONS_MAX) {
+        w->out->failed = w->stop = true;
+        return NULL;
+    }
+    struct dp_action *a = &w->out->actions[w->out->count++];
+    memset(a, 0, sizeof *a);
+    a->type = (uint8_t)type;
+    return a;
+}
+
 /* What was emitted after the DP_BRANCH at that place is the branch. What is not sent any more is cut off, and what changes nothing needs
  * no branch. */
 void walk_branch_end(struct walk *w, unsigned at);
@@ -62,6 +73,6 @@ void walk_action(struct walk *w, const struct action *a);
 /* An action set, in its order: with a group there is no output. */
 void walk_set(struct walk *w, const struct action_list *set);
 void walk_group(struct walk *w, uint32_t id);
-void walk_trace(struct walk *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void walk_trace(struct walk *w, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 
 #endif
