@@ -533,6 +533,7 @@ static void test_guest_gone(void **state)
         vbd_blkif_stop(bed.vbd, 0);
         assert_int_equal(sim_maps_used(bed.sim), 0);
         vbd_free(bed.vbd);
+        bed_close_xen(&bed);
         sim_detach(bed.sim);
         sim_remove(bed.dir);
         munmap(bed.table, BED_TABLE_BYTES);
