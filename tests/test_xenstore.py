@@ -8,6 +8,7 @@ import time
 import pytest
 
 from lib.control import Daemon
+from lib.paths import BUILD
 from lib.process import wait_until
 from lib.xenstored import XenStore
 
@@ -682,7 +683,7 @@ def test_many_cards_come_and_go(daemon, store, card):
         if i == 50:
             before, memory = at_rest(daemon, store), resident_kib(daemon)
     wait_until(lambda: footprint(daemon, store) == before, 5, "the same as before")
-    assert resident_kib(daemon) < memory + 1024
+    assert BUILD.name == "asan" or resident_kib(daemon) < memory + 1024  # which keeps what was freed
 
 
 def resident_kib(daemon):

@@ -45,7 +45,7 @@ void xenstore_snapshot_end(struct xenstore *s);
 
 /* An event comes at once, and whenever something at or below the path changes. */
 int xenstore_watch(struct xenstore *s, const char *path, const char *token);
-/* No event of it comes afterwards. */
+/* Events of it that are under way still come. */
 void xenstore_unwatch(struct xenstore *s, const char *path, const char *token);
 int xenstore_fd(struct xenstore *s); /* readable when there are events */
 /* The next event. False: there is none now. Paths that are too long are cut. */
