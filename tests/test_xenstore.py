@@ -130,6 +130,8 @@ def test_a_disk_from_its_announcement_to_its_end(daemon, store, disk):
     assert asked(daemon, "connect") == [{"protocol": "x86_64-abi", "rings": [{"refs": [8], "port": 15}],
                                         "persistent": False, "resume": False}]
     assert daemon.show(disk.disk)["front_end"] == "connected"
+    assert "domain 7, device 51712 (xvda)" in daemon.creedence("disk", "show", disk.disk).stdout
+    assert "\nxen           1 devices\n" in daemon.creedence("status").stdout
     disk.unplug()
     disk.to(5)
     disk.to(6)
@@ -485,6 +487,17 @@ def test_operators_attach_no_xen_disks(daemon, image):
 
 
 # ---- hostile guests ----
+
+
+def test_a_worker_in_the_hands_of_its_guest_publishes_no_other_keys(daemon, store, disk):
+    """xl runs what the backend's "script" says, as root."""
+    daemon.behave(offer={"script": "/tmp/evil", "state": "6", "online": "0", "frontend": "/x", "a/b": "1", "info": "\x1b[2J",
+                         "feature-barrier": 5, "feature-discard": "x" * 300})
+    disk.announce()
+    disk.is_back(2)
+    keys = store.under(disk.back)
+    assert keys["script"] == "/etc/xen/scripts/block-creedence" and keys["frontend"] == disk.front and keys["online"] == "1"
+    assert "a" not in keys and "feature-barrier" not in keys and "feature-discard" not in keys and keys["info"] == "?[2J"
 
 
 def test_a_flood_of_states(daemon, store, disk):

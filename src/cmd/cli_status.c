@@ -59,6 +59,10 @@ static void print_status(json_t *o)
             printf(", %lld %s", (long long)json_integer_value(count), state);
     }
     print_network(json_object_get(o, "network"));
+    json_t *xen = json_object_get(o, "xen");
+    if (xen)
+        printf("\nxen           %lld devices%s", (long long)cli_integer(xen, "devices"),
+               json_is_true(json_object_get(xen, "reached")) ? "" : "; xenstore cannot be reached");
     printf("\nread cache    %s%s%s\n", json_is_true(json_object_get(cache, "running")) ? "running" : "not running",
            *cli_string(cache, "error") ? ": " : "", cli_string(cache, "error"));
 }
