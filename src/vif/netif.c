@@ -146,7 +146,7 @@ void netif_disconnect(struct vif *v)
         queue_close(&c->queue[i]);
     c->queues = 0;
     atomic_store(&c->filter, false);
-    atomic_store(&v->port.takes, 0);
+    atomic_store(&v->port.takes, PORT_TAKES_ALL); /* for nobody a frame need not be cut up before it is dropped */
     vif_mend(v);
 }
 
@@ -197,6 +197,7 @@ static int make(struct vif *v, struct errmsg *e)
     while (ret == 0 && made < pairs)
         ret = queue_make(&c->queue[made], v, made, e), made++;
     if (ret == 0) ret = c->config.open(c->config.arg, c->config.domid, &c->control.xen, e);
+    atomic_store(&v->port.takes, PORT_TAKES_ALL);
     if (ret == 0) return 0;
     while (made > 0) {
         struct netif_queue *q = &c->queue[--made];
