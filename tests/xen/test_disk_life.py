@@ -79,6 +79,7 @@ def test_another_disk_comes_and_goes_under_load(lab, host):
 def test_guest_ends_under_load(end, lab, host, run_dir):
     """Nothing is left of it, in the daemon, in xenstore and in Xen, and the image is another guest's at once."""
     guest = lab.guests["u1"]
+    guest.check("echo 1 >/proc/sys/kernel/sysrq")
     loaded(host, guest, 60, options=",mode=persistent")
     if end == "crash":
         lab.dom0.check("xl sysrq u1 c")
