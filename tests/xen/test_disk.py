@@ -3,31 +3,13 @@
 
 import pytest
 
-from lib.images import INIT, busybox
-from lib.worker import file_tree, new_file_system
-from xen.disks import attach, image_sha256, new_raw
+from lib.worker import new_file_system
+from xen.disks import BOOT, attach, bootable_tree, image_sha256, new_raw
 from xen.host import disk
 
 MIB = 1 << 20
 pytestmark = [pytest.mark.slow, pytest.mark.timeout_s(180), pytest.mark.xdist_group("xen")]
 KINDS = {"u1": "pv", "h1": "pvh"}
-
-
-def bootable_tree(directory):
-    """A root file system: a shell, files of known content, and an /init that is like that of the initial RAM disk."""
-    file_tree(directory, 40)
-    for name in ("bin", "modules", "proc", "sys", "dev", "tmp", "mnt", "root"):
-        (directory / name).mkdir()
-    (directory / "bin/busybox").write_bytes(busybox())
-    (directory / "bin/busybox").chmod(0o755)
-    (directory / "bin/sh").symlink_to("busybox")
-    (directory / "modules/order").write_text("")
-    (directory / "init").write_text(INIT)
-    (directory / "init").chmod(0o755)
-
-
-BOOT = ("n=0; while [ ! -b /dev/xvda ] && [ $n -lt 100 ]; do usleep 50000; n=$((n + 1)); done; "
-        "mount -t ext4 /dev/xvda /mnt && exec switch_root /mnt /init")
 
 
 @pytest.mark.parametrize("kind", ["pv", "pvh"])
