@@ -2,14 +2,10 @@
 /*
  * Opens the chain, makes the device, takes front ends one after another, keeps what survives.
  *
- * What survives a worker that the daemon watches is one memfd ("state"), laid out as
- *
- *     head | vhost_state | in-flight tables of every queue | stash of the leaf
- *
- * (with a Xen guest: its rings' note and tables, vbd_xen.h, in the place of the in-flight tables)
- * and the descriptors that the session names. The daemon holds duplicates; after a crash the next worker
- * is given all of them and goes on. Without a daemon the in-flight tables, worker_kept and the stash live in the
- * front end's memory (INFLIGHT_SHMFD), which gives them back when it reconnects.
+ * What survives a worker that the daemon watches is one memfd ("state", vbd_state.h) and the descriptors that the
+ * session names. The daemon holds duplicates; after a crash the next worker is given all of them and goes on. Without
+ * a daemon the in-flight tables, worker_kept and the stash live in the front end's memory (INFLIGHT_SHMFD), which
+ * gives them back when it reconnects.
  */
 #include "cmd/vbd_worker.h"
 
@@ -20,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -28,29 +23,12 @@
 #include "base/log.h"
 #include "cmd/vbd_chain.h"
 #include "cmd/vbd_engines.h"
+#include "cmd/vbd_state.h"
 #include "disk/mark.h"
 #include "guest/vhost_user.h"
-#include "ring/virtq.h"
 
-#define STATE_MAGIC UINT64_C(0x3145544154534443) /* "CDSTATE1" */
-#define STASH_BYTES (UINT64_C(1) << 20)
-
-/* Beside requests and the stash. */
-struct worker_kept {
-    struct vbd_kept device;
-    _Atomic bool sync_failed; /* disk/sync.h */
-    uint64_t mark;            /* of the worker that serves, or did; everything of those before it is over */
-};
-
-struct state_head {
-    uint64_t magic;
-    uint32_t queues;
-    uint32_t queue_size_max;
-    uint64_t vhost_bytes, inflight_bytes, stash_bytes;
-    struct worker_kept kept;
-};
-#define STATE_HEAD_BYTES 4096u
 #define FRONT_HEAD_BYTES 4096u /* worker_kept, in a front end's memory */
+_Static_assert(sizeof(struct worker_kept) <= FRONT_HEAD_BYTES, "it has that room");
 
 struct worker {
     struct loop *loop;
@@ -62,9 +40,7 @@ struct worker {
     struct chain *chain;
     struct vbd *vbd;
 
-    char *state; /* mapped; private memory when nothing survives */
-    size_t state_bytes, vhost_bytes, inflight_bytes;
-    int state_fd;
+    struct worker_state state;
 
     int listen_fd;
     int connected_fd; /* until worker_serve() */
@@ -125,75 +101,6 @@ unsigned worker_held(const struct worker *w, const struct worker_held **out)
     return w->held_count;
 }
 
-/* ---- state that survives ---- */
-
-static struct state_head *state_head(struct worker *w)
-{
-    return (struct state_head *)(void *)w->state;
-}
-
-static void state_layout(struct worker *w)
-{
-    const struct worker_config *c = &w->config;
-    size_t split = virtq_inflight_bytes(c->queue_size_max, false);
-    size_t packed = virtq_inflight_bytes(c->queue_size_max, true);
-    w->vhost_bytes = align_up(vhost_state_bytes(), 4096);
-    w->inflight_bytes = c->xen.there ? worker_xen_state_bytes(c->device.queues)
-                                     : align_up((split > packed ? split : packed) * c->device.queues, 4096);
-    w->state_bytes = STATE_HEAD_BYTES + w->vhost_bytes + w->inflight_bytes + STASH_BYTES;
-}
-
-static int state_check(struct worker *w, struct errmsg *e)
-{
-    const struct state_head *h = state_head(w);
-    if (h->magic == STATE_MAGIC && h->queues == w->config.device.queues &&
-        h->queue_size_max == w->config.queue_size_max && h->vhost_bytes == w->vhost_bytes &&
-        h->inflight_bytes == w->inflight_bytes && h->stash_bytes == STASH_BYTES)
-        return 0;
-    return errmsg_set(
-        e, EPROTO,
-        "disk %s: the state left by the last worker is of another layout (%u queues of %u, expected %u of %u)",
-        w->config.name, h->queues, h->queue_size_max, w->config.device.queues, w->config.queue_size_max);
-}
-
-/* fd: a predecessor's state, or -1 for a new one. */
-static int state_map(struct worker *w, int fd, bool survives, struct errmsg *e)
-{
-    state_layout(w);
-    bool fresh = fd < 0;
-    if (fresh && survives) {
-        fd = memfd_create("creedence-vbd-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-        w->state_fd = fd;
-        if (fd < 0 || ftruncate(fd, (off_t)w->state_bytes) < 0)
-            return errmsg_sys(e, errno, "disk %s: memory for the device's state", w->config.name);
-        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-    }
-    off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
-    w->state_fd = fd;
-    if (fd >= 0 && (uint64_t)size != w->state_bytes)
-        return errmsg_set(e, EPROTO, "disk %s: the state left by the last worker has %lld bytes, expected %zu",
-                          w->config.name, (long long)size, w->state_bytes);
-    void *mem =
-        mmap(NULL, w->state_bytes, PROT_READ | PROT_WRITE, fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, 0);
-    if (mem == MAP_FAILED) return errmsg_sys(e, errno, "disk %s: mapping the device's state", w->config.name);
-    w->state = mem;
-    if (!fresh) return state_check(w, e);
-    *state_head(w) = (struct state_head){.magic = STATE_MAGIC,
-                                         .queues = w->config.device.queues,
-                                         .queue_size_max = w->config.queue_size_max,
-                                         .vhost_bytes = w->vhost_bytes,
-                                         .inflight_bytes = w->inflight_bytes,
-                                         .stash_bytes = STASH_BYTES};
-    if (survives) held_keep(w, "state", fd);
-    return 0;
-}
-
-static struct disk_stash state_stash(struct worker *w)
-{
-    if (w->state_fd < 0) return (struct disk_stash){0};
-    return (struct disk_stash){w->state + STATE_HEAD_BYTES + w->vhost_bytes + w->inflight_bytes, STASH_BYTES};
-}
-
 /* ---- sessions ---- */
 
 static void tell_state(struct worker *w, const char *state, const char *why)
@@ -210,7 +117,7 @@ static void session_ended(void *device, const char *why)
     log_info("disk %s: front end gone: %s", w->config.name, why);
     vhost_session_free(w->session);
     w->session = NULL;
-    if (w->state_fd < 0) {
+    if (w->state.fd < 0) {
         struct errmsg e;
         if (chain_set_stash(w->chain, (struct disk_stash){0}, &e) < 0) log_error("disk %s: %s", w->config.name, e.text);
     }
@@ -226,7 +133,7 @@ static void session_ended(void *device, const char *why)
 /* mem is NULL when it is taken away. resumed: what a worker before us left there counts. */
 static int take_front_memory(struct worker *w, char *mem, size_t bytes, bool resumed, struct errmsg *e)
 {
-    struct worker_kept *own = &state_head(w)->kept, *kept = mem ? (struct worker_kept *)(void *)mem : own;
+    struct worker_kept *own = worker_state_kept(&w->state), *kept = mem ? (struct worker_kept *)(void *)mem : own;
     struct disk_stash stash = {0};
     if (mem) {
         int ret = resumed ? chain_wait_previous(w->chain, kept->mark, e) : 0;
@@ -244,7 +151,7 @@ static void stash_ready(void *device, void *mem, size_t bytes, bool resumed)
 {
     struct worker *w = device;
     struct errmsg e;
-    if (w->state_fd >= 0) return; /* it has a better place already */
+    if (w->state.fd >= 0) return; /* it has a better place already */
     if (!resumed) memset(mem, 0, bytes);
     if (take_front_memory(w, mem, bytes, resumed, &e) < 0) {
         /* Going on would show the guest old data where it was promised new, or let old reads land in its memory. */
@@ -261,11 +168,11 @@ static struct vhost_args session_args(struct worker *w)
         .ops = vbd_guest_ops(w->vbd),
         .device = w->vbd,
         .owner = w,
-        .state = (struct vhost_state *)(void *)(w->state + STATE_HEAD_BYTES),
-        .hold = {.keep = w->state_fd >= 0 ? held_keep : NULL, .drop = w->state_fd >= 0 ? held_drop : NULL, .arg = w},
-        .inflight = w->state_fd >= 0 ? w->state + STATE_HEAD_BYTES + w->vhost_bytes : NULL,
-        .inflight_bytes = w->state_fd >= 0 ? w->inflight_bytes : 0,
-        .stash_bytes = w->state_fd >= 0 ? 0 : FRONT_HEAD_BYTES + (w->config.device.read_only ? 0 : STASH_BYTES),
+        .state = worker_state_vhost(&w->state),
+        .hold = {.keep = w->state.fd >= 0 ? held_keep : NULL, .drop = w->state.fd >= 0 ? held_drop : NULL, .arg = w},
+        .inflight = w->state.fd >= 0 ? worker_state_inflight(&w->state) : NULL,
+        .inflight_bytes = w->state.fd >= 0 ? w->state.inflight_bytes : 0,
+        .stash_bytes = w->state.fd >= 0 ? 0 : FRONT_HEAD_BYTES + (w->config.device.read_only ? 0 : WORKER_STASH_BYTES),
         .stash_ready = stash_ready,
         .ended = session_ended,
     };
@@ -273,7 +180,7 @@ static struct vhost_args session_args(struct worker *w)
 
 static int session_start(struct worker *w, int fd, struct errmsg *e)
 {
-    if (w->state_fd < 0) memset(w->state + STATE_HEAD_BYTES, 0, w->vhost_bytes);
+    if (w->state.fd < 0) memset(worker_state_vhost(&w->state), 0, w->state.vhost_bytes);
     struct vhost_args args = session_args(w);
     int ret = vhost_session_new(&w->session, &args, fd, e);
     if (ret == 0) tell_state(w, "connected", NULL);
@@ -353,7 +260,7 @@ int worker_serve(struct worker *w, struct errmsg *e)
             memcpy(name, w->held[i].name, sizeof name);
             held_drop(w, name);
         }
-        memset(w->state + STATE_HEAD_BYTES, 0, w->vhost_bytes + w->inflight_bytes);
+        memset(worker_state_vhost(&w->state), 0, w->state.vhost_bytes + w->state.inflight_bytes);
         vbd_guest_ops(w->vbd)->reset(w->vbd, GUEST_RESET_END);
     }
     if (w->connected_fd < 0 && w->listen_fd < 0)
@@ -376,8 +283,7 @@ static void release(struct worker *w)
     for (unsigned i = 0; i < w->held_count; i++)
         close(w->held[i].fd);
     engines_free(w->engines);
-    if (w->state) munmap(w->state, w->state_bytes);
-    if (w->state_fd >= 0) close(w->state_fd);
+    worker_state_unmap(&w->state);
     if (w->listen_fd >= 0) close(w->listen_fd);
     if (w->connected_fd >= 0) close(w->connected_fd);
     worker_config_free(&w->config);
@@ -390,26 +296,27 @@ static int open_inner(struct worker *w, const struct worker_args *args, struct e
     int state_fd = state < 0 ? -1 : fcntl(w->held[state].fd, F_DUPFD_CLOEXEC, 0);
     /* Without it the disk must not be served: what was acknowledged is in there. */
     if (state >= 0 && state_fd < 0) return errmsg_sys(e, errno, "disk %s: the last worker's state", w->config.name);
-    int ret = state_map(w, state_fd, args->survives, e);
+    int ret = worker_state_map(&w->state, &w->config, state_fd, args->survives, e);
     if (ret < 0) return ret;
+    if (state < 0 && args->survives) held_keep(w, "state", w->state.fd);
     uint64_t mark = disk_mark_new();
     ret = chain_open_files(&w->chain, &w->config, args->cache_fd, mark, e);
-    if (ret == 0) ret = chain_wait_previous(w->chain, state_head(w)->kept.mark, e);
+    if (ret == 0) ret = chain_wait_previous(w->chain, worker_state_kept(&w->state)->mark, e);
     if (ret < 0) return ret;
-    state_head(w)->kept.mark = mark;
-    chain_keep_sync(w->chain, &state_head(w)->kept.sync_failed);
+    worker_state_kept(&w->state)->mark = mark;
+    chain_keep_sync(w->chain, &worker_state_kept(&w->state)->sync_failed);
     ret = engines_new(&w->engines, chain_engines(w->chain), e);
     const struct worker_xen_config *xen = w->config.xen.there ? &w->config.xen : NULL;
     if (ret == 0 && xen) ret = worker_xen_open(&w->xen, xen, w->config.device.queues, e);
     if (ret == 0 && args->sandbox) ret = sandbox_leave_host(args->sandbox, e);
     if (ret == 0 && args->sandbox) ret = sandbox_filter(args->sandbox, xen ? SANDBOX_XEN : SANDBOX_NONE, e);
-    if (ret == 0) ret = chain_open_layers(w->chain, state_stash(w), engines_maker(w->engines), e);
+    if (ret == 0) ret = chain_open_layers(w->chain, worker_state_stash(&w->state), engines_maker(w->engines), e);
     if (ret < 0) return ret;
     struct vbd_chains chains = chain_callbacks(w->chain);
-    w->config.device.kept = &state_head(w)->kept.device;
+    w->config.device.kept = &worker_state_kept(&w->state)->device;
     w->config.device.io_opt_bytes = chain_cluster_bytes(w->chain);
     ret = vbd_new(&w->vbd, &w->config.device, chain_leaf(w->chain), &chains, engines_maker(w->engines), e);
-    if (ret == 0 && xen) ret = worker_xen_set_device(w->xen, w->vbd, w->state + STATE_HEAD_BYTES + w->vhost_bytes, e);
+    if (ret == 0 && xen) ret = worker_xen_set_device(w->xen, w->vbd, worker_state_inflight(&w->state), e);
     if (ret < 0) return ret;
     ret = loop_add(w->loop, &w->broken_watch, vbd_broken_fd(w->vbd), EPOLLIN, broken_ready);
     return ret < 0 ? errmsg_sys(e, -ret, "disk %s: event loop", w->config.name) : 0;
@@ -426,7 +333,7 @@ int worker_open(struct worker **out, const struct worker_args *args, struct errm
     w->one_front_end = args->one_front_end;
     w->listen_fd = args->listen_fd;
     w->connected_fd = args->connected_fd;
-    w->state_fd = -1;
+    w->state.fd = -1;
     memcpy(w->held, args->held, args->held_count * sizeof args->held[0]);
     w->held_count = args->held_count;
     int ret = open_inner(w, args, e);

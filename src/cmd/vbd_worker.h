@@ -4,6 +4,7 @@
  *
  *   vbd_options.c  configuration from the command line or from the daemon, and its checks
  *   vbd_worker.c   opens the chain, makes the device, takes front ends, keeps what survives
+ *   vbd_state.c    the memory that survives
  *   vbd_link.c     the daemon's requests
  *   vbd_xen.c      a front end of Xen's: its rings instead of a session
  *   vbd_chain.c    the layers and every thread's channels of them
