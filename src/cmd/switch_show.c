@@ -87,14 +87,15 @@ static json_t *vif_numbers_json(struct net_vif *v)
     struct vif_stats s = {0};
     vif_stats_read(v->vif, &s);
     json_t *j = port_numbers_json(&v->a);
-    json_t *more = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "state",
-                             net_vif_state(v), "tx_packets", (json_int_t)s.tx_packets, "tx_bytes",
-                             (json_int_t)s.tx_bytes, "tx_invalid", (json_int_t)s.tx_invalid, "tx_copied_bytes",
-                             (json_int_t)s.tx_copied_bytes, "tx_throttled", (json_int_t)s.tx_throttled, "rx_packets",
-                             (json_int_t)s.rx_packets, "rx_bytes", (json_int_t)s.rx_bytes, "rx_no_buffer",
-                             (json_int_t)s.rx_no_buffer, "rx_too_long", (json_int_t)s.rx_too_long, "rx_limited",
-                             (json_int_t)s.rx_limited, "rx_copied_bytes", (json_int_t)s.rx_copied_bytes, "calls",
-                             (json_int_t)s.calls, "kicks", (json_int_t)s.kicks, "pairs_running", (int)s.pairs_running);
+    json_t *more = json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "state",
+        net_vif_state(v), "tx_packets", (json_int_t)s.tx_packets, "tx_bytes", (json_int_t)s.tx_bytes, "tx_invalid",
+        (json_int_t)s.tx_invalid, "tx_copied_bytes", (json_int_t)s.tx_copied_bytes, "tx_throttled",
+        (json_int_t)s.tx_throttled, "rx_packets", (json_int_t)s.rx_packets, "rx_bytes", (json_int_t)s.rx_bytes,
+        "rx_no_buffer", (json_int_t)s.rx_no_buffer, "rx_too_long", (json_int_t)s.rx_too_long, "rx_limited",
+        (json_int_t)s.rx_limited, "rx_copied_bytes", (json_int_t)s.rx_copied_bytes, "calls", (json_int_t)s.calls,
+        "kicks", (json_int_t)s.kicks, "tx_bad_grants", (json_int_t)s.tx_bad_grants, "rx_bad_grants",
+        (json_int_t)s.rx_bad_grants, "pairs_running", (int)s.pairs_running);
     json_object_update(j, more);
     json_decref(more);
     const char *why = vif_broken(v->vif);

@@ -223,22 +223,10 @@ static bool wake(struct vif *v, unsigned pair)
 static void stats(struct vif *v, struct vif_stats *out)
 {
     for (unsigned i = 0; i < v->config.queue_pairs; i++) {
-        const struct netif_tx_side *t = &v->netif->queue[i].tx;
-        const struct netif_rx_side *r = &v->netif->queue[i].rx;
-        out->tx_packets += counter_read(&t->count.packets);
-        out->tx_bytes += counter_read(&t->count.bytes);
-        out->tx_invalid += counter_read(&t->count.invalid);
-        out->tx_dropped += counter_read(&t->count.dropped);
-        out->tx_copied_bytes += counter_read(&t->count.copied_bytes);
-        out->tx_throttled += counter_read(&t->count.throttled);
-        out->kicks += counter_read(&t->count.kicks);
-        out->rx_packets += counter_read(&r->count.packets);
-        out->rx_bytes += counter_read(&r->count.bytes);
-        out->rx_no_buffer += counter_read(&r->count.no_buffer);
-        out->rx_too_long += counter_read(&r->count.too_long);
-        out->rx_limited += counter_read(&r->count.limited);
-        out->rx_copied_bytes += counter_read(&r->count.copied_bytes);
-        out->calls += counter_read(&t->count.calls) + counter_read(&r->count.calls);
+        const struct netif_queue *q = &v->netif->queue[i];
+        vif_stats_add(out, &q->tx.count, &q->rx.count);
+        out->tx_bad_grants += counter_read(&q->tx.bad_grants);
+        out->rx_bad_grants += counter_read(&q->rx.bad_grants);
     }
 }
 

@@ -86,9 +86,8 @@ struct netif_tx_side {
     struct xen_map map[PACKET_BATCH * NETIF_SLOTS_MAX];
     uint8_t *heads;
     uint8_t *arena; /* VIF_COPY_BYTES for each frame of a batch, used from the front */
-    struct {
-        struct vif_counter packets, bytes, invalid, dropped, copied_bytes, throttled, calls, kicks, failed;
-    } count;
+    struct vif_tx_counts count;
+    struct vif_counter bad_grants;
 };
 
 #define NETIF_NO_COPY UINT16_MAX
@@ -114,9 +113,8 @@ struct netif_rx_side {
     struct netif_rx_answer answer[NETIF_ENTRIES];
     struct xen_copy copy[NETIF_ENTRIES];
     uint8_t *bounce; /* a page for each copy */
-    struct {
-        struct vif_counter packets, bytes, no_buffer, too_long, limited, copied_bytes, calls, failed;
-    } count;
+    struct vif_rx_counts count;
+    struct vif_counter bad_grants;
 };
 
 struct netif_queue {

@@ -197,7 +197,7 @@ static void copy(struct netif_queue *q)
     if (likely(failed == 0)) return;
     copy_again(q);
     for (unsigned i = 0; i < r->copy_count; i++)
-        if (r->copy[i].status) counter_add(&r->count.failed, 1);
+        if (r->copy[i].status) counter_add(&r->bad_grants, 1);
 }
 
 static void answer(struct netif_rx_side *r)

@@ -179,7 +179,7 @@ static bool take_frame(struct netif_tx_side *t, unsigned slot)
     struct packet *p = &t->packet[slot];
     if (!copies_are_there(t, j)) {
         j->status = NETIF_ERROR;
-        counter_add(&t->count.failed, 1);
+        counter_add(&t->bad_grants, 1);
         return false;
     }
     p->length_bytes = j->frame.length;

@@ -245,6 +245,24 @@ int vif_broken_fd(struct vif *v)
     return v->broken_fd;
 }
 
+void vif_stats_add(struct vif_stats *out, const struct vif_tx_counts *t, const struct vif_rx_counts *r)
+{
+    out->tx_packets += counter_read(&t->packets);
+    out->tx_bytes += counter_read(&t->bytes);
+    out->tx_invalid += counter_read(&t->invalid);
+    out->tx_dropped += counter_read(&t->dropped);
+    out->tx_copied_bytes += counter_read(&t->copied_bytes);
+    out->tx_throttled += counter_read(&t->throttled);
+    out->kicks += counter_read(&t->kicks);
+    out->rx_packets += counter_read(&r->packets);
+    out->rx_bytes += counter_read(&r->bytes);
+    out->rx_no_buffer += counter_read(&r->no_buffer);
+    out->rx_too_long += counter_read(&r->too_long);
+    out->rx_limited += counter_read(&r->limited);
+    out->rx_copied_bytes += counter_read(&r->copied_bytes);
+    out->calls += counter_read(&t->calls) + counter_read(&r->calls);
+}
+
 void vif_stats_read(struct vif *v, struct vif_stats *out)
 {
     *out = (struct vif_stats){.pairs_running = atomic_load(&v->pairs_running)};

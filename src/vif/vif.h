@@ -96,6 +96,7 @@ struct vif_stats {
     uint64_t tx_dropped;                       /* the link was down */
     uint64_t rx_packets, rx_bytes, rx_no_buffer, rx_too_long, rx_limited; /* to the guest */
     uint64_t rx_copied_bytes, tx_copied_bytes, tx_throttled, calls, kicks;
+    uint64_t tx_bad_grants, rx_bad_grants; /* frames, and pieces of frames, that a grant was no good for; Xen only */
     unsigned pairs_running;
 };
 void vif_stats_read(struct vif *v, struct vif_stats *out);

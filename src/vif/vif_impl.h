@@ -42,6 +42,16 @@ static inline uint64_t counter_read(const struct vif_counter *c)
     return atomic_load_explicit(&c->v, memory_order_relaxed);
 }
 
+/* What each kind of card counts, per queue. */
+struct vif_tx_counts {
+    struct vif_counter packets, bytes, invalid, dropped, copied_bytes, throttled, calls, kicks;
+};
+struct vif_rx_counts {
+    struct vif_counter packets, bytes, no_buffer, too_long, limited, copied_bytes, calls;
+};
+/* A pair's, on top of what is in *out. */
+void vif_stats_add(struct vif_stats *out, const struct vif_tx_counts *t, const struct vif_rx_counts *r);
+
 struct vif;
 struct vif_tx;     /* virtio.h */
 struct vif_rx;     /* virtio.h */

@@ -219,24 +219,8 @@ static bool wake(struct vif *v, unsigned pair)
 
 static void stats(struct vif *v, struct vif_stats *out)
 {
-    for (unsigned i = 0; i < v->config.queue_pairs; i++) {
-        const struct vif_tx *t = &v->tx[i];
-        const struct vif_rx *r = &v->rx[i];
-        out->tx_packets += counter_read(&t->count.packets);
-        out->tx_bytes += counter_read(&t->count.bytes);
-        out->tx_invalid += counter_read(&t->count.invalid);
-        out->tx_dropped += counter_read(&t->count.dropped);
-        out->tx_copied_bytes += counter_read(&t->count.copied_bytes);
-        out->tx_throttled += counter_read(&t->count.throttled);
-        out->kicks += counter_read(&t->count.kicks);
-        out->rx_packets += counter_read(&r->count.packets);
-        out->rx_bytes += counter_read(&r->count.bytes);
-        out->rx_no_buffer += counter_read(&r->count.no_buffer);
-        out->rx_too_long += counter_read(&r->count.too_long);
-        out->rx_limited += counter_read(&r->count.limited);
-        out->rx_copied_bytes += counter_read(&r->count.copied_bytes);
-        out->calls += counter_read(&t->count.calls) + counter_read(&r->count.calls);
-    }
+    for (unsigned i = 0; i < v->config.queue_pairs; i++)
+        vif_stats_add(out, &v->tx[i].count, &v->rx[i].count);
 }
 
 static const struct port_ops port_ops = {.type = "vif",

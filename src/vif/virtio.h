@@ -44,9 +44,7 @@ struct vif_tx {
     uint8_t *heads;
     uint8_t *copies; /* transmit_copy: VIF_COPY_BYTES for each packet of a batch */
 
-    struct {
-        struct vif_counter packets, bytes, invalid, dropped, copied_bytes, throttled, calls, kicks;
-    } count;
+    struct vif_tx_counts count;
 } __attribute__((aligned(64)));
 
 /* A frame on its way into buffers that were popped for it. */
@@ -74,9 +72,7 @@ struct vif_rx {
     struct iovec *iov;
     unsigned iov_max;
 
-    struct {
-        struct vif_counter packets, bytes, no_buffer, too_long, limited, copied_bytes, calls;
-    } count;
+    struct vif_rx_counts count;
 } __attribute__((aligned(64)));
 
 /* virtio.c; any thread */
