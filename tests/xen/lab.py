@@ -30,7 +30,7 @@ from lib.paths import system_program
 from lib.process import Process, wait_until
 from xen import images
 
-MACHINE_MIB = 2560  # what is not used is not there: the file is sparse
+MACHINE_MIB = 3072  # what is not used is not there: the file is sparse
 DOM0_MIB = 448
 GUEST_MIB = 112
 GUEST_PORTS = 6  # guests whose console the tests can have at the same time

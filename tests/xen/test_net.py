@@ -11,7 +11,7 @@ from xen.host import card
 pytestmark = [pytest.mark.slow, pytest.mark.timeout_s(180), pytest.mark.xdist_group("xen")]
 MACS = {"u1": "00:16:3e:00:00:01", "u2": "00:16:3e:00:00:02", "h1": "00:16:3e:00:00:03"}
 ADDRESSES = {"dom0": "10.9.0.100", "u1": "10.9.0.1", "u2": "10.9.0.2", "h1": "10.9.0.3"}
-STREAM_BYTES = 8_000_000
+STREAM_BYTES = 3_000_000
 
 
 def connect(host, *names, options="bridge=br0"):
