@@ -8,6 +8,9 @@
 #define LABELS_MAX 8u
 #define EXTENSIONS_MAX 10u
 
+#define ETH_TYPE_QINQ_OLD                                                                                              \
+    0x9100u /* a tag before 802.1ad: none that is pushed, popped or matched, but hosts see through it */
+
 static uint16_t be16_at(const uint8_t *at)
 {
     struct be16 v;
@@ -21,7 +24,7 @@ static uint16_t parse_ethernet(const struct packet *p, struct packet_layers *l)
     uint32_t at = ETH_TYPE_AT;
     for (unsigned i = 0; i <= TAGS_MAX && at + 2 <= p->head_bytes; i++) {
         uint16_t type = be16_at(p->head + at);
-        if (eth_type_is_vlan(type)) {
+        if (eth_type_is_vlan(type) || type == ETH_TYPE_QINQ_OLD) {
             l->tags++;
             at += VLAN_TAG_BYTES;
         } else if (type == ETH_TYPE_PBB) {

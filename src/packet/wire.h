@@ -26,12 +26,11 @@
 #define ETH_TYPE_MPLS 0x8847u
 #define ETH_TYPE_MPLS_MULTICAST 0x8848u
 #define ETH_TYPE_QINQ 0x88a8u
-#define ETH_TYPE_QINQ_OLD 0x9100u
 #define ETH_TYPE_PBB 0x88e7u
 
 static inline bool eth_type_is_vlan(uint16_t type)
 {
-    return type == ETH_TYPE_VLAN || type == ETH_TYPE_QINQ || type == ETH_TYPE_QINQ_OLD;
+    return type == ETH_TYPE_VLAN || type == ETH_TYPE_QINQ;
 }
 
 static inline bool eth_type_is_mpls(uint16_t type)

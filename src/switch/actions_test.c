@@ -84,7 +84,7 @@ static unsigned type_of(const struct layer *l)
     static const struct {
         const char *name;
         unsigned type;
-    } types[] = {{"vlan", 0x8100},  {"svlan", 0x88a8}, {"itag", 0x88e7}, {"mpls", 0x8847},
+    } types[] = {{"vlan", 0x8100},  {"svlan", 0x88a8}, {"qtag", 0x9100}, {"itag", 0x88e7}, {"mpls", 0x8847},
                  {"mplsm", 0x8848}, {"ip4", 0x0800},   {"ip6", 0x86dd},  {"arp", 0x0806}};
     for (unsigned i = 0; i < COUNT(types); i++)
         if (is(l, types[i].name)) return types[i].type;
@@ -385,6 +385,11 @@ static const struct test_case tags[] = {
     {"ip,actions=push_mpls:0x8847,output:2", "eth vlan " TCP4, "eth vlan mpls(l=0,c=0,ttl=64) " TCP4},
     {"ip,actions=push_mpls:0x8847,push_mpls:0x8847,output:2", "eth " TCP4,
      "eth mpls(l=0,c=0,ttl=64,b=0) mpls(l=0,c=0,ttl=64) " TCP4},
+    /* 0x9100 is no tag to a flow (it may match 0x8100 and 0x88a8), so it is a type like any other. */
+    {"dl_type=0x9100,actions=push_mpls:0x8847,output:2", "eth qtag arp", "eth mpls(l=0,c=0,ttl=0) qtag arp"},
+    {"dl_type=0x9100,actions=push_mpls:0x8847,set_field:5->mpls_label,output:2", "eth vlan qtag arp",
+     "eth vlan mpls(l=5,c=0,ttl=0) qtag arp"},
+    {"mpls,actions=pop_mpls:0x9100,output:2", "eth mpls qtag arp", "eth qtag arp"},
     {"mpls,actions=push_mpls:0x8847,output:2", "eth mpls(l=7,c=5,ttl=3) arp",
      "eth mpls(l=7,c=5,ttl=3,b=0) mpls(l=7,c=5,ttl=3) arp"},
     {"mpls,actions=pop_mpls:0x0800,output:2", "eth mpls " TCP4, "eth " TCP4},
@@ -435,6 +440,7 @@ static const struct test_case fields_of_l2_l3[] = {
     {"dl_src=12:11:11:00:00:00/ff:ff:ff:00:00:00,actions=set_field:02:00:00:00:00:09->eth_src,output:2", "eth arp",
      "eth(s=02:00:00:00:00:09) arp"},
     {"ip,actions=set_field:0x8848->eth_type,output:2", "eth " TCP4, "eth(type=0x8848) " TCP4},
+    {"dl_type=0x9100,actions=set_field:0x8848->eth_type,output:2", "eth qtag arp", "eth(type=0x8848) qtag arp"},
     {"arp,actions=set_field:0x8848->eth_type,output:2", "eth vlan arp", "eth vlan(type=0x8848) arp"},
     {"ip,ip_dscp=8,actions=set_field:40->ip_dscp,output:2", "eth " TCP4, "eth ip4(tos=160) tcp"},
     {"ipv6,ip_dscp=8,actions=set_field:40->ip_dscp,output:2", "eth vlan " TCP6, "eth vlan ip6(tos=160) tcp"},

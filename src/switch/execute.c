@@ -129,7 +129,7 @@ static uint16_t behind_vlans(const struct packet *p)
     uint16_t type_at = 12;
     for (const uint8_t *t; (t = at(p, type_at, 0, 2));) {
         unsigned type = (unsigned)(t[0] << 8 | t[1]);
-        if (type != 0x8100 && type != 0x88a8 && type != 0x9100) break;
+        if (type != 0x8100 && type != 0x88a8) break;
         type_at = (uint16_t)(type_at + 4);
     }
     return (uint16_t)(type_at + 2);

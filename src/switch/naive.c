@@ -191,14 +191,10 @@ static bool is_mpls(const struct flow_key *k)
     return field_exists(FIELD_MPLS_LABEL, k, NULL);
 }
 
-/* Labels go behind all tags; of a third one, and of the type 0x9100, a key does not say that it is one. */
+/* Labels go behind all tags; of a third one a key does not say that it is one. */
 static bool hides_tags(const struct naive_frame *f)
 {
-    unsigned end = naive_type_at(f);
-    bool old = false;
-    for (unsigned at = 12; at < end; at += 4)
-        old |= naive_u16(f, at) == 0x9100;
-    return old || end > 12 + 4 * FLOW_VLANS;
+    return naive_type_at(f) > 12 + 4 * FLOW_VLANS;
 }
 
 /* What the frame's bytes say. */

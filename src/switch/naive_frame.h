@@ -33,7 +33,7 @@ static inline void naive_put(struct naive_frame *f, unsigned at, uint32_t v, uns
 
 static inline bool naive_is_vlan(unsigned type)
 {
-    return type == 0x8100 || type == 0x88a8 || type == 0x9100;
+    return type == 0x8100 || type == 0x88a8;
 }
 
 /* Where the type behind the VLAN tags is. */
