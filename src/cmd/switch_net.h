@@ -16,7 +16,8 @@
  *   switch_keep.h        the bridges' flow files: switch_keep.c, switch_flow_log.c, switch_new_file.c, switch_sync.c
  *   switch_flows.c       requests for changes
  *   switch_dump.c        lists of flows, groups and meters
- *   switch_openflow.c    controllers, tools and their sockets; what a bridge does without its controllers
+ *   switch_openflow.c    a bridge's agent; what a bridge does without its controllers
+ *   switch_controllers.c connections with controllers and tools, and their sockets
  *   switch_guard.c       which addresses a VIF may use
  *   switch_policy.c      with whom a VIF may talk
  *   switch_show.c        answers with numbers
@@ -174,7 +175,7 @@ struct net_bridge {
     unsigned mac_ageing_s;
     struct flow_names names;
     struct net_rules rules; /* of all of its VIFs */
-    /* OpenFlow (switch_openflow.c). */
+    /* OpenFlow (switch_openflow.c, switch_controllers.c). */
     uint64_t datapath_id;
     struct of_agent *agent;
     struct list peers, listeners; /* struct net_peer, struct net_listener */
@@ -418,7 +419,7 @@ int request_meter_dump(struct net *n, struct net_request *r);
 /* Of a bridge that goes; b NULL: those that nobody asked for lately. */
 void net_lists_drop(struct net *n, const struct net_bridge *b, uint64_t now_ns);
 
-/* ---- OpenFlow (switch_openflow.c) ---- */
+/* ---- OpenFlow (switch_openflow.c, switch_controllers.c) ---- */
 
 /* The bridge's agent, and its sockets for tools ("mgmt", "snoop") out of the request. */
 int net_openflow_begin(struct net_bridge *b, struct net_request *r);
