@@ -22,8 +22,7 @@
 struct netif_hash;
 struct netif_static;
 
-#define NETIF_PIECES_MAX (NETIF_SLOTS_MAX + 1) /* of a frame: slots, one of which the head's end may cut in two */
-#define NETIF_COPY_AUTO_BYTES 65535u           /* NETIF_AUTO: frames up to that length are copied whole */
+#define NETIF_COPY_AUTO_BYTES 65535u /* NETIF_AUTO: frames up to that length are copied whole */
 
 #define NETIF_STATIC_MAX 512u /* pages of a queue that stay mapped: a list of one page */
 
@@ -82,8 +81,9 @@ struct netif_tx_side {
     const struct netif_static *pages; /* for this batch */
     struct netif_tx_job job[PACKET_BATCH];
     struct packet packet[PACKET_BATCH];
-    struct xen_copy copy[PACKET_BATCH * NETIF_PIECES_MAX];
-    struct xen_map map[PACKET_BATCH * NETIF_SLOTS_MAX];
+    /* A batch has no more pieces than the ring has entries: each is copied in part and mapped, and copied again if that fails. */
+    struct xen_copy copy[2 * NETIF_ENTRIES];
+    struct xen_map map[NETIF_ENTRIES];
     uint8_t *heads;
     uint8_t *arena; /* VIF_COPY_BYTES for each frame of a batch, used from the front */
     struct vif_tx_counts count;

@@ -9,6 +9,7 @@
  *
  * Only a violation of the ring's own rules breaks the card.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,7 @@ static void add_copy(struct netif_tx_side *t, const struct netif_slot *s, unsign
         memcpy(to, (uint8_t *)page->map.page + s->offset + skip, n);
         return;
     }
+    assert(t->copy_count < sizeof t->copy / sizeof t->copy[0]);
     t->copy[t->copy_count++] =
         (struct xen_copy){.ref = s->ref, .offset = (uint16_t)(s->offset + skip), .length = (uint16_t)n, .local = to};
 }
@@ -73,6 +75,7 @@ static void plan_mapped(struct netif_tx_side *t, struct netif_tx_job *j, uint8_t
         left -= n;
         if (s->length == n) continue;
         j->iov[t->map_count - j->map_at] = (struct iovec){(void *)(uintptr_t)(s->offset + n), s->length - n};
+        assert(t->map_count < sizeof t->map / sizeof t->map[0]);
         t->map[t->map_count++] = (struct xen_map){.ref = s->ref};
     }
     j->copy_count = t->copy_count - j->copy_at;
