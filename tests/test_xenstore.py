@@ -269,6 +269,18 @@ def test_rings_that_the_worker_cannot_use(daemon, store, disk):
     disk.is_back(4)
 
 
+def test_rings_with_requests_that_are_open_from_before(daemon, store, disk):
+    """The guest writes its ring: it may say so whenever it likes, and is refused once."""
+    daemon.behave(connect="busy")
+    disk.announce()
+    disk.is_back(2)
+    disk.rings()
+    disk.to(3)
+    disk.is_back(5)
+    assert "open from before" in disk.error()
+    assert len(asked(daemon, "connect")) == 1 and asked(daemon, "disconnect") == []
+
+
 @pytest.mark.parametrize("front", ["/local/domain/8/device/vbd/51712", "/local/domain/7/../8/x", "/local/domain/70/device/vbd/1",
                                    "/vm/x", "device/vbd/51712", "/local/domain/7//device"])
 def test_a_front_end_that_is_not_its_own(daemon, store, disk, front):

@@ -253,7 +253,7 @@ void worker_xen_close(struct worker_xen *x)
 
 static int check_front(const struct worker_xen *x, const struct worker_xen_front *f, struct errmsg *e)
 {
-    if (x->rings) return errmsg_set(e, EBUSY, "connected already");
+    if (x->rings) return errmsg_set(e, EISCONN, "connected already");
     if (f->rings > x->queues) return errmsg_set(e, EINVAL, "rings: %u, expected 1 to %u", f->rings, x->queues);
     if (f->pages > x->pages_max)
         return errmsg_set(e, EINVAL, "rings: of %u pages, expected at most %u", f->pages, x->pages_max);

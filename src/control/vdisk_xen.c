@@ -64,7 +64,7 @@ static void answered(void *arg, const struct peer_answer *a)
                : a->ret == -EPIPE                       ? RPC_BUSY
                : a->ret == -ETIMEDOUT && !c->connection ? RPC_TIMEOUT
                                                         : RPC_WORKER;
-    if (a->ret == -EBUSY && c->connection) {
+    if (a->ret == -EISCONN && c->connection) {
         /* A daemon that is not there any more had it connected, and did not get to save that. */
         vdisk_done done = c->done;
         void *done_arg = c->arg;

@@ -5,7 +5,7 @@
 Installed by tests as DIR/creedence-vbd. How to behave stands in DIR/behaviour.json:
 
     {"configure": "ok" | "error" | "hang" | "crash", "hostile": "garbage" | "flood" | "swap" | ...,
-     "connected": true, "connect": "error" | "crash" | "hang" | "lost", "sectors": "N"}
+     "connected": true, "connect": "error" | "busy" | "crash" | "hang" | "lost", "sectors": "N"}
 
 Every request received goes to DIR/log.jsonl with the names of its descriptors.
 """
@@ -82,11 +82,13 @@ class Worker(Fake):
     def connect(self, request):
         how = self.behaviour().get("connect")
         if self.connected:
-            self.answer(request, error=(-16, "connected already"))
+            self.answer(request, error=(-106, "connected already"))
             return
         self.connected = how in (None, "lost")
         if how == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "busy":
+            self.answer(request, error=(-16, "requests are open from before"))
         elif how == "error":
             self.answer(request, error=(-14, "the fake worker cannot map these rings"))
         elif how not in ("hang", "lost"):
