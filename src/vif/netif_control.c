@@ -4,7 +4,7 @@
  * (netif_static.c). What was set is in what survives.
  *
  * Tables that senders look at are replaced, and freed after config.barrier(): no thread is in a batch then that began before. So each
- * request that changes something has its price, and only so many are carried out at a time.
+ * request that changes something has its price, and only so many are carried out at a time. Grants have a price of their own.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -14,7 +14,8 @@
 #include "base/log.h"
 #include "vif/netif_impl.h"
 
-#define AT_A_TIME 16u
+#define AT_A_TIME 16u         /* requests, ... */
+#define GRANTS_AT_A_TIME 512u /* ... or grants that they name: each is a map or an unmap */
 #define PORTS_AT_ONCE 4u
 
 static void barrier(const struct netif_card *c)
@@ -197,17 +198,25 @@ int netif_control_fd(const struct vif *v)
     return t->page ? t->xen->ops->event_fd(t->xen) : -1;
 }
 
+/* Grants that are to be mapped or unmapped for it. */
+static unsigned grants_of(const struct netif_ctrl_request *q)
+{
+    bool changes = q->type == NETIF_CTRL_ADD_GREF_MAPPING || q->type == NETIF_CTRL_DEL_GREF_MAPPING;
+    return changes && q->data[2] <= NETIF_STATIC_MAX ? q->data[2] : 0;
+}
+
 /* A few; true: there are more. */
 static bool serve_some(struct vif *v)
 {
     struct netif_control *t = &v->netif->control;
     struct netif_ctrl_request q;
     bool notify = false;
-    unsigned n = 0;
+    unsigned n = 0, grants = 0;
     int ret = 1;
-    while (n < AT_A_TIME && (ret = netif_ctrl_pop(&t->ring, &q)) > 0) {
+    while (n < AT_A_TIME && grants < GRANTS_AT_A_TIME && (ret = netif_ctrl_pop(&t->ring, &q)) > 0) {
         struct netif_ctrl_response r = answer_to(v->netif, &q);
         notify = netif_ctrl_answer(&t->ring, &r) || notify;
+        grants += grants_of(&q);
         n++;
     }
     if (notify) t->xen->ops->notify(t->xen, t->port);

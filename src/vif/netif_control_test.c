@@ -281,6 +281,60 @@ static void test_static(void **state)
     bed_close(&g.bed);
 }
 
+static unsigned mapped_pages;
+static const struct xen_ops *real_ops;
+
+static void count_maps(struct xen *x, xen_domid domid, struct xen_map *maps, unsigned count, bool writable)
+{
+    mapped_pages += count;
+    real_ops->map(x, domid, maps, count, writable);
+}
+
+static void request_at(struct guest_control *g, unsigned i, unsigned type, unsigned count)
+{
+    struct netif_ctrl_request q = {.id = (uint16_t)i, .type = (uint16_t)type, .data = {0, g->list_ref, count}};
+    memcpy(entry(g, g->asked + i), &q, sizeof q);
+}
+
+/* Lists that are no good cost little, and however long they are, the control thread goes on with others soon. */
+static void test_static_price(void **state)
+{
+    struct guest_control g;
+    open_control(&g, 1);
+    struct netfront_queue *q = &g.bed.front.queue[0];
+    struct netif_wire_ring *ring = sim_guest_page(g.bed.front.guest, g.page);
+    struct netif_gref *grefs = list(&g);
+    struct xen *x = g.bed.vif->netif->control.xen;
+    real_ops = x->ops;
+    struct xen_ops counting = *real_ops;
+    counting.map = count_maps;
+    x->ops = &counting;
+    for (unsigned i = 0; i < NETIF_STATIC_MAX; i++)
+        grefs[i].ref = i < NETIF_ENTRIES ? q->tx_grant[i] : q->rx_grant[i - NETIF_ENTRIES];
+    uint32_t last = grefs[NETIF_STATIC_MAX - 1].ref;
+    grefs[NETIF_STATIC_MAX - 1].ref = grefs[0].ref;
+    for (unsigned i = 0; i < NETIF_STATIC_MAX; i++)
+        grefs[i].flags = NETIF_GREF_READONLY;
+    assert_int_equal(ask(&g, NETIF_CTRL_ADD_GREF_MAPPING, 0, g.list_ref, NETIF_STATIC_MAX, NULL),
+                     NETIF_CTRL_INVALID_PARAMETER);
+    assert_int_equal(mapped_pages, 0);
+    grefs[NETIF_STATIC_MAX - 1].ref = last;
+    for (unsigned i = 0; i < 20; i++)
+        request_at(&g, i, i % 2 ? NETIF_CTRL_DEL_GREF_MAPPING : NETIF_CTRL_ADD_GREF_MAPPING, NETIF_STATIC_MAX);
+    ring->req_prod = g.asked + 20;
+    unsigned turns = 0;
+    for (bool more = true; more; turns++) {
+        unsigned before = mapped_pages;
+        more = netif_control_serve(g.bed.vif);
+        assert_true(mapped_pages - before <= NETIF_STATIC_MAX);
+    }
+    assert_true(turns >= 20);
+    assert_int_equal(mapped_pages, 10 * NETIF_STATIC_MAX);
+    assert_int_equal(ring->rsp_prod, g.asked + 20);
+    x->ops = real_ops;
+    bed_close(&g.bed);
+}
+
 static void test_nonsense(void **state)
 {
     struct guest_control g;
@@ -328,6 +382,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hash),
         cmocka_unit_test(test_static),
+        cmocka_unit_test(test_static_price),
         cmocka_unit_test(test_nonsense),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -32,15 +32,19 @@ const struct netif_static_page *netif_static_find(const struct netif_static *s, 
     return NULL;
 }
 
+static void index_one(struct netif_static *s, unsigned k)
+{
+    unsigned i = bucket_of(s->page[k].map.ref);
+    while (s->bucket[i])
+        i = (i + 1) & (BUCKETS - 1);
+    s->bucket[i] = (uint16_t)(k + 1);
+}
+
 static void index_all(struct netif_static *s)
 {
     memset(s->bucket, 0, sizeof s->bucket);
-    for (unsigned k = 0; k < s->count; k++) {
-        unsigned i = bucket_of(s->page[k].map.ref);
-        while (s->bucket[i])
-            i = (i + 1) & (BUCKETS - 1);
-        s->bucket[i] = (uint16_t)(k + 1);
-    }
+    for (unsigned k = 0; k < s->count; k++)
+        index_one(s, k);
 }
 
 struct netif_static *netif_static_copy(const struct netif_static *s)
@@ -61,26 +65,39 @@ const struct netif_static_page *netif_static_at(const struct netif_static *s, un
     return &s->page[i];
 }
 
+/* Noted, before any is mapped. */
+static int list_add(struct netif_static *s, const struct netif_gref *list, unsigned count)
+{
+    if (count > NETIF_STATIC_MAX - s->count) return -ENOSPC;
+    for (unsigned i = 0; i < count; i++) {
+        if (netif_static_find(s, list[i].ref)) return -EEXIST;
+        s->page[s->count] =
+            (struct netif_static_page){.map = {.ref = list[i].ref}, .writable = !(list[i].flags & NETIF_GREF_READONLY)};
+        index_one(s, s->count++);
+    }
+    return 0;
+}
+
+/* One by one, as they will go. */
+static int map_from(struct netif_static *s, unsigned at, struct xen *x, xen_domid domid)
+{
+    for (; at < s->count; at++) {
+        x->ops->map(x, domid, &s->page[at].map, 1, s->page[at].writable);
+        if (s->page[at].map.status) return s->page[at].map.status;
+    }
+    return 0;
+}
+
 int netif_static_add(struct netif_static *s, struct xen *x, xen_domid domid, const struct netif_gref *list,
                      unsigned count)
 {
     unsigned before = s->count;
-    int ret = count > NETIF_STATIC_MAX - before ? -ENOSPC : 0;
-    for (unsigned i = 0; ret == 0 && i < count; i++) {
-        struct netif_static_page *p = &s->page[s->count];
-        if (netif_static_find(s, list[i].ref)) ret = -EEXIST;
-        if (ret) break;
-        *p =
-            (struct netif_static_page){.map = {.ref = list[i].ref}, .writable = !(list[i].flags & NETIF_GREF_READONLY)};
-        x->ops->map(x, domid, &p->map, 1, p->writable); /* one by one, as they will go */
-        ret = p->map.status;
-        if (ret) break;
-        s->count++;
-        index_all(s);
-    }
+    int ret = list_add(s, list, count);
+    if (ret == 0) ret = map_from(s, before, x, domid);
     if (ret == 0) return 0;
-    while (s->count > before)
-        x->ops->unmap(x, &s->page[--s->count].map, 1);
+    for (; s->count > before; s->count--)
+        x->ops->unmap(x, &s->page[s->count - 1].map, 1); /* those that are mapped */
+    index_all(s);
     return ret;
 }
 
