@@ -111,6 +111,21 @@ static uint32_t takes_of(const struct netif_front *f)
            (f->sg && f->gso_tcp6 ? PORT_TAKES_TSO6 : 0);
 }
 
+/* What was kept stays: of a process that ends, for its successor. */
+static void close_all(struct vif *v)
+{
+    struct netif_card *c = v->netif;
+    if (!c->queues) return;
+    vif_steer(v, 0, 0);
+    netif_control_close(v);
+    for (unsigned i = 0; i < c->queues; i++)
+        queue_close(&c->queue[i]);
+    c->queues = 0;
+    atomic_store(&c->filter, false);
+    atomic_store(&v->port.takes, PORT_TAKES_ALL); /* for nobody a frame need not be cut up before it is dropped */
+    vif_mend(v);
+}
+
 int netif_connect(struct vif *v, const struct netif_front *front, const struct netif_queue_setup *queues,
                   unsigned count, const struct netif_control_setup *control, bool resume, struct errmsg *e)
 {
@@ -129,25 +144,28 @@ int netif_connect(struct vif *v, const struct netif_front *front, const struct n
         ret = queue_open(&c->queue[i], &queues[i], resume, e);
     if (ret == 0) ret = netif_control_open(v, control, resume, e);
     if (ret < 0) {
-        netif_disconnect(v);
+        close_all(v);
         return ret;
     }
     vif_steer(v, (UINT32_C(1) << count) - 1, count);
     return 0;
 }
 
+/* Who comes next may have new rings in the same pages: where the old ones stood is no longer true of them. */
+static void forget(struct vif *v)
+{
+    struct netif_state *s = v->netif->config.state;
+    netif_multicast_clear(v->netif);
+    memset(&s->hash, 0, sizeof s->hash);
+    for (unsigned i = 0; i < v->config.queue_pairs; i++)
+        memset(&s->queue[i], 0, offsetof(struct netif_state_queue, static_grant));
+}
+
 void netif_disconnect(struct vif *v)
 {
-    struct netif_card *c = v->netif;
-    if (!c->queues) return;
-    vif_steer(v, 0, 0);
-    netif_control_close(v);
-    for (unsigned i = 0; i < c->queues; i++)
-        queue_close(&c->queue[i]);
-    c->queues = 0;
-    atomic_store(&c->filter, false);
-    atomic_store(&v->port.takes, PORT_TAKES_ALL); /* for nobody a frame need not be cut up before it is dropped */
-    vif_mend(v);
+    if (!v->netif->queues) return;
+    close_all(v);
+    forget(v);
 }
 
 bool netif_connected(const struct vif *v)
@@ -161,7 +179,7 @@ static void unmake(struct vif *v)
 {
     struct netif_card *c = v->netif;
     if (!c) return;
-    netif_disconnect(v);
+    close_all(v);
     for (unsigned i = 0; c->queue && i < v->config.queue_pairs; i++) {
         netif_tx_side_unmake(&c->queue[i]);
         netif_rx_side_unmake(&c->queue[i]);

@@ -64,7 +64,7 @@ struct netif_front {
  * another process stopped. */
 int netif_connect(struct vif *v, const struct netif_front *front, const struct netif_queue_setup *queues,
                   unsigned count, const struct netif_control_setup *control, bool resume, struct errmsg *e);
-/* Harmless when not connected. */
+/* What was kept of the connection is forgotten (vif_free() leaves it to a successor). Harmless when not connected. */
 void netif_disconnect(struct vif *v);
 bool netif_connected(const struct vif *v);
 

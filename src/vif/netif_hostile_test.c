@@ -435,9 +435,12 @@ static void test_multicast(void **state)
     group_order(&b, NETIF_EXTRA_MCAST_DEL, 98, NETIF_OKAY);
     assert_int_equal(arrives(&b, 1, 5), 0);
     /* It is kept for a successor, and not for another front end. */
-    netif_disconnect(b.vif);
+    bed_restart(&b, NETIF_COPY);
     bed_connect(&b, &front, true);
     assert_int_equal(arrives(&b, 1, 6), 1);
+    netif_disconnect(b.vif);
+    bed_connect(&b, &front, true);
+    assert_int_equal(arrives(&b, 1, 6), 0);
     bed_close(&b);
 }
 
@@ -470,6 +473,36 @@ static void test_no_sg(void **state)
     bed_close(&b);
 }
 
+/* A front end that goes, and comes with new rings in the old ones' pages, whoever says that it never went: they begin at 0. */
+static void test_same_pages(void **state)
+{
+    struct netif_bed b;
+    struct packet *packets[PACKET_BATCH];
+    bed_open(&b, 1, true, NETIF_COPY, &bed_takes_all);
+    struct netfront_queue *q = &b.front.queue[0];
+    struct netfront_send plain = {0};
+    for (unsigned i = 0; i < 3; i++) {
+        add(&b, 9000, &plain);
+        publish(&b);
+        netfront_post(q, 10);
+        netfront_publish_rx(&b.front, q);
+        assert_int_equal(bed_receive(&b, 0, packets), 1);
+        bed_deliver(&b, packets, 1);
+        bed_release(&b, 0);
+        assert_int_equal(netfront_reap(q), 3);
+        netif_disconnect(b.vif);
+        netif_sim_init(&q->tx, q->tx.ring, true);
+        netif_sim_init(&q->rx, q->rx.ring, false);
+        for (q->rx_free_count = 0; q->rx_free_count < NETIF_ENTRIES; q->rx_free_count++)
+            q->rx_free[q->rx_free_count] = (uint16_t)q->rx_free_count;
+        bed_connect(&b, &bed_takes_all, true);
+        assert_int_equal(netfront_reap(q), 0);
+        assert_null(q->tx.error);
+        assert_null(vif_broken(b.vif));
+    }
+    bed_close(&b);
+}
+
 /* The switch is killed with frames under way: they are given out again, and everything is answered once. */
 static void test_killed(void **state)
 {
@@ -490,8 +523,7 @@ static void test_killed(void **state)
         struct netif_queue *old = &b.vif->netif->queue[0];
         old->xen->ops->unmap(old->xen, old->tx.map, old->tx.map_count);
         old->tx.job_count = old->tx.map_count = 0;
-        vif_free(b.vif);
-        bed_card_new(&b, 1, NETIF_MAP);
+        bed_restart(&b, NETIF_MAP);
         bed_connect(&b, &bed_takes_all, true);
         assert_int_equal(netfront_reap(q), 0);
         assert_int_equal(bed_receive(&b, 0, packets), 3);
@@ -518,7 +550,8 @@ int main(void)
         cmocka_unit_test(test_random_headers), cmocka_unit_test(test_stalled),
         cmocka_unit_test(test_receive_grants), cmocka_unit_test(test_destroyed),
         cmocka_unit_test(test_connections),    cmocka_unit_test(test_multicast),
-        cmocka_unit_test(test_no_sg),          cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_no_sg),          cmocka_unit_test(test_same_pages),
+        cmocka_unit_test(test_killed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,6 +29,13 @@ void bed_card_new(struct netif_bed *b, unsigned queues, enum netif_transmit tran
     MUST(vif_new(&b->vif, &c, &card_runners, &e) == 0, "%s\n", e.text);
 }
 
+void bed_restart(struct netif_bed *b, enum netif_transmit transmit)
+{
+    unsigned queues = b->front.queues;
+    vif_free(b->vif);
+    bed_card_new(b, queues, transmit);
+}
+
 const struct netif_front bed_takes_all = {
     .sg = true, .csum_offload = true, .csum_offload6 = true, .gso_tcp4 = true, .gso_tcp6 = true};
 

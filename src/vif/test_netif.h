@@ -27,6 +27,8 @@ void bed_open(struct netif_bed *b, unsigned queues, bool split, enum netif_trans
 /* And nothing is left: no page mapped, no port bound. */
 void bed_close(struct netif_bed *b);
 void bed_card_new(struct netif_bed *b, unsigned queues, enum netif_transmit transmit);
+/* The card's process ends, another one takes its place; it is not connected. */
+void bed_restart(struct netif_bed *b, enum netif_transmit transmit);
 void bed_connect(struct netif_bed *b, const struct netif_front *front, bool resume);
 /* As a runner would; then bed_release(), when there were any. */
 int bed_receive(struct netif_bed *b, unsigned queue, struct packet **out);
