@@ -264,9 +264,11 @@ static void op_unmask(struct xen *x, int port)
     if (is_bound(from_xen(x), port)) xenevtchn_unmask(from_xen(x)->events, (evtchn_port_t)port);
 }
 
+/* Linux' device has answered requests that it does not know with -ENOSYS, where others say -ENOTTY. */
 static int op_confine(struct xen *x, xen_domid domid)
 {
-    return xenevtchn_restrict(from_xen(x)->events, domid) ? (errno ? -errno : -EINVAL) : 0;
+    if (xenevtchn_restrict(from_xen(x)->events, domid) == 0) return 0;
+    return errno == ENOSYS ? -ENOTTY : errno ? -errno : -EINVAL;
 }
 
 static void op_free(struct xen *x)

@@ -69,8 +69,8 @@ struct xen_ops {
     unsigned (*pending)(struct xen *x, int *ports, unsigned max);
     /* An event that came while it was masked is not lost. */
     void (*unmask)(struct xen *x, int port);
-    /* From now on event channels only of this domain, for good; 0 or -errno. (Grants cannot be confined: the device has no such
-     * word.) */
+    /* From now on event channels only of this domain, for good; 0 or -errno (-ENOTTY: the kernel, before 4.7, cannot).
+     * Grants cannot be confined: the device has no such word. */
     int (*confine)(struct xen *x, xen_domid domid);
     void (*free)(struct xen *x); /* unmaps and unbinds everything */
 };

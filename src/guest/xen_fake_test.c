@@ -31,7 +31,7 @@ static struct {
         uint32_t count;
     } range[RANGES];
     unsigned maps, unmaps, copies, opened, closed;
-    int events[2], bound, unmasked, notified, confined;
+    int events[2], bound, unmasked, notified, confined, cannot_confine;
     bool no_events;
 } fake;
 
@@ -150,6 +150,8 @@ int xenevtchn_notify(xenevtchn_handle *h, evtchn_port_t port)
 
 int xenevtchn_restrict(xenevtchn_handle *h, domid_t domid)
 {
+    errno = fake.cannot_confine;
+    if (errno) return -1;
     fake.confined = domid;
     return 0;
 }
@@ -320,6 +322,11 @@ static void events(void **state)
     assert_int_equal(fake.unmasked, a);
     assert_int_equal(x->ops->confine(x, 5), 0);
     assert_int_equal(fake.confined, 5);
+    static const int answers[][2] = {{ENOTTY, -ENOTTY}, {ENOSYS, -ENOTTY}, {EACCES, -EACCES}};
+    for (unsigned i = 0; i < 3; i++) {
+        fake.cannot_confine = answers[i][0];
+        assert_int_equal(x->ops->confine(x, 6), answers[i][1]);
+    }
     x->ops->notify(x, b);
     assert_int_equal(fake.notified, b);
     x->ops->unbind(x, a);
