@@ -499,7 +499,11 @@ def veth():
 
 @pytest.mark.parametrize("words", [(), ("--user=nobody",)], ids=["root", "nobody"])
 def test_ports_are_opened_in_the_full_sandbox(processes, run_dir, veth, words):
-    switch = HeldSwitch(processes, run_dir, sandbox="on", words=words).start()
+    before = os.umask(0o077)  # as the daemon has it
+    try:
+        switch = HeldSwitch(processes, run_dir, sandbox="on", words=words).start()
+    finally:
+        os.umask(before)
     assert switch.said["sandbox"] == "full"
     root = f"/proc/{switch.process.pid}/root"
     assert not os.path.exists(f"{root}/etc") and os.listdir(f"{root}/dev/net") == ["tun"]

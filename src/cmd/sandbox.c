@@ -148,15 +148,20 @@ static int leave_namespaces(const struct sandbox_args *a, struct errmsg *e)
     return part_failed(a, "namespaces", errno, e);
 }
 
+/* To the working directory, which is a mount of its own. */
+static int change_root(void)
+{
+    if (syscall(SYS_pivot_root, ".", ".") == 0) return umount2(".", MNT_DETACH) == 0 ? chdir("/") : -1;
+    return chroot(".") == 0 ? chdir("/") : -1; /* an initramfs cannot be pivoted away from */
+}
+
 static int leave_file_system(const struct sandbox_args *a, struct errmsg *e)
 {
     const char *empty = "/proc"; /* a directory that exists everywhere; hidden from here on */
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
         mount("none", empty, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, "size=4k,mode=555") < 0)
         return part_failed(a, "an empty root directory", errno, e);
-    if (chdir(empty) == 0 && syscall(SYS_pivot_root, ".", ".") == 0 && umount2(".", MNT_DETACH) == 0 && chdir("/") == 0)
-        return 0;
-    if (chroot(empty) == 0 && chdir("/") == 0) return 0; /* an initramfs cannot be pivoted away from */
+    if (chdir(empty) == 0 && change_root() == 0) return 0;
     return part_failed(a, "changing the root directory", errno, e);
 }
 
@@ -196,6 +201,7 @@ static int make_directories(char *path, char *from)
     for (char *slash = strchr(from, '/'); slash; slash = strchr(slash + 1, '/')) {
         *slash = 0;
         int ret = mkdir(path, 0755);
+        if (ret == 0) ret = chmod(path, 0755); /* our umask may be the daemon's, and we another user soon */
         *slash = '/';
         if (ret < 0 && errno != EEXIST) return -errno;
     }
@@ -254,8 +260,8 @@ static int leave_files(const struct sandbox_args *a, struct errmsg *e)
     for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(kept_directories); i++)
         ret = keep_directory(root, kept_directories[i]);
     if (ret < 0) return part_failed(a, "what opening ports takes", -ret, e);
-    if (chdir(root) == 0 && syscall(SYS_pivot_root, ".", ".") == 0 && umount2(".", MNT_DETACH) == 0 &&
-        chdir("/") == 0 && mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL) == 0)
+    if (chdir(root) == 0 && change_root() == 0 &&
+        mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL) == 0)
         return 0;
     return part_failed(a, "changing the root directory", errno, e);
 }
