@@ -223,7 +223,7 @@ def test_several_pages_and_queues(daemon, store, disk):
 NONSENSE = [
     {"ring_ref": ""}, {"ring_ref": "-1"}, {"ring_ref": "4294967296"}, {"ring_ref": "8 "}, {"ring_ref": "0x8"},
     {"event_channel": "x" * 300}, {"event_channel": "\x01"}, {"event_channel": "99999999999999999999"},
-    {"protocol": "arm-abi"}, {"protocol": "x86_64-abi\x00"}, {"multi_queue_num_queues": 0},
+    {"protocol": "x86_16-abi"}, {"protocol": "x86_64-abi\x00"}, {"multi_queue_num_queues": 0},
     {"multi_queue_num_queues": 5}, {"multi_queue_num_queues": 2}, {"ring_page_order": 3}, {"ring_page_order": "x"},
     {"ring_page_order": 31}, {"feature_persistent": 2},
 ]
@@ -246,9 +246,10 @@ def test_nonsense_of_a_front_end(daemon, store, disk):
     assert asked(daemon, "connect") == []
     disk.is_back(2)
     disk.rings()
+    store.write(disk.front + "/protocol", "arm-abi")
     disk.to(3)
     disk.is_back(4)
-    assert disk.error() is None
+    assert disk.error() is None and asked(daemon, "connect")[0]["protocol"] == "arm-abi"
 
 
 def test_rings_that_the_worker_cannot_use(daemon, store, disk):

@@ -87,9 +87,9 @@ void worker_xen_config_free(struct worker_xen_config *c)
 static int abi_parse(const char *name, enum blkif_abi *out, struct errmsg *e)
 {
     if (!*name) *out = BLKIF_ABI_NATIVE;
-    else if (strcmp(name, "x86_64-abi") == 0) *out = BLKIF_ABI_X86_64;
+    else if (strcmp(name, "x86_64-abi") == 0 || strcmp(name, "arm-abi") == 0) *out = BLKIF_ABI_X86_64; /* one layout */
     else if (strcmp(name, "x86_32-abi") == 0) *out = BLKIF_ABI_X86_32;
-    else return errmsg_set(e, EINVAL, "protocol: is '%s', expected x86_64-abi, x86_32-abi or nothing", name);
+    else return errmsg_set(e, EINVAL, "protocol: is '%s', expected x86_64-abi, x86_32-abi, arm-abi or nothing", name);
     return 0;
 }
 

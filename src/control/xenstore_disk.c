@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "base/log.h"
 #include "control/vdisk.h"
 #include "control/xenstore_internal.h"
@@ -214,6 +215,15 @@ static int read_rings(struct xen_device *d, json_t *rings)
     return ret;
 }
 
+/* "arm-abi" is what Linux calls the layout of 64-bit x86 on Arm. */
+static bool is_protocol(const char *name)
+{
+    static const char *const names[] = {"", "x86_64-abi", "x86_32-abi", "arm-abi"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (strcmp(names[i], name) == 0) return true;
+    return false;
+}
+
 static json_t *read_connection(struct xen_device *d, int *ret)
 {
     char protocol[XEN_TEXT_MAX];
@@ -225,8 +235,7 @@ static json_t *read_connection(struct xen_device *d, int *ret)
     if (*ret == 0) *ret = xen_device_front_number_or(d, "feature-persistent", 1, 0, &persistent);
     if (*ret == 0) *ret = read_rings(d, rings);
     xenstore_snapshot_end(d->backends->store);
-    if (*ret == 0 && *protocol && strcmp(protocol, "x86_64-abi") != 0 && strcmp(protocol, "x86_32-abi") != 0)
-        *ret = -EINVAL;
+    if (*ret == 0 && !is_protocol(protocol)) *ret = -EINVAL;
     if (*ret == 0)
         return json_pack("{s:s, s:o, s:b}", "protocol", protocol, "rings", rings, "persistent", (int)persistent);
     json_decref(rings);
