@@ -131,6 +131,8 @@ def test_kills_under_load(bed):
         assert worker.error is None and worker.backend == offered
         guest.done("rest")
         assert "result" in worker.link.call("connect", guest.connect(resume=True))
+        assert "result" in worker.link.call("connect", guest.connect(resume=True))  # so it is
+        assert worker.link.call("connect", guest.connect())["error"]["code"] == CONNECTED
         guest.done("load")
         for _ in range(5):
             before = guest.done("load")["done"]

@@ -385,6 +385,45 @@ def test_the_daemon_is_killed_before_it_saved_a_connection(daemon, store, disk):
     assert len(asked(daemon, "configure")) == 1 and len(asked(daemon, "disconnect")) == 1
 
 
+def reopened(run_dir, store):
+    """Another store with the same tree, at the same place."""
+    again = XenStore(run_dir / "xs")
+    with again.lock:
+        again.tree.update(store.tree)
+    return again
+
+
+def test_a_daemon_that_starts_while_the_store_cannot_be_reached(daemon, store, disk, run_dir):
+    disk.connect()
+    daemon.kill()
+    store.stop()
+    daemon.start()
+    assert daemon.wait_state(disk.disk)["front_end"] == "connected"
+    again = reopened(run_dir, store)
+    try:
+        wait_until(lambda: again.watch_count() >= 4, 10, "watches")
+        time.sleep(0.2)
+        assert again.read(disk.back + "/state") == "4"
+        assert len(asked(daemon, "connect")) == 1 and asked(daemon, "disconnect") == []
+    finally:
+        again.stop()
+        store.__init__(run_dir / "xs")
+
+
+def test_a_connection_that_was_not_saved_goes_on(daemon, store, disk):
+    """The guest is busy on its rings: they cannot be begun anew under it."""
+    disk.connect()
+    daemon.kill()
+    path = daemon.state_dir / "disks" / f"{disk.disk}.json"
+    saved = json.loads(path.read_text())
+    del saved["disk"]["xen"]["connection"]
+    path.write_text(json.dumps(saved))
+    daemon.start()
+    wait_until(lambda: len(asked(daemon, "connect")) == 2, 5, "connect")
+    wait_until(lambda: daemon.show(disk.disk)["front_end"] == "connected", 5, "connected")
+    assert asked(daemon, "disconnect") == [] and store.read(disk.back + "/state") == "4"
+
+
 def test_what_happened_while_there_was_no_daemon(daemon, store, image, run_dir):
     disks = []
     for vdev in (51712, 51728, 51744):

@@ -251,6 +251,12 @@ void worker_xen_close(struct worker_xen *x)
 
 /* ---- a front end ---- */
 
+/* A daemon that lost what it knew asks for what is so already. */
+static bool goes_on(const struct worker_xen *x, const struct worker_xen_front *f)
+{
+    return x->rings && f->resume && same_rings(x, f);
+}
+
 static int check_front(const struct worker_xen *x, const struct worker_xen_front *f, struct errmsg *e)
 {
     if (x->rings) return errmsg_set(e, EISCONN, "connected already");
@@ -288,6 +294,7 @@ static void stop_rings(struct worker_xen *x, unsigned count)
 
 int worker_xen_connect(struct worker_xen *x, const struct worker_xen_front *f, struct errmsg *e)
 {
+    if (goes_on(x, f)) return 0;
     int ret = check_front(x, f, e);
     if (ret < 0) return ret;
     x->way = way_of(x->config->mode, x->persistent && f->persistent);

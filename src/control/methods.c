@@ -167,18 +167,6 @@ static void disk_found(void *arg, struct disk_config *c, json_t *images)
                  disk->config.name);
 }
 
-/* A guest's rings are another's, or nobody's, once its number is. */
-static void restore_disk(struct restore *r, struct vdisk *disk)
-{
-    struct disk_xen_config *x = &disk->config.xen;
-    if (x->connection && !xen_backends_vouch(r->daemon->host.xen, x->backend, x->identity)) {
-        json_decref(x->connection);
-        x->connection = NULL;
-    }
-    r->waiting++;
-    vdisk_restore(disk, one_restored, r);
-}
-
 int daemon_restore(struct daemon *d, void (*settled)(struct daemon *d), struct errmsg *e)
 {
     int ret = state_load_disks(d->host.state_dir, disk_found, d, e);
@@ -186,8 +174,10 @@ int daemon_restore(struct daemon *d, void (*settled)(struct daemon *d), struct e
     if (!r) return ret < 0 ? ret : -ENOMEM;
     *r = (struct restore){.daemon = d, .settled = settled, .waiting = 2};
     network_restore(d->host.network, one_restored, r);
-    LIST_FOR_EACH_SAFE (node, &d->host.disks)
-        restore_disk(r, list_entry(node, struct vdisk, node));
+    LIST_FOR_EACH_SAFE (node, &d->host.disks) {
+        r->waiting++;
+        vdisk_restore(list_entry(node, struct vdisk, node), one_restored, r);
+    }
     restore_one_less(r);
     return 0;
 }

@@ -141,8 +141,18 @@ static void resumed(void *arg, const struct peer_answer *a)
     vdisk_is_serving(d);
 }
 
+/* A guest's rings are another's, or nobody's, once its number is. */
+static void vouch(struct vdisk *d)
+{
+    const struct disk_xen_config *x = &d->config.xen;
+    if (!x->connection || xen_backends_vouch(d->host->xen, x->backend, x->identity) != XEN_VOUCH_NO) return;
+    log_info("disk %s: its guest is not there any more, or is another", d->config.name);
+    set_connection(d, NULL, "listening");
+}
+
 bool vdisk_resume(struct vdisk *d)
 {
+    vouch(d);
     if (!d->config.xen.connection) return false;
     vdisk_limit_ms(d, CONNECT_LIMIT_MS + VDISK_EXIT_LIMIT_MS);
     peer_ask(d->peer, "connect", connect_params(d->config.xen.connection, true), NULL, NULL, 0, CONNECT_LIMIT_MS,

@@ -315,12 +315,15 @@ void xen_backends_pause(struct xen_backends *b, bool paused)
 
 /* ---- For the rest of the daemon ---- */
 
-bool xen_backends_vouch(struct xen_backends *b, const char *backend, const char *identity)
+enum xen_vouch xen_backends_vouch(struct xen_backends *b, const char *backend, const char *identity)
 {
     char dir[XENSTORE_PATH_MAX], now[XEN_TEXT_MAX];
-    if (!b || !b->store || !backend || !identity) return false;
+    if (!b || !backend || !identity) return XEN_VOUCH_NO;
+    if (!b->store) return XEN_VOUCH_UNKNOWN;
     snprintf(dir, sizeof dir, "%s/%s", b->home, backend);
-    return xen_identity(b->store, dir, now) && strcmp(now, identity) == 0;
+    int ret = xen_identity(b->store, dir, now);
+    if (ret < 0 && !xen_is_answer(ret)) return XEN_VOUCH_UNKNOWN;
+    return ret == 0 && strcmp(now, identity) == 0 ? XEN_VOUCH_YES : XEN_VOUCH_NO;
 }
 
 void xen_backends_changed(struct xen_backends *b, const char *backend)

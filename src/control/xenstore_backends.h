@@ -45,8 +45,12 @@ void xen_backends_start(struct xen_backends *b);
 /* The host goes down, or does not: nothing new is made meanwhile. */
 void xen_backends_pause(struct xen_backends *b, bool paused);
 
-/* May a saved disk of a Xen guest go on with the rings it had? False: nobody announces it any more, or it is another's. */
-bool xen_backends_vouch(struct xen_backends *b, const char *backend, const char *identity);
+/*
+ * May a saved disk or card of a Xen guest go on with the rings it had? NO: nobody announces it any more, or it is another's.
+ * UNKNOWN: xenstore cannot be asked now. (What is then gone on with is looked at when it can be.)
+ */
+enum xen_vouch { XEN_VOUCH_NO, XEN_VOUCH_YES, XEN_VOUCH_UNKNOWN };
+enum xen_vouch xen_backends_vouch(struct xen_backends *b, const char *backend, const char *identity);
 /* Something about a disk or card changed: it serves, it is gone, ... b may be NULL. */
 void xen_backends_changed(struct xen_backends *b, const char *backend);
 /* An operator, not the toolstack, took it away. */

@@ -158,26 +158,32 @@ static uint64_t mix(uint64_t hash, const char *text)
     return hash;
 }
 
+bool xen_is_answer(int ret)
+{
+    return ret == 0 || ret == -ENOENT || ret == -E2BIG || ret == -EINVAL || ret == -EACCES;
+}
+
 /* The guest's lasting name, and a hash of what was announced: domain numbers begin anew when the host does. */
-bool xen_identity(struct xenstore *store, const char *dir, char out[XEN_TEXT_MAX])
+int xen_identity(struct xenstore *store, const char *dir, char out[XEN_TEXT_MAX])
 {
     static const char *const keys[] = {"frontend", "params", "mode", "device-type", "mac", "bridge", "type"};
     char value[XENSTORE_VALUE_MAX], home[64], vm[128];
     uint64_t hash = 0xcbf29ce484222325ull;
     for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
         int ret = xenstore_read(store, dir, keys[i], value, sizeof value);
-        if (i == 0 && ret < 0) return false;
+        if (ret < 0 && (i == 0 || !xen_is_answer(ret))) return ret;
         hash = mix(hash, value);
     }
     unsigned domid = 0;
     const char *slash = strrchr(dir, '/');
     while (slash > dir && slash[-1] != '/')
         slash--;
-    if (!slash || sscanf(slash, "%9u", &domid) != 1) return false;
+    if (!slash || sscanf(slash, "%9u", &domid) != 1) return -EINVAL;
     snprintf(home, sizeof home, "/local/domain/%u/vm", domid);
-    xenstore_read(store, home, NULL, vm, sizeof vm);
+    int ret = xenstore_read(store, home, NULL, vm, sizeof vm);
+    if (ret < 0 && !xen_is_answer(ret)) return ret;
     snprintf(out, XEN_TEXT_MAX, "%s#%016llx", vm, (unsigned long long)hash);
-    return true;
+    return 0;
 }
 
 unsigned xen_offered_number(json_t *offered, const char *key, unsigned fallback)
@@ -279,19 +285,13 @@ void xen_device_complain(struct xen_device *d, const char *why)
 
 /* ---- Looking ---- */
 
-/* Something of the tree's own, and no fault of the store's (which must not be taken for a guest that is gone). */
-static bool is_answer(int ret)
-{
-    return ret == 0 || ret == -ENOENT || ret == -E2BIG || ret == -EINVAL || ret == -EACCES;
-}
-
 /* False: it cannot be said now. */
 static bool read_state(struct xen_device *d, const char *dir, enum xenbus_state *out)
 {
     char text[8];
     int ret = xenstore_read(d->backends->store, dir, "state", text, sizeof text);
     xenbus_state_parse(out, ret == 0 ? text : "");
-    return is_answer(ret);
+    return xen_is_answer(ret);
 }
 
 /* Our scripts have one name, whatever options stand behind it; none: whoever announced it meant us. */
@@ -332,7 +332,7 @@ static bool meet(struct xen_device *d)
         return false;
     }
     enum xenbus_state state;
-    if (!read_state(d, d->dir, &state) || !xen_identity(d->backends->store, d->dir, d->identity)) return true;
+    if (!read_state(d, d->dir, &state) || xen_identity(d->backends->store, d->dir, d->identity) < 0) return true;
     snprintf(d->front, sizeof d->front, "%s", front);
     d->published = state >= XENBUS_INIT_WAIT;
     return true;
@@ -358,7 +358,7 @@ static bool view_of(struct xen_device *d, struct xen_device_view *v)
     watch_front(d);
     if (!read_state(d, d->dir, &v->back) || !read_state(d, d->front, &v->front)) return false;
     int ret = xenstore_read(d->backends->store, d->dir, "online", online, sizeof online);
-    if (!is_answer(ret)) return false;
+    if (!xen_is_answer(ret)) return false;
     v->online = ret < 0 || online[0] != '0';
     /* Is another one in its place, or was another one here before? */
     const char *made_of = d->kind->identity(d);

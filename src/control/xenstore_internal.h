@@ -93,8 +93,10 @@ int xen_device_front_text(struct xen_device *d, const char *key, char *out, size
 /* ... or this, if there is none. */
 int xen_device_front_number_or(struct xen_device *d, const char *key, unsigned max, unsigned fallback, unsigned *out);
 int xen_device_read(struct xen_device *d, const char *key, char out[XENSTORE_VALUE_MAX]);
-/* Of whom, and what: of the same device at the same place it is the same. False: there is none. */
-bool xen_identity(struct xenstore *store, const char *dir, char out[XEN_TEXT_MAX]);
+/* Something of the tree's own, and no fault of the store's (which must not be taken for a guest that is gone). */
+bool xen_is_answer(int ret);
+/* Of whom, and what: of the same device at the same place it is the same. 0, or -errno of the store. */
+int xen_identity(struct xenstore *store, const char *dir, char out[XEN_TEXT_MAX]);
 /* The number that was offered under a key; fallback if none was. */
 unsigned xen_offered_number(json_t *offered, const char *key, unsigned fallback);
 /* Only keys (of a list that ends with NULL) with short, printable texts: a new reference. */

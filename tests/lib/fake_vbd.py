@@ -81,10 +81,13 @@ class Worker(Fake):
 
     def connect(self, request):
         how = self.behaviour().get("connect")
+        if self.connected and request["params"] == {**self.rings, "resume": True}:
+            self.answer(request)
+            return
         if self.connected:
             self.answer(request, error=(-106, "connected already"))
             return
-        self.connected = how in (None, "lost")
+        self.connected, self.rings = how in (None, "lost"), request["params"]
         if how == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         elif how == "busy":
