@@ -385,6 +385,30 @@ def test_the_daemon_is_killed_before_it_saved_a_connection(daemon, store, disk):
     assert len(asked(daemon, "configure")) == 1 and len(asked(daemon, "disconnect")) == 1
 
 
+def test_the_daemon_is_killed_before_it_told_a_worker_of_the_rings(daemon, store, disk):
+    disk.connect()
+    daemon.behave(connect="hang")
+    os.kill(daemon.show(disk.disk)["pid"], 9)
+    wait_until(lambda: len(asked(daemon, "connect")) == 2, 5, "the next worker")
+    daemon.kill()
+    daemon.behave()
+    daemon.start()
+    wait_until(lambda: len(asked(daemon, "connect")) == 3, 5, "that it is told")
+    assert asked(daemon, "connect")[2]["resume"] and len(asked(daemon, "configure")) == 2
+    assert daemon.wait_state(disk.disk)["front_end"] == "connected" and store.read(disk.back + "/state") == "4"
+
+
+def test_the_daemon_is_killed_before_it_heard_what_a_worker_offers(daemon, store, disk):
+    daemon.behave(configure="lost")
+    disk.announce()
+    wait_until(lambda: asked(daemon, "configure"), 5, "a worker")
+    daemon.kill()
+    daemon.behave()
+    daemon.start()
+    disk.is_back(2)
+    assert store.read(disk.back + "/sectors") == "2048" and len(asked(daemon, "configure")) == 1
+
+
 def reopened(run_dir, store):
     """Another store with the same tree, at the same place."""
     again = XenStore(run_dir / "xs")

@@ -47,6 +47,8 @@ bool vdisk_holds(const struct vdisk *d, const char *name);
 void vdisk_note_offered(struct vdisk *d, json_t *result);
 /* Before it serves: the rings that are in use. False: there are none. */
 bool vdisk_resume(struct vdisk *d);
+/* The last daemon may have ended before it had told or heard all. True: as vdisk_resume(). */
+bool vdisk_adopted_xen(struct vdisk *d, json_t *answer);
 
 /* ---- vdisk.c ---- */
 

@@ -339,7 +339,7 @@ static void adopted(void *arg, const struct peer_answer *a)
     note_version(d, a->result);
     log_info("disk %s: process %d goes on", d->config.name, (int)d->process.pid);
     peer_ask(d->peer, "stats", NULL, NULL, NULL, 0, VDISK_ADOPT_LIMIT_MS, resent, d);
-    vdisk_is_serving(d);
+    if (!vdisk_adopted_xen(d, a->result)) vdisk_is_serving(d);
 }
 
 bool vdisk_worker_adopt(struct vdisk *d)

@@ -128,7 +128,8 @@ void vdisk_note_offered(struct vdisk *d, json_t *result)
 static void resumed(void *arg, const struct peer_answer *a)
 {
     struct vdisk *d = arg;
-    if (d->state != VDISK_STARTING || a->ret == -EPIPE) return; /* its end is reported soon */
+    if (a->ret == -EPIPE) return; /* its end is reported soon, or there is another link */
+    if (d->state != VDISK_STARTING && d->state != VDISK_ADOPTING) return;
     if (a->ret == -ETIMEDOUT) {
         process_kill(&d->process, SIGKILL);
         return;
@@ -158,6 +159,13 @@ bool vdisk_resume(struct vdisk *d)
     peer_ask(d->peer, "connect", connect_params(d->config.xen.connection, true), NULL, NULL, 0, CONNECT_LIMIT_MS,
              resumed, d);
     return true;
+}
+
+bool vdisk_adopted_xen(struct vdisk *d, json_t *answer)
+{
+    if (!d->config.xen.used) return false;
+    if (json_is_object(json_object_get(answer, "backend"))) vdisk_note_offered(d, answer);
+    return json_is_false(json_object_get(answer, "connected")) && vdisk_resume(d);
 }
 
 void vdisk_note_size(struct vdisk *d, uint64_t size_bytes)

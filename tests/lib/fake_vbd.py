@@ -4,7 +4,7 @@
 
 Installed by tests as DIR/creedence-vbd. How to behave stands in DIR/behaviour.json:
 
-    {"configure": "ok" | "error" | "hang" | "crash", "hostile": "garbage" | "flood" | "swap" | ...,
+    {"configure": "ok" | "error" | "hang" | "crash" | "lost", "hostile": "garbage" | "flood" | "swap" | ...,
      "connected": true, "connect": "error" | "busy" | "crash" | "hang" | "lost", "sectors": "N"}
 
 Every request received goes to DIR/log.jsonl with the names of its descriptors.
@@ -70,6 +70,8 @@ class Worker(Fake):
                 self.keep(f"extra{i}", self.held[f"extra{i}"])
         state = how.get("state") or ("connected" if "conn" in self.held else "listening")
         send(self.sock, {"method": "state", "params": {"state": state}})
+        if mode == "lost":
+            return
         self.answer(request, {"backend": self.offered(how)} if "xen" in self.config else None)
         self.hostile(how.get("hostile"))
 
@@ -140,9 +142,10 @@ class Worker(Fake):
             if self.config is None:
                 self.answer(request, error=(-19, "not configured"))
                 return
+            xen = {"backend": self.offered(self.behaviour()), "connected": self.connected} if "xen" in self.config else {}
             self.answer(request, {"name": self.config["name"], "pid": os.getpid(), "version": "9.9", "debug": True,
                                   "sandbox": self.behaviour().get("sandbox", "full"),
-                                  "config": self.config})
+                                  "config": self.config, **xen})
             for name in self.behaviour().get("forget", []):
                 self.held.pop(name, None)
             for name, fd in {**self.held, **self.layers}.items():
