@@ -70,9 +70,10 @@ static inline bool naive_push_vlan(struct naive_frame *f, unsigned type, unsigne
     return true;
 }
 
+/* A tag with no type behind it is none. */
 static inline bool naive_pop_vlan(struct naive_frame *f)
 {
-    return naive_is_vlan(naive_u16(f, 12)) && naive_remove(f, 12, 4);
+    return naive_is_vlan(naive_u16(f, 12)) && f->length >= 18 && naive_remove(f, 12, 4);
 }
 
 /* The outermost label's entry; 0: none. */
