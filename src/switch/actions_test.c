@@ -374,6 +374,8 @@ static const struct test_case tags[] = {
     {"vlan_vid=0x1000/0x1000,actions=pop_vlan,output:2", "eth vlan " TCP4, "eth " TCP4},
     {"vlan_vid=0x100a,actions=pop_vlan,output:2", "eth svlan(v=10,p=0) vlan arp", "eth vlan arp"},
     {"vlan_vid=0x1064,ip,actions=pop_vlan,output:2", "eth vlan vlan(v=3) svlan(v=4) " TCP4, NULL},
+    {"vlan_vid=0x1064,actions=pop_vlan,goto_table:1;table=1,ip,actions=dec_ttl,output:2",
+     "eth vlan vlan(v=3) svlan(v=4) " TCP4, "eth vlan(v=3) svlan(v=4) ip4(ttl=63) tcp"},
     {"vlan_vid=0x1064,actions=pop_vlan,goto_table:1;table=1,ip,tcp,tp_dst=2222,actions=output:2", "eth vlan " TCP4,
      "eth " TCP4},
     {"vlan_vid=0x1064,actions=set_field:0x10cb->vlan_vid,output:2", "eth vlan " TCP4, "eth vlan(v=203) " TCP4},

@@ -42,9 +42,10 @@ struct dp_action {
     union {
         uint32_t port;  /* OUTPUT */
         uint32_t count; /* BRANCH: how many belong to it */
-        uint32_t entry; /* PUSH_VLAN: tci; PUSH_MPLS: the label's entry; PUSH_PBB: tci */
-        uint32_t id;    /* METER, RECIRCULATE */
-        struct {        /* CONTROLLER */
+        /* PUSH_VLAN: tci; PUSH_MPLS: the label's entry; PUSH_PBB: tci; POP_VLAN: 1 where a third tag may come to light */
+        uint32_t entry;
+        uint32_t id; /* METER, RECIRCULATE */
+        struct {     /* CONTROLLER */
             uint8_t reason, table;
             uint16_t unused;
         } in;

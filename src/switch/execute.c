@@ -232,7 +232,7 @@ bool execute_change(struct packet *p, const struct dp_action *a)
     case DP_SET: return set_field(p, a);
     case DP_PUSH_VLAN:
         return packet_push_vlan(p, be16_make(a->eth_type), be16_make((uint16_t)(a->entry & ~FLOW_VLAN_PRESENT)));
-    case DP_POP_VLAN: return packet_pop_vlan(p);
+    case DP_POP_VLAN: return packet_pop_vlan(p) && (a->entry == 0 || relayer(p));
     case DP_PUSH_MPLS: return packet_push_mpls(p, be16_make(a->eth_type), be32_make(a->entry)) && relayer(p);
     case DP_POP_MPLS: return packet_pop_mpls(p, be16_make(a->eth_type)) && relayer(p);
     case DP_PUSH_PBB: return packet_push_pbb(p, be32_make(a->entry)) && relayer(p);

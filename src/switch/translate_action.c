@@ -254,16 +254,22 @@ static void push_vlan(struct walk *w, uint16_t type)
     w->key.vlan[0] = (struct flow_vlan){be16_make(type), be16_make(tci)};
 }
 
+/* One that the key has no room for. */
+static bool may_have_third_tag(const struct walk *w)
+{
+    uint16_t type = be16_get(w->key.eth_type);
+    return be16_get(w->key.vlan[1].tci) & FLOW_VLAN_PRESENT && (type == TYPE_VLAN || type == 0x88a8 || w->buried);
+}
+
 static void pop_vlan(struct walk *w)
 {
     see_tags(w);
-    if (!(be16_get(w->key.vlan[0].tci) & FLOW_VLAN_PRESENT) || !walk_emit(w, DP_POP_VLAN)) return;
-    if (be16_get(w->key.vlan[1].tci) & FLOW_VLAN_PRESENT) { /* a third tag may come up */
-        uint16_t type = be16_get(w->key.eth_type);
-        if (type == TYPE_VLAN || type == 0x88a8 || w->buried) {
-            look_inside(w);
-            if (w->r->packet) return;
-        }
+    struct dp_action *a = be16_get(w->key.vlan[0].tci) & FLOW_VLAN_PRESENT ? walk_emit(w, DP_POP_VLAN) : NULL;
+    if (!a) return;
+    if (may_have_third_tag(w)) {
+        a->entry = 1;
+        look_inside(w);
+        if (w->r->packet) return;
     }
     w->key.vlan[0] = w->key.vlan[1];
     memset(&w->key.vlan[1], 0, sizeof w->key.vlan[1]);
