@@ -747,11 +747,47 @@ def test_the_daemon_of_a_card_is_killed(daemon, store, card):
     daemon.kill()
     daemon.start()
     wait_until(lambda: shown_card(daemon, card.card)["state"] == "serving", 10, "the card")
-    assert len(told(daemon, "vif.connect")) == 1 and shown_card(daemon, card.card)["front_end"] == "connected"
+    wait_until(lambda: len(told(daemon, "vif.connect")) == 2, 5, "that it is said once more")  # it is connected already
+    assert shown_card(daemon, card.card)["front_end"] == "connected" and told(daemon, "vif.disconnect") == []
     daemon.kill()
     card.remove()
     daemon.start()
     wait_until(lambda: shown_card(daemon, card.card) is None, 10, "its end")
+
+
+def test_the_daemon_is_killed_before_it_told_the_switch_of_the_rings(daemon, store, card):
+    card.connect()
+    daemon.behave_switch(silent="vif.connect")
+    os.kill(daemon.switch_log()[-1]["pid"], 9)
+    wait_until(lambda: len(told(daemon, "vif.connect")) == 2, 10, "the next switch")
+    daemon.kill()
+    daemon.behave_switch()
+    daemon.start()
+    wait_until(lambda: len(told(daemon, "vif.connect")) == 3, 5, "that it is told")
+    assert told(daemon, "vif.connect")[2] == {**CONNECT, "resume": True}
+
+
+def test_the_daemon_is_killed_before_it_heard_what_a_card_offers(daemon, store, card):
+    daemon.behave_switch(silent="vif.attach")
+    card.announce()
+    wait_until(lambda: told(daemon, "vif.attach"), 5, "a card")
+    daemon.kill()
+    daemon.behave_switch()
+    daemon.start()
+    card.is_back(2)
+    assert store.read(card.back + "/feature-sg") == "1" and len(told(daemon, "vif.attach")) == 1
+
+
+def test_rings_of_another_guests_card_are_not_gone_on_with(daemon, store, card):
+    card.connect()
+    daemon.kill()
+    os.kill(daemon.switch_log()[-1]["pid"], 9)
+    store.write("/local/domain/7/vm", "/vm/another")
+    store.write(card.back + "/state", 1)
+    store.write(card.front + "/state", 1)
+    daemon.start()
+    card.is_back(2)
+    assert len(told(daemon, "vif.connect")) == 1
 
 
 def test_an_operator_takes_a_card_away(daemon, store, card):

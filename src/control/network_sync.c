@@ -314,7 +314,7 @@ static bool note_present(struct network *n, enum network_kind kind, json_t *name
         if (!i) known = false;
         else i->state = NETWORK_PRESENT;
         if (i) i->owed = kind != NETWORK_PORT;
-        if (i) i->linked = kind == NETWORK_VIF && network_xen_connection(i);
+        if (i) i->linked = false; /* an earlier daemon may not have got to say so: it is said again */
         if (i && kind == NETWORK_BRIDGE) network_flows_adopted(i);
     }
     return known;

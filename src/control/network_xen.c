@@ -243,16 +243,48 @@ static void resumed(void *arg, const struct peer_answer *a)
     network_xen_sync(i->network);
 }
 
+/* What an earlier daemon did not hear, or not get to save. */
+static void described(void *arg, const struct peer_answer *a)
+{
+    struct network_item *i = arg;
+    note_answer(i, a);
+    if (a->ret == -EPIPE || a->ret == -ETIMEDOUT) return;
+    if (a->ret < 0) log_error("vif %s: what it offers its guest is not known: %s", i->name, a->message);
+    network_xen_note_offered(i, json_array_get(json_object_get(a->result, "vifs"), 0));
+    network_xen_changed(i);
+    network_xen_sync(i->network);
+}
+
+/* A guest's rings are another's, or nobody's, once its number is. */
+static bool has_guest(struct network_item *i)
+{
+    const char *identity = json_string_value(json_object_get(xen_of(i), "identity"));
+    if (!network_xen_connection(i)) return false;
+    if (xen_backends_vouch(i->network->host->xen, network_xen_backend(i), identity) != XEN_VOUCH_NO) return true;
+    log_info("vif %s: its guest is not there any more, or is another", i->name);
+    set_connection(i, NULL, "listening");
+    return false;
+}
+
+/* False: no more can be asked now. */
+static bool sync_item(struct network_item *i)
+{
+    struct network *n = i->network;
+    if (!network_is_xen(i) || i->state != NETWORK_PRESENT || i->busy) return true;
+    if (!network_xen_offered(i)) {
+        i->busy = network_ask(n, "vif.list", json_pack("{s:s}", "name", i->name), XEN_LIMIT_MS, described, i);
+        return i->busy;
+    }
+    if (i->linked || !has_guest(i)) return true;
+    json_t *params = connect_params(network_xen_connection(i), true);
+    json_object_set_new(params, "name", json_string(i->name));
+    i->busy = network_ask(n, "vif.connect", params, XEN_LIMIT_MS, resumed, i);
+    return i->busy;
+}
+
 void network_xen_sync(struct network *n)
 {
     if (!n->settled) return;
-    LIST_FOR_EACH (node, &n->items[NETWORK_VIF]) {
-        struct network_item *i = list_entry(node, struct network_item, node);
-        json_t *connection = network_xen_connection(i);
-        if (i->state != NETWORK_PRESENT || i->busy || i->linked || !connection) continue;
-        json_t *params = connect_params(connection, true);
-        json_object_set_new(params, "name", json_string(i->name));
-        i->busy = network_ask(n, "vif.connect", params, XEN_LIMIT_MS, resumed, i);
-        if (!i->busy) return; /* answers come back here */
-    }
+    LIST_FOR_EACH (node, &n->items[NETWORK_VIF])
+        if (!sync_item(list_entry(node, struct network_item, node))) return; /* answers come back here */
 }

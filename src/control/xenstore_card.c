@@ -64,7 +64,8 @@ static enum xen_device_stage stage(struct xen_device *d)
     struct network_item *i = card_of(d);
     if (!i) return XEN_DEVICE_NONE;
     if (network_xen_connection(i)) return XEN_DEVICE_CONNECTED;
-    if (i->state == NETWORK_PRESENT && !i->busy && i->network->settled) return XEN_DEVICE_READY;
+    if (i->state == NETWORK_PRESENT && !i->busy && i->network->settled && network_xen_offered(i))
+        return XEN_DEVICE_READY;
     if (i->error[0]) xen_device_complain(d, i->error);
     return XEN_DEVICE_NOT_READY;
 }

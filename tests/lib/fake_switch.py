@@ -187,8 +187,11 @@ class Switch(Fake):
                 self.hold(name, f"extra{i}", held[f"extra{i}"])
         self.vifs[name] = {"params": {**params, "number": number}, "held": held, "listen": listen}
         self.tell("vif", {"name": name, "front_end": "connected" if "conn" in held else "listening"})
-        backend = {"backend": {"feature-sg": "1", "multi-queue-max-queues": "2", **self.behaviour().get("offer", {})}}
+        backend = self.backend()
         return {"number": number, "mac": params.get("mac", "02:00:00:aa:bb:%02x" % number), **(backend if "xen" in params else {})}
+
+    def backend(self):
+        return {"backend": {"feature-sg": "1", "multi-queue-max-queues": "2", **self.behaviour().get("offer", {})}}
 
     def vif_connect(self, params, fds):
         if self.vifs[params["name"]].get("connected"):
@@ -208,7 +211,9 @@ class Switch(Fake):
         self.vifs[params["name"]]["params"].update(params)
 
     def vif_list(self, params, fds):
-        return self.paged("vifs", [{"name": n, "queues_running": 1} for n in self.vifs], params)
+        wanted = [n for n in self.vifs if params.get("name") in (None, n)]
+        return self.paged("vifs", [{"name": n, "queues_running": 1, **(self.backend() if "xen" in self.vifs[n]["params"] else {})}
+                                   for n in wanted], params)
 
     def vif_stats(self, params, fds):
         wanted = [n for n in self.vifs if params.get("name") in (None, n)]
