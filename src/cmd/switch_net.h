@@ -103,6 +103,7 @@ struct net {
     struct xen_world *world; /* Xen guests' cards live in; NULL: there was none yet */
     char *world_name;
     struct xen_budget xen_budget;
+    atomic_uint xen_mappers; /* cards whose guests' frames are mapped */
     struct loop_timer tick;
     struct loop_timer links; /* armed while groups watch ports */
 };

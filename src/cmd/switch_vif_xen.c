@@ -92,7 +92,8 @@ int vif_xen_config(struct net_vif *v, struct netif_config *out, struct errmsg *e
                                  .open = open_door,
                                  .arg = v->net,
                                  .barrier = net_barrier,
-                                 .state = vif_state_netif(v)};
+                                 .state = vif_state_netif(v),
+                                 .mappers = &v->net->xen_mappers};
     return world_open(v->net, v->xen.world, e);
 }
 

@@ -175,11 +175,17 @@ bool netif_connected(const struct vif *v)
 
 /* ---- the kind ---- */
 
+static bool maps(const struct netif_card *c)
+{
+    return c->config.transmit == NETIF_MAP && c->config.mappers;
+}
+
 static void unmake(struct vif *v)
 {
     struct netif_card *c = v->netif;
     if (!c) return;
     close_all(v);
+    if (maps(c)) atomic_fetch_sub(c->config.mappers, 1);
     for (unsigned i = 0; c->queue && i < v->config.queue_pairs; i++) {
         netif_tx_side_unmake(&c->queue[i]);
         netif_rx_side_unmake(&c->queue[i]);
@@ -212,6 +218,7 @@ static int make(struct vif *v, struct errmsg *e)
     if (c) pthread_mutex_init(&c->groups_lock, NULL);
     if (!c || !c->queue) return errmsg_set(e, ENOMEM, "network card %s: out of memory", v->config.name);
     c->config = *v->config.xen;
+    if (maps(c)) atomic_fetch_add(c->config.mappers, 1);
     while (ret == 0 && made < pairs)
         ret = queue_make(&c->queue[made], v, made, e), made++;
     if (ret == 0) ret = c->config.open(c->config.arg, c->config.domid, &c->control.xen, e);

@@ -40,6 +40,8 @@ struct netif_config {
     /* Returns when no thread is in a batch any more that it was in before. NULL: there are no threads. */
     void (*barrier)(void *arg);
     struct netif_state *state; /* netif_state_bytes(); outlives the card */
+    /* Cards that map frames (NETIF_MAP), counted here, of all whose frames may come to this one. NULL: nobody knows. */
+    atomic_uint *mappers;
 };
 
 struct netif_queue_setup {

@@ -112,7 +112,8 @@ struct netif_rx_side {
     unsigned answer_count, copy_count;
     struct netif_rx_answer answer[NETIF_ENTRIES];
     struct xen_copy copy[NETIF_ENTRIES];
-    uint8_t *bounce; /* a page for each copy */
+    bool of_body[NETIF_ENTRIES]; /* it is copied from where a frame's body lies */
+    uint8_t *bounce;             /* a page for each copy */
     struct vif_rx_counts count;
     struct vif_counter bad_grants;
 };

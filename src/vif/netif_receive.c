@@ -108,6 +108,7 @@ static uint16_t place_bytes(struct netif_queue *q, struct reader *from, uint16_t
         memcpy(page->map.page, local, n);
         return NETIF_NO_COPY;
     }
+    r->of_body[r->copy_count] = from->entry > 0 && local != bounce;
     r->copy[r->copy_count] = (struct xen_copy){.ref = ref, .length = n, .local = local, .to_guest = true};
     return (uint16_t)r->copy_count++;
 }
@@ -172,18 +173,33 @@ static unsigned place(struct netif_queue *q, struct packet *const *packets, unsi
     return n;
 }
 
-/* The hypervisor does not copy from pages that another guest granted us: those that failed, by way of pages of our own. */
+/* May bytes of a body lie in pages that another guest granted us? */
+static bool may_be_foreign(const struct netif_queue *q)
+{
+    const atomic_uint *mappers = q->vif->netif->config.mappers;
+    return !mappers || atomic_load_explicit(mappers, memory_order_relaxed);
+}
+
+/* The hypervisor does not copy from pages that another guest granted us: what failed of bodies, by way of pages of our own. One call,
+ * since the reason may as well be this guest's references, and the time is the sender's. */
 static void copy_again(struct netif_queue *q)
 {
     struct netif_rx_side *r = &q->rx;
+    struct xen_copy again[NETIF_ENTRIES];
+    uint16_t at[NETIF_ENTRIES];
+    unsigned n = 0;
     for (unsigned i = 0; i < r->copy_count; i++) {
-        struct xen_copy *c = &r->copy[i];
+        if (r->copy[i].status == 0 || !r->of_body[i]) continue;
         uint8_t *bounce = r->bounce + (size_t)i * XEN_PAGE_BYTES;
-        if (c->status == 0 || c->local == bounce) continue;
-        memcpy(bounce, c->local, c->length);
-        c->local = bounce;
-        q->xen->ops->copy(q->xen, q->vif->netif->config.domid, c, 1);
+        memcpy(bounce, r->copy[i].local, r->copy[i].length);
+        again[n] = r->copy[i];
+        again[n].local = bounce;
+        at[n++] = (uint16_t)i;
     }
+    if (n == 0) return;
+    q->xen->ops->copy(q->xen, q->vif->netif->config.domid, again, n);
+    for (unsigned i = 0; i < n; i++)
+        r->copy[at[i]].status = again[i].status;
 }
 
 static void copy(struct netif_queue *q)
@@ -195,7 +211,7 @@ static void copy(struct netif_queue *q)
     for (unsigned i = 0; i < r->copy_count; i++)
         failed += r->copy[i].status != 0;
     if (likely(failed == 0)) return;
-    copy_again(q);
+    if (may_be_foreign(q)) copy_again(q);
     for (unsigned i = 0; i < r->copy_count; i++)
         if (r->copy[i].status) counter_add(&r->bad_grants, 1);
 }

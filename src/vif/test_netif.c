@@ -22,8 +22,12 @@ static int open_door(void *arg, xen_domid domid, struct xen **out, struct errmsg
 void bed_card_new(struct netif_bed *b, unsigned queues, enum netif_transmit transmit)
 {
     struct errmsg e = {""};
-    struct netif_config xen = {
-        .domid = BED_DOMID, .transmit = transmit, .open = open_door, .arg = b, .state = b->state};
+    struct netif_config xen = {.domid = BED_DOMID,
+                               .transmit = transmit,
+                               .open = open_door,
+                               .arg = b,
+                               .state = b->state,
+                               .mappers = &b->mappers};
     struct vif_config c = {
         .name = "x", .mac = {2}, .mtu = 1500, .queue_pairs = queues, .offloads = true, .kept = &b->kept, .xen = &xen};
     MUST(vif_new(&b->vif, &c, &card_runners, &e) == 0, "%s\n", e.text);
@@ -69,6 +73,7 @@ void bed_close(struct netif_bed *b)
     MUST(sim_maps_used(b->sim) == 0, "something is left\n");
     MUST(sim_ports_used(b->sim, SIM_HOST) == 0, "something is left\n");
     MUST(atomic_load(&b->budget.used) == 0, "something is left\n");
+    MUST(atomic_load(&b->mappers) == 0, "something is left\n");
     netfront_close(&b->front);
     sim_detach(b->sim);
     sim_remove(b->dir);

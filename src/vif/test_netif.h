@@ -13,6 +13,7 @@ struct netif_bed {
     char dir[64];
     struct sim *sim;
     struct xen_budget budget;
+    atomic_uint mappers;
     struct vif_kept kept;
     struct netif_state *state;
     struct vif *vif;
