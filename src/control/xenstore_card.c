@@ -112,7 +112,7 @@ static int read_settings(struct xen_device *d, json_t *card, struct errmsg *e)
     unsigned mtu;
     int used = 0;
     if (xen_device_read(d, "mac", mac) < 0) *mac = 0;
-    if (*mac) json_object_set_new(card, "mac", json_string(mac));
+    if (*mac && json_object_set_new(card, "mac", json_string(mac)) < 0) return errmsg_set(e, EINVAL, "mac= is not UTF-8");
     if (xen_device_read(d, "bridge", value) < 0 || !*value) return errmsg_set(e, EINVAL, "there is no bridge=");
     int ret = xenstore_params_bridge(card, value, e);
     if (ret == 0 && xen_device_read(d, "rate", value) == 0 && *value) ret = xenstore_params_rate(card, value, e);

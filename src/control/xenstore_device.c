@@ -182,6 +182,8 @@ int xen_identity(struct xenstore *store, const char *dir, char out[XEN_TEXT_MAX]
     snprintf(home, sizeof home, "/local/domain/%u/vm", domid);
     int ret = xenstore_read(store, home, NULL, vm, sizeof vm);
     if (ret < 0 && !xen_is_answer(ret)) return ret;
+    for (char *c = vm; *c; c++)
+        if (*c & 0x80) *c = '?'; /* it is saved as JSON */
     snprintf(out, XEN_TEXT_MAX, "%s#%016llx", vm, (unsigned long long)hash);
     return 0;
 }

@@ -61,6 +61,7 @@ static int take_option(struct disk_params *p, const char *word, const char *text
         const struct option *o = &options[i];
         if (strcmp(o->word, word) != 0) continue;
         json_t *into = o->of_leaf ? p->leaf : o->of_xen ? p->xen : p->disk, *value = option_value(o, text);
+        if (!value && o->type == TEXT) return errmsg_set(e, EINVAL, "%s= is not UTF-8", word);
         if (!value) return errmsg_set(e, EINVAL, "%s=%s: %s", word, text, o->type == SWITCH ? "on or off" : "a number");
         json_object_set_new(into, o->key, value);
         return 0;
@@ -72,8 +73,10 @@ static int take_layer(struct disk_params *p, const char *format, const char *pat
 {
     for (int i = 0; i < DISK_FORMAT_COUNT; i++) {
         if (strcmp(disk_format_name((enum disk_format)i), format) != 0) continue;
-        json_array_append_new(p->layers, json_pack("{s:s, s:s}", "format", format, "path", path));
-        return 0;
+        /* What JSON cannot say must not be left out: the layer below it would be written to. */
+        json_t *layer = json_pack("{s:s, s:s}", "format", format, "path", path);
+        if (layer && json_array_append_new(p->layers, layer) == 0) return 0;
+        return errmsg_set(e, EINVAL, "an image's path is not UTF-8");
     }
     return errmsg_set(e, EINVAL, "\"%s\" is no format of an image", format);
 }
@@ -152,7 +155,8 @@ int xenstore_params_bridge(json_t *card, const char *text, struct errmsg *e)
     if (len >= sizeof name) return errmsg_set(e, EINVAL, "bridge=%s: the name is too long", text);
     memcpy(name, text, len);
     name[len] = 0;
-    json_object_set_new(card, "bridge", json_string(name));
+    if (json_object_set_new(card, "bridge", json_string(name)) < 0)
+        return errmsg_set(e, EINVAL, "bridge= is not UTF-8");
     json_t *list = *trunks ? json_array() : NULL;
     while (*trunks) {
         size_t part = strcspn(++trunks, ":");
@@ -196,7 +200,10 @@ int xenstore_params_addresses(json_t *card, const char *text, struct errmsg *e)
         }
         memcpy(address, text, len);
         address[len] = 0;
-        if (len) json_array_append_new(list, json_string(address));
+        if (len && json_array_append_new(list, json_string(address)) < 0) {
+            json_decref(list);
+            return errmsg_set(e, EINVAL, "ip= is not UTF-8"); /* without it, less would be refused */
+        }
         text += len + (text[len] == ' ');
     }
     if (json_array_size(list)) json_object_set(card, "allowed_ips", list);

@@ -62,6 +62,9 @@ static void no_targets(void **state)
         "queues=x,raw:/x",
         "queues=-1,raw:/x",
         "queues=99999999999,raw:/x",
+        "qcow2:/\xff,raw:/base", /* else the base would be the leaf */
+        "qcow2:/leaf,raw:/\xff",
+        "name=\xff,raw:/x",
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct errmsg e = {""};
@@ -103,6 +106,7 @@ static void bridges(void **state)
     card_is(xenstore_params_bridge, "br0.5:20", 0,
             "{\"bridge\":\"br0\",\"tag\":5,\"trunks\":[20],\"vlan_mode\":\"native-untagged\"}");
     card_is(xenstore_params_bridge, "br0:", -EINVAL, NULL);
+    card_is(xenstore_params_bridge, "br\xff", -EINVAL, NULL);
     card_is(xenstore_params_bridge, "br0:4096", -EINVAL, NULL);
     card_is(xenstore_params_bridge, "br0:1:x", -EINVAL, NULL);
     card_is(xenstore_params_bridge, "a-name-of-a-bridge-that-is-longer-than-can-be", -EINVAL, NULL);
@@ -125,6 +129,8 @@ static void addresses(void **state)
     card_is(xenstore_params_addresses, "", 0, "{}");
     card_is(xenstore_params_addresses, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
             -EINVAL, NULL);
+    card_is(xenstore_params_addresses, "\xff", -EINVAL, NULL);
+    card_is(xenstore_params_addresses, "10.0.0.1 \xff", -EINVAL, NULL);
 }
 
 int main(void)
