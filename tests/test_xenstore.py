@@ -398,6 +398,18 @@ def test_the_daemon_is_killed_before_it_told_a_worker_of_the_rings(daemon, store
     assert daemon.wait_state(disk.disk)["front_end"] == "connected" and store.read(disk.back + "/state") == "4"
 
 
+def test_the_daemon_ends_while_a_disk_is_made(daemon, store, disk):
+    """The toolstack waits for the next one: a reason in hotplug-error would be the end of its patience."""
+    daemon.behave(configure="lost")
+    disk.announce()
+    wait_until(lambda: asked(daemon, "configure"), 5, "a worker")
+    daemon.terminate()
+    assert disk.error() is None
+    daemon.behave()
+    daemon.start()
+    disk.is_back(2)
+
+
 def test_the_daemon_is_killed_before_it_heard_what_a_worker_offers(daemon, store, disk):
     daemon.behave(configure="lost")
     disk.announce()

@@ -360,6 +360,7 @@ static void clean_up(struct life *l)
 {
     struct host *h = &l->daemon.host;
     sd_notify(0, "STOPPING=1");
+    xen_backends_end(h->xen);
     LIST_FOR_EACH_SAFE (node, &h->disks)
         vdisk_free(list_entry(node, struct vdisk, node));
     daemon_shutdown_cut_short(&l->daemon);

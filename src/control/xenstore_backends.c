@@ -286,6 +286,11 @@ int xen_backends_new(struct xen_backends **out, struct host *h, const struct xen
     return ret;
 }
 
+void xen_backends_end(struct xen_backends *b)
+{
+    if (b) b->ending = true;
+}
+
 void xen_backends_free(struct xen_backends *b)
 {
     if (!b) return;

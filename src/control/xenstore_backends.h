@@ -38,7 +38,9 @@ struct xen_settings {
 
 /* 0: *out is NULL when there is no Xen, or none is wanted. -errno with the reason. */
 int xen_backends_new(struct xen_backends **out, struct host *h, const struct xen_settings *s, struct errmsg *e);
-/* Devices stay as they are. After all disks and cards were freed. */
+/* Devices stay as they are: what is cut short from here on is nobody's failure. Before disks and cards are freed. */
+void xen_backends_end(struct xen_backends *b);
+/* After that. */
 void xen_backends_free(struct xen_backends *b);
 /* Begin to look, when what was saved is loaded. */
 void xen_backends_start(struct xen_backends *b);
