@@ -41,6 +41,12 @@ struct dp_list {
     struct dp_action actions[];
 };
 
+/* One of a path's meters, and what it dropped of packets that were counted on the path, or are to be. Not handed on yet. */
+struct path_meter {
+    struct count_mark before;
+    uint64_t packets, bytes;
+};
+
 /* The way through the tables, shared by megaflows that came along it. Whatever is added here has to be compared, too (path_is()
  * in cache_share.c). */
 struct megaflow_path {
@@ -55,9 +61,10 @@ struct megaflow_path {
     struct table_counters *counters;
     uint64_t packets, bytes, used_ns;
     size_t size; /* of itself, in memory */
-    unsigned flow_count, counted_count;
-    struct counted *counted; /* of groups and their buckets, with references; behind the flows */
-    struct flow *flows[];    /* that count packets; with a reference each */
+    unsigned flow_count, counted_count, meter_count;
+    struct counted *counted;   /* of groups and their buckets, with references; behind the flows */
+    struct path_meter *meters; /* but for those after which nothing is counted; behind these */
+    struct flow *flows[];      /* that count packets; with a reference each */
 };
 
 /* Half a cache line, then the words of its masked key. */
@@ -203,6 +210,8 @@ struct cache_add {
     const struct table_misses *misses;
     const struct counted *counted;
     unsigned counted_count;
+    const struct count_mark *marks;
+    unsigned mark_count;
     const struct change_deps *deps;
     bool refresh;
     bool again; /* it only leads to another look-up: what is counted on it is handed on to nobody */
@@ -227,10 +236,14 @@ bool cache_revalidate(struct cache *c, uint32_t line, struct change_log *log, ui
 bool cache_same(struct cache *c, uint32_t line, const struct cache_add *a);
 
 /* Its counters are its path's from now on, those of all (or of packets that no megaflow stands for; false: no memory, not counted)
- * their paths'; and what paths have is their flows' and tables': together, because these are everybody's and costly to touch. */
+ * their paths'; and what paths have is their flows' and tables': together, because these are everybody's and costly to touch.
+ * dropped_by: the number of the meter that dropped the packet, or COUNT_ALL. */
 void cache_fold(struct cache *c, uint32_t line, uint64_t now_ns);
 void cache_fold_all(struct cache *c, uint64_t now_ns);
-bool cache_count(struct cache *c, const struct cache_port *p, const struct cache_add *a, uint32_t bytes);
+bool cache_count(struct cache *c, const struct cache_port *p, const struct cache_add *a, uint32_t bytes,
+                 unsigned dropped_by);
+/* A packet that the megaflow counted was dropped by that one of its meters: it is not for what comes after it. */
+void cache_count_dropped(struct cache *c, uint32_t line, unsigned meter, uint32_t bytes);
 void cache_hand_on(struct cache *c);
 /* Look at up to max lines: fold, expire; refreshed() is told of addresses in use: false: translate again. */
 void cache_sweep(struct cache *c, uint64_t now_ns, uint32_t max,

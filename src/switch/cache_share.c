@@ -126,13 +126,21 @@ static bool same_misses(const struct table_misses *a, const struct table_misses 
     return a->count == b->count && (a->count == 0 || memcmp(a->tables, b->tables, a->count) == 0);
 }
 
+static bool same_marks(const struct megaflow_path *p, const struct cache_add *a)
+{
+    unsigned i = 0;
+    while (i < a->mark_count && memcmp(&p->meters[i].before, &a->marks[i], sizeof a->marks[i]) == 0)
+        i++;
+    return i == a->mark_count;
+}
+
 static bool path_is(const struct megaflow_path *p, const struct cache_add *a)
 {
     unsigned differ = (p->flow_count ^ a->flow_count) | (p->counted_count ^ a->counted_count) |
                       (p->tables ^ (uint16_t)a->tables) | (unsigned)(p->refresh ^ a->refresh) |
-                      (unsigned)(p->again ^ a->again);
+                      (unsigned)(p->again ^ a->again) | (p->meter_count ^ a->mark_count);
     return differ == 0 && change_deps_same(&p->deps, a->deps) && same_misses(&p->misses, a->misses) &&
-           same_flows(p, a) &&
+           same_flows(p, a) && same_marks(p, a) &&
            (a->counted_count == 0 || memcmp(p->counted, a->counted, a->counted_count * sizeof *a->counted) == 0);
 }
 
@@ -156,19 +164,31 @@ static struct megaflow_path *path_find(struct cache *c, const struct cache_add *
     return p && path_is(p, a) ? p : NULL;
 }
 
+/* The flow of this place is not among the path's. */
+static void one_less_before(struct megaflow_path *p, const struct cache_add *a, unsigned flow)
+{
+    for (unsigned i = 0; i < p->meter_count; i++)
+        if (flow < a->marks[i].flows) p->meters[i].before.flows--;
+}
+
 static struct megaflow_path *path_new(struct cache *c, const struct cache_add *a, uint8_t slot)
 {
     size_t size = sizeof(struct megaflow_path) + a->flow_count * sizeof(struct flow *) +
-                  a->counted_count * sizeof(struct counted);
+                  a->counted_count * sizeof(struct counted) + a->mark_count * sizeof(struct path_meter);
     struct megaflow_path *p = shared_new(c, size);
     if (!p) return NULL;
     *p = (struct megaflow_path){.slot = slot, .refresh = a->refresh, .again = a->again, .tables = (uint16_t)a->tables};
     p->size = size;
     p->misses = *a->misses;
     p->deps = *a->deps;
-    for (unsigned i = 0; i < a->flow_count; i++)
-        if (flow_ref(a->flows[i])) p->flows[p->flow_count++] = a->flows[i];
     p->counted = (struct counted *)(void *)(p->flows + a->flow_count);
+    p->meters = (struct path_meter *)(void *)(p->counted + a->counted_count);
+    for (; p->meter_count < a->mark_count; p->meter_count++)
+        p->meters[p->meter_count] = (struct path_meter){.before = a->marks[p->meter_count]};
+    for (unsigned i = 0; i < a->flow_count; i++) {
+        if (flow_ref(a->flows[i])) p->flows[p->flow_count++] = a->flows[i];
+        else one_less_before(p, a, i);
+    }
     for (; p->counted_count < a->counted_count; p->counted_count++) {
         p->counted[p->counted_count] = a->counted[p->counted_count];
         counts_ref(a->counted[p->counted_count].in);
@@ -200,12 +220,27 @@ void cache_path_put(struct cache *c, struct megaflow_path *p)
     if (--p->refs == 0 && p->packets == 0) path_free(c, p);
 }
 
-bool cache_count(struct cache *c, const struct cache_port *p, const struct cache_add *a, uint32_t bytes)
+static void path_dropped(struct megaflow_path *p, unsigned meter, uint32_t bytes)
+{
+    if (meter >= p->meter_count) return;
+    p->meters[meter].packets++;
+    p->meters[meter].bytes += bytes;
+}
+
+bool cache_count(struct cache *c, const struct cache_port *p, const struct cache_add *a, uint32_t bytes,
+                 unsigned dropped_by)
 {
     struct megaflow_path *path = path_find(c, a);
     if (!path) path = path_new(c, a, c->recent_path); /* without a reference: it stays until it has handed on */
-    if (path) cache_path_count(c, path, p->counters, 1, bytes, a->now_ns);
-    return path;
+    if (!path) return false;
+    cache_path_count(c, path, p->counters, 1, bytes, a->now_ns);
+    path_dropped(path, dropped_by, bytes);
+    return true;
+}
+
+void cache_count_dropped(struct cache *c, uint32_t line, unsigned meter, uint32_t bytes)
+{
+    path_dropped(c->cold[line].path, meter, bytes);
 }
 
 void cache_path_count(struct cache *c, struct megaflow_path *p, struct table_counters *counters, uint64_t packets,
@@ -221,13 +256,46 @@ void cache_path_count(struct cache *c, struct megaflow_path *p, struct table_cou
     if (p->used_ns < now_ns) p->used_ns = now_ns;
 }
 
+/* For what lies between two marks. */
+static void hand_on_between(struct megaflow_path *p, const struct count_mark *from, const struct count_mark *to,
+                            uint64_t packets, uint64_t bytes)
+{
+    uint64_t tables[4];
+    struct table_misses misses = {.count = (uint8_t)(to->misses - from->misses)};
+    if (packets == 0 && bytes == 0) return;
+    for (unsigned i = from->flows; i < to->flows; i++)
+        flow_count(p->flows[i], packets, bytes, p->used_ns);
+    for (unsigned i = from->counted; i < to->counted; i++)
+        counts_add(p->counted[i], packets, bytes);
+    if (!p->counters || p->again) return;
+    for (unsigned i = 0; i < 4; i++)
+        tables[i] = to->tables[i] & ~from->tables[i];
+    memcpy(misses.tables, p->misses.tables + from->misses, misses.count);
+    table_count(p->counters, tables, &misses, packets);
+}
+
+/* What was dropped is taken away no sooner than it is there: some of it may be its megaflow's still. */
+static uint64_t less(uint64_t all, uint64_t *dropped)
+{
+    uint64_t taken = *dropped < all ? *dropped : all;
+    *dropped -= taken;
+    return all - taken;
+}
+
 static void path_hand_on(struct megaflow_path *p)
 {
-    for (unsigned i = 0; i < p->flow_count; i++)
-        flow_count(p->flows[i], p->packets, p->bytes, p->used_ns);
-    for (unsigned i = 0; i < p->counted_count; i++)
-        counts_add(p->counted[i], p->packets, p->bytes);
-    if (p->counters && !p->again) table_count(p->counters, p->deps.tables, &p->misses, p->packets);
+    struct count_mark from = {0}, all = {.flows = (uint16_t)p->flow_count,
+                                         .counted = (uint16_t)p->counted_count,
+                                         .misses = p->misses.count};
+    memcpy(all.tables, p->deps.tables, sizeof all.tables);
+    for (unsigned i = 0; i < p->meter_count; i++) {
+        struct path_meter *m = &p->meters[i];
+        hand_on_between(p, &from, &m->before, p->packets, p->bytes);
+        from = m->before;
+        p->packets = less(p->packets, &m->packets);
+        p->bytes = less(p->bytes, &m->bytes);
+    }
+    hand_on_between(p, &from, &all, p->packets, p->bytes);
     p->packets = p->bytes = 0;
 }
 

@@ -9,6 +9,8 @@
 #ifndef SWITCH_COUNTS_H
 #define SWITCH_COUNTS_H
 
+#include <assert.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -26,6 +28,16 @@ struct counted {
     struct counts *in;
     size_t at;
 };
+
+/* How much of a way through the tables comes before one of its meters, the flow that has it included. A packet that the meter drops counts
+ * for that, and for nothing that comes later. No padding: they are compared as bytes. */
+struct count_mark {
+    uint64_t tables[4];                      /* a bit each */
+    uint16_t flows, counted, misses, unused; /* so many of each list */
+};
+static_assert(sizeof(struct count_mark) == 40, "no padding");
+
+#define COUNT_ALL UINT_MAX /* instead of a meter's number: none has dropped the packet */
 
 /* NULL: no memory. */
 static inline struct counts *counts_new(unsigned count)

@@ -69,6 +69,17 @@ static inline bool dp_is_output(const struct dp_action *a)
     return a->type == DP_OUTPUT || a->type == DP_CONTROLLER;
 }
 
+/* Which of a list's meters this is, from 0; there are none within branches. */
+static inline unsigned dp_meter_number(const struct dp_action *list, const struct dp_action *meter)
+{
+    unsigned n = 0;
+    for (const struct dp_action *a = list; a < meter; a++) {
+        if (a->type == DP_BRANCH) a += a->count;
+        else n += a->type == DP_METER;
+    }
+    return n;
+}
+
 /* Is there anything left of it afterwards? */
 static inline bool dp_is_seen(const struct dp_action *a)
 {

@@ -267,19 +267,24 @@ static void remark(struct packet *p, unsigned levels)
     (void)(is_v6(p) ? packet_set_ipv6_class(p, tos) : packet_set_ipv4_tos(p, tos));
 }
 
+/* The packet as it goes on; NULL: the pool has no room for a copy. */
+static struct packet *raised(const struct execute_context *c, struct packet *p, unsigned levels, bool *given)
+{
+    if (*given) p = packet_clone(c->outbox->pool, p);
+    *given = false;
+    if (p) remark(p, levels);
+    return p;
+}
+
+/* ---- all of them ---- */
+
 /* The packet as it goes on; NULL: it does not. */
 static struct packet *meet(const struct execute_context *c, struct packet *p, struct meter *m, bool *given)
 {
     int raise = meter_pass(c->meters, m, p->length_bytes);
     if (raise == METER_EXCEEDED) return NULL;
-    if (raise == 0) return p;
-    if (*given) p = packet_clone(c->outbox->pool, p);
-    *given = false;
-    if (p) remark(p, (unsigned)raise);
-    return p;
+    return raise ? raised(c, p, (unsigned)raise, given) : p;
 }
-
-/* ---- all of them ---- */
 
 /* What bounds everything that goes to controllers, and what goes there because no flow matched. */
 static struct packet *meet_special(const struct execute_context *c, struct packet *p, uint8_t reason)
@@ -311,7 +316,7 @@ static void to_controller(const struct execute_context *c, struct packet *p, con
 #define POOL_LOW (PACKET_POOL_PACKETS / 4 * 3)
 
 /* Its copies are nobody's once the ports have taken them: a group with a thousand buckets has to do with the pool that there is. */
-static bool branch(const struct execute_context *c, const struct packet *p, const struct dp_action *a, unsigned count)
+static bool branch(struct execute_context *c, const struct packet *p, const struct dp_action *a, unsigned count)
 {
     struct packet_pool *pool = c->outbox->pool;
     struct packet_pool_mark mark = packet_pool_mark(pool);
@@ -324,7 +329,7 @@ static bool branch(const struct execute_context *c, const struct packet *p, cons
     return done;
 }
 
-bool execute(const struct execute_context *c, struct packet *p, const struct dp_action *a, unsigned count)
+bool execute(struct execute_context *c, struct packet *p, const struct dp_action *a, unsigned count)
 {
     bool done = true;
     bool given = false; /* a port has it: it may not be changed */
@@ -338,7 +343,12 @@ bool execute(const struct execute_context *c, struct packet *p, const struct dp_
             done &= branch(c, p, &a[i] + 1, a[i].count);
             i += a[i].count;
         } else if (a[i].type == DP_METER) {
-            if (!(p = meet(c, p, a[i].meter, &given))) return false;
+            int raise = meter_pass(c->meters, a[i].meter, p->length_bytes);
+            if (raise == METER_EXCEEDED) {
+                c->exceeded = &a[i];
+                return false;
+            }
+            if (raise && !(p = raised(c, p, (unsigned)raise, &given))) return false;
         } else {
             if (given) p = packet_clone(c->outbox->pool, p);
             given = false;

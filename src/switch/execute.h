@@ -34,11 +34,12 @@ struct execute_context {
     void (*received)(void *arg, const struct packet_in *in); /* NULL: nobody */
     void *arg;
     uint32_t in_port;
+    const struct dp_action *exceeded; /* the meter that dropped the packet: for who is told that not all was done */
 };
 
 /* False: some of it was not done (a change that the packet does not allow, a meter, the pool's bound); what was before has happened, and
  * other branches have. */
-bool execute(const struct execute_context *c, struct packet *p, const struct dp_action *a, unsigned count);
+bool execute(struct execute_context *c, struct packet *p, const struct dp_action *a, unsigned count);
 /* One action that changes the packet. */
 bool execute_change(struct packet *p, const struct dp_action *a);
 

@@ -493,6 +493,7 @@ static void group(struct run *r, uint32_t id)
     struct flow_key unused = {0};
     if (id >= NAIVE_GROUPS || !r->n->has_group[id]) return;
     const struct group_spec *g = &r->n->groups[id];
+    r->out->groups[id]++;
     void *arg = (void *)(uintptr_t)r->n;
     int chosen = g->type == GROUP_SELECT ? group_choose(g, group_hash(id, &r->key, &unused), is_alive, arg) : -1;
     for (unsigned i = 0; i < g->count; i++) {
@@ -527,7 +528,9 @@ static void table(struct run *r, uint8_t number)
 {
     for (;;) {
         const struct flow_spec *f = best_of(r->n, number, &r->key);
+        if (number < NAIVE_TABLES) r->out->tables |= 1u << number;
         if (!f) return;
+        r->out->hit[f - r->n->flows] = true;
         const struct instructions *i = &f->instructions;
         meter(r, i->meter);
         if (r->stop) return;
@@ -550,6 +553,9 @@ void naive_run(const struct naive *n, const struct flow_key *k, const struct nai
     struct run r = {.n = n, .out = out, .key = *k};
     if (frame) r.frame = *frame;
     out->count = 0;
+    memset(out->hit, 0, sizeof out->hit);
+    memset(out->groups, 0, sizeof out->groups);
+    out->tables = 0;
     out->deep = out->unsure = out->raised = out->edited = out->shimmed = out->odd = false;
     table(&r, 0);
     struct set set = r.set;

@@ -14,6 +14,7 @@
 #define NAIVE_FLOWS 512u
 #define NAIVE_OUTPUTS 8192u
 #define NAIVE_GROUPS 8u /* numbers below */
+#define NAIVE_TABLES 8u /* that are told of */
 /* Meters that do the same with every packet: all other numbers let it pass. */
 #define NAIVE_METER_DROPS 2u
 #define NAIVE_METER_RAISES 3u /* the drop precedence, by 1 */
@@ -35,11 +36,15 @@ struct naive_result {
         struct flow_key key; /* of the frame that leaves */
         uint64_t sum;        /* of its bytes; 0: not known */
     } out[NAIVE_OUTPUTS];
-    bool raised;  /* by a meter */
-    bool edited;  /* a field behind the tags was written */
-    bool deep;    /* more tags than a key shows */
-    bool shimmed; /* a label or an I-TAG was pushed, popped or changed */
-    bool odd;     /* what came to light is not what it was said to be: setting fails on it */
+    /* What it came to. */
+    bool hit[NAIVE_FLOWS];
+    unsigned groups[NAIVE_GROUPS]; /* how often */
+    uint32_t tables;               /* a bit each */
+    bool raised;                   /* by a meter */
+    bool edited;                   /* a field behind the tags was written */
+    bool deep;                     /* more tags than a key shows */
+    bool shimmed;                  /* a label or an I-TAG was pushed, popped or changed */
+    bool odd;                      /* what came to light is not what it was said to be: setting fails on it */
     /* A header was to be read anew below tags that the key has no room for, or behind fields that were written into the key only: none
      * of it may be relied on. */
     bool unsure;

@@ -20,6 +20,7 @@
 #include "switch/group_internal.h"
 #include "switch/meter.h"
 #include "switch/naive.h"
+#include "switch/oracle_counts.h"
 #include "switch/oracle_frame.h"
 #include "switch/test_rig.h"
 #include "switch/translate.h"
@@ -325,6 +326,7 @@ struct both {
     struct translation *translation;
     struct oracle_frame frame;
     struct naive_frame naive_frame; /* the same */
+    struct oracle_counts counts[2];
     unsigned frames, outputs, flips, changes;
 };
 
@@ -475,11 +477,17 @@ static void check_frame(struct both *b, unsigned i, unsigned at)
         fail_msg("output %u differs in bytes", i);
 }
 
+/* Is what comes out known? */
+static bool is_sure(const struct both *b)
+{
+    return !(b->said.unsure || ((b->frame.broken || b->said.odd) && b->said.edited));
+}
+
 /* The frame came out of each port as often as it should have, and the last few look as they should. */
 static void compare(struct both *b)
 {
     unsigned expected[32] = {0};
-    if (b->said.unsure || ((b->frame.broken || b->said.odd) && b->said.edited)) {
+    if (!is_sure(b)) {
         rig_got(&b->rig);
         return;
     }
@@ -534,8 +542,13 @@ static void send(struct both *b)
     oracle_frame(&b->frame, &seed, openings);
     unsigned port = 1 + rnd(PORTS);
     ask(b, port, &k);
-    for (unsigned i = 0; i <= rnd(2); i++)
+    bool counted = is_sure(b) && rnd(8) == 0;
+    unsigned copies = 1 + rnd(3);
+    if (counted) oracle_counts_read(b->rig.bridge, &b->naive, &b->counts[0]);
+    for (unsigned i = 0; i < copies; i++)
         send_again(b, port);
+    if (counted) oracle_counts_read(b->rig.bridge, &b->naive, &b->counts[1]);
+    if (counted) oracle_counts_check(&b->naive, &b->said, &b->counts[0], &b->counts[1], copies, b->frame.length);
     if (b->said.shimmed && rnd(100) == 0) flip_on_the_wire(b, port);
     b->frames++;
 }

@@ -90,7 +90,7 @@ static uint32_t keep_step(struct switch_thread *t, struct cache_port *p, const s
     a.deps = &deps;
     a.actions = t->steps;
     a.action_count = to->change_count + 1u;
-    a.flow_count = a.counted_count = 0;
+    a.flow_count = a.counted_count = a.mark_count = 0;
     a.refresh = false;
     a.again = true;
     cache_lookup(&t->cache, p, &a.key, 1, 0, &old);

@@ -45,13 +45,28 @@ static void take_back_copies(struct burst *b)
     packet_pool_rewind(b->t->pool, b->mark);
 }
 
-static void carry_out(struct burst *b, struct packet *p, const struct dp_action *a, unsigned count)
+/* Which meter has dropped the packet, or COUNT_ALL. */
+static unsigned carry_out(struct burst *b, struct packet *p, const struct dp_action *a, unsigned count)
 {
-    if (count == 0 || !execute(&b->run, p, a, count)) b->t->dropped++;
+    unsigned dropped_by = COUNT_ALL;
+    if (count == 0 || !execute(&b->run, p, a, count)) {
+        b->t->dropped++;
+        if (b->run.exceeded) dropped_by = dp_meter_number(a, b->run.exceeded);
+        b->run.exceeded = NULL;
+    }
     take_back_copies(b);
+    return dropped_by;
 }
 
-static void obey_last(struct burst *b, struct megaflow *m, struct packet *p)
+/* The packet may be longer afterwards. */
+static void carry_out_list(struct burst *b, uint32_t line, const struct dp_list *l, struct packet *p)
+{
+    uint32_t bytes = p->length_bytes;
+    unsigned dropped_by = carry_out(b, p, l->actions, l->count);
+    if (__builtin_expect(dropped_by != COUNT_ALL, false)) cache_count_dropped(&b->t->cache, line, dropped_by, bytes);
+}
+
+static void obey_last(struct burst *b, struct megaflow *m, uint32_t line, struct packet *p)
 {
     const struct dp_list *l = m->list;
     m->packets++;
@@ -59,7 +74,7 @@ static void obey_last(struct burst *b, struct megaflow *m, struct packet *p)
     if (l->single) outbox_put(&b->t->outbox, l->single, p);
     else if (l->metered && meter_passes(&b->t->meters, l->actions[0].meter, p->length_bytes))
         outbox_put(&b->t->outbox, l->metered, p);
-    else carry_out(b, p, l->actions, l->count);
+    else carry_out_list(b, line, l, p);
 }
 
 /* False: it leads to another look-up, which has found nothing: a miss. */
@@ -72,7 +87,7 @@ static bool obey(struct burst *b, struct megaflow *m, uint32_t line, struct pack
         if (!line) return false;
         m = cache_megaflow(&b->t->cache, line);
     }
-    obey_last(b, m, p);
+    obey_last(b, m, line, p);
     return true;
 }
 
@@ -131,6 +146,8 @@ static struct cache_add add_of(const struct switch_thread *t, const struct flow_
                               .flow_count = tr->flow_count,
                               .counted = tr->counted,
                               .counted_count = tr->counted_count,
+                              .marks = tr->marks,
+                              .mark_count = tr->mark_count,
                               .tables = tr->tables,
                               .misses = &tr->misses,
                               .deps = &tr->deps,
@@ -200,12 +217,13 @@ static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_gen
     line = keep(b, stale, &a, &first);
     if (first) fresh_note(b, first);
     if (line) {
-        obey_last(b, cache_megaflow(&t->cache, line), p);
+        obey_last(b, cache_megaflow(&t->cache, line), line, p);
     } else {
         const struct translation *tr = t->translation;
-        if (!cache_count(&t->cache, b->port, &a, p->length_bytes))
-            translation_count(b->in->bridge, tr, p->length_bytes, t->now_ns);
-        carry_out(b, p, tr->actions, tr->count);
+        uint32_t bytes = p->length_bytes;
+        unsigned dropped_by = carry_out(b, p, tr->actions, tr->count);
+        if (!cache_count(&t->cache, b->port, &a, bytes, dropped_by))
+            translation_count(b->in->bridge, tr, bytes, dropped_by, t->now_ns);
     }
     quota_spend(b);
 }

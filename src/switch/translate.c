@@ -123,6 +123,20 @@ static void watch_dscp(struct walk *w)
     seen(w)->nw_tos &= (uint8_t)~WALK_DSCP;
 }
 
+/* What comes after this meter counts only packets that it lets through. */
+static void mark_counts(struct walk *w)
+{
+    struct translation *t = w->out;
+    if (t->mark_count == TRANSLATION_METERS) {
+        w->depends = true;
+        return;
+    }
+    struct count_mark *m = &t->marks[t->mark_count++];
+    *m = (struct count_mark){
+        .flows = (uint16_t)t->flow_count, .counted = (uint16_t)t->counted_count, .misses = t->misses.count};
+    memcpy(m->tables, t->deps.tables, sizeof m->tables);
+}
+
 /* A packet that goes no further meets the meter all the same: it counts. */
 static void walk_meter(struct walk *w, uint32_t id, struct meter *m)
 {
@@ -135,6 +149,7 @@ static void walk_meter(struct walk *w, uint32_t id, struct meter *m)
     if (!a) return;
     a->id = id;
     a->meter = m;
+    mark_counts(w);
 }
 
 /* True: goes on in *table. */
@@ -205,6 +220,18 @@ static void unwrap_last(struct translation *t)
     }
 }
 
+/* A meter after which nothing counts needs no mark. */
+static void unmark_last(struct translation *t)
+{
+    while (t->mark_count) {
+        const struct count_mark *m = &t->marks[t->mark_count - 1];
+        if (m->flows != t->flow_count || m->counted != t->counted_count || m->misses != t->misses.count ||
+            memcmp(m->tables, t->deps.tables, sizeof m->tables) != 0)
+            return;
+        t->mark_count--;
+    }
+}
+
 static void finish(struct walk *w)
 {
     struct translation *t = w->out;
@@ -212,6 +239,7 @@ static void finish(struct walk *w)
     while (t->count && !dp_is_seen(&t->actions[t->count - 1]))
         t->count--;
     unwrap_last(t);
+    unmark_last(t);
     finish_mask(w->r->key, &t->mask);
     for (unsigned i = 0; i < t->inner_count; i++)
         finish_mask(&t->inner[i].key, &t->inner[i].mask);
@@ -229,7 +257,8 @@ static void start(struct walk *w, const struct translation_request *r, struct tr
     w->mask = &out->mask;
     w->flow = NULL;
     w->table = 0;
-    w->stop = w->meet = w->remarked = w->depends = w->buried = false;
+    w->meet = r->actions && r->packet && r->meters; /* a controller's packet is the only one of its kind */
+    w->stop = w->remarked = w->depends = w->buried = false;
     w->dscp_seen = 0;
     w->depth = w->resubmits = w->group_depth = w->buckets = 0;
     w->set = (struct action_list){.list = w->set_actions};
@@ -298,11 +327,15 @@ void translate(const struct translation_request *r, struct translation *out)
     finish(&w);
 }
 
-void translation_count(struct bridge *b, const struct translation *t, uint32_t bytes, uint64_t now_ns)
+void translation_count(struct bridge *b, const struct translation *t, uint32_t bytes, unsigned dropped_by,
+                       uint64_t now_ns)
 {
-    for (unsigned i = 0; i < t->flow_count; i++)
+    const struct count_mark *m = dropped_by < t->mark_count ? &t->marks[dropped_by] : NULL;
+    struct table_misses misses = t->misses;
+    if (m) misses.count = (uint8_t)m->misses;
+    for (unsigned i = 0; i < (m ? m->flows : t->flow_count); i++)
         flow_count(t->flows[i], 1, bytes, now_ns);
-    for (unsigned i = 0; i < t->counted_count; i++)
+    for (unsigned i = 0; i < (m ? m->counted : t->counted_count); i++)
         counts_add(t->counted[i], 1, bytes);
-    table_count(b->counters, t->deps.tables, &t->misses, 1);
+    table_count(b->counters, m ? m->tables : t->deps.tables, &misses, 1);
 }

@@ -11,7 +11,7 @@
  * (inner). All packets that agree in the bits that were looked at of each of the keys fare alike; see recirculate.h.
  *
  * Where a table looks at a DSCP that a meter may have changed before, the outcome is good for this packet only (once): it meets its
- * meters in translation.
+ * meters in translation, and its way ends at the one that drops it. Otherwise it is written down what came before each meter (marks).
  *
  * Bounds: RESUBMITS_MAX in all, RESUBMIT_DEPTH nested, WALK_BUCKETS_MAX buckets of groups looked at, DP_ACTIONS_MAX; over these
  * the packet is dropped.
@@ -31,6 +31,7 @@
 #define TRANSLATION_COUNTED 4096u /* further ones do not count */
 #define TRANSLATION_INNER 4u      /* keys that a packet may have after its first; with more its outcome is not kept */
 #define TRANSLATION_CHANGES 64u   /* that lead to them, in all */
+#define TRANSLATION_METERS 16u    /* on a way; with more each packet meets them in translation */
 #define TRANSLATION_FLOWS                                                                                              \
     64u /* matched on the way, that count packets; further ones do not, those without an idle time-out first */
 
@@ -47,9 +48,11 @@ struct translation {
     bool once;    /* not to be kept */
     bool refresh; /* the packet's source address is in use (deps.mac_src) */
     bool failed;  /* a bound was reached */
-    unsigned tables, flow_count, counted_count, count, inner_count, change_count;
+    unsigned tables, flow_count, counted_count, count, inner_count, change_count, mark_count;
     /* What is above is cleared for each translation, what follows is not. */
     struct flow *flows[TRANSLATION_FLOWS];
+    struct count_mark
+        marks[TRANSLATION_METERS]; /* of the meters in actions, but for those after which nothing counts */
     struct dp_action actions[DP_ACTIONS_MAX];
     struct counted counted[TRANSLATION_COUNTED]; /* groups and buckets that were taken */
     struct translation_inner inner[TRANSLATION_INNER];
@@ -71,7 +74,9 @@ struct translation_request {
 };
 
 void translate(const struct translation_request *r, struct translation *out);
-/* A packet for the flows and tables that it passed, where no megaflow counts for them. */
-void translation_count(struct bridge *b, const struct translation *t, uint32_t bytes, uint64_t now_ns);
+/* A packet for the flows and tables that it passed, where no megaflow counts for them. dropped_by: the number of the meter that
+ * dropped it, or COUNT_ALL. */
+void translation_count(struct bridge *b, const struct translation *t, uint32_t bytes, unsigned dropped_by,
+                       uint64_t now_ns);
 
 #endif
