@@ -12,6 +12,7 @@ struct slot {
     struct xen_map map;
     bool writable;
     unsigned holders;
+    uint32_t used;         /* in which period it was last */
     uint32_t chain;        /* next in its bucket, or in the free list */
     uint32_t newer, older; /* by last use */
 };
@@ -23,6 +24,7 @@ struct persistent {
     uint32_t *bucket;
     struct slot *slot;
     uint32_t free, newest, oldest;
+    uint32_t period;
     struct persistent_stats stats;
 };
 
@@ -159,6 +161,7 @@ int persistent_get(struct persistent *p, uint32_t ref, bool writable, void **pag
         }
     }
     p->slot[i].holders++;
+    p->slot[i].used = p->period;
     *page = p->slot[i].map.page;
     *slot = i;
     return 0;
@@ -168,6 +171,19 @@ void persistent_put(struct persistent *p, unsigned slot)
 {
     assert(slot < p->capacity && p->slot[slot].holders);
     p->slot[slot].holders--;
+}
+
+void persistent_age(struct persistent *p, unsigned periods, unsigned max)
+{
+    p->period++;
+    for (uint32_t i = p->oldest, newer; i != NONE && max; i = newer) {
+        newer = p->slot[i].newer;
+        if (p->period - p->slot[i].used <= periods) return; /* the rest was used later still */
+        if (p->slot[i].holders) continue;
+        slot_release(p, i);
+        p->stats.aged++;
+        max--;
+    }
 }
 
 struct persistent_stats persistent_stats(const struct persistent *p)

@@ -27,8 +27,12 @@ void persistent_free(struct persistent *p); /* unmaps all, held or not */
 int persistent_get(struct persistent *p, uint32_t ref, bool writable, void **page, unsigned *slot);
 void persistent_put(struct persistent *p, unsigned slot);
 
+/* A period is over. Pages that nobody used in so many of them are unmapped, at most max (each has its price), and asked for again
+ * when they are used again: without that a guest's busiest minute would hold its part of the map-track table for good. */
+void persistent_age(struct persistent *p, unsigned periods, unsigned max);
+
 struct persistent_stats {
-    uint64_t hits, maps, evictions;
+    uint64_t hits, maps, evictions, aged;
     unsigned mapped;
 };
 struct persistent_stats persistent_stats(const struct persistent *p);

@@ -616,6 +616,47 @@ static void persistent(void **state)
     bed_close(&b);
 }
 
+/* What was not used in so many periods goes, the oldest first; what is held, or was used since, stays. */
+static void persistent_ages(void **state)
+{
+    struct bed b;
+    bed_open(&b, &fifo);
+    struct persistent *p = persistent_new(b.xen, GUEST, 16);
+    uint32_t ref[10], frame[10];
+    void *page;
+    unsigned slot, held;
+    for (unsigned i = 0; i < 10; i++) {
+        ref[i] = granted(&b, false, &frame[i]);
+        assert_int_equal(persistent_get(p, ref[i], true, &page, i ? &slot : &held), 0);
+        if (i) persistent_put(p, slot);
+    }
+    for (unsigned n = 0; n < 2; n++)
+        persistent_age(p, 2, 4);
+    assert_int_equal(sim_maps_used(b.sim), 10);
+    for (unsigned i = 8; i < 10; i++) {
+        assert_int_equal(persistent_get(p, ref[i], true, &page, &slot), 0);
+        persistent_put(p, slot);
+    }
+    persistent_age(p, 2, 4); /* 1 to 4 */
+    assert_int_equal(sim_maps_used(b.sim), 6);
+    assert_int_equal(sim_revoke(b.guest, ref[4]), 0);
+    assert_int_equal(sim_revoke(b.guest, ref[5]), -EBUSY);
+    persistent_age(p, 2, 4); /* 5 to 7 */
+    assert_int_equal(sim_maps_used(b.sim), 3);
+    persistent_age(p, 2, 4); /* 8 and 9 */
+    assert_int_equal(sim_maps_used(b.sim), 1);
+    assert_int_equal(sim_revoke(b.guest, ref[0]), -EBUSY);
+    persistent_put(p, held);
+    persistent_age(p, 2, 4);
+    assert_int_equal(persistent_stats(p).mapped, 0);
+    assert_int_equal(persistent_stats(p).aged, 10);
+    assert_int_equal(persistent_get(p, ref[9], true, &page, &slot), 0);
+    assert_int_equal(*(uint8_t *)page, frame[9] + 1);
+    persistent_put(p, slot);
+    persistent_free(p);
+    bed_close(&b);
+}
+
 /* Against a plain list of what was used last, with a budget smaller than the cache. */
 static void persistent_oracle(void **state)
 {
@@ -812,6 +853,7 @@ int main(void)
         cmocka_unit_test(refused),
         cmocka_unit_test(a_killed_backend),
         cmocka_unit_test(persistent),
+        cmocka_unit_test(persistent_ages),
         cmocka_unit_test(persistent_oracle),
         cmocka_unit_test(no_event_is_lost),
         cmocka_unit_test(grants_of_threads),

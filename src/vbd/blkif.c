@@ -191,6 +191,7 @@ static void publish(struct vbd_queue *q, struct vbd_request *first)
         }
     }
     if (blkif_publish(b->ring)) notify_guest(b);
+    if (b->persistent && !b->ageing) vbd_blkif_persistent_watch(b);
 }
 
 /* ---- what the thread sleeps on ---- */
@@ -250,7 +251,7 @@ static void stop(struct vbd_queue *q)
     if (!b) return;
     if (b->watching) engine_unwatch(q->engine, &b->watch);
     blkif_free(b->ring);
-    persistent_free(b->persistent);
+    vbd_blkif_persistent_stop(b);
     if (b->port >= 0) b->xen->ops->unbind(b->xen, b->port);
     if (b->ring_pages) b->xen->ops->unmap_ring(b->xen, b->ring_pages, b->ring_page_count);
     if (b->pool) munmap(b->pool, (size_t)BLKIF_POOL_PAGES * XEN_PAGE_BYTES);
@@ -299,10 +300,8 @@ static int open_all(struct vbd_blkif *b, const struct vbd_blkif_setup *s, struct
 {
     int ret = open_pool(b, e);
     if (ret) return ret;
-    if (b->way == VBD_BLKIF_PERSISTENT) {
-        b->persistent = persistent_new(b->xen, s->domid, s->persistent_max);
-        if (!b->persistent) return errmsg_sys(e, ENOMEM, "persistent grants");
-    }
+    if (b->way == VBD_BLKIF_PERSISTENT) ret = vbd_blkif_persistent_start(b, s->persistent_max, s->idle_ms);
+    if (ret) return errmsg_sys(e, -ret, "persistent grants");
     return open_ring(b, s, e);
 }
 

@@ -53,7 +53,8 @@ struct vbd_blkif_setup {
     unsigned segments_max; /* of an indirect request, as offered; 0: not offered */
     enum vbd_blkif_way way;
     bool no_discard;         /* was not offered: refused as not supported */
-    unsigned persistent_max; /* pages that stay mapped */
+    unsigned persistent_max; /* pages that stay mapped, ... */
+    unsigned idle_ms;        /* ... until they were not used for that long (and up to a third more); 0: a minute */
     void *inflight;          /* blkif_inflight_bytes() long, or NULL */
     bool resume;             /* it holds what an earlier process left */
 };

@@ -9,6 +9,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "vbd/blkif_impl.h"
@@ -21,6 +23,57 @@ size_t vbd_blkif_extra_bytes(const struct vbd_blkif *b)
 static bool to_guest(const struct vbd_request *r)
 {
     return r->type == VIRTIO_BLK_T_IN;
+}
+
+/* ---- pages that stay mapped ---- */
+
+#define AGE_AT_ONCE 128u /* pages unmapped at a time: each is a system call, and the ring waits */
+
+static void age_timer_set(struct vbd_blkif *b, unsigned ms)
+{
+    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000l};
+    struct itimerspec every = {t, t};
+    timerfd_settime(b->age_watch.fd, 0, &every, NULL);
+    b->ageing = ms != 0;
+}
+
+static void period_over(struct engine_watch *w)
+{
+    struct vbd_blkif *b = container_of(w, struct vbd_blkif, age_watch);
+    uint64_t times;
+    if (read(w->fd, &times, sizeof times) != sizeof times) return;
+    persistent_age(b->persistent, BLKIF_IDLE_PERIODS, AGE_AT_ONCE);
+    if (persistent_stats(b->persistent).mapped == 0) age_timer_set(b, 0);
+}
+
+int vbd_blkif_persistent_start(struct vbd_blkif *b, unsigned max, unsigned idle_ms)
+{
+    b->persistent = persistent_new(b->xen, b->domid, max);
+    if (!b->persistent) return -ENOMEM;
+    b->period_ms = (unsigned)max_u64((idle_ms ? idle_ms : BLKIF_IDLE_MS) / BLKIF_IDLE_PERIODS, 1);
+    int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (fd < 0) return -errno;
+    b->age_watch = (struct engine_watch){.fd = fd, .ready = period_over};
+    int ret = engine_watch(b->queue->engine, &b->age_watch);
+    b->age_watching = ret == 0;
+    if (ret < 0) close(fd);
+    return ret;
+}
+
+void vbd_blkif_persistent_stop(struct vbd_blkif *b)
+{
+    if (b->age_watching) {
+        engine_unwatch(b->queue->engine, &b->age_watch);
+        close(b->age_watch.fd);
+    }
+    b->age_watching = false;
+    persistent_free(b->persistent);
+    b->persistent = NULL;
+}
+
+void vbd_blkif_persistent_watch(struct vbd_blkif *b)
+{
+    if (persistent_stats(b->persistent).mapped) age_timer_set(b, b->period_ms);
 }
 
 /* ---- indirect segments ---- */

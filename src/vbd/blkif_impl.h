@@ -39,6 +39,9 @@ struct vbd_blkif {
     bool no_discard;
     unsigned segments; /* that a request may have */
     struct persistent *persistent;
+    struct engine_watch age_watch; /* a timer: a period is over */
+    bool age_watching, ageing;     /* the timer is there; it runs, which it does while pages are mapped */
+    unsigned period_ms;
 
     struct vbd_request *waiting; /* taken from the ring; there are no buffers for it now, and nothing else is taken */
     struct vbd_request *barrier; /* taken from the ring; nothing else is taken until it is over */
@@ -56,7 +59,14 @@ struct vbd_blkif {
     uint8_t indirect[BLKIF_INDIRECT_PAGES_MAX * XEN_PAGE_BYTES];
 };
 
+#define BLKIF_IDLE_MS 60000u
+#define BLKIF_IDLE_PERIODS 3u
+
 /* blkif_data.c */
+/* Pages that stay mapped, up to so many, while they are used. 0 or -errno; stop is harmless in any case. */
+int vbd_blkif_persistent_start(struct vbd_blkif *b, unsigned max, unsigned idle_ms);
+void vbd_blkif_persistent_stop(struct vbd_blkif *b);
+void vbd_blkif_persistent_watch(struct vbd_blkif *b); /* some may be mapped: the timer runs */
 size_t vbd_blkif_extra_bytes(const struct vbd_blkif *b);
 /* The segments of an indirect request, from the guest's pages. False: it is refused. */
 bool vbd_blkif_fetch_segments(struct vbd_blkif *b, struct blkif_request *q);

@@ -448,6 +448,35 @@ static void test_latency_has_the_copy_in_it(void **state)
     bed_close(&bed);
 }
 
+static void wait_for_maps(unsigned maps)
+{
+    for (int waited = 0; sim_maps_used(bed.sim) != maps && waited < BED_ANSWER_MS; waited++)
+        usleep(1000);
+    assert_int_equal(sim_maps_used(bed.sim), maps);
+}
+
+/* Pages that a guest used once do not stay mapped for good; those that it uses do, and any comes back. */
+static void test_idle_pages(void **state)
+{
+    bed_open(&bed, VBD_BLKIF_PERSISTENT, BLKIF_ABI_NATIVE, 1);
+    bed.setup.idle_ms = 100;
+    struct vbd_config c = bed_config(&bed);
+    bed_serve(&bed, &c);
+    for (unsigned turn = 0; turn < 2; turn++) {
+        for (unsigned i = 0; i < 330; i += 11)
+            assert_int_equal(ask_pages(BLKIF_WRITE, 0, i, 11), BLKIF_OKAY);
+        assert_true(sim_maps_used(bed.sim) > 11);
+        for (int waited = 0; sim_maps_used(bed.sim) > 2 && waited < BED_ANSWER_MS / 5; waited++) {
+            assert_int_equal(ask_pages(BLKIF_READ, 0, 7, 1), BLKIF_OKAY);
+            usleep(5000);
+        }
+        assert_true(sim_maps_used(bed.sim) <= 2); /* the ring, and this page if the machine is not slow */
+        wait_for_maps(1);
+    }
+    assert_int_equal(sim_revoke(bed.guest, bed.ref[7]), 0);
+    bed_close(&bed);
+}
+
 static void test_refused_rings(void **state)
 {
     struct errmsg e = {""};
@@ -657,6 +686,7 @@ int main(void)
         cmocka_unit_test(test_index_jumps),
         cmocka_unit_test(test_one_more_than_entries),
         cmocka_unit_test(test_latency_has_the_copy_in_it),
+        cmocka_unit_test(test_idle_pages),
         cmocka_unit_test(test_refused_rings),
         cmocka_unit_test(test_properties),
         cmocka_unit_test(test_connect_and_disconnect),
