@@ -303,13 +303,58 @@ static const struct xen_ops sim_ops = {.map = op_map,
                                        .confine = op_confine,
                                        .free = op_free};
 
+/* ---- processes ---- */
+
+/* The state's letter, after the name, which may have anything in it but ends with the last bracket. */
+static bool is_thread_in(const char *stat_path, const char *states)
+{
+    char line[512] = "";
+    FILE *f = fopen(stat_path, "re");
+    if (!f) return true; /* it has ended */
+    size_t n = fread(line, 1, sizeof line - 1, f);
+    fclose(f);
+    line[n] = 0;
+    const char *bracket = strrchr(line, ')');
+    return !bracket || !bracket[1] || strchr(states, bracket[2]);
+}
+
+/* Every thread of it is in one of these states, or it is not there. */
+static bool is_process_in(int pid, const char *states)
+{
+    char path[300];
+    bool all = true;
+    snprintf(path, sizeof path, "/proc/%d/task", pid);
+    DIR *d = opendir(path);
+    if (!d) return true;
+    for (struct dirent *entry; all && (entry = readdir(d));) {
+        if (entry->d_name[0] == '.') continue;
+        snprintf(path, sizeof path, "/proc/%d/task/%.200s/stat", pid, entry->d_name);
+        all = is_thread_in(path, states);
+    }
+    closedir(d);
+    return all;
+}
+
+/* Whether its parent has noticed does not matter. */
+static bool is_gone(int pid)
+{
+    return is_process_in(pid, "ZX");
+}
+
+static bool is_stopped(int pid)
+{
+    return is_process_in(pid, "TtZX");
+}
+
+/* ---- opening ---- */
+
 /* What the kernel does when a process ends. */
 static void reap(struct sim *s)
 {
     struct sim_view *host = s->host;
     for (unsigned i = 0; i < SIM_VCPUS_MAX; i++) {
         int owner = atomic_load(&host->d->vcpu[i].owner);
-        if (!owner || kill(owner, 0) == 0 || errno != ESRCH) continue;
+        if (!owner || !is_gone(owner)) continue;
         if (!atomic_compare_exchange_strong(&host->d->vcpu[i].owner, &owner, s->pid)) continue;
         struct sim_cpu cpu;
         sim_enter(&host->d->vcpu[i]);
@@ -352,36 +397,6 @@ int sim_xen_open(struct xen **out, struct sim *sim, struct xen_budget *budget, b
 }
 
 /* ---- killing ---- */
-
-/* The state's letter, after the name, which may have anything in it but ends with the last bracket. */
-static bool is_halted(const char *stat_path)
-{
-    char line[512] = "";
-    FILE *f = fopen(stat_path, "re");
-    if (!f) return true; /* it has ended */
-    size_t n = fread(line, 1, sizeof line - 1, f);
-    fclose(f);
-    line[n] = 0;
-    const char *bracket = strrchr(line, ')');
-    return !bracket || !bracket[1] || strchr("TtZX", bracket[2]);
-}
-
-/* No thread of it runs. */
-static bool is_stopped(int pid)
-{
-    char path[300];
-    bool stopped = true;
-    snprintf(path, sizeof path, "/proc/%d/task", pid);
-    DIR *d = opendir(path);
-    if (!d) return true;
-    for (struct dirent *entry; stopped && (entry = readdir(d));) {
-        if (entry->d_name[0] == '.') continue;
-        snprintf(path, sizeof path, "/proc/%d/task/%.200s/stat", pid, entry->d_name);
-        stopped = is_halted(path);
-    }
-    closedir(d);
-    return stopped;
-}
 
 static bool is_inside(const struct sim *s, int pid)
 {
