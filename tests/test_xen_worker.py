@@ -4,12 +4,12 @@
 import json
 import os
 import socket
-import subprocess
 
 import pytest
 
-from lib.paths import built, program
+from lib.paths import program
 from lib.process import Process, wait_until
+from lib.xen_guest import BlkGuest
 from test_links import Link, refused
 
 BUSY, CONNECTED = -16, -106
@@ -30,36 +30,6 @@ class KeepingLink(Link):
                 return message
             if message["method"] == "keep":
                 self.kept[message["params"]["name"]] = fds[0]
-
-
-class Guest:
-    """A simulated machine with one guest."""
-
-    def __init__(self, directory, *options):
-        directory.mkdir()
-        self.directory = directory
-        self.popen = subprocess.Popen([built("bench/xen-blk-guest"), *options, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.place = json.loads(self.popen.stdout.readline())
-
-    def tell(self, command):
-        self.popen.stdin.write(command + "\n")
-        self.popen.stdin.flush()
-        return json.loads(self.popen.stdout.readline())
-
-    def done(self, command):
-        """Carried out, and nothing has gone wrong so far."""
-        said = self.tell(command)
-        assert said["ok"] and not said["errors"] and not said["wrong"], said
-        return said
-
-    def connect(self, **change):
-        return {"protocol": "x86_64-abi", "rings": self.place["rings"], "persistent": True, "resume": False, **change}
-
-    def end(self):
-        if self.popen.poll() is None:
-            self.popen.stdin.close()
-        assert self.popen.wait(10) == 0
-        self.popen.stdout.close()
 
 
 class Worker:
@@ -107,7 +77,7 @@ def bed(run_dir):
     made = []
 
     def make(*options, **xen):
-        guest = Guest(run_dir / "machine", *options)
+        guest = BlkGuest(run_dir / "machine", *options)
         image = run_dir / "image.raw"
         image.write_bytes(bytes(guest.place["bytes"]))
         worker = Worker(run_dir, guest, image, **xen)

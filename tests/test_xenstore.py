@@ -10,11 +10,10 @@ import pytest
 from lib.control import Daemon
 from lib.paths import BUILD
 from lib.process import wait_until
+from lib.xen_guest import Device
 from lib.xenstored import XenStore
 
 pytestmark = pytest.mark.timeout_s(60)
-
-VM = "/vm/00000000-0000-0000-0000-000000000007"
 
 
 @pytest.fixture
@@ -38,41 +37,6 @@ def image(run_dir):
     with open(path, "wb") as f:
         f.truncate(1 << 20)
     return path
-
-
-class Device:
-    """What a toolstack and a guest write of one device."""
-
-    def __init__(self, store, name, domid, number, kind="vbd"):
-        self.store, self.domid, self.number = store, domid, number
-        self.back = f"/local/domain/0/backend/{name}/{domid}/{number}"
-        self.front = f"/local/domain/{domid}/device/{kind}/{number}"
-
-    def announce(self, **keys):
-        self.store.write(f"/local/domain/{self.domid}/vm", VM)
-        self.store.write_all(self.front, state=1, backend=self.back, backend_id=0)
-        self.store.write_all(self.back, **{"frontend": self.front, "frontend_id": self.domid, "online": 1, "state": 1, **keys})
-
-    def is_back(self, state, timeout_s=10):
-        self.store.wait(self.back + "/state", state, timeout_s)
-
-    def to(self, state):
-        self.store.write(self.front + "/state", state)
-
-    def unplug(self):
-        """As libxl does."""
-        self.store.write_all(self.back, online=0, state=5)
-
-    def remove(self):
-        self.store.remove(self.back)
-        self.store.remove(self.front)
-
-    @staticmethod
-    def error_in_log(daemon, words):
-        return lambda: words in daemon.output()
-
-    def error(self):
-        return self.store.read(self.back + "/hotplug-error")
 
 
 class Disk(Device):
@@ -173,6 +137,36 @@ def test_a_guest_that_is_destroyed(daemon, store, disk):
     disk.announce()
     disk.is_back(2)
     assert len(asked(daemon, "configure")) == 4
+
+
+def test_a_directory_that_is_removed_meanwhile_does_not_come_back(daemon, store, disk):
+    """Between the daemon's look and what it writes then."""
+    disk.connect()
+    store.before_commit = lambda writes: store.delete(disk.back)
+    disk.to(6)
+    gone(daemon, disk.disk)
+    assert store.under(disk.back) == {} and store.read(disk.back) is None
+    store.before_commit = None
+    disk.connect()
+    disk.remove()
+    store.write(disk.back + "/hotplug-status", "")  # as a script may
+    store.write(disk.back + "/state", 6)
+    gone(daemon, disk.disk)
+    disk.connect()
+
+
+def test_somebody_else_writes_at_the_same_time(daemon, store, disk):
+    commits = []
+
+    def change(writes):
+        commits.append(writes)
+        if len(commits) < 3:
+            store.set(disk.back + "/frontend", disk.front + "/" * (len(commits) % 2))
+
+    store.before_commit = change
+    disk.announce()
+    disk.is_back(2)
+    assert len(commits) > 2 and store.read(disk.back + "/sectors") == "2048"
 
 
 def test_a_guest_that_starts_anew(daemon, store, disk):

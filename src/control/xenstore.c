@@ -12,6 +12,8 @@
 
 #include "base/cleanup.h"
 
+#define COMMIT_TRIES 16u
+
 struct xenstore {
     struct xs_handle *xs;
     xs_transaction_t snapshot;
@@ -74,11 +76,32 @@ int xenstore_read(struct xenstore *s, const char *dir, const char *key, char *ou
     return 0;
 }
 
-int xenstore_write(struct xenstore *s, const char *dir, const char *key, const char *value)
+static int write_within(struct xenstore *s, xs_transaction_t t, const char *dir, const char *guard,
+                        const struct xenstore_key *keys, unsigned count)
 {
     char path[XENSTORE_PATH_MAX];
-    if (!join(path, dir, key)) return -ENAMETOOLONG;
-    return xs_write(s->xs, XBT_NULL, path, value, (unsigned)strlen(value)) ? 0 : last_error();
+    unsigned len;
+    if (!join(path, dir, guard)) return -ENAMETOOLONG;
+    autofree char *there = xs_read(s->xs, t, path, &len);
+    if (!there) return last_error();
+    for (unsigned i = 0; i < count; i++) {
+        if (!join(path, dir, keys[i].key)) return -ENAMETOOLONG;
+        if (!xs_write(s->xs, t, path, keys[i].value, (unsigned)strlen(keys[i].value))) return last_error();
+    }
+    return 0;
+}
+
+int xenstore_write_keys(struct xenstore *s, const char *dir, const char *guard, const struct xenstore_key *keys,
+                        unsigned count)
+{
+    int ret = -EAGAIN; /* somebody changed one of them meanwhile */
+    for (unsigned i = 0; ret == -EAGAIN && i < COMMIT_TRIES; i++) {
+        xs_transaction_t t = xs_transaction_start(s->xs);
+        if (!t) return last_error();
+        ret = write_within(s, t, dir, guard, keys, count);
+        if (!xs_transaction_end(s->xs, t, ret < 0) && ret == 0) ret = last_error();
+    }
+    return ret;
 }
 
 int xenstore_remove(struct xenstore *s, const char *dir, const char *key)

@@ -33,7 +33,13 @@ bool xenstore_is_alive(struct xenstore *s);
 
 /* DIR/KEY, or DIR if key is NULL. 0, -ENOENT, -EACCES; -E2BIG: longer than room; -EINVAL: not text; another -errno. */
 int xenstore_read(struct xenstore *s, const char *dir, const char *key, char *out, size_t room);
-int xenstore_write(struct xenstore *s, const char *dir, const char *key, const char *value);
+/* All at one moment, and only while there is a `guard` in the directory: to write into one that is gone would bring it back.
+ * -ENOENT: it is gone. */
+struct xenstore_key {
+    const char *key, *value;
+};
+int xenstore_write_keys(struct xenstore *s, const char *dir, const char *guard, const struct xenstore_key *keys,
+                        unsigned count);
 int xenstore_remove(struct xenstore *s, const char *dir, const char *key); /* -ENOENT: it was not there */
 /* Names below a directory, at most max. 0, or -errno. Every one is passed on; those too long or with a '/' are left out. */
 int xenstore_list(struct xenstore *s, const char *dir, unsigned max, void (*found)(void *arg, const char *name),

@@ -352,9 +352,9 @@ void xen_backends_resized(struct xen_backends *b, const struct vdisk *disk)
         b && b->store && disk->config.xen.backend ? xen_backends_find(b, disk->config.xen.backend) : NULL;
     const char *sectors = json_string_value(json_object_get(disk->config.xen.offered, "sectors"));
     if (!d || !sectors || xenstore_read(b->store, d->dir, "state", state, sizeof state) < 0) return;
-    xenstore_write(b->store, d->dir, "sectors", sectors);
     /* The front end looks at the size again when it sees the state written, even the same. */
-    if (strcmp(state, "4") == 0) xenstore_write(b->store, d->dir, "state", state);
+    struct xenstore_key keys[] = {{"sectors", sectors}, {"state", state}};
+    xen_device_write(d, keys, strcmp(state, "4") == 0 ? 2 : 1);
 }
 
 json_t *xen_backends_json(const struct xen_backends *b)

@@ -235,21 +235,30 @@ json_t *xen_keys_read(struct xen_device *d, const char *const *allowed)
 
 /* ---- Writing ---- */
 
-/* A directory that goes away meanwhile must not come back because of us. */
-static bool write_key(struct xen_device *d, const char *key, const char *value)
+bool xen_device_write(struct xen_device *d, const struct xenstore_key *keys, unsigned count)
 {
-    int ret = xenstore_write(d->backends->store, d->dir, key, value);
-    if (ret < 0) log_limited(LOG_LEVEL_ERROR, "xen: %s/%s: %s", d->backend, key, strerror(-ret));
+    int ret = xenstore_write_keys(d->backends->store, d->dir, "frontend", keys, count);
+    if (ret < 0 && ret != -ENOENT) /* it is gone, which is noticed soon */
+        log_limited(LOG_LEVEL_ERROR, "xen: %s/%s: %s", d->backend, keys[0].key, strerror(-ret));
     return ret == 0;
 }
 
-static void write_state(struct xen_device *d, enum xenbus_state s)
+/* The last of these keys, which the caller left for it, is the state. */
+static bool write_state(struct xen_device *d, enum xenbus_state s, struct xenstore_key *keys, unsigned count)
 {
     char text[4];
     snprintf(text, sizeof text, "%d", (int)s);
-    write_key(d, "state", text);
+    keys[count - 1] = (struct xenstore_key){"state", text};
+    if (!xen_device_write(d, keys, count)) return false;
     if (s >= XENBUS_INIT_WAIT) d->published = true;
     log_info("xen: %s: %s", d->backend, xenbus_state_name(s));
+    return true;
+}
+
+static bool go_to(struct xen_device *d, enum xenbus_state s)
+{
+    struct xenstore_key state;
+    return write_state(d, s, &state, 1);
 }
 
 static void content(struct xen_device *d)
@@ -262,15 +271,18 @@ static void content(struct xen_device *d)
 static void publish(struct xen_device *d)
 {
     const char *key;
-    json_t *value, *keys = d->kind->offered(d);
-    bool good = true;
-    json_object_foreach(keys, key, value) good = write_key(d, key, json_string_value(value)) && good;
-    /* Toolstacks wait for it; where they were told of no script, it is ours to say. */
+    json_t *value;
     char script[XENSTORE_VALUE_MAX];
-    if (good && xen_device_read(d, "script", script) == -ENOENT) good = write_key(d, "hotplug-status", "connected");
-    if (!good) return;
-    content(d);
-    write_state(d, XENBUS_INIT_WAIT);
+    struct xenstore_key keys[DISK_XEN_KEYS_MAX + 2];
+    unsigned count = 0;
+    json_object_foreach(d->kind->offered(d), key, value)
+    {
+        if (count < DISK_XEN_KEYS_MAX) keys[count++] = (struct xenstore_key){key, json_string_value(value)};
+    }
+    /* Toolstacks wait for it; where they were told of no script, it is ours to say. */
+    if (xen_device_read(d, "script", script) == -ENOENT)
+        keys[count++] = (struct xenstore_key){"hotplug-status", "connected"};
+    if (write_state(d, XENBUS_INIT_WAIT, keys, count + 1)) content(d);
 }
 
 void xen_device_complain(struct xen_device *d, const char *why)
@@ -282,7 +294,7 @@ void xen_device_complain(struct xen_device *d, const char *why)
     snprintf(d->error, sizeof d->error, "%s", clean);
     log_limited(LOG_LEVEL_ERROR, "xen: %s: %s", d->backend, clean);
     /* What xl shows when our hotplug script then fails. */
-    if (d->backends->store && !d->foreign) write_key(d, "hotplug-error", clean);
+    if (d->backends->store && !d->foreign) xen_device_write(d, &(struct xenstore_key){"hotplug-error", clean}, 1);
 }
 
 /* ---- Looking ---- */
@@ -340,10 +352,12 @@ static bool meet(struct xen_device *d)
     return true;
 }
 
+/* One that was met is there while it has a front end: others write into its directory, too, and may bring back a part of it. */
 static bool is_there(struct xen_device *d)
 {
     char value[XENSTORE_VALUE_MAX];
-    return xen_device_read(d, "frontend", value) != -ENOENT || xen_device_read(d, "state", value) != -ENOENT;
+    if (xen_device_read(d, "frontend", value) != -ENOENT) return true;
+    return !d->front[0] && xen_device_read(d, "state", value) != -ENOENT;
 }
 
 /* False: it cannot be said now. */
@@ -402,9 +416,9 @@ static bool act(struct xen_device *d, enum xen_device_action action, enum xenbus
     switch (action) {
     case XEN_DEVICE_WAIT: return false;
     case XEN_DEVICE_PUBLISH: publish(d); return true;
-    case XEN_DEVICE_SERVE: write_state(d, XENBUS_CONNECTED); return true;
-    case XEN_DEVICE_CLOSING: write_state(d, XENBUS_CLOSING); return true;
-    case XEN_DEVICE_CLOSED: write_state(d, XENBUS_CLOSED); return true;
+    case XEN_DEVICE_SERVE: go_to(d, XENBUS_CONNECTED); return true;
+    case XEN_DEVICE_CLOSING: go_to(d, XENBUS_CLOSING); return true;
+    case XEN_DEVICE_CLOSED: go_to(d, XENBUS_CLOSED); return true;
     case XEN_DEVICE_FORGET: forget(d); return false;
     case XEN_DEVICE_ATTACH:
         if (d->backends->paused) return false;

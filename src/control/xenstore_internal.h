@@ -92,6 +92,8 @@ int xen_device_front_number(struct xen_device *d, const char *key, unsigned max,
 int xen_device_front_text(struct xen_device *d, const char *key, char *out, size_t room);
 /* ... or this, if there is none. */
 int xen_device_front_number_or(struct xen_device *d, const char *key, unsigned max, unsigned fallback, unsigned *out);
+/* At one moment; false: not done (the log says why), as when its directory is gone. */
+bool xen_device_write(struct xen_device *d, const struct xenstore_key *keys, unsigned count);
 int xen_device_read(struct xen_device *d, const char *key, char out[XENSTORE_VALUE_MAX]);
 /* Something of the tree's own, and no fault of the store's (which must not be taken for a guest that is gone). */
 bool xen_is_answer(int ret);

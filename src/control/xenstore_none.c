@@ -22,7 +22,8 @@ int xenstore_read(struct xenstore *s, const char *dir, const char *key, char *ou
     return -ENODEV;
 }
 
-int xenstore_write(struct xenstore *s, const char *dir, const char *key, const char *value)
+int xenstore_write_keys(struct xenstore *s, const char *dir, const char *guard, const struct xenstore_key *keys,
+                        unsigned count)
 {
     return -ENODEV;
 }

@@ -2,7 +2,8 @@
 """xenstored for tests: the wire protocol of public/io/xs_wire.h on a Unix socket, the tree in memory.
 
 Runs on a thread of the test, which reads and writes the tree by calling it. Enough for libxenstore: read, write, mkdir, rm, directory,
-watch, unwatch, transactions (which see a copy of the tree as it was, and may not write), and nothing of permissions.
+watch, unwatch, transactions (which see a copy of the tree as it was, and fail when what they read or wrote was changed meanwhile), and
+nothing of permissions.
 """
 
 import os
@@ -17,13 +18,21 @@ HEADER = struct.Struct("<IIII")  # type, request, transaction, length
 PAYLOAD_MAX = 4096
 
 
+class Transaction:
+    def __init__(self, tree):
+        self.before = dict(tree)
+        self.tree = dict(tree)
+        self.seen = set()  # paths read and written
+        self.writes = []  # (path, value)
+
+
 class Client:
     def __init__(self, sock):
         self.sock = sock
         self.input = b""
         self.output = b""
         self.watches = []  # (path, token)
-        self.snapshots = {}
+        self.transactions = {}
 
 
 class XenStore:
@@ -38,6 +47,7 @@ class XenStore:
         self.events = 0
         self.transactions = 0
         self.writes = []  # (path, value) of clients
+        self.before_commit = None  # called with (path, value) of what is to be written
         if os.path.exists(self.path):
             os.unlink(self.path)
         self.listener = socket.socket(socket.AF_UNIX)
@@ -105,11 +115,12 @@ class XenStore:
 
     # ---- the tree ----
 
-    def tree_set(self, path, value):
+    def tree_set(self, path, value, tree=None):
+        tree = self.tree if tree is None else tree
         parent = path.rsplit("/", 1)[0] or "/"
-        if parent not in self.tree:
-            self.tree_set(parent, "")
-        self.tree[path] = value
+        if parent not in tree:
+            self.tree_set(parent, "", tree)
+        tree[path] = value
 
     def set(self, path, value):
         self.tree_set(path, value)
@@ -215,13 +226,28 @@ class XenStore:
                 continue
             selector.modify(client.sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if client.output else 0))
 
+    def commit(self, transaction):
+        if self.before_commit:
+            self.before_commit(transaction.writes)
+        if any(self.tree.get(path) != transaction.before.get(path) for path in transaction.seen):
+            return "EAGAIN"
+        self.writes += transaction.writes
+        for path, value in transaction.writes:
+            self.tree_set(path, value)
+        for path, _value in transaction.writes:
+            self.changed(path)
+        return b"OK\0"
+
     def answer(self, client, kind, transaction, payload):
         """Bytes, or the name of an error."""
         words = payload.split(b"\0")
         path = self.absolute(words[0].decode())
-        tree = client.snapshots.get(transaction) if transaction else self.tree
-        if tree is None:
+        going_on = client.transactions.get(transaction)
+        if transaction and not going_on:
             return "ENOENT"
+        tree = going_on.tree if going_on else self.tree
+        if going_on:
+            going_on.seen.add(path)
         if kind == READ:
             return tree[path].encode("latin-1") if path in tree else "ENOENT"
         if kind == DIRECTORY:
@@ -230,12 +256,16 @@ class XenStore:
             below = {p[len(path) + 1:].split("/")[0] for p in tree if p.startswith(path + "/")}
             listing = b"".join(name.encode() + b"\0" for name in sorted(below))
             return listing if len(listing) <= PAYLOAD_MAX else "E2BIG"
-        if kind in (WRITE, MKDIR, RM) and transaction:
-            return "EACCES"
+        if kind in (MKDIR, RM) and transaction:
+            return "ENOSYS"
         if kind == WRITE:
             value = payload[len(words[0]) + 1:].decode("latin-1")
-            self.writes.append((path, value))
-            self.set(path, value)
+            if going_on:
+                going_on.writes.append((path, value))
+                self.tree_set(path, value, tree)
+            else:
+                self.writes.append((path, value))
+                self.set(path, value)
         elif kind == MKDIR:
             if path not in self.tree:
                 self.set(path, "")
@@ -251,10 +281,12 @@ class XenStore:
                 return "ENOENT"
         elif kind == BEGIN:
             self.transactions += 1
-            client.snapshots[self.transactions] = dict(self.tree)
+            client.transactions[self.transactions] = Transaction(self.tree)
             return str(self.transactions).encode() + b"\0"
         elif kind == END:
-            del client.snapshots[transaction]
+            del client.transactions[transaction]
+            if words[0] == b"T":
+                return self.commit(going_on)
         else:
             return "ENOSYS"
         return b"OK\0"
