@@ -86,7 +86,7 @@ def test_a_disk_from_its_announcement_to_its_end(daemon, store, disk):
     assert shown["xen"] == {"domid": 7, "vdev": "51712", "backend": "backend/vbd/7/51712"}
     assert "socket" not in shown and shown["front_end"] == "listening"
     [configured] = asked(daemon, "configure")
-    assert configured["xen"] == {"domid": 7, "mode": "auto", "cdrom": False} and not configured["read_only"]
+    assert configured["xen"] == {"domid": 7, "mode": "auto", "cdrom": False, "discard": True} and not configured["read_only"]
     disk.rings()
     disk.to(3)
     disk.is_back(4)

@@ -121,6 +121,7 @@ static int parse_xen(struct disk_config *c, json_t *object, const char *where, s
     x->domid = (unsigned)fields_uint_required(&f, "domid", 0, DISK_XEN_DOMID_MAX);
     x->mode = (enum disk_xen_mode)fields_choice(&f, "mode", DISK_XEN_AUTO, xen_mode_names);
     x->cdrom = fields_bool(&f, "cdrom", false);
+    x->discard = fields_bool(&f, "discard", true);
     int ret = copy_text(&x->world, fields_string(&f, "world", "", DISK_XEN_TEXT_MAX));
     if (ret == 0) ret = copy_text(&x->backend, fields_string(&f, "backend", "", DISK_XEN_TEXT_MAX));
     if (ret == 0) ret = copy_text(&x->identity, fields_string(&f, "identity", "", DISK_XEN_TEXT_MAX));
@@ -167,8 +168,8 @@ static json_t *layers_json(const struct disk_config *c)
 
 static json_t *xen_json(const struct disk_xen_config *x, bool for_worker)
 {
-    json_t *o =
-        json_pack("{s:i, s:s, s:b}", "domid", (int)x->domid, "mode", xen_mode_names[x->mode], "cdrom", x->cdrom);
+    json_t *o = json_pack("{s:i, s:s, s:b, s:b}", "domid", (int)x->domid, "mode", xen_mode_names[x->mode], "cdrom",
+                          x->cdrom, "discard", x->discard);
     if (!o) return NULL;
     if (x->world) json_object_set_new(o, "world", json_string(x->world));
     if (x->offered) json_object_set(o, "offered", x->offered);

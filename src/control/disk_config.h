@@ -41,6 +41,7 @@ enum disk_xen_mode { DISK_XEN_AUTO, DISK_XEN_COPY, DISK_XEN_MAP, DISK_XEN_PERSIS
 struct disk_xen_config {
     bool used;
     bool cdrom;
+    bool discard; /* offered, where the disk can */
     unsigned domid;
     enum disk_xen_mode mode;
     char *world;     /* "sim:...": of tests and benchmarks; NULL: Xen's own */

@@ -48,18 +48,19 @@ static void defaults(void **state)
 
 static void of_a_xen_guest(void **state)
 {
-    json_t *o = load(XEN("\"domid\":7,\"mode\":\"copy\",\"cdrom\":true,\"offered\":{\"sectors\":\"8\"},"
-                         "\"backend\":\"backend/vbd/7/51712\",\"identity\":\"/vm/1\",\"connection\":{\"rings\":[]}"));
+    json_t *o =
+        load(XEN("\"domid\":7,\"mode\":\"copy\",\"cdrom\":true,\"discard\":false,\"offered\":{\"sectors\":\"8\"},"
+                 "\"backend\":\"backend/vbd/7/51712\",\"identity\":\"/vm/1\",\"connection\":{\"rings\":[]}"));
     struct disk_config c, again;
     struct field_error why = {0};
     assert_int_equal(disk_config_parse(&c, o, "", &why), 0);
-    assert_true(c.xen.used && c.xen.cdrom && c.xen.mode == DISK_XEN_COPY && c.xen.domid == 7);
+    assert_true(c.xen.used && c.xen.cdrom && !c.xen.discard && c.xen.mode == DISK_XEN_COPY && c.xen.domid == 7);
     json_t *saved = disk_config_json(&c, false);
     assert_int_equal(disk_config_parse(&again, saved, "", &why), 0);
     json_t *xen = json_object_get(saved, "xen"), *worker = disk_config_json(&again, true);
     assert_true(json_equal(xen, json_object_get(o, "xen")));
     xen = json_object_get(worker, "xen");
-    assert_int_equal(json_object_size(xen), 4);
+    assert_int_equal(json_object_size(xen), 5);
     assert_non_null(json_object_get(xen, "offered"));
     json_decref(worker);
     json_decref(saved);

@@ -79,8 +79,10 @@ static json_t *xen_part(struct xen_device *d)
 {
     char type[XENSTORE_VALUE_MAX];
     bool cdrom = xen_device_read(d, "device-type", type) == 0 && strcmp(type, "cdrom") == 0;
-    json_t *xen = json_pack("{s:i, s:b, s:s, s:s}", "domid", (int)d->domid, "cdrom", cdrom, "backend", d->backend,
-                            "identity", d->identity);
+    char discard[XENSTORE_VALUE_MAX]; /* libxl's word for it; without it, yes */
+    bool no_discard = xen_device_read(d, "discard-enable", discard) == 0 && strcmp(discard, "0") == 0;
+    json_t *xen = json_pack("{s:i, s:b, s:b, s:s, s:s}", "domid", (int)d->domid, "cdrom", cdrom, "discard", !no_discard,
+                            "backend", d->backend, "identity", d->identity);
     /* What a guest has seen already stays, even if the disk has to be made anew under it. */
     json_t *seen = d->lent ? json_incref(d->lent) : d->published ? xen_keys_read(d, published_keys) : NULL;
     if (seen) json_object_set_new(xen, "offered", seen);

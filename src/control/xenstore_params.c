@@ -32,6 +32,7 @@ static const struct option {
     {"cache", "cache", SWITCH},
     {"direct", "direct", SWITCH, .of_leaf = true},
     {"mode", "mode", TEXT, .of_xen = true},
+    {"discard", "discard", SWITCH, .of_xen = true},
     {"world", "world", TEXT, .of_xen = true},
 };
 

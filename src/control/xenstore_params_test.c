@@ -40,6 +40,7 @@ static void targets(void **state)
             "a\"},{\"format\":\"raw\",\"path\":\"/"
             "b:c=d\"}],\"queues\":4}",
             "{\"mode\":\"map\"}");
+    disk_is("raw:/x,discard=off", "{\"layers\":[{\"format\":\"raw\",\"path\":\"/x\"}]}", "{\"discard\":false}");
     disk_is("raw:/a\\,b\\\\c\\d,name=x",
             "{\"layers\":[{\"format\":\"raw\",\"path\":\"/a,b\\\\c\\\\d\"}],\"name\":\"x\"}", "{}");
 }
