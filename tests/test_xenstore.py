@@ -3,12 +3,13 @@
 
 import json
 import os
+import subprocess
 import time
 
 import pytest
 
 from lib.control import Daemon
-from lib.paths import BUILD
+from lib.paths import BUILD, program
 from lib.process import wait_until
 from lib.xen_guest import Device
 from lib.xenstored import XenStore
@@ -703,6 +704,19 @@ def test_options_of_a_card(daemon, store, card):
     locked.announce(script="/etc/xen/scripts/vif-creedence-locked")
     locked.is_back(2)
     assert shown_card(daemon, locked.card)["allowed_macs"] == ["00:16:3e:00:00:01"]
+
+
+def test_queues_of_a_card(run_dir, store):
+    with Daemon(run_dir, fake=True, options=["--xen=on", "--xen-card-queues=3"]) as daemon:
+        daemon.start()
+        daemon.call("bridge.add", name="br0")
+        card = Card(store)
+        card.announce()
+        card.is_back(2)
+        assert told(daemon, "vif.attach")[0]["queues"] == 3
+    for value in ("0", "17", "x", "", "1x", "-1"):
+        refused = subprocess.run([program("creedenced"), f"--xen-card-queues={value}"], capture_output=True, text=True, timeout=10)
+        assert refused.returncode == 2 and "1 to 16" in refused.stderr
 
 
 @pytest.mark.parametrize("keys, words", [

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <grp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,7 @@
 
 #define LOCK_WAIT_MS 2000 /* a daemon that was just killed may still be going */
 #define LAST_ANSWERS_MS 500u
+#define XEN_CARD_QUEUES_DEFAULT 4
 #define HOLD_FD 3 /* the holder's listening socket */
 
 enum {
@@ -51,7 +53,9 @@ enum {
     OPT_XEN,
     OPT_XEN_DISKS,
     OPT_XEN_CARDS,
+    OPT_XEN_CARD_QUEUES,
     OPT_XEN_ANY_SCRIPT,
+    OPT_XEN_WORLD,
     OPT_HOLD,
 };
 
@@ -68,8 +72,10 @@ static const struct option options[] = {
     {"xen", required_argument, NULL, OPT_XEN},
     {"xen-disks", required_argument, NULL, OPT_XEN_DISKS},
     {"xen-cards", required_argument, NULL, OPT_XEN_CARDS},
+    {"xen-card-queues", required_argument, NULL, OPT_XEN_CARD_QUEUES},
     {"xen-any-script", no_argument, NULL, OPT_XEN_ANY_SCRIPT},
-    {"hold", required_argument, NULL, OPT_HOLD}, /* how the daemon starts its holder (control/holder.h) */
+    {"xen-world", required_argument, NULL, OPT_XEN_WORLD}, /* of tests (guest/xen_world.h) */
+    {"hold", required_argument, NULL, OPT_HOLD},           /* how the daemon starts its holder (control/holder.h) */
     {"verbose", no_argument, NULL, 'v'},
     {"version", no_argument, NULL, 'V'},
     {"help", no_argument, NULL, 'h'},
@@ -92,6 +98,7 @@ static const char usage_text[] =
     "  --xen=auto|on|off      serve the disks and cards that are announced in xenstore (default auto: on a Xen host)\n"
     "  --xen-disks=NAMES      below backend/ there (default vbd,vbd3)\n"
     "  --xen-cards=NAMES      (default vif)\n"
+    "  --xen-card-queues=N    rings for each direction that a card's guest may use (default: 4, or as many as CPUs)\n"
     "  --xen-any-script       also those whose hotplug script is none of Creedence's\n"
     "  --verbose, --version, --help\n"
     "\n"
@@ -104,6 +111,23 @@ struct arguments {
     struct cache_settings cache;
     struct xen_settings xen;
 };
+
+static bool card_queues_parse(const char *text, unsigned *out)
+{
+    char *end;
+    unsigned long value = strtoul(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end || value < 1 || value > NETWORK_QUEUES_MAX) return false;
+    *out = (unsigned)value;
+    return true;
+}
+
+/* As many as can be served at the same time; each takes 1 MiB of the guest's memory for buffers. */
+static unsigned card_queues_default(void)
+{
+    cpu_set_t cpus;
+    int count = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
+    return count < XEN_CARD_QUEUES_DEFAULT ? (unsigned)count : XEN_CARD_QUEUES_DEFAULT;
+}
 
 static int parse(struct arguments *a, int argc, char **argv)
 {
@@ -132,6 +156,11 @@ static int parse(struct arguments *a, int argc, char **argv)
         case OPT_XEN_DISKS: a->xen.disks = optarg; break;
         case OPT_XEN_CARDS: a->xen.cards = optarg; break;
         case OPT_XEN_ANY_SCRIPT: a->xen.any_script = true; break;
+        case OPT_XEN_WORLD: a->xen.world = optarg; break;
+        case OPT_XEN_CARD_QUEUES:
+            if (card_queues_parse(optarg, &a->xen.card_queues)) break;
+            fprintf(stderr, "creedenced: --xen-card-queues=%s: expected 1 to %u\n", optarg, NETWORK_QUEUES_MAX);
+            return -1;
         case OPT_XEN:
             a->xen.wanted = strcmp(optarg, "on") == 0 ? XEN_ON : strcmp(optarg, "off") == 0 ? XEN_OFF : XEN_AUTO;
             if (a->xen.wanted != XEN_AUTO || strcmp(optarg, "auto") == 0) break;
@@ -382,7 +411,7 @@ int main(int argc, char **argv)
     struct arguments a = {.state_dir = "/var/lib/creedence",
                           .run_dir = "/run/creedence",
                           .cache = {.enabled = true, .huge_pages = true},
-                          .xen = {.disks = "vbd,vbd3", .cards = "vif"}};
+                          .xen = {.disks = "vbd,vbd3", .cards = "vif", .card_queues = card_queues_default()}};
     int ret = parse(&a, argc, argv);
     if (ret) return ret < 0 ? 2 : 0;
 

@@ -34,6 +34,8 @@ struct xen_settings {
     enum xen_wanted wanted;    /* AUTO: if this is a Xen host */
     const char *disks, *cards; /* names below backend/, with commas between */
     bool any_script;           /* also devices whose hotplug script is none of ours */
+    unsigned card_queues;      /* rings for each direction that a card's guest may use */
+    const char *world;         /* "sim:...": of tests; NULL: Xen's own */
 };
 
 /* 0: *out is NULL when there is no Xen, or none is wanted. -errno with the reason. */

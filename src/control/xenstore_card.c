@@ -129,6 +129,7 @@ static json_t *xen_part(struct xen_device *d)
     /* What a guest has seen already stays, even if the card has to be made anew under it. */
     json_t *seen = d->published ? xen_keys_read(d, published_keys) : NULL;
     if (seen) json_object_set_new(xen, "offered", seen);
+    if (d->backends->settings.world) json_object_set_new(xen, "world", json_string(d->backends->settings.world));
     return xen;
 }
 
@@ -138,7 +139,10 @@ static int read_config(struct xen_device *d, json_t **out, struct errmsg *e)
     struct field_error why = {0};
     if (xen_device_read(d, "vifname", name) < 0 || !network_name_valid(name))
         snprintf(name, sizeof name, "xen-%u-%u", d->domid, d->id);
-    json_t *card = json_pack("{s:s, s:o}", "name", name, "xen", xen_part(d));
+    json_t *xen = xen_part(d);
+    unsigned queues = xen_offered_number(json_object_get(xen, "offered"), "multi-queue-max-queues",
+                                         d->backends->settings.card_queues);
+    json_t *card = json_pack("{s:s, s:o, s:i}", "name", name, "xen", xen, "queues", (int)queues);
     int ret = read_settings(d, card, e);
     if (ret == 0) {
         ret = network_config_parse(out, NETWORK_VIF, card, "vif", &why);

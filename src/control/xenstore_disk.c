@@ -83,6 +83,7 @@ static json_t *xen_part(struct xen_device *d)
     bool no_discard = xen_device_read(d, "discard-enable", discard) == 0 && strcmp(discard, "0") == 0;
     json_t *xen = json_pack("{s:i, s:b, s:b, s:s, s:s}", "domid", (int)d->domid, "cdrom", cdrom, "discard", !no_discard,
                             "backend", d->backend, "identity", d->identity);
+    if (d->backends->settings.world) json_object_set_new(xen, "world", json_string(d->backends->settings.world));
     /* What a guest has seen already stays, even if the disk has to be made anew under it. */
     json_t *seen = d->lent ? json_incref(d->lent) : d->published ? xen_keys_read(d, published_keys) : NULL;
     if (seen) json_object_set_new(xen, "offered", seen);
