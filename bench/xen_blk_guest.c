@@ -8,10 +8,15 @@
  *
  *   load     begin to read and write at random, and to check what is read against what was written last
  *   rest     add nothing more, wait for what is open, and say how it went
- *   anew     the front end starts again, in the same pages, as after a reboot; nothing is open
+ *   anew     the front end starts again, as after a reboot: what it had granted it takes back, which fails while somebody uses it, and
+ *            grants it anew; other event channels; nothing is open
  *   kill N   kill process N between two of its calls of the hypervisor
  *   crash    the domain is destroyed with whatever is open
+ *   boot N   after that: a new domain, of that number, on the same disk
+ *   say      nothing else
  *   quit     (or the end of the input) and the machine goes
+ *
+ * Answers also say what the host has of the machine: pages mapped, and ports bound; and the rings, if they changed.
  *
  * Each ring has a part of the disk of its own, of BLOCKS blocks; no two requests of the same blocks are open at a time.
  */
@@ -32,7 +37,8 @@
 #define SLOTS 32u /* requests open at a time on a ring */
 #define PAGES 24u /* of data, of each */
 #define BLOCKS 256u
-#define DIRECT 11u /* segments in a request itself */
+#define DIRECT 11u         /* segments in a request itself */
+#define UNKNOWN UINT64_MAX /* what a block holds: it was discarded, or a write of it was open in a crash */
 #define SETTLE_NS UINT64_C(20000000000)
 #define IDLE_MS 1
 
@@ -52,7 +58,7 @@ struct ring {
     uint32_t ref[BLKIF_RING_PAGES_MAX];
     int port;
     struct slot slot[SLOTS];
-    uint64_t written[BLOCKS]; /* the number that each block has, or is to have */
+    uint64_t written[BLOCKS]; /* the number that each block has, or is to have; or UNKNOWN */
     bool busy[BLOCKS];
 };
 
@@ -63,9 +69,9 @@ struct guest {
     unsigned domid, rings, ring_pages, segments;
     enum blkif_abi abi;
     struct ring *ring;
-    bool loads;
+    bool loads, discards;
     unsigned open;
-    uint64_t random, number, done, errors, wrong, longest_ns, last_ns;
+    uint64_t random, number, done, discarded, errors, wrong, longest_ns, last_ns;
 };
 
 static void die(const char *what)
@@ -107,30 +113,45 @@ static void make_ring(struct guest *g, struct ring *r)
     blkif_sim_init(&r->front, r->memory, g->ring_pages, g->abi);
 }
 
-static void make_guest(struct guest *g)
+static void make_domain(struct guest *g)
 {
     struct errmsg e = {""};
-    struct sim_options o = {.abi = SIM_FIFO};
     struct sim_guest_options go = {.domid = (xen_domid)g->domid, .abi = SIM_FIFO};
     go.pages = g->rings * (g->ring_pages + SLOTS * (PAGES + 1)) + 16;
     go.grants = go.pages + 64;
-    if (sim_create(&g->sim, g->dir, &o, &e) || sim_guest_create(&g->guest, g->sim, &go, &e)) die(e.text);
-    g->ring = calloc(g->rings, sizeof *g->ring);
-    if (!g->ring) die("out of memory");
+    if (sim_guest_create(&g->guest, g->sim, &go, &e)) die(e.text);
     for (unsigned i = 0; i < g->rings; i++)
         make_ring(g, &g->ring[i]);
 }
 
-static void say_where(const struct guest *g)
+static void make_guest(struct guest *g)
 {
-    printf("{\"domid\": %u, \"bytes\": %u, \"rings\": [", g->domid, g->rings * BLOCKS * 4096);
+    struct errmsg e = {""};
+    struct sim_options o = {.abi = SIM_FIFO};
+    if (sim_create(&g->sim, g->dir, &o, &e)) die(e.text);
+    g->ring = calloc(g->rings, sizeof *g->ring);
+    if (!g->ring) die("out of memory");
+    make_domain(g);
+}
+
+static void say_rings(const struct guest *g)
+{
+    printf("\"domid\": %u, \"rings\": [", g->domid);
     for (unsigned i = 0; i < g->rings; i++) {
         printf("%s{\"port\": %d, \"refs\": [", i ? ", " : "", g->ring[i].port);
         for (unsigned k = 0; k < g->ring_pages; k++)
             printf("%s%u", k ? ", " : "", g->ring[i].ref[k]);
         printf("]}");
     }
-    printf("]}\n");
+    printf("]");
+}
+
+static void say_where(const struct guest *g)
+{
+    printf("{\"bytes\": %u, \"protocol\": \"%s\", ", g->rings * BLOCKS * 4096,
+           g->abi == BLKIF_ABI_X86_32 ? "x86_32-abi" : "x86_64-abi");
+    say_rings(g);
+    printf("}\n");
     fflush(stdout);
 }
 
@@ -198,6 +219,25 @@ static void add_data(struct guest *g, unsigned index, struct ring *r, struct slo
     g->open++;
 }
 
+/* What the blocks hold then is not said. */
+static void add_discard(struct guest *g, unsigned index, struct ring *r, struct slot *s, unsigned which)
+{
+    s->op = BLKIF_DISCARD;
+    s->count = (unsigned)bench_random_below(&g->random, BLOCKS / 16) + 1;
+    s->block = (unsigned)bench_random_below(&g->random, BLOCKS);
+    if (!is_free(r, s->block, s->count)) return;
+    struct blkif_request q = {.op = BLKIF_DISCARD, .sector = (uint64_t)(index * BLOCKS + s->block) * 8};
+    q.discard_sectors = (uint64_t)s->count * 8;
+    if (!blkif_sim_add(&r->front, &q, which)) return;
+    for (unsigned i = 0; i < s->count; i++) {
+        r->busy[s->block + i] = true;
+        r->written[s->block + i] = UNKNOWN;
+    }
+    s->open = true;
+    g->open++;
+    g->discarded++;
+}
+
 static void add_flush(struct guest *g, struct ring *r, struct slot *s, unsigned which)
 {
     struct blkif_request q = {.op = BLKIF_FLUSH_DISKCACHE};
@@ -214,7 +254,9 @@ static void add(struct guest *g, unsigned index)
     unsigned some = (unsigned)bench_random_below(&g->random, SLOTS / 2);
     for (unsigned which = 0; some && which < SLOTS; which++) {
         if (r->slot[which].open) continue;
-        if (bench_random_below(&g->random, 64) == 0) add_flush(g, r, &r->slot[which], which);
+        uint64_t kind = bench_random_below(&g->random, 64);
+        if (kind == 0) add_flush(g, r, &r->slot[which], which);
+        else if (kind < 4 && g->discards) add_discard(g, index, r, &r->slot[which], which);
         else add_data(g, index, r, &r->slot[which], which);
         some--;
     }
@@ -233,7 +275,8 @@ static void finish(struct guest *g, struct ring *r, struct slot *s, int status)
     for (unsigned i = 0; i < s->count; i++) {
         unsigned block = s->block + i;
         r->busy[block] = false;
-        if (s->op == BLKIF_READ && !status && !holds(s->page[i], word_of(block, r->written[block]))) g->wrong++;
+        if (s->op != BLKIF_READ || status || r->written[block] == UNKNOWN) continue;
+        if (!holds(s->page[i], word_of(block, r->written[block]))) g->wrong++;
     }
 }
 
@@ -267,12 +310,17 @@ static unsigned pass(struct guest *g)
 
 /* ---- commands ---- */
 
-static void answer(const struct guest *g, const char *error)
+static void answer(const struct guest *g, bool rings, const char *error)
 {
-    printf("{\"done\": %" PRIu64 ", \"errors\": %" PRIu64 ", \"wrong\": %" PRIu64
-           ", \"open\": %u, \"longest_ms\": %.1f, "
-           "\"ok\": %s}\n",
-           g->done, g->errors, g->wrong, g->open, (double)g->longest_ns / 1e6, error ? "false" : "true");
+    printf("{\"done\": %" PRIu64 ", \"discarded\": %" PRIu64 ", \"errors\": %" PRIu64 ", \"wrong\": %" PRIu64
+           ", \"open\": %u, \"longest_ms\": %.1f, \"maps\": %u, \"ports\": %u, ",
+           g->done, g->discarded, g->errors, g->wrong, g->open, (double)g->longest_ns / 1e6, sim_maps_used(g->sim),
+           sim_ports_used(g->sim, SIM_HOST));
+    if (rings) {
+        say_rings(g);
+        printf(", ");
+    }
+    printf("\"ok\": %s}\n", error ? "false" : "true");
     if (error) fprintf(stderr, "xen-blk-guest: %s\n", error);
     fflush(stdout);
 }
@@ -286,12 +334,39 @@ static const char *rest(struct guest *g)
     return g->open ? "requests are not answered" : NULL;
 }
 
+/* False: somebody uses it. */
+static bool grant_again(struct guest *g, uint32_t *ref, const uint8_t *page)
+{
+    uint32_t frame = (uint32_t)((size_t)(page - (uint8_t *)sim_guest_page(g->guest, 0)) / XEN_PAGE_BYTES);
+    if (sim_revoke(g->guest, *ref) < 0) return false;
+    *ref = (uint32_t)sim_grant(g->guest, SIM_HOST, frame, false);
+    return true;
+}
+
+static bool ring_anew(struct guest *g, struct ring *r)
+{
+    bool good = true;
+    for (unsigned i = 0; i < g->ring_pages; i++)
+        good = grant_again(g, &r->ref[i], (uint8_t *)r->memory + i * XEN_PAGE_BYTES) && good;
+    for (unsigned i = 0; i < SLOTS; i++) {
+        struct slot *s = &r->slot[i];
+        for (unsigned k = 0; k < PAGES; k++)
+            good = grant_again(g, &s->ref[k], s->page[k]) && good;
+        good = grant_again(g, &s->indirect_ref, s->indirect) && good;
+    }
+    sim_port_free(g->guest, r->port);
+    r->port = sim_port_alloc(g->guest, SIM_HOST);
+    blkif_sim_init(&r->front, r->memory, g->ring_pages, g->abi);
+    return good;
+}
+
 static const char *anew(struct guest *g)
 {
+    bool good = true;
     if (g->open) return "requests are open";
     for (unsigned i = 0; i < g->rings; i++)
-        blkif_sim_init(&g->ring[i].front, g->ring[i].memory, g->ring_pages, g->abi);
-    return NULL;
+        good = ring_anew(g, &g->ring[i]) && good;
+    return good ? NULL : "pages are still in use";
 }
 
 static void crash(struct guest *g)
@@ -301,18 +376,41 @@ static void crash(struct guest *g)
     g->loads = false;
 }
 
+/* What was open may have been done, or not. */
+static const char *boot(struct guest *g, unsigned domid)
+{
+    if (g->guest) return "a domain is there";
+    g->domid = domid;
+    g->open = 0;
+    for (unsigned i = 0; i < g->rings; i++) {
+        struct ring *r = &g->ring[i];
+        for (unsigned k = 0; k < SLOTS; k++) {
+            struct slot *s = &r->slot[k];
+            for (unsigned b = 0; s->open && s->op != BLKIF_READ && b < s->count; b++)
+                r->written[s->block + b] = UNKNOWN;
+            s->open = false;
+        }
+        memset(r->busy, 0, sizeof r->busy);
+    }
+    make_domain(g);
+    return NULL;
+}
+
 /* False: it is to end. */
 static bool obey(struct guest *g, const char *line)
 {
     const char *error = NULL;
+    bool rings = strcmp(line, "anew") == 0 || strncmp(line, "boot ", 5) == 0;
     if (strcmp(line, "load") == 0) g->loads = true, g->last_ns = bench_now_ns();
     else if (strcmp(line, "rest") == 0) error = rest(g);
     else if (strcmp(line, "anew") == 0) error = anew(g);
     else if (strcmp(line, "crash") == 0) crash(g);
+    else if (strncmp(line, "boot ", 5) == 0) error = boot(g, (unsigned)atoi(line + 5));
     else if (strncmp(line, "kill ", 5) == 0) error = sim_kill(g->sim, atoi(line + 5)) ? "it cannot be killed" : NULL;
     else if (strcmp(line, "quit") == 0) return false;
+    else if (strcmp(line, "say") == 0) error = NULL;
     else error = "no such command";
-    answer(g, error);
+    answer(g, rings, error);
     return true;
 }
 
@@ -346,10 +444,13 @@ static void run(struct guest *g)
 
 static bool parse(struct guest *g, int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"domid", required_argument, NULL, 'd'}, {"rings", required_argument, NULL, 'r'},
-        {"pages", required_argument, NULL, 'p'}, {"segments", required_argument, NULL, 's'},
-        {"abi32", no_argument, NULL, '3'},       {0}};
+    static const struct option options[] = {{"domid", required_argument, NULL, 'd'},
+                                            {"rings", required_argument, NULL, 'r'},
+                                            {"pages", required_argument, NULL, 'p'},
+                                            {"segments", required_argument, NULL, 's'},
+                                            {"abi32", no_argument, NULL, '3'},
+                                            {"discard", no_argument, NULL, 'c'},
+                                            {0}};
     int opt;
     while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (opt) {
@@ -357,6 +458,7 @@ static bool parse(struct guest *g, int argc, char **argv)
         case 'r': g->rings = (unsigned)atoi(optarg); break;
         case 'p': g->ring_pages = (unsigned)atoi(optarg); break;
         case 's': g->segments = (unsigned)atoi(optarg); break;
+        case 'c': g->discards = true; break;
         case '3': g->abi = BLKIF_ABI_X86_32; break;
         default: return false;
         }
@@ -371,7 +473,8 @@ int main(int argc, char **argv)
     struct guest g = {
         .domid = 7, .rings = 1, .ring_pages = 1, .segments = DIRECT, .abi = BLKIF_ABI_X86_64, .random = 1};
     if (!parse(&g, argc, argv)) {
-        fprintf(stderr, "usage: xen-blk-guest [--domid N] [--rings N] [--pages N] [--segments N] [--abi32] DIR\n");
+        fprintf(stderr,
+                "usage: xen-blk-guest [--domid N] [--rings N] [--pages N] [--segments N] [--abi32] [--discard] DIR\n");
         return 2;
     }
     make_guest(&g);
