@@ -2,10 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """vhost-blk-bench's modes against qemu-storage-daemon: do they work, and do they notice what is wrong?
 
-usage: bench_test.py VHOST-BLK-BENCH QEMU-STORAGE-DAEMON
+`meson test bench/vhost-blk-bench` runs it, and so does `make check`. By itself, and under pytest, it takes what the release build made
+(or the build in CREEDENCE_BUILD) and the system's qemu-storage-daemon; without them its tests are skipped.
+
+usage: bench_test.py [VHOST-BLK-BENCH QEMU-STORAGE-DAEMON]
 """
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,7 +18,9 @@ import time
 import unittest
 from pathlib import Path
 
-BENCH = DAEMON = None
+BUILD = Path(os.environ.get("CREEDENCE_BUILD", Path(__file__).resolve().parent.parent / "build" / "release"))
+BENCH = shutil.which(BUILD / "bench" / "vhost-blk-bench")
+DAEMON = shutil.which("qemu-storage-daemon")
 MIB = 1 << 20
 
 
@@ -46,6 +53,8 @@ def last_json(text):
 
 class VhostBlkBenchTest(unittest.TestCase):
     def setUp(self):
+        if not BENCH or not DAEMON:
+            self.skipTest(f"{BUILD}/bench/vhost-blk-bench (`make`) or qemu-storage-daemon (package qemu-system-common) is not there")
         self.dir = tempfile.TemporaryDirectory(prefix="creedence-bench-test-")
         self.addCleanup(self.dir.cleanup)
         self.path = Path(self.dir.name)
@@ -198,5 +207,8 @@ class VhostBlkBenchTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    BENCH, DAEMON = sys.argv[1:3]
+    if len(sys.argv) == 3:
+        BENCH, DAEMON = sys.argv[1:]
+    elif len(sys.argv) != 1:
+        sys.exit(__doc__)
     unittest.main(argv=sys.argv[:1])
