@@ -16,6 +16,7 @@ from suite.bed import BenchError
 from suite.measure import progress
 
 HUGE_PAGES = 1200  # of 2 MiB: what DPDK on both sides and our own generator take
+GENERATOR_HUGE_PAGES = 300  # what our own takes, with four ports and buffers for whole segments
 SETTLE_S = 1.0
 
 
@@ -24,7 +25,7 @@ def _shown(words):
 
 
 def have_huge_pages(count=HUGE_PAGES):
-    """Reserve them; DPDK cannot do without."""
+    """Reserve them; neither DPDK nor who asks for --huge can do without."""
     path = Path("/proc/sys/vm/nr_hugepages")
     if int(path.read_text()) < count:
         path.write_text(f"{count}\n")
@@ -239,6 +240,8 @@ class OvsDpdk(Switch):
 
 def native(bed, switch, ports, *options, runtime_s=None, ramp_s=None, timeout_s=None):
     """vhost-net-bench on the generator's core; its result. ports: what follows the socket, for each."""
+    if "--huge" in options:
+        have_huge_pages(GENERATOR_HUGE_PAGES)
     p = bed.plan
     runtime_s = p.runtime_s if runtime_s is None else runtime_s
     ramp_s = p.ramp_s if ramp_s is None else ramp_s
