@@ -508,6 +508,18 @@ def test_the_store_goes_and_comes_back(daemon, store, disk, run_dir):
         store.__init__(run_dir / "xs")
 
 
+def test_a_store_that_fails_for_a_moment(daemon, store, disk):
+    """It is no answer: neither of the toolstack (a disk without a mode is read-only), nor of the guest."""
+    store.faults = {disk.back + "/mode": 2, disk.back + "/online": 1, disk.front + "/ring-ref": 1, disk.front + "/protocol": 1}
+    disk.announce()
+    disk.is_back(2)
+    assert not daemon.show(disk.disk)["config"]["read_only"]
+    disk.rings()
+    disk.to(3)
+    disk.is_back(4)
+    assert disk.error() is None and not any(store.faults.values())
+
+
 def test_a_guest_that_moves_to_its_own_host(daemon, store, disk):
     """Its next domain's disk is there before the last one's has gone, and offers what the guest has seen."""
     disk.connect()
@@ -751,6 +763,17 @@ def test_one_event_channel_and_several_queues(daemon, store, card):
     card.is_back(4)
     assert told(daemon, "vif.connect")[0]["queues"] == [{"tx-ring-ref": 10 * q, "rx-ring-ref": 10 * q + 1, "event-channel": 10 * q + 2}
                                                         for q in range(2)]
+
+
+def test_a_store_that_fails_for_a_moment_under_a_card(daemon, store, card):
+    store.faults = {card.back + "/ip": 1, card.front + "/rx-ring-ref": 1, card.front + "/feature-sg": 1}
+    card.announce(ip="10.0.0.1")
+    card.is_back(2)
+    assert shown_card(daemon, card.card)["allowed_ips"] == ["10.0.0.1"]
+    card.rings()
+    card.to(4)
+    card.is_back(4)
+    assert card.error() is None and not any(store.faults.values())
 
 
 def test_a_killed_switch_goes_on_with_cards(daemon, store, card):

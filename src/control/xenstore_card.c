@@ -144,6 +144,7 @@ static int read_config(struct xen_device *d, json_t **out, struct errmsg *e)
                                          d->backends->settings.card_queues);
     json_t *card = json_pack("{s:s, s:o, s:i}", "name", name, "xen", xen, "queues", (int)queues);
     int ret = read_settings(d, card, e);
+    if (ret == 0 && d->store_failed) ret = errmsg_set(e, EIO, "xenstore");
     if (ret == 0) {
         ret = network_config_parse(out, NETWORK_VIF, card, "vif", &why);
         if (ret < 0) errmsg_set(e, -ret, "%s", why.failed ? why.message : "out of memory");

@@ -121,14 +121,25 @@ void xen_device_free(struct xen_device *d)
 
 /* ---- Reading ---- */
 
+bool xen_is_answer(int ret)
+{
+    return ret == 0 || ret == -ENOENT || ret == -E2BIG || ret == -EINVAL || ret == -EACCES;
+}
+
+static int note_fault(struct xen_device *d, int ret)
+{
+    if (!xen_is_answer(ret)) d->store_failed = true;
+    return ret;
+}
+
 int xen_device_read(struct xen_device *d, const char *key, char out[XENSTORE_VALUE_MAX])
 {
-    return xenstore_read(d->backends->store, d->dir, key, out, XENSTORE_VALUE_MAX);
+    return note_fault(d, xenstore_read(d->backends->store, d->dir, key, out, XENSTORE_VALUE_MAX));
 }
 
 int xen_device_front_text(struct xen_device *d, const char *key, char *out, size_t room)
 {
-    return xenstore_read(d->backends->store, d->front, key, out, room);
+    return note_fault(d, xenstore_read(d->backends->store, d->front, key, out, room));
 }
 
 int xen_device_front_number(struct xen_device *d, const char *key, unsigned max, unsigned *out)
@@ -156,11 +167,6 @@ static uint64_t mix(uint64_t hash, const char *text)
         hash = (hash ^ (unsigned char)*text) * 0x100000001b3ull; /* FNV-1a, with the final 0 */
     while (*text++);
     return hash;
-}
-
-bool xen_is_answer(int ret)
-{
-    return ret == 0 || ret == -ENOENT || ret == -E2BIG || ret == -EINVAL || ret == -EACCES;
 }
 
 /* The guest's lasting name, and a hash of what was announced: domain numbers begin anew when the host does. */
@@ -226,7 +232,7 @@ json_t *xen_keys_read(struct xen_device *d, const char *const *allowed)
     char value[DISK_XEN_TEXT_MAX];
     json_t *out = json_object();
     for (; *allowed; allowed++)
-        if (xenstore_read(d->backends->store, d->dir, *allowed, value, sizeof value) == 0)
+        if (note_fault(d, xenstore_read(d->backends->store, d->dir, *allowed, value, sizeof value)) == 0)
             json_object_set_new(out, *allowed, json_string(value));
     if (json_object_size(out)) return out;
     json_decref(out);
@@ -303,7 +309,7 @@ void xen_device_complain(struct xen_device *d, const char *why)
 static bool read_state(struct xen_device *d, const char *dir, enum xenbus_state *out)
 {
     char text[8];
-    int ret = xenstore_read(d->backends->store, dir, "state", text, sizeof text);
+    int ret = note_fault(d, xenstore_read(d->backends->store, dir, "state", text, sizeof text));
     xenbus_state_parse(out, ret == 0 ? text : "");
     return xen_is_answer(ret);
 }
@@ -346,7 +352,8 @@ static bool meet(struct xen_device *d)
         return false;
     }
     enum xenbus_state state;
-    if (!read_state(d, d->dir, &state) || xen_identity(d->backends->store, d->dir, d->identity) < 0) return true;
+    if (!read_state(d, d->dir, &state)) return true;
+    if (note_fault(d, xen_identity(d->backends->store, d->dir, d->identity)) < 0) return true;
     snprintf(d->front, sizeof d->front, "%s", front);
     d->published = state >= XENBUS_INIT_WAIT;
     return true;
@@ -373,7 +380,7 @@ static bool view_of(struct xen_device *d, struct xen_device_view *v)
     if (!v->announced) return true;
     watch_front(d);
     if (!read_state(d, d->dir, &v->back) || !read_state(d, d->front, &v->front)) return false;
-    int ret = xenstore_read(d->backends->store, d->dir, "online", online, sizeof online);
+    int ret = note_fault(d, xenstore_read(d->backends->store, d->dir, "online", online, sizeof online));
     if (!xen_is_answer(ret)) return false;
     v->online = ret < 0 || online[0] != '0';
     /* Is another one in its place, or was another one here before? */
@@ -392,6 +399,7 @@ static bool view_of(struct xen_device *d, struct xen_device_view *v)
 static void start(struct xen_device *d, enum xen_device_action action, enum xenbus_state back)
 {
     d->busy = action;
+    d->store_failed = false;
     switch (action) {
     case XEN_DEVICE_ATTACH: d->kind->attach(d); break;
     case XEN_DEVICE_CONNECT: d->kind->connect(d, back == XENBUS_CONNECTED); break;
@@ -431,23 +439,27 @@ static bool act(struct xen_device *d, enum xen_device_action action, enum xenbus
     return false; /* xen_device_done() looks */
 }
 
-static void look(struct xen_device *d)
-{
-    if (!d->backends->store || d->busy) return;
-    for (unsigned i = 0; i < STEPS_MAX; i++) {
-        struct xen_device_view v;
-        if (!view_of(d, &v)) return;
-        if (!act(d, xen_device_next(&v), v.back)) return;
-    }
-    log_limited(LOG_LEVEL_ERROR, "xen: %s: its states go round and round", d->backend);
-    look_in(d, NS_PER_SECOND);
-}
-
 static void retry(struct xen_device *d)
 {
     uint64_t ms = (uint64_t)RETRY_MS << (d->tries < 5 ? d->tries : 5);
     d->tries++;
     look_in(d, (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * NS_PER_MS);
+}
+
+static void look(struct xen_device *d)
+{
+    if (!d->backends->store || d->busy) return;
+    for (unsigned i = 0; i < STEPS_MAX; i++) {
+        struct xen_device_view v;
+        d->store_failed = false;
+        if (!view_of(d, &v)) {
+            if (d->store_failed) retry(d);
+            return;
+        }
+        if (!act(d, xen_device_next(&v), v.back)) return;
+    }
+    log_limited(LOG_LEVEL_ERROR, "xen: %s: its states go round and round", d->backend);
+    look_in(d, NS_PER_SECOND);
 }
 
 void xen_device_done(struct xen_device *d, int ret, const char *why)
@@ -463,6 +475,7 @@ void xen_device_done(struct xen_device *d, int ret, const char *why)
         xen_device_poke(d);
         return;
     }
+    if (d->store_failed) ret = -EAGAIN;
     if (ret != -EAGAIN) xen_device_complain(d, why);
     if (action == XEN_DEVICE_CONNECT && ret != -EAGAIN) {
         d->failed = true;

@@ -104,6 +104,9 @@ static int read_config(struct xen_device *d, struct disk_config *out, struct err
         bool writable = xen_device_read(d, "mode", mode) == 0 && strchr(mode, 'w');
         json_object_set_new(disk, "read_only", json_boolean(!writable));
         json_object_set(disk, "xen", xen);
+    }
+    if (ret == 0 && d->store_failed) ret = errmsg_set(e, EIO, "xenstore");
+    if (ret == 0) {
         ret = disk_config_parse(out, disk, "target", &why);
         if (ret < 0) errmsg_set(e, -ret, "%s", why.failed ? why.message : "out of memory");
     }

@@ -57,6 +57,7 @@ class XenStore:
         os.set_blocking(self.wake_r, False)
         self.running = True
         self.frozen = False
+        self.faults = {}  # path: how many reads of it fail
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
@@ -248,6 +249,9 @@ class XenStore:
         tree = going_on.tree if going_on else self.tree
         if going_on:
             going_on.seen.add(path)
+        if kind == READ and self.faults.get(path):
+            self.faults[path] -= 1
+            return "EIO"
         if kind == READ:
             return tree[path].encode("latin-1") if path in tree else "ENOENT"
         if kind == DIRECTORY:
