@@ -2,8 +2,8 @@
 /*
  * One device of a Xen guest: look at both sides' states, carry out what xenstore_state.h says, look again.
  *
- * A guest can write its state all the time. Each look that it causes takes one from a small store that fills up slowly; when that is
- * empty the watch is taken away (so that the events end, too) and made again a second later.
+ * A guest can write its state all the time. Each look that it causes takes one from a store of the guest's that fills up slowly; when
+ * that is empty the watch is taken away (so that the events end, too), and the device is looked at when it is its turn.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -16,10 +16,9 @@
 #include "control/xenstore_internal.h"
 #include "loop/clock.h"
 
-#define LOOKS_MAX 64.0
-#define LOOKS_PER_S 16.0
-#define UNWATCHED_MS 1000u
-#define STEPS_MAX 16u /* one after the other: more than any device needs */
+#define LOOKS_PER_DEVICE 64.0 /* a guest that starts, through a boot loader, needs a dozen */
+#define LOOKS_PER_S 1.0       /* of a guest, with all its devices: a look may cost a save */
+#define STEPS_MAX 16u         /* one after the other: more than any device needs */
 #define RETRY_MS 250u
 #define RETRY_MOST_MS 5000u
 
@@ -54,7 +53,7 @@ static void watch_front(struct xen_device *d)
     char path[XENSTORE_PATH_MAX + 8], token[16];
     if (d->front_watched || !d->front[0]) return;
     snprintf(path, sizeof path, "%s/state", d->front);
-    d->front_watched = xenstore_watch(d->backends->store, path, front_token(d, token)) == 0;
+    d->front_watched = d->watch_is_new = xenstore_watch(d->backends->store, path, front_token(d, token)) == 0;
 }
 
 static void unwatch_front(struct xen_device *d)
@@ -72,35 +71,72 @@ void xen_device_unwatched(struct xen_device *d)
     d->front_watched = false;
 }
 
-void xen_device_front_changed(struct xen_device *d)
+/* How long a guest's look must wait; it is taken from what the guest has, which may leave it in debt. */
+static uint64_t take_look_ns(struct xen_guest *g)
 {
     uint64_t now_ns = clock_now_ns();
-    d->looks += LOOKS_PER_S * (double)(now_ns - d->looked_ns) / (double)NS_PER_SECOND;
-    if (d->looks > LOOKS_MAX) d->looks = LOOKS_MAX;
-    d->looked_ns = now_ns;
-    if (d->looks >= 1.0) {
-        d->looks -= 1.0;
+    double most = LOOKS_PER_DEVICE * g->devices;
+    g->looks += LOOKS_PER_S * (double)(now_ns - g->looked_ns) / (double)NS_PER_SECOND;
+    if (g->looks > most) g->looks = most;
+    g->looked_ns = now_ns;
+    g->looks -= 1.0;
+    return g->looks >= 0 ? 0 : (uint64_t)(-g->looks / LOOKS_PER_S * (double)NS_PER_SECOND);
+}
+
+void xen_device_front_changed(struct xen_device *d)
+{
+    if (!d->front_watched) return;
+    if (d->watch_is_new) { /* it says so of itself; the state was read after it was made */
+        d->watch_is_new = false;
+        return;
+    }
+    uint64_t delay_ns = take_look_ns(d->guest);
+    if (delay_ns == 0) {
         xen_device_poke(d);
         return;
     }
-    if (!d->front_watched) return;
-    log_limited(LOG_LEVEL_WARN, "xen: %s: the guest changes its state all the time: it is looked at once a second",
+    log_limited(LOG_LEVEL_WARN, "xen: %s: the guest changes states all the time: they are looked at once a second",
                 d->backend);
     unwatch_front(d);
-    look_in(d, UNWATCHED_MS * NS_PER_MS);
+    look_in(d, delay_ns);
+}
+
+/* ---- Coming and going ---- */
+
+/* What the devices of one guest share, as long as there are some. NULL: out of memory. */
+static struct xen_guest *join_guest(struct xen_backends *b, unsigned domid)
+{
+    struct xen_guest *g = NULL;
+    LIST_FOR_EACH (node, &b->devices) {
+        struct xen_device *other = list_entry(node, struct xen_device, node);
+        if (other->domid == domid) g = other->guest;
+    }
+    if (!g) g = calloc(1, sizeof *g);
+    if (!g) return NULL;
+    if (g->devices++ == 0) g->looked_ns = clock_now_ns();
+    g->looks += LOOKS_PER_DEVICE;
+    return g;
+}
+
+static void leave_guest(struct xen_guest *g)
+{
+    if (--g->devices == 0) free(g);
 }
 
 struct xen_device *xen_device_new(struct xen_backends *b, unsigned name, unsigned domid, unsigned id)
 {
     struct xen_device *d = calloc(1, sizeof *d);
-    if (!d) return NULL;
+    struct xen_guest *guest = d ? join_guest(b, domid) : NULL;
+    if (!guest) {
+        free(d);
+        return NULL;
+    }
     d->backends = b;
+    d->guest = guest;
     d->kind = b->names[name].kind;
     d->domid = domid;
     d->id = id;
     d->serial = ++b->next_serial;
-    d->looks = LOOKS_MAX;
-    d->looked_ns = clock_now_ns();
     snprintf(d->backend, sizeof d->backend, "backend/%s/%u/%u", b->names[name].name, domid, id);
     snprintf(d->dir, sizeof d->dir, "%s/%s", b->home, d->backend);
     list_push_back(&b->devices, &d->node);
@@ -115,6 +151,7 @@ void xen_device_free(struct xen_device *d)
     loop_timer_cancel(&d->timer);
     list_remove(&d->node);
     d->backends->device_count--;
+    leave_guest(d->guest);
     json_decref(d->lent);
     free(d);
 }

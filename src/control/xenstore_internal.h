@@ -31,26 +31,32 @@ struct xen_device_kind {
 
 extern const struct xen_device_kind xen_disk_kind, xen_card_kind;
 
+/* Shared by the devices of a domain. */
+struct xen_guest {
+    unsigned devices;
+    double looks; /* that its front ends may still cause; below 0: they wait */
+    uint64_t looked_ns;
+};
+
 struct xen_device {
     struct list node; /* xen_backends' */
     struct xen_backends *backends;
+    struct xen_guest *guest;
     const struct xen_device_kind *kind;
     unsigned domid, id, serial;
     char backend[64];              /* "backend/vbd/7/51712", below our own domain */
     char dir[XENSTORE_PATH_MAX];   /* the same, whole */
     char front[XENSTORE_PATH_MAX]; /* "": not read yet */
     char identity[XEN_TEXT_MAX];   /* read with it */
-    bool front_watched;
+    bool front_watched, watch_is_new;
     bool foreign;   /* another backend's, or nonsense: left alone until it goes */
     bool published; /* it was past Initialising: when it is there again, it is a new one of the same name */
     bool failed, put_down, seen_used; /* xenstore_state.h */
     bool store_failed;                /* not everything could be read for what is going on: it is to be tried again */
     enum xen_device_action busy;      /* going on; WAIT: none */
     unsigned tries;                   /* of attach or detach, in vain */
-    double looks;                     /* left before it is looked at less often */
-    uint64_t looked_ns;
-    struct loop_timer timer; /* look at it then */
-    json_t *lent;            /* a disk's: what it offers while another guest still has its image; NULL: it has it */
+    struct loop_timer timer;          /* look at it then */
+    json_t *lent; /* a disk's: what it offers while another guest still has its image; NULL: it has it */
     char error[XEN_TEXT_MAX];
 };
 
