@@ -20,6 +20,8 @@
 
 /* ---- Ethernet and tags ---- */
 
+/* Where the type is, which may be cut off: behind the VLAN tags that stand before p->l3_at. Further ones are what the packet carries. */
+uint16_t packet_type_at(const struct packet *p);
 bool packet_set_eth_dst(struct packet *p, const uint8_t mac[6]);
 bool packet_set_eth_src(struct packet *p, const uint8_t mac[6]);
 /* The one after the VLAN tags. */
@@ -37,7 +39,7 @@ bool packet_pop_pbb(struct packet *p);
 /* The 32 bits of the outermost I-TAG: priority, DEI, UCA, and the service in the lower 24. */
 bool packet_set_pbb_tci(struct packet *p, struct be32 tci);
 
-/* A label stands behind all VLAN tags. type: 0x8847 or 0x8848; after a pop: what the packet is then. */
+/* A label stands behind the VLAN tags. type: 0x8847 or 0x8848; after a pop: what the packet is then. */
 bool packet_push_mpls(struct packet *p, struct be16 type, struct be32 entry);
 bool packet_pop_mpls(struct packet *p, struct be16 type);
 /* All 32 bits of the outermost entry. */

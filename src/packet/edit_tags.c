@@ -6,7 +6,6 @@
 
 #include "base/checked.h"
 
-#define VLANS_MAX 8u
 #define MPLS_TTL_AT 3u /* in an entry */
 
 /* n bytes at frame byte `at`, or NULL where the head does not have them. */
@@ -29,11 +28,10 @@ static uint16_t type_of(const struct packet *p, uint32_t at)
     return type ? be16_get(*type) : 0;
 }
 
-/* Where the type after the VLAN tags is; it may be cut off. */
-static uint16_t type_at(const struct packet *p)
+uint16_t packet_type_at(const struct packet *p)
 {
     uint16_t at = ETH_TYPE_AT;
-    for (unsigned i = 0; i < VLANS_MAX && eth_type_is_vlan(type_of(p, at)); i++)
+    while (at + 2u < p->l3_at && eth_type_is_vlan(type_of(p, at)))
         at += VLAN_TAG_BYTES;
     return at;
 }
@@ -50,7 +48,7 @@ bool packet_set_eth_src(struct packet *p, const uint8_t mac[6])
 
 bool packet_set_eth_type(struct packet *p, struct be16 type)
 {
-    return set_bytes(p, type_at(p), &type, sizeof type);
+    return set_bytes(p, packet_type_at(p), &type, sizeof type);
 }
 
 bool packet_push_vlan(struct packet *p, struct be16 tpid, struct be16 tci)
@@ -89,7 +87,7 @@ bool packet_push_pbb(struct packet *p, struct be32 tci)
 /* The I-TAG, which may stand behind VLAN tags of the backbone. */
 static struct wire_pbb *outer_pbb(const struct packet *p, uint16_t *at)
 {
-    *at = type_at(p);
+    *at = packet_type_at(p);
     return type_of(p, *at) == ETH_TYPE_PBB ? head_at(p, *at, sizeof(struct wire_pbb)) : NULL;
 }
 
@@ -113,7 +111,7 @@ bool packet_set_pbb_tci(struct packet *p, struct be32 tci)
 
 bool packet_push_mpls(struct packet *p, struct be16 type, struct be32 entry)
 {
-    uint16_t at = type_at(p);
+    uint16_t at = packet_type_at(p);
     if (!head_at(p, at, 2) || !packet_insert(p, (uint16_t)(at + 2), MPLS_LABEL_BYTES)) return false;
     return set_bytes(p, at, &type, sizeof type) && set_bytes(p, at + 2u, &entry, sizeof entry);
 }
@@ -121,7 +119,7 @@ bool packet_push_mpls(struct packet *p, struct be16 type, struct be32 entry)
 /* The outermost entry; *at is of the type before it. */
 static struct be32 *outer_mpls(const struct packet *p, uint16_t *at)
 {
-    *at = type_at(p);
+    *at = packet_type_at(p);
     return eth_type_is_mpls(type_of(p, *at)) ? head_at(p, *at + 2u, MPLS_LABEL_BYTES) : NULL;
 }
 

@@ -387,6 +387,12 @@ static const struct test_case tags[] = {
     {"ip,actions=push_mpls:0x8847,output:2", "eth vlan " TCP4, "eth vlan mpls(l=0,c=0,ttl=64) " TCP4},
     {"ip,actions=push_mpls:0x8847,push_mpls:0x8847,output:2", "eth " TCP4,
      "eth mpls(l=0,c=0,ttl=64,b=0) mpls(l=0,c=0,ttl=64) " TCP4},
+    /* Of more than two tags the third is what the frame carries; not so when it was pushed. */
+    {"dl_type=0x88a8,actions=push_mpls:0x8847,set_field:5->mpls_label,output:2", "eth vlan vlan svlan(v=4) arp",
+     "eth vlan vlan mpls(l=5,c=0,ttl=0) svlan(v=4) arp"},
+    {"mpls,actions=pop_mpls:0x88a8,output:2", "eth vlan vlan mpls svlan(v=4) arp", "eth vlan vlan svlan(v=4) arp"},
+    {"ip,actions=push_vlan:0x8100,push_mpls:0x8847,push_mpls:0x8847,set_field:5->mpls_label,output:2",
+     "eth vlan vlan " TCP4, "eth vlan vlan vlan mpls(l=5,c=0,ttl=64,b=0) mpls(l=0,c=0,ttl=64) " TCP4},
     /* 0x9100 is no tag to a flow (it may match 0x8100 and 0x88a8), so it is a type like any other. */
     {"dl_type=0x9100,actions=push_mpls:0x8847,output:2", "eth qtag arp", "eth mpls(l=0,c=0,ttl=0) qtag arp"},
     {"dl_type=0x9100,actions=push_mpls:0x8847,set_field:5->mpls_label,output:2", "eth vlan qtag arp",
@@ -442,6 +448,8 @@ static const struct test_case fields_of_l2_l3[] = {
     {"dl_src=12:11:11:00:00:00/ff:ff:ff:00:00:00,actions=set_field:02:00:00:00:00:09->eth_src,output:2", "eth arp",
      "eth(s=02:00:00:00:00:09) arp"},
     {"ip,actions=set_field:0x8848->eth_type,output:2", "eth " TCP4, "eth(type=0x8848) " TCP4},
+    {"dl_type=0x88a8,actions=set_field:0x8848->eth_type,output:2", "eth vlan vlan svlan arp",
+     "eth vlan vlan(type=0x8848) svlan arp"},
     {"dl_type=0x9100,actions=set_field:0x8848->eth_type,output:2", "eth qtag arp", "eth(type=0x8848) qtag arp"},
     {"arp,actions=set_field:0x8848->eth_type,output:2", "eth vlan arp", "eth vlan(type=0x8848) arp"},
     {"ip,ip_dscp=8,actions=set_field:40->ip_dscp,output:2", "eth " TCP4, "eth ip4(tos=160) tcp"},

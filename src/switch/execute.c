@@ -123,22 +123,11 @@ static bool set_label(struct packet *p, const struct dp_action *a)
     return packet_set_ipv6_label(p, (uint32_t)((old & ~mask_of(a)) | (value_of(a) & mask_of(a))) & 0xfffff);
 }
 
-/* Where a label entry, or an I-tag, stands: behind VLAN tags and a type. */
-static uint16_t behind_vlans(const struct packet *p)
-{
-    uint16_t type_at = 12;
-    for (const uint8_t *t; (t = at(p, type_at, 0, 2));) {
-        unsigned type = (unsigned)(t[0] << 8 | t[1]);
-        if (type != 0x8100 && type != 0x88a8) break;
-        type_at = (uint16_t)(type_at + 4);
-    }
-    return (uint16_t)(type_at + 2);
-}
-
+/* A label entry, or an I-TAG's. */
 static bool set_outer_word(struct packet *p, const struct dp_action *a, unsigned shift,
                            bool (*set)(struct packet *, struct be32))
 {
-    const uint8_t *e = at(p, behind_vlans(p), 0, 4);
+    const uint8_t *e = at(p, packet_type_at(p), 2, 4);
     if (!e) return false;
     struct be32 raw;
     memcpy(&raw, e, sizeof raw);
@@ -226,6 +215,16 @@ static bool set_field(struct packet *p, const struct dp_action *a)
 
 /* ---- one action ---- */
 
+/* Parsed anew, the label would not be found behind tags that were pushed, and that no key has room for. */
+static bool push_mpls(struct packet *p, const struct dp_action *a)
+{
+    uint16_t type_at = packet_type_at(p);
+    if (!packet_push_mpls(p, be16_make(a->eth_type), be32_make(a->entry))) return false;
+    p->l3_at = (uint16_t)(type_at + 2);
+    p->l4_at = PACKET_NO_LAYER;
+    return true;
+}
+
 bool execute_change(struct packet *p, const struct dp_action *a)
 {
     switch ((enum dp_type)a->type) {
@@ -233,12 +232,12 @@ bool execute_change(struct packet *p, const struct dp_action *a)
     case DP_PUSH_VLAN:
         return packet_push_vlan(p, be16_make(a->eth_type), be16_make((uint16_t)(a->entry & ~FLOW_VLAN_PRESENT)));
     case DP_POP_VLAN: return packet_pop_vlan(p) && (a->entry == 0 || relayer(p));
-    case DP_PUSH_MPLS: return packet_push_mpls(p, be16_make(a->eth_type), be32_make(a->entry)) && relayer(p);
+    case DP_PUSH_MPLS: return push_mpls(p, a);
     case DP_POP_MPLS: return packet_pop_mpls(p, be16_make(a->eth_type)) && relayer(p);
     case DP_PUSH_PBB: return packet_push_pbb(p, be32_make(a->entry)) && relayer(p);
     case DP_POP_PBB: return packet_pop_pbb(p) && relayer(p);
-    case DP_COPY_TTL_OUT: return packet_copy_ttl_out(p);
-    case DP_COPY_TTL_IN: return packet_copy_ttl_in(p);
+    case DP_COPY_TTL_OUT: return packet_copy_ttl_out(p) && relayer(p);
+    case DP_COPY_TTL_IN: return packet_copy_ttl_in(p) && relayer(p);
     case DP_OUTPUT:
     case DP_CONTROLLER:
     case DP_METER:

@@ -191,12 +191,6 @@ static bool is_mpls(const struct flow_key *k)
     return field_exists(FIELD_MPLS_LABEL, k, NULL);
 }
 
-/* Labels go behind all tags; of a third one a key does not say that it is one. */
-static bool hides_tags(const struct naive_frame *f)
-{
-    return naive_type_at(f) > 12 + 4 * FLOW_VLANS;
-}
-
 /* What the frame's bytes say. */
 static void parse(struct run *r)
 {
@@ -206,6 +200,9 @@ static void parse(struct run *r)
     if (extract_key(&p, &k) == EXTRACT_INVALID) r->out->unsure = true;
     else memcpy(r->key.words + 1, k.words + 1, (FLOW_KEY_PACKET_WORDS - 1) * sizeof k.words[0]);
     r->buried_count = 0;
+    r->frame.type_at = 12;
+    for (unsigned i = 0; i < FLOW_VLANS; i++)
+        if (be16_get(r->key.vlan[i].tci) & FLOW_VLAN_PRESENT) r->frame.type_at += 4;
 }
 
 /* A header that is not there leaves its part of the key zero. */
@@ -232,7 +229,7 @@ static void look_inside(struct run *r)
 static void write_back(struct run *r, enum field_id id)
 {
     struct naive_frame *f = &r->frame;
-    unsigned type_at = naive_type_at(f);
+    unsigned type_at = f->type_at;
     if (f->length < 14 || fields[id].bit_at >= FLOW_KEY_PACKET_WORDS * 64) return;
     if (id == FIELD_ETH_DST) {
         memcpy(f->bytes, r->key.eth_dst, 6);
@@ -242,7 +239,7 @@ static void write_back(struct run *r, enum field_id id)
         bool dei = f->bytes[14] & 0x10;
         naive_put(f, 14, (be16_get(r->key.vlan[0].tci) & 0xefffu) | (dei ? 0x1000u : 0), 2);
     } else if (id == FIELD_ETH_TYPE) {
-        r->out->unsure |= hides_tags(f);
+        r->out->unsure |= r->buried_count > 0;
         naive_put(f, type_at, be16_get(r->key.eth_type), 2);
         r->behind = true; /* in a set, fields that are none any more may have been set before, or not */
     } else if (id == FIELD_MPLS_LABEL || id == FIELD_MPLS_TC || id == FIELD_MPLS_BOS || id == FIELD_MPLS_TTL) {
@@ -335,7 +332,7 @@ static void push_mpls(struct run *r, unsigned type)
     uint32_t entry = be32_get(r->key.mpls[0]) & ~0x100u;
     if (!is_mpls(&r->key)) entry = 0x100u | (field_exists(FIELD_IP_TTL, &r->key, NULL) ? r->key.nw_ttl : 0);
     r->out->shimmed = true;
-    r->out->unsure |= hides_tags(&r->frame) || !naive_push_mpls(&r->frame, type, entry);
+    r->out->unsure |= r->buried_count > 0 || !naive_push_mpls(&r->frame, type, entry);
     parse(r);
 }
 
@@ -557,6 +554,7 @@ void naive_run(const struct naive *n, const struct flow_key *k, const struct nai
     memset(out->groups, 0, sizeof out->groups);
     out->tables = 0;
     out->deep = out->unsure = out->raised = out->edited = out->shimmed = out->odd = false;
+    if (frame) parse(&r);
     table(&r, 0);
     struct set set = r.set;
     run_set(&r, &set);

@@ -15,6 +15,7 @@
 struct naive_frame {
     unsigned length;
     unsigned inserted; /* bytes, in all: the switch has room for some only */
+    unsigned type_at;  /* behind the VLAN tags that the key knows */
     uint8_t bytes[NAIVE_FRAME_BYTES];
 };
 
@@ -34,15 +35,6 @@ static inline void naive_put(struct naive_frame *f, unsigned at, uint32_t v, uns
 static inline bool naive_is_vlan(unsigned type)
 {
     return type == 0x8100 || type == 0x88a8;
-}
-
-/* Where the type behind the VLAN tags is. */
-static inline unsigned naive_type_at(const struct naive_frame *f)
-{
-    unsigned at = 12;
-    while (naive_is_vlan(naive_u16(f, at)))
-        at += 4;
-    return at;
 }
 
 static inline bool naive_insert(struct naive_frame *f, unsigned at, unsigned n)
@@ -67,25 +59,28 @@ static inline bool naive_push_vlan(struct naive_frame *f, unsigned type, unsigne
     if (!naive_insert(f, 12, 4)) return false;
     naive_put(f, 12, type, 2);
     naive_put(f, 14, tci & 0xefff, 2);
+    f->type_at += 4;
     return true;
 }
 
 /* A tag with no type behind it is none. */
 static inline bool naive_pop_vlan(struct naive_frame *f)
 {
-    return naive_is_vlan(naive_u16(f, 12)) && f->length >= 18 && naive_remove(f, 12, 4);
+    if (!naive_is_vlan(naive_u16(f, 12)) || f->length < 18 || !naive_remove(f, 12, 4)) return false;
+    f->type_at -= 4;
+    return true;
 }
 
 /* The outermost label's entry; 0: none. */
 static inline unsigned naive_label_at(const struct naive_frame *f)
 {
-    unsigned at = naive_type_at(f), type = naive_u16(f, at);
+    unsigned at = f->type_at, type = naive_u16(f, at);
     return (type == 0x8847 || type == 0x8848) && at + 6 <= f->length ? at + 2 : 0;
 }
 
 static inline bool naive_push_mpls(struct naive_frame *f, unsigned type, uint32_t entry)
 {
-    unsigned at = naive_type_at(f);
+    unsigned at = f->type_at;
     if (at + 2 > f->length || !naive_insert(f, at + 2, 4)) return false;
     naive_put(f, at, type, 2);
     naive_put(f, at + 2, entry, 4);
@@ -111,7 +106,7 @@ static inline bool naive_push_pbb(struct naive_frame *f, uint32_t tci)
 
 static inline bool naive_pop_pbb(struct naive_frame *f)
 {
-    unsigned at = naive_type_at(f);
+    unsigned at = f->type_at;
     if (naive_u16(f, at) != 0x88e7 || at + 18 > f->length) return false;
     memcpy(f->bytes, f->bytes + at + 6, 12);
     return naive_remove(f, at, 18);
