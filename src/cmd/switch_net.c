@@ -359,6 +359,7 @@ int net_new(struct net **out, const struct net_args *args, struct errmsg *e)
     if (!n) return errmsg_set(e, ENOMEM, "out of memory");
     *n = (struct net){.loop = args->loop, .options = args->options, .keeper = args->keeper, .survives = args->survives};
     n->xen_budget.max = NET_XEN_MAPS_MAX;
+    n->xen_budget.reserve = NET_XEN_RINGS_MAPS;
     list_init(&n->bridges);
     list_init(&n->attachments);
     list_init(&n->waiting);

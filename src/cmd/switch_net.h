@@ -47,8 +47,9 @@
 #define NET_VIF_THREADS_MAX 256u
 #define NET_ALLOWED_MACS_MAX 16u
 #define NET_ALLOWED_IPS_MAX 64u
-#define NET_XEN_MAPS_MAX 32768u /* pages of Xen guests mapped at a time: others are copied */
-#define NET_TARGET_BYTES 160u   /* of a controller: "tcp:192.0.2.1:6653" */
+#define NET_XEN_MAPS_MAX 32768u                   /* pages of Xen guests mapped at a time: others are copied */
+#define NET_XEN_RINGS_MAPS (NET_XEN_MAPS_MAX / 4) /* of them, for rings */
+#define NET_TARGET_BYTES 160u                     /* of a controller: "tcp:192.0.2.1:6653" */
 
 struct net_options {
     struct switch_config flows;

@@ -221,6 +221,7 @@ int worker_xen_open(struct worker_xen **out, const struct worker_xen_config *c, 
     struct worker_xen *x = calloc(1, sizeof *x);
     if (!x) return errmsg_set(e, ENOMEM, "out of memory");
     *x = (struct worker_xen){.config = c, .queues = queues, .budget = {.max = c->map_entries}};
+    x->budget.reserve = queues * BLKIF_RING_PAGES_MAX * 2; /* two entries a page, where domain 0 is paravirtual */
     int ret = xen_world_open(&x->world, c->world, e);
     for (unsigned i = 0; ret == 0 && i < queues; i++)
         ret = open_door(x, i, e);

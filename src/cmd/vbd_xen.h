@@ -25,7 +25,7 @@ struct worker_xen_config {
     xen_domid domid;
     enum worker_xen_mode mode;
     bool cdrom, no_discard; /* the latter: not to be offered, whatever the disk can do */
-    unsigned map_entries;   /* of the hypervisor's map-track table, for all rings' data together */
+    unsigned map_entries;   /* of the hypervisor's map-track table, for rings and all their data together */
     char *world;            /* guest/xen_world.h; NULL: the host's Xen */
     json_t *offered;        /* what an earlier worker's `backend` was, or NULL */
 };

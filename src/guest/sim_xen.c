@@ -58,21 +58,27 @@ static void *map_frame(struct sim_xen *s, struct sim_view *g, uint32_t frame, bo
     return NULL;
 }
 
-/* A page of a ring is not of the budget. */
-static struct xen_budget *budget_of(struct sim_xen *s, bool ring)
+static bool budget_take(struct sim_xen *s, bool ring)
 {
-    return ring ? NULL : s->budget;
+    if (!ring) return xen_budget_take(s->budget, 1);
+    xen_budget_take_ring(s->budget, 1);
+    return true;
+}
+
+static void budget_give(struct sim_xen *s, bool ring)
+{
+    (ring ? xen_budget_give_ring : xen_budget_give)(s->budget, 1);
 }
 
 /* Acquires, notes and maps. The handle or -errno. */
 static int64_t map_one(struct sim_xen *s, struct sim_view *g, uint32_t ref, bool writable, void *at)
 {
     uint32_t frame;
-    struct xen_budget *budget = budget_of(s, at != NULL);
-    if (!xen_budget_take(budget, 1)) return -ENOSPC;
+    bool ring = at != NULL;
+    if (!budget_take(s, ring)) return -ENOSPC;
     int ret = sim_grant_acquire(g, SIM_HOST, ref, writable, &frame);
     if (ret) {
-        xen_budget_give(budget, 1);
+        budget_give(s, ring);
         return ret;
     }
     int64_t handle = sim_track_take(host_of(s), s->cpu.vcpu, g, ref, writable);
@@ -80,7 +86,7 @@ static int64_t map_one(struct sim_xen *s, struct sim_view *g, uint32_t ref, bool
         void *page = map_frame(s, g, frame, writable, at, &ret);
         if (page) {
             sim_view_hold(g);
-            s->mapping[handle] = (struct mapping){g, ref, writable, at != NULL, page};
+            s->mapping[handle] = (struct mapping){g, ref, writable, ring, page};
             s->mapped++;
             return handle;
         }
@@ -88,7 +94,7 @@ static int64_t map_one(struct sim_xen *s, struct sim_view *g, uint32_t ref, bool
         handle = ret;
     }
     sim_grant_release(g, ref, writable);
-    xen_budget_give(budget, 1);
+    budget_give(s, ring);
     return handle;
 }
 
@@ -103,7 +109,7 @@ static void unmap_one(struct sim_xen *s, uint32_t handle)
     m->page = NULL;
     s->mapped--;
     sim_track_give(host_of(s), handle);
-    xen_budget_give(budget_of(s, m->ring), 1);
+    budget_give(s, m->ring);
 }
 
 static void op_map(struct xen *x, xen_domid domid, struct xen_map *maps, unsigned count, bool writable)

@@ -33,7 +33,7 @@ struct batch {
     struct list link; /* of those mapped, or of those to be used again */
     uint8_t *base;
     unsigned count, left;
-    unsigned entries; /* of the budget */
+    bool ring;
 };
 
 struct real_xen {
@@ -74,12 +74,24 @@ static struct batch *batch_new(struct real_xen *r)
     return b;
 }
 
+static bool budget_take(struct real_xen *r, unsigned count, bool ring)
+{
+    if (!ring) return xen_budget_take(r->budget, count * r->entries);
+    xen_budget_take_ring(r->budget, count * r->entries);
+    return true;
+}
+
+static void budget_give(struct real_xen *r, unsigned count, bool ring)
+{
+    (ring ? xen_budget_give_ring : xen_budget_give)(r->budget, count * r->entries);
+}
+
 /* Takes of the budget; the batch, or NULL and *ret. */
 static struct batch *batch_map(struct real_xen *r, xen_domid domid, const uint32_t *refs, unsigned count, bool writable,
-                               unsigned entries, int *ret)
+                               bool ring, int *ret)
 {
     *ret = -ENOSPC;
-    if (!xen_budget_take(r->budget, entries)) return NULL;
+    if (!budget_take(r, count, ring)) return NULL;
     struct batch *b = batch_new(r);
     *ret = -ENOMEM;
     if (b) {
@@ -87,17 +99,17 @@ static struct batch *batch_map(struct real_xen *r, xen_domid domid, const uint32
                                                   PROT_READ | (writable ? PROT_WRITE : 0));
         *ret = b->base ? 0 : errno ? -errno : -EINVAL;
         b->count = b->left = count;
-        b->entries = entries;
+        b->ring = ring;
         list_push_back(b->base ? &r->mapped : &r->spare, &b->link);
     }
-    if (*ret) xen_budget_give(r->budget, entries);
+    if (*ret) budget_give(r, count, ring);
     return *ret ? NULL : b;
 }
 
 static void batch_unmap(struct real_xen *r, struct batch *b)
 {
     xengnttab_unmap(r->grants, b->base, b->count);
-    xen_budget_give(r->budget, b->entries);
+    budget_give(r, b->count, b->ring);
     list_remove(&b->link);
     list_push_back(&r->spare, &b->link);
 }
@@ -108,7 +120,7 @@ static void map_some(struct real_xen *r, xen_domid domid, struct xen_map *maps, 
     int ret;
     for (unsigned i = 0; i < count; i++)
         refs[i] = maps[i].ref;
-    struct batch *b = batch_map(r, domid, refs, count, writable, count * r->entries, &ret);
+    struct batch *b = batch_map(r, domid, refs, count, writable, false, &ret);
     if (!b && count > 1) {
         for (unsigned i = 0; i < count; i++)
             map_some(r, domid, &maps[i], 1, writable);
@@ -144,7 +156,7 @@ static void *op_map_ring(struct xen *x, xen_domid domid, const uint32_t *refs, u
 {
     *ret = -EINVAL;
     if (!count) return NULL;
-    struct batch *b = batch_map(from_xen(x), domid, refs, count, true, 0, ret);
+    struct batch *b = batch_map(from_xen(x), domid, refs, count, true, true, ret);
     return b ? b->base : NULL;
 }
 

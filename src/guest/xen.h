@@ -53,8 +53,7 @@ struct xen_ops {
     /* Several pages in one call as far as the world allows it. They may stay mapped until the last of them is unmapped. */
     void (*map)(struct xen *x, xen_domid domid, struct xen_map *maps, unsigned count, bool writable);
     void (*unmap)(struct xen *x, struct xen_map *maps, unsigned count); /* those whose page is not NULL */
-    /* Adjacent pages at adjacent addresses (a ring of several pages): all of them or none. NULL and *ret. Not of the budget: there are
-     * few, and without them nothing is served. */
+    /* Adjacent pages at adjacent addresses (a ring of several pages): all of them or none. NULL and *ret. */
     void *(*map_ring)(struct xen *x, xen_domid domid, const uint32_t *refs, unsigned count, int *ret);
     void (*unmap_ring)(struct xen *x, void *ring, unsigned count);
     void (*copy)(struct xen *x, xen_domid domid, struct xen_copy *copies, unsigned count);
@@ -83,19 +82,25 @@ struct xen {
 /*
  * Entries of the hypervisor's map-track table that this process's backends may use together: one for each page, and two where domain
  * 0 is paravirtual, whose kernel maps the page as well as its process. A map over it fails with -ENOSPC, and its user copies instead.
- * NULL: what the hypervisor has. Thread-safe.
+ * Rings are not refused, since without them nothing is served, but room is kept for them: as long as they stay within the reserve, all
+ * together stay within max. NULL: what the hypervisor has. Thread-safe.
  */
 struct xen_budget {
     unsigned max;
-    atomic_uint used;
+    unsigned reserve; /* of max: for rings only, those to come too */
+    atomic_uint used; /* by pages */
+    atomic_uint rings;
 };
 
 static inline bool xen_budget_take(struct xen_budget *b, unsigned entries)
 {
     if (!b) return true;
     unsigned used = atomic_load_explicit(&b->used, memory_order_relaxed);
+    unsigned rings = atomic_load_explicit(&b->rings, memory_order_relaxed);
+    if (rings < b->reserve) rings = b->reserve;
+    unsigned most = rings < b->max ? b->max - rings : 0;
     do {
-        if (used > b->max || entries > b->max - used) return false;
+        if (used > most || entries > most - used) return false;
     } while (!atomic_compare_exchange_weak_explicit(&b->used, &used, used + entries, memory_order_relaxed,
                                                     memory_order_relaxed));
     return true;
@@ -104,6 +109,16 @@ static inline bool xen_budget_take(struct xen_budget *b, unsigned entries)
 static inline void xen_budget_give(struct xen_budget *b, unsigned entries)
 {
     if (b) atomic_fetch_sub_explicit(&b->used, entries, memory_order_relaxed);
+}
+
+static inline void xen_budget_take_ring(struct xen_budget *b, unsigned entries)
+{
+    if (b) atomic_fetch_add_explicit(&b->rings, entries, memory_order_relaxed);
+}
+
+static inline void xen_budget_give_ring(struct xen_budget *b, unsigned entries)
+{
+    if (b) atomic_fetch_sub_explicit(&b->rings, entries, memory_order_relaxed);
 }
 
 /* 0 or -errno with the reason (no Xen here: -ENODEV). */

@@ -236,7 +236,8 @@ static void a_bad_reference_costs_itself(void **state)
 
 static void the_budget(void **state)
 {
-    struct xen_budget budget = {.max = 200 * per_page()};
+    unsigned each = per_page();
+    struct xen_budget budget = {.max = 200 * each};
     struct xen *x = opened(&budget);
     struct xen_map m[300];
     for (unsigned i = 0; i < 300; i++)
@@ -246,13 +247,32 @@ static void the_budget(void **state)
         assert_int_equal(m[i].status, i < 200 ? 0 : -ENOSPC);
     x->ops->unmap(x, m, 300);
     assert_int_equal(atomic_load(&budget.used), 0);
-    /* Rings are not of it. */
-    uint32_t refs[3] = {1, 2, 3};
+    /* Rings are never refused. Pages leave them their reserve, and what they have on top of it. */
+    uint32_t refs[3] = {1, 2, 3}, bad[2] = {1, GRANTED};
+    void *ring[3];
     int ret;
+    budget.reserve = 50 * each;
+    for (unsigned n = 0; n < 3; n++) {
+        ring[n] = x->ops->map_ring(x, 1, refs, 3, &ret);
+        assert_non_null(ring[n]);
+        assert_int_equal(atomic_load(&budget.rings), (n + 1) * 3 * each);
+        unsigned most = n < 2 ? 150 : 191;
+        x->ops->map(x, 1, m, 300, false);
+        for (unsigned i = 0; i < 300; i++)
+            assert_int_equal(m[i].status, i < most ? 0 : -ENOSPC);
+        x->ops->unmap(x, m, 300);
+        if (n == 1) budget.reserve = 5 * each;
+    }
+    assert_null(x->ops->map_ring(x, 1, bad, 2, &ret));
+    x->ops->unmap_ring(x, ring[0], 3);
+    assert_int_equal(atomic_load(&budget.rings), 6 * each);
     budget.max = 0;
     assert_non_null(x->ops->map_ring(x, 1, refs, 3, &ret));
+    x->ops->map(x, 1, m, 1, false);
+    assert_int_equal(m[0].status, -ENOSPC);
     closed(x);
     assert_int_equal(atomic_load(&budget.used), 0);
+    assert_int_equal(atomic_load(&budget.rings), 0);
 }
 
 static void rings(void **state)

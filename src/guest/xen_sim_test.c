@@ -217,6 +217,18 @@ static void budget(void **state)
         assert_int_equal(n[i].status, i < 8 ? 0 : -ENOSPC);
     xen_close(other);
     assert_int_equal(sim_maps_used(b.sim), 32);
+    /* A ring is counted and not refused; it takes the room of pages to come. */
+    int ret;
+    void *ring = b.xen->ops->map_ring(b.xen, GUEST, &ref, 1, &ret);
+    assert_non_null(ring);
+    assert_int_equal(atomic_load(&b.budget.rings), 1);
+    b.xen->ops->unmap(b.xen, m, 32);
+    b.budget.reserve = 10;
+    b.xen->ops->map(b.xen, GUEST, m, 40, false);
+    for (unsigned i = 0; i < 40; i++)
+        assert_int_equal(m[i].status, i < 22 ? 0 : -ENOSPC);
+    b.xen->ops->unmap_ring(b.xen, ring, 1);
+    assert_int_equal(atomic_load(&b.budget.rings), 0);
     bed_close(&b); /* with everything mapped */
 }
 

@@ -153,6 +153,7 @@ static inline void bed_unserve(struct bed *b)
     assert_int_equal(sim_maps_used(b->sim), 0);
     assert_int_equal(sim_ports_used(b->sim, SIM_HOST), 0);
     assert_int_equal(atomic_load(&b->budget.used), 0);
+    assert_int_equal(atomic_load(&b->budget.rings), 0);
 }
 
 static inline void bed_close(struct bed *b)
