@@ -549,6 +549,37 @@ def test_a_guest_that_moves_to_its_own_host(daemon, store, disk):
     assert daemon.call("disk.list")["disks"] == []
 
 
+def test_an_image_that_another_guest_has(daemon, store, disk):
+    disk.connect()
+    other = Disk(store, disk.image, domid=8)
+    other.vm = "/vm/another"
+    other.announce()
+    wait_until(lambda: str(disk.image) in (other.error() or ""), 5, "a reason")
+    assert store.read(other.back + "/state") == "1"
+    store.remove(disk.front)
+    disk.unplug()
+    disk.is_back(6)
+    other.is_back(2)
+    assert other.error() is None
+
+
+def test_a_guest_that_moved_and_cannot_be_served(daemon, store, disk):
+    disk.connect()
+    after = Disk(store, disk.image, domid=8)
+    after.announce()
+    after.is_back(2)
+    daemon.behave(configure="error")
+    store.remove(disk.front)
+    disk.unplug()
+    disk.is_back(6)
+    after.rings(20, 21)
+    after.to(3)
+    wait_until(lambda: "told to fail" in (after.error() or ""), 5, "a reason")
+    daemon.behave()
+    after.is_back(4)
+    assert after.error() is None
+
+
 # ---- operators ----
 
 

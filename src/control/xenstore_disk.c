@@ -140,12 +140,18 @@ static int make(struct xen_device *d, struct disk_config *c, vdisk_done done, st
  * A guest that moves to this host from this host (xl migrate to itself): its next domain's disk is announced while the last one's is
  * connected and has the image. It offers the same, and is made when the front end wants it: the last one is gone by then.
  */
+static bool is_same_guest(const char *a, const char *b)
+{
+    size_t len = strcspn(a, "#"); /* xen_identity(): its lasting name */
+    return b && strcspn(b, "#") == len && memcmp(a, b, len) == 0;
+}
+
 static json_t *lend(struct xen_device *d, const char *leaf)
 {
     LIST_FOR_EACH (node, &d->backends->host->disks) {
         const struct disk_config *other = &list_entry(node, struct vdisk, node)->config;
         if (other->xen.used && other->xen.domid != d->domid && other->xen.connection && other->xen.offered &&
-            strcmp(other->layers[0].path, leaf) == 0)
+            strcmp(other->layers[0].path, leaf) == 0 && is_same_guest(d->identity, other->xen.identity))
             return json_deep_copy(other->xen.offered);
     }
     return NULL;
@@ -255,6 +261,8 @@ static void made(void *arg, int code, const char *why)
         json_decref(d->lent);
         d->lent = NULL;
         d->tries = 0;
+    } else if (code != RPC_BUSY && !d->backends->ending) {
+        xen_device_complain(d, why);
     }
     xen_device_done(d, -EAGAIN, NULL); /* look again: it is there by then, or is tried again */
 }
@@ -266,7 +274,7 @@ static void make_lent(struct xen_device *d)
     int ret = read_config(d, &c, &e);
     if (ret == 0) ret = make(d, &c, made, &e);
     if (ret == 0) return;
-    if (ret != -EAGAIN && ret != -EEXIST) xen_device_complain(d, e.text);
+    if (ret != -EAGAIN && ret != -EEXIST && !d->store_failed) xen_device_complain(d, e.text);
     xen_device_done(d, -EAGAIN, NULL);
 }
 

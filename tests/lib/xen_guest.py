@@ -14,12 +14,12 @@ class Device:
     """What a toolstack and a guest write of one device."""
 
     def __init__(self, store, name, domid, number, kind="vbd"):
-        self.store, self.domid, self.number = store, domid, number
+        self.store, self.domid, self.number, self.vm = store, domid, number, VM
         self.back = f"/local/domain/0/backend/{name}/{domid}/{number}"
         self.front = f"/local/domain/{domid}/device/{kind}/{number}"
 
     def announce(self, **keys):
-        self.store.write(f"/local/domain/{self.domid}/vm", VM)
+        self.store.write(f"/local/domain/{self.domid}/vm", self.vm)
         self.store.write_all(self.front, state=1, backend=self.back, backend_id=0)
         self.store.write_all(self.back, **{"frontend": self.front, "frontend_id": self.domid, "online": 1, "state": 1, **keys})
 
