@@ -19,9 +19,8 @@ static int open_door(void *arg, xen_domid domid, struct xen **out, struct errmsg
     return sim_xen_open(out, b->sim, &b->budget, false, e);
 }
 
-void bed_card_new(struct netif_bed *b, unsigned queues, enum netif_transmit transmit)
+int bed_card_try(struct netif_bed *b, unsigned queues, enum netif_transmit transmit, struct errmsg *e)
 {
-    struct errmsg e = {""};
     struct netif_config xen = {.domid = BED_DOMID,
                                .transmit = transmit,
                                .open = open_door,
@@ -30,7 +29,13 @@ void bed_card_new(struct netif_bed *b, unsigned queues, enum netif_transmit tran
                                .mappers = &b->mappers};
     struct vif_config c = {
         .name = "x", .mac = {2}, .mtu = 1500, .queue_pairs = queues, .offloads = true, .kept = &b->kept, .xen = &xen};
-    MUST(vif_new(&b->vif, &c, &card_runners, &e) == 0, "%s\n", e.text);
+    return vif_new(&b->vif, &c, &card_runners, e);
+}
+
+void bed_card_new(struct netif_bed *b, unsigned queues, enum netif_transmit transmit)
+{
+    struct errmsg e = {""};
+    MUST(bed_card_try(b, queues, transmit, &e) == 0, "%s\n", e.text);
 }
 
 void bed_restart(struct netif_bed *b, enum netif_transmit transmit)

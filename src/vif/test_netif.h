@@ -27,6 +27,7 @@ void bed_open(struct netif_bed *b, unsigned queues, bool split, enum netif_trans
               const struct netif_front *front);
 /* And nothing is left: no page mapped, no port bound. */
 void bed_close(struct netif_bed *b);
+int bed_card_try(struct netif_bed *b, unsigned queues, enum netif_transmit transmit, struct errmsg *e);
 void bed_card_new(struct netif_bed *b, unsigned queues, enum netif_transmit transmit);
 /* The card's process ends, another one takes its place; it is not connected. */
 void bed_restart(struct netif_bed *b, enum netif_transmit transmit);
