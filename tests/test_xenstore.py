@@ -186,6 +186,21 @@ def test_a_guest_that_starts_anew(daemon, store, disk):
     assert len(asked(daemon, "configure")) == 1
 
 
+@pytest.mark.parametrize("down", [False, True])
+def test_a_front_end_that_starts_anew_and_says_so_late(daemon, store, disk, down):
+    """Its rings are new, even where they lie where the last ones did."""
+    disk.connect()
+    wait_until(lambda: daemon.show(disk.disk)["front_end"] == "connected", 5, "connected")
+    time.sleep(0.1)  # that it is used was seen
+    if down:
+        daemon.kill()
+    disk.to(3)
+    if down:
+        daemon.start()
+    wait_until(lambda: len(asked(daemon, "connect")) == 2, 5, "new rings")
+    assert len(asked(daemon, "disconnect")) == 1 and not asked(daemon, "connect")[1]["resume"]
+
+
 def test_states_are_skipped_and_repeated(daemon, store, disk):
     disk.rings()
     disk.announce()

@@ -393,6 +393,9 @@ static bool meet(struct xen_device *d)
     if (note_fault(d, xen_identity(d->backends->store, d->dir, d->identity)) < 0) return true;
     snprintf(d->front, sizeof d->front, "%s", front);
     d->published = state >= XENBUS_INIT_WAIT;
+    /* An earlier daemon told the front end that it is connected. One that is back at Initialised has no requests on its rings: it has
+     * either not gone on yet, or has begun anew while nobody looked. */
+    d->seen_used = state == XENBUS_CONNECTED && d->kind->stage(d) == XEN_DEVICE_CONNECTED;
     return true;
 }
 
@@ -439,7 +442,7 @@ static void start(struct xen_device *d, enum xen_device_action action, enum xenb
     d->store_failed = false;
     switch (action) {
     case XEN_DEVICE_ATTACH: d->kind->attach(d); break;
-    case XEN_DEVICE_CONNECT: d->kind->connect(d, back == XENBUS_CONNECTED); break;
+    case XEN_DEVICE_CONNECT: d->kind->connect(d, back == XENBUS_CONNECTED && !d->let_go); break;
     case XEN_DEVICE_DISCONNECT: d->kind->disconnect(d); break;
     case XEN_DEVICE_DETACH: d->kind->detach(d); break;
     default: assert(false);
@@ -507,6 +510,8 @@ void xen_device_done(struct xen_device *d, int ret, const char *why)
     if (ret == 0) {
         d->tries = 0;
         if (action == XEN_DEVICE_CONNECT || action == XEN_DEVICE_DISCONNECT) d->seen_used = false;
+        if (action == XEN_DEVICE_CONNECT) d->let_go = false;
+        if (action == XEN_DEVICE_DISCONNECT) d->let_go = true;
         if (action == XEN_DEVICE_DETACH) d->published = d->published && is_there(d);
         content(d);
         xen_device_poke(d);

@@ -52,6 +52,7 @@ struct xen_device {
     bool foreign;   /* another backend's, or nonsense: left alone until it goes */
     bool published; /* it was past Initialising: when it is there again, it is a new one of the same name */
     bool failed, put_down, seen_used; /* xenstore_state.h */
+    bool let_go;                      /* of its rings, since they were used last: the next are new, whatever the states are */
     bool store_failed;                /* not everything could be read for what is going on: it is to be tried again */
     enum xen_device_action busy;      /* going on; WAIT: none */
     unsigned tries;                   /* of attach or detach, in vain */
