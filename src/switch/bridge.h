@@ -13,6 +13,8 @@
 #include "switch/switch.h"
 #include "switch/table.h"
 
+#define BRIDGE_REFER_LISTS 1024u
+
 struct group_map;
 
 struct port_settings {
@@ -58,7 +60,8 @@ struct bridge {
     unsigned meter_count, meter_room;
     _Atomic(struct meter *) slowpath_meter, controller_meter; /* NULL: there is none */
     struct list timed;                                        /* flows with time-outs */
-    struct list refers;                                       /* flows with groups or a meter */
+    /* Flows with groups or a meter: of one of them by its number, the rest apart. */
+    struct list refer_to[BRIDGE_REFER_LISTS], refer_to_several;
     uint64_t next_id;
     unsigned flows;
     unsigned flow_actions; /* of all of them */
@@ -120,8 +123,8 @@ void bridge_age_macs(struct bridge *b, uint64_t now_ns);
 void bridge_forget_macs(struct bridge *b, uint32_t port); /* those behind the port */
 void bridge_look_at_links(struct bridge *b);
 
-/* SWITCH_METER_ALL: those of any meter. */
-void bridge_remove_flows_of_meter(struct bridge *b, uint32_t id);
+/* SWITCH_METER_ALL: those of any meter. There are no more than `most`. */
+void bridge_remove_flows_of_meter(struct bridge *b, uint32_t id, unsigned most);
 
 void packet_out_free(struct packet_out *o);
 

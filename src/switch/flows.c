@@ -38,6 +38,32 @@ static unsigned actions_of(const struct instructions *i)
     return i->apply.count + i->write.count;
 }
 
+static struct list *referring_to(struct bridge *b, uint32_t id)
+{
+    return &b->refer_to[id * UINT32_C(0x9e3779b1) >> 22];
+}
+static_assert(BRIDGE_REFER_LISTS == 1u << (32 - 22), "as the shift has it");
+
+/* *id: the group that the flow has so far, or SWITCH_GROUP_ANY. False: the list has another one. */
+static bool only_group(const struct action_list *l, uint32_t *id)
+{
+    for (unsigned i = 0; i < l->count; i++) {
+        if (l->list[i].type != ACTION_GROUP || l->list[i].group == *id) continue;
+        if (*id != SWITCH_GROUP_ANY) return false;
+        *id = l->list[i].group;
+    }
+    return true;
+}
+
+/* Where those that go with a group or a meter will look for its flows. NULL: it has neither. */
+static struct list *list_for(struct bridge *b, const struct instructions *i)
+{
+    uint32_t group = SWITCH_GROUP_ANY;
+    bool one = only_group(&i->apply, &group) && only_group(&i->write, &group);
+    if (group == SWITCH_GROUP_ANY) return i->meter ? referring_to(b, i->meter) : NULL;
+    return one && !i->meter ? referring_to(b, group) : &b->refer_to_several;
+}
+
 /* f's instructions count from now on, or not any more: for its groups and its meter, which take it with them when they go. */
 static void refer(struct bridge *b, struct flow *f, bool comes)
 {
@@ -46,7 +72,8 @@ static void refer(struct bridge *b, struct flow *f, bool comes)
     group_refer(b, i, comes);
     meter_refer(b, i, comes);
     list_remove(&f->refers);
-    if (comes && (i->meter || group_is_in(i, SWITCH_GROUP_ALL))) list_push_back(&b->refers, &f->refers);
+    struct list *l = comes ? list_for(b, i) : NULL;
+    if (l) list_push_back(l, &f->refers);
 }
 
 static void wrong(enum flow_wrong *why, enum flow_wrong reason)
@@ -273,27 +300,44 @@ int bridge_flow_delete(struct bridge *b, const struct flow_spec *f, bool strict,
     return 0;
 }
 
-/* Flows that go with what they refer to; there are no more than `most` of them. */
-static void remove_flows_that(struct bridge *b, bool (*refers)(const struct instructions *i, uint32_t id), uint32_t id,
-                              unsigned most, enum flow_gone why)
+/* Flows that go with what they refer to. */
+struct leaving {
+    struct bridge *b;
+    bool (*refers)(const struct instructions *i, uint32_t id);
+    uint32_t id;
+    unsigned most; /* there are no more */
+    enum flow_gone why;
+    bool folded;
+};
+
+static void leave(struct leaving *l, struct list *list)
 {
-    bool folded = !b->flow_gone;
-    LIST_FOR_EACH_SAFE (node, &b->refers) {
+    LIST_FOR_EACH_SAFE (node, list) {
         struct flow *f = list_entry(node, struct flow, refers);
-        if (most == 0) return;
-        if (!refers(instructions_of(f), id)) continue;
-        if (!folded && f->flags & FLOW_SEND_REMOVED) {
-            switch_fold_to_tell(b->sw);
-            folded = true;
+        if (l->most == 0) return;
+        if (!l->refers(instructions_of(f), l->id)) continue;
+        if (!l->folded && f->flags & FLOW_SEND_REMOVED) {
+            switch_fold_to_tell(l->b->sw);
+            l->folded = true;
         }
-        remove_flow(b, f, why);
-        most--;
+        remove_flow(l->b, f, l->why);
+        l->most--;
     }
+}
+
+static void remove_flows_that(struct bridge *b, bool (*refers)(const struct instructions *i, uint32_t id), uint32_t id,
+                              bool all, unsigned most, enum flow_gone why)
+{
+    struct leaving l = {.b = b, .refers = refers, .id = id, .most = most, .why = why, .folded = !b->flow_gone};
+    if (!all) leave(&l, referring_to(b, id));
+    for (unsigned i = 0; all && i < BRIDGE_REFER_LISTS; i++)
+        leave(&l, &b->refer_to[i]);
+    leave(&l, &b->refer_to_several);
 }
 
 void bridge_remove_flows_of_group(struct bridge *b, uint32_t id, unsigned most)
 {
-    remove_flows_that(b, group_is_in, id, most, FLOW_GONE_GROUP);
+    remove_flows_that(b, group_is_in, id, id == SWITCH_GROUP_ALL, most, FLOW_GONE_GROUP);
 }
 
 static bool is_metered(const struct instructions *i, uint32_t id)
@@ -301,9 +345,9 @@ static bool is_metered(const struct instructions *i, uint32_t id)
     return i->meter && (i->meter == id || id == SWITCH_METER_ALL);
 }
 
-void bridge_remove_flows_of_meter(struct bridge *b, uint32_t id)
+void bridge_remove_flows_of_meter(struct bridge *b, uint32_t id, unsigned most)
 {
-    remove_flows_that(b, is_metered, id, UINT_MAX, FLOW_GONE_METER);
+    remove_flows_that(b, is_metered, id, id == SWITCH_METER_ALL, most, FLOW_GONE_METER);
 }
 
 unsigned bridge_flow_count(const struct bridge *b)

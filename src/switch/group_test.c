@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Groups: what is refused, where packets go, what is counted, and what a change of one does to flows and megaflows. */
 #include <errno.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 
 #include "loop/clock.h"
 #include "switch/group_internal.h"
+#include "switch/meter.h"
 #include "switch/test_rig.h"
 
 #define A "02:00:00:00:00:0a"
@@ -547,6 +549,50 @@ static void flows_go_with_their_group(void **state)
     rig_close(&r);
 }
 
+#define MANY 300u
+
+/* Of one group, of two, of a meter, too; whatever goes first. */
+static void flows_go_with_one_of_many(void **state)
+{
+    struct rig r;
+    struct errmsg e;
+    struct meter_spec m = {.id = 1, .flags = METER_PKTPS};
+    bool there[MANY] = {false};
+    unsigned of[MANY][3], left = MANY;
+    char text[128], meter[24];
+    (void)state;
+    rig_open(&r, NULL, BRIDGE_SECURE, 2);
+    for (m.id = 1; m.id < 4; m.id++)
+        assert_int_equal(bridge_meter_add(r.bridge, &m, NULL, &e), 0);
+    for (unsigned g = 0; g < MANY / 3; g++) { /* 0 is a number like others */
+        snprintf(text, sizeof text, "group_id=%u,type=all,bucket=output:2", g);
+        rig_group(&r, text);
+    }
+    for (unsigned i = 0; i < MANY; i++) {
+        of[i][0] = i * 7 % (MANY / 3);
+        of[i][1] = i % 3 ? of[i][0] : i * 5 % (MANY / 3);
+        of[i][2] = i % 5 == 0 ? 1 + i % 3 : 0;
+        if (of[i][2]) snprintf(meter, sizeof meter, "meter:%u,", of[i][2]);
+        snprintf(text, sizeof text, "priority=%u,actions=%sgroup:%u,write_actions(group:%u)", i, of[i][2] ? meter : "",
+                 of[i][0], of[i][1]);
+        rig_flow(&r, text);
+        there[i] = true;
+    }
+    for (unsigned n = 0; n < MANY / 3; n++) {
+        unsigned g = n * 37 % (MANY / 3), metered = n % 40 == 39 ? 1 + n / 40 : UINT_MAX;
+        if (metered != UINT_MAX) assert_int_equal(bridge_meter_delete(r.bridge, metered, NULL, &e), 0);
+        assert_int_equal(bridge_group_delete(r.bridge, g, NULL, &e), 0);
+        for (unsigned i = 0; i < MANY; i++) {
+            bool goes = there[i] && (of[i][0] == g || of[i][1] == g || of[i][2] == metered);
+            there[i] = there[i] && !goes;
+            left -= goes;
+        }
+        assert_int_equal(bridge_flow_count(r.bridge), left);
+    }
+    assert_int_equal(left, 0);
+    rig_close(&r);
+}
+
 static void flows_need_their_group(void **state)
 {
     struct rig r;
@@ -773,6 +819,7 @@ int main(void)
         cmocka_unit_test(the_first_that_is_alive),
         cmocka_unit_test(packets_are_counted),
         cmocka_unit_test(flows_go_with_their_group),
+        cmocka_unit_test(flows_go_with_one_of_many),
         cmocka_unit_test(flows_need_their_group),
         cmocka_unit_test(megaflows_follow_their_group),
         cmocka_unit_test(controllers_send_to_groups),

@@ -3,6 +3,7 @@
 #include "switch/meter.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 
 #include "base/checked.h"
@@ -171,7 +172,7 @@ static void remove_at(struct bridge *b, unsigned at)
     struct meter *m = b->meters[at];
     _Atomic(struct meter *) *is = special(b, m->spec.id);
     if (is) atomic_store_explicit(is, NULL, memory_order_release);
-    if (m->flows) bridge_remove_flows_of_meter(b, m->spec.id);
+    bridge_remove_flows_of_meter(b, m->spec.id, m->flows);
     memmove(b->meters + at, b->meters + at + 1, (b->meter_count - at - 1) * sizeof(struct meter *));
     b->meter_count--;
     epoch_retire(&b->sw->epoch, &m->retired, retired_free);
@@ -179,7 +180,7 @@ static void remove_at(struct bridge *b, unsigned at)
 
 static void remove_all(struct bridge *b)
 {
-    bridge_remove_flows_of_meter(b, SWITCH_METER_ALL);
+    bridge_remove_flows_of_meter(b, SWITCH_METER_ALL, UINT_MAX);
     while (b->meter_count)
         remove_at(b, b->meter_count - 1);
 }

@@ -115,7 +115,9 @@ int bridge_new(struct bridge **out, struct net_switch *s, const char *name, enum
     for (unsigned t = 0; t < SWITCH_TABLES; t++)
         table_init(&b->tables[t]);
     list_init(&b->timed);
-    list_init(&b->refers);
+    for (unsigned j = 0; j < BRIDGE_REFER_LISTS; j++)
+        list_init(&b->refer_to[j]);
+    list_init(&b->refer_to_several);
     atomic_store(&s->bridges[i], b);
     int ret = fail == BRIDGE_STANDALONE ? add_normal(b, e) : 0;
     if (ret) bridge_free(b);
