@@ -213,6 +213,17 @@ static struct flow_code **codes_new(const struct bridge *b, const struct instruc
     return NULL;
 }
 
+/* What was counted for these flows before is not to come back (but for the last moments' when this is asked for all the time). Flows
+ * that nobody else refers to have it all. */
+static void fold_to_reset(struct bridge *b, struct flow *const *list, long count)
+{
+    for (long i = 0; i < count; i++)
+        if (atomic_load_explicit(&list[i]->refs, memory_order_acquire) > 1) {
+            switch_fold_to_tell(b->sw);
+            return;
+        }
+}
+
 int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict, unsigned *changed,
                        enum flow_wrong *why, struct errmsg *e)
 {
@@ -229,7 +240,7 @@ int bridge_flow_modify(struct bridge *b, const struct flow_spec *f, bool strict,
         free(list);
         return ret ? ret : no_memory(e);
     }
-    if (count && (f->flags & FLOW_RESET_COUNTS)) switch_fold(b->sw); /* what was counted before is not to come back */
+    if (f->flags & FLOW_RESET_COUNTS) fold_to_reset(b, list, count);
     for (long i = 0; i < count; i++) {
         refer(b, list[i], false);
         struct flow_code *old = atomic_exchange_explicit(&list[i]->code, codes[i], memory_order_acq_rel);

@@ -291,11 +291,16 @@ static void counts_are_reset(void **state)
     assert_int_equal(flow_parse(&f, "in_port=1,actions=output:2", FLOW_PARSE_ADD, NULL, &e), 0);
     f.flags |= FLOW_RESET_COUNTS;
     assert_int_equal(bridge_flow_modify(r.bridge, &f, true, &changed, NULL, &e), 0);
-    instructions_clear(&f.instructions);
     assert_int_equal(changed, 1);
     assert_int_equal(counts(&r, 0).packets, 0);
     send_udp(&r, 1, B, A, 3);
     assert_int_equal(counts(&r, 0).packets, 3);
+    send_udp(&r, 1, B, A, 5);
+    rig_flow(&r, "in_port=1,actions=output:2"); /* in its place: what was counted for the old one is its own */
+    assert_int_equal(bridge_flow_modify(r.bridge, &f, true, &changed, NULL, &e), 0);
+    send_udp(&r, 1, B, A, 2);
+    assert_int_equal(counts(&r, 0).packets, 2);
+    instructions_clear(&f.instructions);
     rig_close(&r);
 }
 
