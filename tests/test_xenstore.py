@@ -87,7 +87,7 @@ def test_a_disk_from_its_announcement_to_its_end(daemon, store, disk):
     assert shown["xen"] == {"domid": 7, "vdev": "51712", "backend": "backend/vbd/7/51712"}
     assert "socket" not in shown and shown["front_end"] == "listening"
     [configured] = asked(daemon, "configure")
-    assert configured["xen"] == {"domid": 7, "mode": "auto", "cdrom": False, "discard": True} and not configured["read_only"]
+    assert configured["xen"] == {"domid": 7, "mode": "auto", "cdrom": False, "discard": True, "map_entries": 6144} and not configured["read_only"]
     disk.rings()
     disk.to(3)
     disk.is_back(4)
@@ -212,6 +212,27 @@ def test_states_are_skipped_and_repeated(daemon, store, disk):
     assert len([c for c in asked(daemon, "connect")]) <= 3 and store.read(disk.back + "/state") == "4"
     disk.to(6)
     disk.is_back(6)
+
+
+def test_each_disk_has_a_part_of_the_pages_that_can_be_mapped(daemon, store, run_dir):
+    disks, given = [], []
+    for i in range(4):
+        path = run_dir / f"{i}.raw"
+        path.write_bytes(bytes(1 << 20))
+        disks.append(Disk(store, path, vdev=51712 + 16 * i))
+        disks[i].announce()
+        disks[i].is_back(2)
+        given.append(asked(daemon, "configure")[i]["xen"]["map_entries"])
+        assert given[i] == (262144 * 3 // 4 - sum(given[:i])) // 32
+    daemon.kill()
+    disks[0].unplug()
+    disks[0].to(6)
+    daemon.start()
+    gone(daemon, disks[0].disk)
+    disks[0].remove()
+    disks[0].announce()  # others still have what they were given
+    disks[0].is_back(2)
+    assert asked(daemon, "configure")[4]["xen"]["map_entries"] == (262144 * 3 // 4 - sum(given[1:])) // 32
 
 
 def test_several_pages_and_queues(daemon, store, disk):

@@ -38,6 +38,8 @@
 #define LOCK_WAIT_MS 2000 /* a daemon that was just killed may still be going */
 #define LAST_ANSWERS_MS 500u
 #define XEN_CARD_QUEUES_DEFAULT 4
+#define XEN_MAP_ENTRIES_DEFAULT 262144u /* the hypervisor's own: 1024 frames */
+#define XEN_MAP_ENTRIES_MAX (1u << 30)
 #define HOLD_FD 3 /* the holder's listening socket */
 
 enum {
@@ -54,6 +56,7 @@ enum {
     OPT_XEN_DISKS,
     OPT_XEN_CARDS,
     OPT_XEN_CARD_QUEUES,
+    OPT_XEN_MAP_ENTRIES,
     OPT_XEN_ANY_SCRIPT,
     OPT_XEN_WORLD,
     OPT_HOLD,
@@ -73,6 +76,7 @@ static const struct option options[] = {
     {"xen-disks", required_argument, NULL, OPT_XEN_DISKS},
     {"xen-cards", required_argument, NULL, OPT_XEN_CARDS},
     {"xen-card-queues", required_argument, NULL, OPT_XEN_CARD_QUEUES},
+    {"xen-map-entries", required_argument, NULL, OPT_XEN_MAP_ENTRIES},
     {"xen-any-script", no_argument, NULL, OPT_XEN_ANY_SCRIPT},
     {"xen-world", required_argument, NULL, OPT_XEN_WORLD}, /* of tests (guest/xen_world.h) */
     {"hold", required_argument, NULL, OPT_HOLD},           /* how the daemon starts its holder (control/holder.h) */
@@ -99,6 +103,7 @@ static const char usage_text[] =
     "  --xen-disks=NAMES      below backend/ there (default vbd,vbd3)\n"
     "  --xen-cards=NAMES      (default vif)\n"
     "  --xen-card-queues=N    rings for each direction that a card's guest may use (default: 4, or as many as CPUs)\n"
+    "  --xen-map-entries=N    pages of guests that this domain may have mapped at a time (default 262144, as Xen)\n"
     "  --xen-any-script       also those whose hotplug script is none of Creedence's\n"
     "  --verbose, --version, --help\n"
     "\n"
@@ -112,13 +117,12 @@ struct arguments {
     struct xen_settings xen;
 };
 
-static bool card_queues_parse(const char *text, unsigned *out)
+static bool number_parse(const char *text, unsigned max, unsigned *out)
 {
     char *end;
     unsigned long value = strtoul(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end || value < 1 || value > NETWORK_QUEUES_MAX) return false;
     *out = (unsigned)value;
-    return true;
+    return *text >= '0' && *text <= '9' && !*end && value >= 1 && value <= max;
 }
 
 /* As many as can be served at the same time; each takes 1 MiB of the guest's memory for buffers. */
@@ -158,8 +162,12 @@ static int parse(struct arguments *a, int argc, char **argv)
         case OPT_XEN_ANY_SCRIPT: a->xen.any_script = true; break;
         case OPT_XEN_WORLD: a->xen.world = optarg; break;
         case OPT_XEN_CARD_QUEUES:
-            if (card_queues_parse(optarg, &a->xen.card_queues)) break;
+            if (number_parse(optarg, NETWORK_QUEUES_MAX, &a->xen.card_queues)) break;
             fprintf(stderr, "creedenced: --xen-card-queues=%s: expected 1 to %u\n", optarg, NETWORK_QUEUES_MAX);
+            return -1;
+        case OPT_XEN_MAP_ENTRIES:
+            if (number_parse(optarg, XEN_MAP_ENTRIES_MAX, &a->xen.map_entries)) break;
+            fprintf(stderr, "creedenced: --xen-map-entries=%s: expected 1 to %u\n", optarg, XEN_MAP_ENTRIES_MAX);
             return -1;
         case OPT_XEN:
             a->xen.wanted = strcmp(optarg, "on") == 0 ? XEN_ON : strcmp(optarg, "off") == 0 ? XEN_OFF : XEN_AUTO;
@@ -411,7 +419,10 @@ int main(int argc, char **argv)
     struct arguments a = {.state_dir = "/var/lib/creedence",
                           .run_dir = "/run/creedence",
                           .cache = {.enabled = true, .huge_pages = true},
-                          .xen = {.disks = "vbd,vbd3", .cards = "vif", .card_queues = card_queues_default()}};
+                          .xen = {.disks = "vbd,vbd3",
+                                  .cards = "vif",
+                                  .card_queues = card_queues_default(),
+                                  .map_entries = XEN_MAP_ENTRIES_DEFAULT}};
     int ret = parse(&a, argc, argv);
     if (ret) return ret < 0 ? 2 : 0;
 

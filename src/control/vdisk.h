@@ -70,6 +70,7 @@ struct vdisk {
     int layer_fd[DISK_CHAIN_MAX];
     struct image_ids images; /* which files these are, or were */
     struct held held;        /* and again in the holder process */
+    unsigned map_entries;    /* that its worker was given (Xen); 0: none runs */
     struct cache_request cache_request;
     bool cached; /* the worker was given channels */
 

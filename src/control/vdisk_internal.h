@@ -45,6 +45,8 @@ bool vdisk_holds(const struct vdisk *d, const char *name);
 
 /* What the worker, as it is configured now, offers a Xen guest. */
 void vdisk_note_offered(struct vdisk *d, json_t *result);
+/* As much of the hypervisor's map-track table as its worker may use, of what others have left. */
+void vdisk_share_map_entries(struct vdisk *d, json_t *xen);
 /* Before it serves: the rings that are in use. False: there are none. */
 bool vdisk_resume(struct vdisk *d);
 /* The last daemon may have ended before it had told or heard all. True: as vdisk_resume(). */

@@ -82,13 +82,14 @@ static void send_held_ahead(struct vdisk *d, struct fd_list *l, unsigned room)
         fd_list_add(l, d->held.list[i].fd, "held:%s", d->held.list[i].name);
 }
 
-static json_t *configure_params(const struct vdisk *d)
+static json_t *configure_params(struct vdisk *d)
 {
     json_t *params = disk_config_json(&d->config, true);
     json_t *names = json_array();
     for (unsigned i = 0; i < d->held.count; i++)
         json_array_append_new(names, json_string(d->held.list[i].name));
     json_object_set_new(params, "held", names);
+    if (d->config.xen.used) vdisk_share_map_entries(d, json_object_get(params, "xen"));
     return params;
 }
 

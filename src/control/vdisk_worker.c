@@ -160,6 +160,7 @@ static void forget_worker(struct vdisk *d)
     cache_request_cancel(&d->cache_request);
     peer_free(d->peer);
     d->peer = NULL;
+    d->map_entries = 0;
     d->cached = false;
 }
 

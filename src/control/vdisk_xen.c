@@ -16,6 +16,8 @@
 
 #define CONNECT_LIMIT_MS 30000u
 #define DISCONNECT_LIMIT_MS 60000u
+#define MAP_ENTRIES_MOST 8192u
+#define MAP_ENTRIES_PART 32u /* of what is left: there is some for each further disk */
 
 struct connect_call {
     struct vdisk *disk;
@@ -111,6 +113,19 @@ void vdisk_disconnect(struct vdisk *d, vdisk_done done, void *arg)
 
 /* ---- A new worker ---- */
 
+/* A quarter of the table is the switch's, and of backends that are not ours. Without entries pages are copied. */
+void vdisk_share_map_entries(struct vdisk *d, json_t *xen)
+{
+    unsigned all = xen_backends_map_entries(d->host->xen), left = all - all / 4;
+    if (!all) return;
+    LIST_FOR_EACH (node, &d->host->disks) {
+        const struct vdisk *other = list_entry(node, struct vdisk, node);
+        if (other != d) left -= other->map_entries < left ? other->map_entries : left;
+    }
+    d->map_entries = left / MAP_ENTRIES_PART < MAP_ENTRIES_MOST ? left / MAP_ENTRIES_PART : MAP_ENTRIES_MOST;
+    json_object_set_new(xen, "map_entries", json_integer(d->map_entries));
+}
+
 void vdisk_note_offered(struct vdisk *d, json_t *result)
 {
     struct disk_xen_config *x = &d->config.xen;
@@ -164,6 +179,10 @@ bool vdisk_resume(struct vdisk *d)
 bool vdisk_adopted_xen(struct vdisk *d, json_t *answer)
 {
     if (!d->config.xen.used) return false;
+    json_t *given = json_object_get(json_object_get(json_object_get(answer, "config"), "xen"), "map_entries");
+    json_int_t entries = json_integer_value(given);
+    bool said = json_is_integer(given) && entries >= 0 && entries < (json_int_t)MAP_ENTRIES_MOST;
+    d->map_entries = said ? (unsigned)entries : MAP_ENTRIES_MOST;
     if (json_is_object(json_object_get(answer, "backend"))) vdisk_note_offered(d, answer);
     return json_is_false(json_object_get(answer, "connected")) && vdisk_resume(d);
 }

@@ -357,6 +357,11 @@ void xen_backends_resized(struct xen_backends *b, const struct vdisk *disk)
     xen_device_write(d, keys, strcmp(state, "4") == 0 ? 2 : 1);
 }
 
+unsigned xen_backends_map_entries(const struct xen_backends *b)
+{
+    return b ? b->settings.map_entries : 0;
+}
+
 json_t *xen_backends_json(const struct xen_backends *b)
 {
     if (!b) return NULL;

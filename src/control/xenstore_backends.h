@@ -35,6 +35,7 @@ struct xen_settings {
     const char *disks, *cards; /* names below backend/, with commas between */
     bool any_script;           /* also devices whose hotplug script is none of ours */
     unsigned card_queues;      /* rings for each direction that a card's guest may use */
+    unsigned map_entries;      /* of the hypervisor's map-track table, for all there is in this domain */
     const char *world;         /* "sim:...": of tests; NULL: Xen's own */
 };
 
@@ -61,6 +62,7 @@ void xen_backends_changed(struct xen_backends *b, const char *backend);
 void xen_backends_put_down(struct xen_backends *b, const char *backend);
 /* The guest is to see its disk's new size. */
 void xen_backends_resized(struct xen_backends *b, const struct vdisk *d);
-json_t *xen_backends_json(const struct xen_backends *b); /* how it is; NULL: there is no Xen */
+unsigned xen_backends_map_entries(const struct xen_backends *b); /* 0: not known, there is no Xen */
+json_t *xen_backends_json(const struct xen_backends *b);         /* how it is; NULL: there is no Xen */
 
 #endif
