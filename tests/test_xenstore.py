@@ -774,9 +774,10 @@ def test_a_card_from_its_announcement_to_its_end(daemon, store, card):
 
 
 def test_options_of_a_card(daemon, store, card):
-    card.announce(bridge="br0.100:200:300", rate="1250000,50000", ip="10.0.0.1 2001:db8::/64", mtu=9000, vifname="web0")
+    card.announce(bridge="br0.100:200:300", rate="1250000,50000", ip="10.0.0.1 2001:db8::/64", mtu=9000, vifname="web0", tx="copy")
     card.is_back(2)
     shown = shown_card(daemon, "web0")
+    assert told(daemon, "vif.attach")[0]["xen"]["tx"] == "copy"
     assert (shown["vlan_mode"], shown["tag"], shown["trunks"]) == ("native-untagged", 100, [200, 300])
     assert shown["rate_in"] == {"bits_per_s": 200_000_000} and shown["mtu"] == 9000
     assert shown["allowed_ips"] == ["10.0.0.1", "2001:db8::/64"] and shown["allowed_macs"] == ["00:16:3e:00:00:01"]
@@ -801,7 +802,7 @@ def test_queues_of_a_card(run_dir, store):
 
 @pytest.mark.parametrize("keys, words", [
     ({"bridge": "nowhere"}, "nowhere"), ({"bridge": ""}, "bridge"), ({"rate": "fast"}, "rate"), ({"ip": "here"}, "allowed_ips"),
-    ({"mac": "01:00:00:00:00:00"}, "mac"), ({"bridge": "br0.5000"}, "br0.5000"), ({"bridge": "br0:x"}, "TRUNK"),
+    ({"tx": "flip"}, "tx"), ({"mac": "01:00:00:00:00:00"}, "mac"), ({"bridge": "br0.5000"}, "br0.5000"), ({"bridge": "br0:x"}, "TRUNK"),
 ])
 def test_cards_that_cannot_be(daemon, store, card, keys, words):
     card.announce(**keys)

@@ -112,13 +112,17 @@ static int read_settings(struct xen_device *d, json_t *card, struct errmsg *e)
     unsigned mtu;
     int used = 0;
     if (xen_device_read(d, "mac", mac) < 0) *mac = 0;
-    if (*mac && json_object_set_new(card, "mac", json_string(mac)) < 0) return errmsg_set(e, EINVAL, "mac= is not UTF-8");
+    if (*mac && json_object_set_new(card, "mac", json_string(mac)) < 0)
+        return errmsg_set(e, EINVAL, "mac= is not UTF-8");
     if (xen_device_read(d, "bridge", value) < 0 || !*value) return errmsg_set(e, EINVAL, "there is no bridge=");
     int ret = xenstore_params_bridge(card, value, e);
     if (ret == 0 && xen_device_read(d, "rate", value) == 0 && *value) ret = xenstore_params_rate(card, value, e);
     if (ret == 0) ret = read_locks(d, card, mac, e);
     if (xen_device_read(d, "mtu", value) == 0 && sscanf(value, "%5u%n", &mtu, &used) == 1 && !value[used])
         json_object_set_new(card, "mtu", json_integer(mtu));
+    if (ret == 0 && xen_device_read(d, "tx", value) == 0 && *value &&
+        json_object_set_new(json_object_get(card, "xen"), "tx", json_string(value)) < 0)
+        return errmsg_set(e, EINVAL, "tx is not UTF-8");
     return ret;
 }
 
