@@ -26,7 +26,8 @@ int bed_card_try(struct netif_bed *b, unsigned queues, enum netif_transmit trans
                                .open = open_door,
                                .arg = b,
                                .state = b->state,
-                               .mappers = &b->mappers};
+                               .mappers = &b->mappers,
+                               .barrier = b->barrier};
     struct vif_config c = {
         .name = "x", .mac = {2}, .mtu = 1500, .queue_pairs = queues, .offloads = true, .kept = &b->kept, .xen = &xen};
     return vif_new(&b->vif, &c, &card_runners, e);

@@ -18,6 +18,7 @@ struct netif_bed {
     struct netif_state *state;
     struct vif *vif;
     struct netfront front;
+    void (*barrier)(void *arg); /* of cards to come; NULL: there are no threads */
 };
 
 extern const struct netif_front bed_takes_all;
