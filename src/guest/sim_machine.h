@@ -53,7 +53,7 @@ struct sim_queue {
 /* The hypervisor's about a virtual CPU. */
 struct sim_vcpu {
     atomic_int owner; /* process, 0: free */
-    atomic_uint busy; /* that process is inside of the hypervisor on its behalf: sim_kill() waits */
+    atomic_uint busy; /* threads of that process inside of the hypervisor on its behalf: sim_kill() waits */
     struct sim_queue queue[SIM_PRIORITIES];
 };
 
@@ -172,14 +172,14 @@ void sim_upcall(struct sim_view *v, unsigned vcpu);
 /* Around each call of a `struct xen`: what the hypervisor does is done whole, or not begun. */
 static inline void sim_enter(struct sim_vcpu *vcpu)
 {
-    atomic_store_explicit(&vcpu->busy, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&vcpu->busy, 1, memory_order_relaxed);
     atomic_signal_fence(memory_order_seq_cst);
 }
 
 static inline void sim_exit(struct sim_vcpu *vcpu)
 {
     atomic_signal_fence(memory_order_seq_cst);
-    atomic_store_explicit(&vcpu->busy, 0, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&vcpu->busy, 1, memory_order_relaxed);
 }
 
 /* A virtual CPU's own half: what its kernel does. */

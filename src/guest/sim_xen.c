@@ -347,7 +347,7 @@ static bool is_process_in(int pid, const char *states)
     bool all = true;
     snprintf(path, sizeof path, "/proc/%d/task", pid);
     DIR *d = opendir(path);
-    if (!d) return true;
+    if (!d) return kill(pid, 0) && errno == ESRCH;
     for (struct dirent *entry; all && (entry = readdir(d));) {
         if (entry->d_name[0] == '.') continue;
         snprintf(path, sizeof path, "/proc/%d/task/%.200s/stat", pid, entry->d_name);
@@ -379,6 +379,7 @@ static void reap(struct sim *s)
         if (!owner || !is_gone(owner)) continue;
         if (!atomic_compare_exchange_strong(&host->d->vcpu[i].owner, &owner, s->pid)) continue;
         struct sim_cpu cpu;
+        atomic_store(&host->d->vcpu[i].busy, 0); /* it may have been killed inside */
         sim_enter(&host->d->vcpu[i]);
         sim_track_reap(s, i);
         if (sim_cpu_init(&cpu, host, i) == 0) sim_cpu_free(&cpu);
