@@ -13,7 +13,7 @@ import pytest
 from lib.control import Daemon
 from lib.paths import program
 from lib.process import wait_until
-from lib.xen_guest import BlkGuest, Device
+from lib.xen_guest import BlkGuest, Device, NetGuests
 from lib.xenstored import XenStore
 
 pytestmark = pytest.mark.timeout_s(90)
@@ -32,7 +32,7 @@ class Host:
         for name in ("creedence-vbd", "creedence-switch"):
             (bin_dir / name).write_text(f'#!/bin/sh\nexec {shlex.quote(str(program(name)))} --sandbox=off "$@"\n')
             (bin_dir / name).chmod(0o755)
-        self.daemon = Daemon(run_dir, options=["--xen=on", f"--bin-dir={bin_dir}", "--cache=off", *options])
+        self.daemon = Daemon(run_dir, options=["--xen=on", f"--xen-world=sim:{run_dir / 'cards'}", f"--bin-dir={bin_dir}", "--cache=off", *options])
         self.daemon.start()
 
     def end(self):
@@ -49,6 +49,14 @@ class Host:
         image.write_bytes(bytes(guest.place["bytes"]))
         self.ends.append(guest.end)
         return Disk(self, guest, f"raw:{image},world=sim:{guest.directory}{target}", **keys)
+
+
+    def cards(self, *options):
+        """Of the two guests that send to each other."""
+        guests = NetGuests(self.dir / "cards", *options)
+        self.ends.append(guests.end)
+        self.daemon.call("bridge.add", name="br0")
+        return [Card(self, guests, which) for which in (0, 1)]
 
 
 @pytest.fixture
@@ -209,11 +217,12 @@ def test_discard_is_offered_or_not(host, target, keys, offered):
     assert disk.shown()["config"]["xen"]["discard"] == bool(offered)
 
 
+@pytest.mark.slow
 def test_rings_again_and_again(host):
     """Nothing is left of any: neither descriptors, nor ports, nor pages that the guest could not take back."""
     disk = host().disk("--pages=2", target=",mode=persistent")
     before = None
-    for plug in range(20):
+    for plug in range(15):
         disk.plug()
         for connect in range(10):  # more, and it is looked at less often
             disk.works(20)
@@ -251,14 +260,188 @@ def descriptors(pid):
     return sorted(found)
 
 
-def footprint(disk):
-    """At rest."""
-    def look():
-        return descriptors(disk.host.daemon.process.pid), descriptors(disk.shown()["pid"]), disk.store.watch_count()
-
+def at_rest(look):
     def same():
         first = look()
         time.sleep(0.05)
         return first if look() == first else None
 
     return wait_until(same, 5, "a rest")
+
+
+def footprint(disk):
+    return at_rest(lambda: (descriptors(disk.host.daemon.process.pid), descriptors(disk.shown()["pid"]), disk.store.watch_count()))
+
+
+# ---- cards ----
+
+
+class Card(Device):
+    """A guest's network card, as Linux' netfront goes about it."""
+
+    def __init__(self, host, guests, which):
+        super().__init__(host.store, "vif", guests.place["guests"][which]["domid"], 0, kind="vif")
+        self.host, self.guests, self.which = host, guests, which
+
+    @property
+    def name(self):
+        return f"xen-{self.domid}-0"
+
+    @property
+    def place(self):
+        return self.guests.place["guests"][self.which]
+
+    def tell(self, command, *more):
+        self.guests.place = self.guests.done(" ".join(map(str, (command, self.which, *more))))
+        return self.place
+
+    def shown(self):
+        return next((v for v in self.host.daemon.call("vif.list")["vifs"] if v["name"] == self.name), None)
+
+    def plug(self):
+        self.announce(mac=f"02:00:00:00:00:0{1 + self.which}", bridge="br0", handle=0, type="vif", script="/etc/xen/scripts/vif-creedence")
+        self.connect()
+
+    def connect(self):
+        self.is_back(2)
+        self.store.write_all(self.front, **self.front_keys())
+        self.to(4)
+        self.is_back(4)
+
+    def front_keys(self):
+        queues = self.place["queues"]
+        assert len(queues) <= int(self.store.read(self.back + "/multi-queue-max-queues"))
+        keys = {key: 1 for key in ("request-rx-copy", "feature-rx-notify", "feature-sg", "feature-gso-tcpv4", "feature-gso-tcpv6",
+                                   "feature-ipv6-csum-offload")}
+        if len(queues) > 1:
+            keys["multi-queue-num-queues"] = len(queues)
+        for i, queue in enumerate(queues):
+            place = f"queue-{i}/" if len(queues) > 1 else ""
+            keys.update({place + key: value for key, value in queue.items()})
+        return keys
+
+    def close(self):
+        self.tell("rest")
+        self.to(5)
+        self.is_back(5)
+        self.to(6)
+        self.is_back(6)
+
+    def gone(self):
+        wait_until(lambda: self.shown() is None, 10, "its end")
+
+
+def talk(cards, more=20):
+    """Frames of each queue of each guest come to the other."""
+    def came():
+        cards[0].guests.place = cards[0].guests.done("say")
+        return [n for card in cards for n in card.place["came"]]
+
+    before = came()
+    for card in cards:
+        card.tell("load")
+    deadline = time.monotonic() + 20
+    while not all(now > then + more for now, then in zip(came(), before)):
+        assert time.monotonic() < deadline, f"frames do not come: {cards[0].guests.place}"
+        time.sleep(0.002)
+
+
+def switch_pid(host):
+    return int((host.daemon.run_dir / "switch.run").read_text().split()[0])
+
+
+@pytest.mark.parametrize("options", [(), ("--queues=4", "--split")], ids=["plain", "queues"])
+def test_cards_from_plug_to_unplug(host, options):
+    """Traffic all the time, while the switch and the daemon are killed, and a guest starts anew."""
+    host = host("--xen-card-queues=4")
+    cards = host.cards(*options)
+    for card in cards:
+        card.plug()
+    talk(cards, 200)
+    assert cards[0].guests.place["repeated"] == 0
+    for _ in range(2):
+        pid = switch_pid(host)
+        cards[0].guests.kill(pid)
+        talk(cards)
+        assert switch_pid(host) != pid
+    host.daemon.kill()
+    talk(cards)
+    host.daemon.start()
+    wait_until(lambda: cards[0].shown()["front_end"] == "connected", 10, "the card")
+    talk(cards)
+    host.daemon.kill()  # and the switch with it
+    cards[0].guests.kill(switch_pid(host))
+    host.daemon.start()
+    talk(cards)
+    cards[0].close()
+    cards[0].tell("anew")
+    cards[0].to(1)
+    cards[0].connect()
+    talk(cards)
+    for card in cards:
+        card.unplug()
+        card.close()
+        card.gone()
+        card.tell("anew")
+    assert cards[0].guests.place["maps"] == 0 and cards[0].guests.place["ports"] == 0
+
+
+def test_a_cards_guest_crashes_and_comes_back(host):
+    """The other one goes on."""
+    host = host()
+    cards = host.cards()
+    for card in cards:
+        card.plug()
+    talk(cards)
+    cards[0].tell("crash")
+    cards[0].store.remove(cards[0].front)
+    cards[0].unplug()
+    cards[0].is_back(6)
+    cards[0].gone()
+    cards[0].remove()
+    cards[1].tell("rest")
+    cards[0].tell("boot", 9)
+    cards[0] = Card(host, cards[0].guests, 0)
+    assert cards[0].domid == 9
+    cards[0].plug()
+    talk(cards)
+    for card in cards:
+        card.tell("crash")
+        card.remove()
+        card.gone()
+    guests = cards[0].guests.done("say")
+    assert guests["maps"] == 0 and guests["ports"] == 0
+
+
+@pytest.mark.slow
+def test_cards_again_and_again(host):
+    """As with a disk's rings."""
+    host = host("--xen-card-queues=2")
+    cards = host.cards("--queues=2")
+    cards[1].plug()
+    before = None
+    for plug in range(10):
+        cards[0].plug()
+        for connect in range(10):
+            talk(cards, 2)
+            cards[0].close()
+            cards[0].tell("anew")
+            cards[0].to(1)
+            if (plug, connect) == (2, 9):
+                cards[0].is_back(2)
+                before = rest_of(host)
+            cards[0].connect()
+        cards[0].unplug()
+        cards[0].close()
+        cards[0].remove()
+        cards[0].gone()
+        cards[0].tell("anew")
+    cards[0].plug()
+    talk(cards, 2)
+    cards[0].close()
+    after = rest_of(host)
+    assert after == before
+
+
+def rest_of(host):
+    return at_rest(lambda: (descriptors(host.daemon.process.pid), descriptors(switch_pid(host)), host.store.watch_count()))

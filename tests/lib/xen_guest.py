@@ -86,3 +86,9 @@ class BlkGuest(SimGuest):
     def connect(self, **change):
         """What a worker is told of it."""
         return {"protocol": "x86_64-abi", "rings": self.place["rings"], "persistent": True, "resume": False, **change}
+
+
+class NetGuests(SimGuest):
+    """Two guests with a netfront each, which send to each other."""
+
+    program = "bench/xen-net-guest"
