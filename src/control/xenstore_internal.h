@@ -52,12 +52,12 @@ struct xen_device {
     bool foreign;   /* another backend's, or nonsense: left alone until it goes */
     bool published; /* it was past Initialising: when it is there again, it is a new one of the same name */
     bool failed, put_down, seen_used; /* xenstore_state.h */
-    bool let_go;                      /* of its rings, since they were used last: the next are new, whatever the states are */
-    bool store_failed;                /* not everything could be read for what is going on: it is to be tried again */
-    enum xen_device_action busy;      /* going on; WAIT: none */
-    unsigned tries;                   /* of attach or detach, in vain */
-    struct loop_timer timer;          /* look at it then */
-    json_t *lent; /* a disk's: what it offers while another guest still has its image; NULL: it has it */
+    bool let_go;       /* of its rings, since they were used last: the next are new, whatever the states are */
+    bool store_failed; /* not everything could be read for what is going on: it is to be tried again */
+    enum xen_device_action busy; /* going on; WAIT: none */
+    unsigned tries;              /* of attach or detach, in vain */
+    struct loop_timer timer;     /* look at it then */
+    json_t *lent;                /* a disk's: what it offers while another guest still has its image; NULL: it has it */
     char error[XEN_TEXT_MAX];
 };
 
@@ -95,6 +95,10 @@ void xen_device_done(struct xen_device *d, int ret, const char *why);
 /* Say (to the toolstack, and in the log) what is wrong. */
 void xen_device_complain(struct xen_device *d, const char *why);
 
+/* ---- xenstore_values.c ---- */
+
+/* ret, an answer of the store; a fault of the store's is kept in mind. */
+int xen_device_note(struct xen_device *d, int ret);
 /* A number of a front end's: decimal digits only. 0, -ENOENT, -EINVAL. */
 int xen_device_front_number(struct xen_device *d, const char *key, unsigned max, unsigned *out);
 int xen_device_front_text(struct xen_device *d, const char *key, char *out, size_t room);
