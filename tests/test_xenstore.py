@@ -477,15 +477,28 @@ def test_a_daemon_that_starts_while_the_store_cannot_be_reached(daemon, store, d
         store.__init__(run_dir / "xs")
 
 
-def test_a_connection_that_was_not_saved_goes_on(daemon, store, disk):
-    """The guest is busy on its rings: they cannot be begun anew under it."""
-    disk.connect()
-    daemon.kill()
+def start_without_connection(daemon, disk):
     path = daemon.state_dir / "disks" / f"{disk.disk}.json"
     saved = json.loads(path.read_text())
     del saved["disk"]["xen"]["connection"]
     path.write_text(json.dumps(saved))
     daemon.start()
+
+
+def test_a_connection_that_was_not_saved_is_of_other_rings(daemon, store, disk):
+    disk.connect()
+    daemon.kill()
+    disk.rings(9, 16)
+    start_without_connection(daemon, disk)
+    wait_until(lambda: len(asked(daemon, "connect")) == 3, 5, "connect")
+    assert [c["resume"] for c in asked(daemon, "connect")] == [False, True, False] and len(asked(daemon, "disconnect")) == 1
+
+
+def test_a_connection_that_was_not_saved_goes_on(daemon, store, disk):
+    """The guest is busy on its rings: they cannot be begun anew under it."""
+    disk.connect()
+    daemon.kill()
+    start_without_connection(daemon, disk)
     wait_until(lambda: len(asked(daemon, "connect")) == 2, 5, "connect")
     wait_until(lambda: daemon.show(disk.disk)["front_end"] == "connected", 5, "connected")
     assert asked(daemon, "disconnect") == [] and store.read(disk.back + "/state") == "4"

@@ -390,7 +390,7 @@ void xen_device_done(struct xen_device *d, int ret, const char *why)
     if (ret == 0) {
         d->tries = 0;
         if (action == XEN_DEVICE_CONNECT || action == XEN_DEVICE_DISCONNECT) d->seen_used = false;
-        if (action == XEN_DEVICE_CONNECT) d->let_go = false;
+        if (action == XEN_DEVICE_CONNECT) d->let_go = d->kind->stage(d) != XEN_DEVICE_CONNECTED;
         if (action == XEN_DEVICE_DISCONNECT) d->let_go = true;
         if (action == XEN_DEVICE_DETACH) d->published = d->published && is_there(d);
         content(d);
