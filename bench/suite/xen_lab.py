@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks and cards of real guests on a real hypervisor, in the lab (tests/xen): ours and the kernel's own back ends.
+
+Each sample is a machine of its own, which starts from one snapshot of Xen, dom0 and two PV guests: the kernel's back ends take every device
+there is, so both cannot be in one. The load runs in the guests. dom0's processor time is the hypervisor's account of it.
+"""
+
+import re
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from lib import paths
+from lib.console import GuestError
+from lib.cpio import Archive
+from lib.images import guest_archive
+from xen import images
+from xen.disks import wait_block
+from xen.host import Host, disk
+from xen.lab import Card, Disk, Lab
+
+from suite.bed import BenchError
+from suite.measure import Row, Section, Series, progress, progress_end
+
+KERNEL_DISK, DISKS = "xen-blkback", {"copied": "copy", "mapped": "map", "persistent": "persistent", "auto": "auto"}
+KERNEL_CARD, CARDS = "xen-netback, bridge", {"copied": "copy", "mapped": "map", "auto": "auto"}
+DISK_MIB = 64
+DEPTHS = {4096: 16, 1 << 20: 4}
+DISK_LOADS = {(way, size): f"{label} random {way}s, {DEPTHS[size]} at a time"
+              for way in ("read", "write") for size, label in ((4096, "4 KiB"), (1 << 20, "1 MiB"))}
+WARM_UP = 0.3  # of the runtime: the emulator translates code when it is run for the first time
+PORT, ECHO_PORT = 5000, 5001
+STREAM_BYTES_PER_S = 6_000_000  # when nothing else runs, it is over sooner
+ADDRESSES = {"dom0": "10.9.0.100", "u1": "10.9.0.1", "u2": "10.9.0.2"}
+MACS = {"u1": "00:16:3e:00:00:01", "u2": "00:16:3e:00:00:02"}
+# A card as libxl announces it, with a key that it has no word for. Children of a front end's directory are the guest's, as that is.
+ANNOUNCE = ("B=/local/domain/0/backend/vif/{domid}/0; F=/local/domain/{domid}/device/vif/0; "
+            "xenstore-write $F ''; xenstore-chmod $F n{domid} r0; xenstore-write $B ''; xenstore-chmod $B n0 r{domid}; "
+            "xenstore-write $B/frontend $F $B/frontend-id {domid} $B/online 1 $B/state 1 $B/script vif-creedence $B/mac {mac} "
+            "$B/bridge br0 $B/handle 0 $B/tx {tx} $F/backend $B $F/backend-id 0 $F/state 1 $F/handle 0 $F/mac {mac}")
+
+
+class BenchLab(Lab):
+    """Its guests have guest-load."""
+
+    def __init__(self, run_dir, tool, snapshot=None):
+        self.tool = tool
+        super().__init__(run_dir, snapshot)
+
+    def _make_initrd(self):
+        super()._make_initrd()
+        later = Archive()
+        later.file("lab/initrd", images.guest_initrd() + guest_archive({"tools/guest-load": self.tool}, disks=0))
+        with open(self._initrd(), "ab") as whole:
+            whole.write(later.bytes())
+
+
+@contextmanager
+def _snapshot(bed):
+    paths.BUILD = bed.build
+    with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp") as path:
+        with BenchLab(path, bed.program("guest-load")) as lab:
+            for guest in [lab.create(name) for name in MACS]:
+                guest.wait_ready(120)
+            saved = lab.save()
+        yield saved
+        saved.close()
+
+
+@contextmanager
+def _machine(bed, snapshot):
+    """From the snapshot. What fails in there is a measurement that could not be made."""
+    with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp") as path:
+        try:
+            with BenchLab(path, None, snapshot) as lab:
+                yield lab
+        except GuestError as error:
+            raise BenchError(str(error)) from error
+
+
+def _dom0_seconds(lab):
+    return float(lab.dom0.check("xl list 0").split()[-1])
+
+
+def _price_of_looking(lab):
+    """What xl itself takes of dom0's processor time, once its code has been translated."""
+    looks = [_dom0_seconds(lab) for _ in range(6)]
+    return (looks[-1] - looks[1]) / 4
+
+
+def _loaded(lab, price_s, load):
+    """(answer of the load, dom0's processor time for it)."""
+    before = _dom0_seconds(lab)
+    answer = load()
+    return answer, max(0, _dom0_seconds(lab) - before - price_s)
+
+
+def _last_line(output, pattern):
+    found = re.search(pattern, output)
+    if not found:
+        raise BenchError(f"a load in a guest failed: {output}")
+    return int(found[1]), float(found[2])
+
+
+# ---- Disks ----
+
+def _attach_disk(lab, mode):
+    guest = lab.guests["u1"]
+    lab.dom0.check(f"dd if=/dev/urandom of=/tmp/disk bs=1M count={DISK_MIB} 2>/dev/null", 120)
+    if mode:
+        Host(lab).start()
+        lab.attach_disk(guest, disk(f"raw:/tmp/disk,mode={mode}"))
+    else:
+        lab.dom0.check("modprobe xen-blkback && modprobe loop && losetup /dev/loop0 /tmp/disk")
+        lab.attach_disk(guest, Disk("/dev/loop0"))
+    wait_block(guest)
+    return guest
+
+
+def _disk_samples(bed, snapshot, mode):
+    """{load: (operations per second, dom0's seconds per operation)}."""
+    samples = {}
+    with _machine(bed, snapshot) as lab:
+        guest = _attach_disk(lab, mode)
+        price_s = _price_of_looking(lab)
+        for way, size in DISK_LOADS:
+            words = f"guest-load disk /dev/xvda {way} {size} {DEPTHS[size]} "
+            guest.check(f"{words}{bed.plan.runtime_s * WARM_UP}", 120)
+            words += str(bed.plan.runtime_s)
+            bed.commands.setdefault("guest-load", words)
+            output, cpu_s = _loaded(lab, price_s, lambda words=words: guest.check(words, 120))
+            count, seconds = _last_line(output, r"load: ok (\d+) in ([\d.]+)")
+            samples[way, size] = (count / seconds, cpu_s / count)
+    return samples
+
+
+# ---- Cards ----
+
+def _attach_cards(lab, transmit):
+    dom0 = lab.dom0
+    if transmit:
+        host = Host(lab).start()
+        host.cli("bridge add br0")
+        host.cli("port add br0 host0 --type tap")
+    else:
+        dom0.check("modprobe xen-netback && modprobe bridge && ip link add host0 type bridge")
+    dom0.check(f"ip addr add {ADDRESSES['dom0']}/24 dev host0 && ip link set host0 up; guest-net serve {PORT} >/dev/null 2>&1 3>&- &")
+    for name, mac in MACS.items():
+        guest = lab.guests[name]
+        if transmit:
+            dom0.check(ANNOUNCE.format(domid=guest.domid, mac=mac, tx=transmit))
+        else:
+            lab.attach_card(guest, Card(mac, "script=vif-lab,bridge=host0"))
+        guest.check("n=0; while [ ! -d /sys/class/net/eth0 ]; do usleep 50000; [ $((n += 1)) -lt 400 ] || break; done")
+        guest.check(f"ip addr add {ADDRESSES[name]}/24 dev eth0 && ip link set eth0 up")
+        guest.check(f"guest-net serve {PORT} >/dev/null 2>&1 & guest-load echo {ECHO_PORT} >/dev/null 2>&1 &")
+    for to in ("dom0", "u2"):
+        lab.guests["u1"].check(f"n=0; until ping -c 1 -W 1 {ADDRESSES[to]} >/dev/null; do [ $((n += 1)) -lt 20 ] || break; done")
+
+
+def _stream(seconds, source, to, way):
+    size = int(seconds * STREAM_BYTES_PER_S)
+    output = source.check(f"guest-net stream {ADDRESSES[to]} {PORT} {way} {size}", 180)
+    up, down, seconds = re.search(r"net: ok up (\d+) down (\d+) seconds ([\d.]+)", output).groups()
+    return int(up) + int(down), float(seconds)
+
+
+def _datagrams(seconds, source, to):
+    output = source.check(f"guest-load ask {ADDRESSES[to]} {ECHO_PORT} 64 32 {seconds}", 120)
+    count, seconds = _last_line(output, r"load: ok (\d+) in ([\d.]+)")
+    return 2 * count, seconds
+
+
+CARD_LOADS = {
+    "TCP, guest to guest": ("B/s", 1e6, lambda seconds, u1: _stream(seconds, u1, "u2", "up")),
+    "TCP, guest to dom0": ("B/s", 1e6, lambda seconds, u1: _stream(seconds, u1, "dom0", "up")),
+    "TCP, dom0 to guest": ("B/s", 1e6, lambda seconds, u1: _stream(seconds, u1, "dom0", "down")),
+    "datagrams of 64 bytes, guest to guest and back, 32 at a time": ("pps", 1, lambda seconds, u1: _datagrams(seconds, u1, "u2")),
+}
+
+
+def _card_samples(bed, snapshot, transmit):
+    """{load: (bytes or packets per second, dom0's seconds for a megabyte or a packet)}."""
+    samples = {}
+    with _machine(bed, snapshot) as lab:
+        _attach_cards(lab, transmit)
+        price_s = _price_of_looking(lab)
+        for label, (_unit, scale, load) in CARD_LOADS.items():
+            load(bed.plan.runtime_s * WARM_UP, lab.guests["u1"])
+            (count, seconds), cpu_s = _loaded(lab, price_s, lambda load=load: load(bed.plan.runtime_s, lab.guests["u1"]))
+            samples[label] = (count / seconds, cpu_s / count * scale)
+    return samples
+
+
+# ---- The report ----
+
+def _measure(bed, section, modes, rows, samples_of):
+    """rows: {load: (row of the rate, row of what it costs)}. modes: {contender: mode}."""
+    for turn in range(bed.plan.rounds):
+        for contender in modes if turn % 2 == 0 else reversed(modes):
+            progress(section.title, f"{contender}, round {turn + 1} of {bed.plan.rounds}")
+            for load, values in samples_of(modes[contender]).items():
+                for row, value in zip(rows[load], values):
+                    row.series[contender].samples.append(value)
+    progress_end()
+    section.rows = [row for pair in rows.values() for row in pair]
+
+
+def _pair(label, unit, per, modes):
+    def empty():
+        return {contender: Series() for contender in modes}
+    return Row(label, unit, empty()), Row(f"... dom0's processor time for {per}", "s", empty(), more_is_better=False)
+
+
+def _note(section, kernel, rows):
+    for rate, cost in rows.values():
+        best = max((c for c in section.contenders if c != kernel), key=lambda c: rate.series[c].median())
+        theirs_s = cost.series[kernel].median()
+        said = f" for {cost.series['auto'].median() / theirs_s:.2f} of its processor time" if theirs_s else ""
+        section.notes.append(f"{rate.label}: auto {rate.ratio('auto', kernel):.2f} of {kernel}{said}; "
+                             f"best is {best}, {rate.ratio(best, kernel):.2f}.")
+    section.notes.append("Under QEMU without KVM every instruction is emulated: these compare two back ends in one run, and say nothing of "
+                         "hardware. The hypervisor's account of time goes by tenths of a second.")
+
+
+def run(bed):
+    sections = []
+    parts = ((KERNEL_DISK, DISKS, _disk_samples, {load: ("IOPS", "an operation", label) for load, label in DISK_LOADS.items()},
+              "A Xen guest's disk in the lab (raw, in dom0's memory)"),
+             (KERNEL_CARD, CARDS, _card_samples,
+              {label: (unit, "a packet" if unit == "pps" else "a megabyte", label) for label, (unit, *_rest) in CARD_LOADS.items()},
+              "Xen guests' cards in the lab (PV guests, offloads on)"))
+    with _snapshot(bed) as snapshot:
+        for kernel, ours, samples, loads, title in parts:
+            modes = {kernel: None, **ours}
+            section = Section(title, list(modes))
+            rows = {load: _pair(label, unit, per, modes) for load, (unit, per, label) in loads.items()}
+            _measure(bed, section, modes, rows, lambda mode, samples=samples: samples(bed, snapshot, mode))
+            _note(section, kernel, rows)
+            sections.append(section)
+    return sections
