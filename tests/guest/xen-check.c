@@ -186,7 +186,10 @@ static void check_maps(struct xen *x, struct xen_budget *budget, const uint32_t 
         fill(maps[i].page, i + 1);
         check_page("written through the map", pages + (size_t)i * XEN_PAGE_BYTES, i + 1);
     }
-    if (budget->used != count - 1) fail("%u entries of the budget are used, expected %u", budget->used, count - 1);
+    /* Where dom0 is paravirtual a page takes two. */
+    unsigned used = budget->used;
+    if (used != count - 1 && used != 2 * (count - 1))
+        fail("%u entries of the budget are used, expected %u or twice that", used, count - 1);
     x->ops->unmap(x, maps, count);
     if (budget->used) fail("%u entries of the budget are left", budget->used);
     free(maps);
@@ -234,7 +237,7 @@ static void check_copies(struct xen *x, const uint32_t *refs, uint8_t *pages, un
 
 static void check_grants(unsigned count)
 {
-    struct xen_budget budget = {.max = count};
+    struct xen_budget budget = {.max = 2 * count};
     struct xen *x = open_xen(&budget);
     xengntshr_handle *guest = xengntshr_open(NULL, 0);
     uint32_t *refs = calloc(count, sizeof *refs);
