@@ -6,11 +6,13 @@
  */
 #include "disk/format/qcow2_model.h"
 
+#include <inttypes.h>
 #include <signal.h>
 #include <sys/mman.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "disk/format/qcow2_impl.h"
 
 static unsigned scale(unsigned n)
 {
@@ -635,6 +637,8 @@ static bool one_fault(const struct fault_case *k, uint64_t nth, uint64_t count)
         model_wave(&m, &d, 8);
     bool hit = fault_plan_hits(plan, rule) > 0;
     if (k->action == FAULT_DELAY) assert_int_equal(m.failures, 0);
+    if (atomic_load(&qcow2_of(d.layer)->broken))
+        fail_msg("%s: the image was taken for corrupt after request %" PRIu64 " failed", k->name, nth);
     int closed = disk_try_close(&d, !k->in_base);
     if (k->in_base) assert_int_equal(closed, 0);
     if (k->in_base) disk_close(&base, true);
