@@ -57,6 +57,28 @@ static int table_write_entry(struct qcow2 *q, uint64_t region)
     return qcow2_meta_write(q, QCOW2_META_REFTABLE, raw, q->header.reftable_offset + from * 8, q->io_align);
 }
 
+/* What was to be undone may be on storage all the same: without knowing which, nothing may be changed any more. */
+static int undone(struct qcow2 *q, int ret, const char *what)
+{
+    if (ret == 0) return 0;
+    log_error("%s: %s could neither be changed nor put back: %s. It is not written to until it is opened again.",
+              q->layer.name, what, strerror(-ret));
+    atomic_store(&q->broken, -EIO);
+    return ret;
+}
+
+/* The block is durable: from here on it is the region's. */
+static int link_block(struct qcow2 *q, uint64_t region, uint64_t at)
+{
+    struct qcow2_refs *r = &q->refs;
+    r->table[region] = at << q->cluster_bits;
+    int ret = table_write_entry(q, region);
+    engine_point(q->keeper.engine, "qcow2-refblock-linked");
+    if (ret == 0) return 0;
+    r->table[region] = 0;
+    return undone(q, table_write_entry(q, region), "its refcount table") ? -EIO : ret;
+}
+
 /* A new block for a region that the table has room for. */
 static int add_block(struct qcow2 *q, uint64_t region)
 {
@@ -80,15 +102,18 @@ static int add_block(struct qcow2 *q, uint64_t region)
     if (ret < 0) return ret;
     q->file_clusters = at + 1;
     if (at_region != region) ret = qcow2_refs_add(q, at, 1, 1);
+    bool counted = ret == 0 && at_region != region;
     if (ret == 0) ret = qcow2_refs_write(q);
     if (ret == 0) ret = qcow2_meta_write(q, QCOW2_META_REFBLOCK, data, at << q->cluster_bits, q->cluster_bytes);
     if (ret == 0) ret = qcow2_sync(q);
-    if (ret < 0) return ret;
-    engine_point(q->keeper.engine, "qcow2-refblock-synced");
-    r->table[region] = at << q->cluster_bits;
-    ret = table_write_entry(q, region);
-    engine_point(q->keeper.engine, "qcow2-refblock-linked");
-    if (ret < 0) r->table[region] = 0;
+    if (ret == 0) {
+        engine_point(q->keeper.engine, "qcow2-refblock-synced");
+        ret = link_block(q, region, at);
+    }
+    if (ret == 0 || atomic_load(&q->broken)) return ret;
+    /* Nothing refers to it: the cluster is as free as it was. */
+    qcow2_meta_remove(&q->meta, at, 1);
+    if (counted) qcow2_refs_give_back(q, at, 1);
     return ret;
 }
 
@@ -147,6 +172,13 @@ static int claim_table_area(struct qcow2 *q, const struct new_table *t)
     return ret < 0 ? ret : claim(q, t->first + t->blocks, t->clusters, QCOW2_META_REFTABLE);
 }
 
+static void unclaim_table_area(struct qcow2 *q, const struct new_table *t)
+{
+    for (uint64_t i = 0; i < t->blocks; i++)
+        qcow2_meta_remove(&q->meta, t->first + i, 1);
+    qcow2_meta_remove(&q->meta, t->first + t->blocks, t->clusters);
+}
+
 static int switch_table(struct qcow2 *q, struct new_table *t)
 {
     struct qcow2_refs *r = &q->refs;
@@ -157,8 +189,9 @@ static int switch_table(struct qcow2 *q, struct new_table *t)
     int ret = qcow2_header_update(q->keeper.engine, q->file, &q->header);
     if (ret == 0) ret = qcow2_sync(q);
     if (ret < 0) {
-        /* Storage may have either table. Both lead to the same blocks, and what is new is not used: either will do. */
         q->header = old;
+        int back = qcow2_header_update(q->keeper.engine, q->file, &q->header);
+        undone(q, back < 0 ? back : qcow2_sync(q), "where its refcount table is");
         return ret;
     }
     free(r->table);
@@ -181,12 +214,15 @@ static int grow_table(struct qcow2 *q, uint64_t region)
     for (uint64_t i = 0; i < t.blocks; i++)
         t.entries[t.region + i] = (t.first + i) << q->cluster_bits;
     ret = claim_table_area(q, &t);
+    bool claimed = ret == 0;
     q->file_clusters = max_u64(q->file_clusters, t.first + t.blocks + t.clusters);
     if (ret == 0) ret = write_table_area(q, &t);
     if (ret == 0) ret = qcow2_sync(q);
     engine_point(q->keeper.engine, "qcow2-reftable-synced");
     if (ret == 0) ret = switch_table(q, &t);
     engine_point(q->keeper.engine, "qcow2-reftable-switched");
+    /* Nothing refers to what was begun: these clusters are as free as they were. */
+    if (ret < 0 && claimed && !atomic_load(&q->broken)) unclaim_table_area(q, &t);
     free(t.entries);
     return ret;
 }
