@@ -208,13 +208,6 @@ void peer_ask(struct peer *p, const char *method, json_t *params, const char *co
     loop_timer_arm(p->loop, &r->limit, timeout_ms * NS_PER_MS, request_timed_out);
 }
 
-void peer_notify(struct peer *p, const char *method, json_t *params, const char *const *names, const int *fds,
-                 unsigned count)
-{
-    if (p->gone) json_decref(params);
-    else send_message(p, link_notification(method, params), names, fds, count);
-}
-
 /* ---- Receiving ---- */
 
 static int take_answer(struct peer *p, const struct link_head *h, struct link_msg *m, struct errmsg *e)

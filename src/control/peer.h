@@ -50,8 +50,4 @@ void peer_ask(struct peer *p, const char *method, json_t *params, const char *co
 /* The other side's process ended: take what it had still sent. Reports no end of the link itself. */
 void peer_drain(struct peer *p);
 
-/* Send without asking for an answer. */
-void peer_notify(struct peer *p, const char *method, json_t *params, const char *const *names, const int *fds,
-                 unsigned count);
-
 #endif

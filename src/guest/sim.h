@@ -75,10 +75,9 @@ int sim_guest_create(struct sim_guest **out, struct sim *s, const struct sim_gue
 void sim_guest_free(struct sim_guest *g);
 
 void *sim_guest_page(struct sim_guest *g, uint32_t frame);
-/* Pages and references are given out from low to high, and the last one given back first. -ENOSPC. */
+/* Pages, from low to high. -ENOSPC. */
 int64_t sim_page_take(struct sim_guest *g);
-void sim_page_give(struct sim_guest *g, uint32_t frame);
-/* A reference, or -ENOSPC. The first eight are Xen's own and never given out. */
+/* A reference, or -ENOSPC: from low to high, and the last one given back first. The first eight are Xen's own and never given out. */
 int64_t sim_grant(struct sim_guest *g, xen_domid to, uint32_t frame, bool readonly);
 /* 0, or -EBUSY while somebody has it mapped: then it stays granted. */
 int sim_revoke(struct sim_guest *g, uint32_t ref);

@@ -64,11 +64,6 @@ int64_t sim_page_take(struct sim_guest *g)
     return g->pages.count ? (int64_t)g->pages.list[--g->pages.count] : -ENOSPC;
 }
 
-void sim_page_give(struct sim_guest *g, uint32_t frame)
-{
-    g->pages.list[g->pages.count++] = frame;
-}
-
 /* The frame first: the flags make it valid. */
 int64_t sim_grant(struct sim_guest *g, xen_domid to, uint32_t frame, bool readonly)
 {

@@ -84,7 +84,6 @@ static inline struct field_value of_ones_at(unsigned at, unsigned count)
 
 /* ---- answers (encode.c) ---- */
 
-void of_put_be32(struct of_out *o, uint32_t n);
 /* An entry of a multipart answer that was begun at `at` is complete. */
 void of_multipart_entry(struct of_out *o, size_t at);
 

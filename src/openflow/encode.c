@@ -2,12 +2,6 @@
 /* Answers of fixed layout, and multipart answers of any length. */
 #include "openflow/codec_internal.h"
 
-void of_put_be32(struct of_out *o, uint32_t n)
-{
-    struct be32 x = be32_make(n);
-    of_out_put_bytes(o, &x, sizeof x);
-}
-
 static bool reply(struct of_out *o, uint8_t type, uint32_t xid, const void *body, size_t bytes)
 {
     of_out_begin(o, type, xid);

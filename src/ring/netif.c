@@ -288,11 +288,6 @@ bool netif_tx_final_check(struct netif_tx *t)
     return !r->broken && __atomic_load_n(&r->shared->req_prod, __ATOMIC_RELAXED) != r->req_cons;
 }
 
-void netif_tx_break(struct netif_tx *t, const char *why)
-{
-    if (!t->ring.broken) t->ring.broken = why;
-}
-
 const char *netif_tx_broken(const struct netif_tx *t)
 {
     return t->ring.broken;
@@ -336,12 +331,6 @@ uint32_t netif_rx_pop(struct netif_rx *r)
     return w.ref;
 }
 
-void netif_rx_unpop(struct netif_rx *r, unsigned count)
-{
-    assert(count <= r->ring.req_cons - r->ring.rsp_next);
-    r->ring.req_cons -= count;
-}
-
 void netif_rx_push(struct netif_rx *r, uint16_t flags, int16_t status)
 {
     struct netif_wire_rx_response w = {.id = r->ring.id[r->ring.rsp_next & MASK], .flags = flags, .status = status};
@@ -368,11 +357,6 @@ void netif_rx_push_hash(struct netif_rx *r, uint8_t type, uint8_t algorithm, uin
 bool netif_rx_publish(struct netif_rx *r)
 {
     return publish(&r->ring);
-}
-
-void netif_rx_break(struct netif_rx *r, const char *why)
-{
-    if (!r->ring.broken) r->ring.broken = why;
 }
 
 const char *netif_rx_broken(const struct netif_rx *r)

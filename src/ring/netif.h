@@ -86,7 +86,6 @@ void netif_tx_push(struct netif_tx *t, unsigned entries, enum netif_status statu
 bool netif_tx_publish(struct netif_tx *t);
 /* Ask for an event with the next request; true: one is there already. */
 bool netif_tx_final_check(struct netif_tx *t);
-void netif_tx_break(struct netif_tx *t, const char *why); /* why is a literal */
 const char *netif_tx_broken(const struct netif_tx *t);
 
 /* ---- receive ---- */
@@ -104,14 +103,12 @@ void netif_rx_free(struct netif_rx *r);
 int netif_rx_available(struct netif_rx *r);
 /* The next one's grant; there must be one. */
 uint32_t netif_rx_pop(struct netif_rx *r);
-void netif_rx_unpop(struct netif_rx *r, unsigned count); /* the last ones popped, not pushed */
 /* Of the oldest buffer that was popped and not pushed: `status` bytes from its start, or an error (enum netif_status). */
 void netif_rx_push(struct netif_rx *r, uint16_t flags, int16_t status);
 /* Instead: an extra info; the buffer is not used. more: another follows. */
 void netif_rx_push_gso(struct netif_rx *r, enum netif_gso type, uint16_t size, bool more);
 void netif_rx_push_hash(struct netif_rx *r, uint8_t type, uint8_t algorithm, uint32_t value, bool more);
 bool netif_rx_publish(struct netif_rx *r);
-void netif_rx_break(struct netif_rx *r, const char *why);
 const char *netif_rx_broken(const struct netif_rx *r);
 
 #endif

@@ -166,10 +166,6 @@ static bool fill_one(struct backend *v)
     if (there < 0) backend_fault(FAULT_BROKEN);
     if (there == 0) return false;
     uint32_t ref = netif_rx_pop(v->rx);
-    if (pick(4) == 0) {
-        netif_rx_unpop(v->rx, 1);
-        ref = netif_rx_pop(v->rx);
-    }
     netif_rx_push(v->rx, 0, (int16_t)(ref % NETIF_ENTRIES + 1));
     return true;
 }

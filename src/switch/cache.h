@@ -122,7 +122,6 @@ struct cache_port {
     struct subtable *recent; /* had the last new megaflow; may be NULL */
     struct subtable *by_id[CACHE_HINTED];
     /* Is the exact-match cache worth it? */
-    bool exact_off;
     uint32_t exact_tried, exact_hit, exact_pause;
     struct quota quota; /* of its new flows */
 };

@@ -271,17 +271,6 @@ static struct view view_of(const struct packet *p, uint32_t at)
     return (struct view){.head = p->head, .at = at, .head_bytes = head, .end = p->length_bytes};
 }
 
-enum extract extract_from_type(const struct packet *p, uint32_t at, uint16_t type, struct flow_key *k, uint16_t *l3_at,
-                               uint16_t *l4_at)
-{
-    uint16_t l3 = PACKET_NO_LAYER, l4 = PACKET_NO_LAYER;
-    struct view v = view_of(p, at);
-    enum extract ret = behind_tags(&v, type, k, &l3, &l4);
-    if (l3_at) *l3_at = l3;
-    if (l4_at) *l4_at = l4;
-    return ret;
-}
-
 static enum extract tagged(struct packet *p, uint16_t type, struct flow_key *k)
 {
     struct view v = view_of(p, ETH_BYTES);

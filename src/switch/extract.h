@@ -25,11 +25,6 @@ enum extract extract_key(struct packet *p, struct flow_key *k);
  * l3_at and l4_at; 0: parse it. */
 uint32_t extract_simple_word(struct packet *p);
 
-/* What a key gains behind an Ethernet type at frame byte `at`: for what appears when an outer header is taken off. l3_at and
- * l4_at may be NULL. The fields from there on must be zero in k. */
-enum extract extract_from_type(const struct packet *p, uint32_t at, uint16_t type, struct flow_key *k, uint16_t *l3_at,
-                               uint16_t *l4_at);
-
 /* Fields that a packet of this key cannot have, as bits that need not be in a mask: in_port, type, protocol and fragment
  * bits alone decide. Removes them from mask. */
 void extract_trim_mask(const struct flow_key *k, struct flow_key *mask);

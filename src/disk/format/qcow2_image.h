@@ -9,9 +9,6 @@
 #include "disk/disk.h"
 #include "disk/format/qcow2_format.h"
 
-/* Of a layer that layer_qcow2_open() made. */
-uint32_t layer_qcow2_cluster_bytes(const struct layer *l);
-
 /* An internal snapshot, as far as its tables go. */
 struct qcow2_snapshot {
     uint64_t l1_offset;

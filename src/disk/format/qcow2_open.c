@@ -260,11 +260,6 @@ int layer_qcow2_open(struct layer **out, const struct layer_args *args, struct e
     return ret;
 }
 
-uint32_t layer_qcow2_cluster_bytes(const struct layer *l)
-{
-    return (uint32_t)container_of(l, struct qcow2, layer)->cluster_bytes;
-}
-
 /* ---- another stash ---- */
 
 struct set_stash {
