@@ -46,7 +46,7 @@ struct blkif_table {
 };
 
 struct blkif_ring {
-    struct blkif_wire_ring *shared;
+    struct xen_ring *shared;
     char *entry;
     const struct blkif_layout *layout;
     struct blkif_table *table;
@@ -81,7 +81,7 @@ static const struct blkif_layout *layout_of(enum blkif_abi abi)
 unsigned blkif_ring_entries(enum blkif_abi abi, unsigned pages)
 {
     if (pages == 0 || pages > BLKIF_RING_PAGES_MAX || !is_power_of_2(pages)) return 0;
-    size_t fit = (pages * (size_t)BLKIF_PAGE_BYTES - sizeof(struct blkif_wire_ring)) / layout_of(abi)->entry_bytes;
+    size_t fit = (pages * (size_t)BLKIF_PAGE_BYTES - sizeof(struct xen_ring)) / layout_of(abi)->entry_bytes;
     unsigned entries = 1;
     while (entries * 2 <= fit)
         entries *= 2;
@@ -232,7 +232,7 @@ int blkif_new(struct blkif_ring **out, const struct blkif_setup *s, struct errms
         aligned_alloc(64, align_up(sizeof *r, 64)); /* rings of different threads may be neighbours */
     if (!r) return errmsg_sys(e, ENOMEM, "block ring");
     *r = (struct blkif_ring){.shared = s->ring, .layout = layout_of(s->abi), .segments_max = s->segments_max};
-    r->entry = (char *)s->ring + sizeof(struct blkif_wire_ring);
+    r->entry = (char *)s->ring + sizeof(struct xen_ring);
     r->entries = blkif_ring_entries(s->abi, s->pages);
     ret = open_table(r, s, e);
     if (ret < 0) {
@@ -382,9 +382,8 @@ bool blkif_has_work(const struct blkif_ring *r)
 
 bool blkif_final_check(struct blkif_ring *r)
 {
-    __atomic_store_n(&r->shared->req_event, r->req_cons + 1, __ATOMIC_RELAXED);
-    ring_full_fence();
-    return blkif_has_work(r);
+    bool there = xen_ring_final_check(&r->shared->req_event, &r->shared->req_prod, r->req_cons);
+    return !r->broken && (there || blkif_resuming(r));
 }
 
 /* ---- responses ---- */
@@ -432,9 +431,7 @@ bool blkif_publish(struct blkif_ring *r)
         r->free[r->free_count++] = r->batch[i];
     }
     r->batch_count = 0;
-    ring_full_fence();
-    uint32_t event = __atomic_load_n(&r->shared->rsp_event, __ATOMIC_RELAXED);
-    return notify || now - event < now - old;
+    return xen_ring_notify(&r->shared->rsp_event, old, now) || notify;
 }
 
 bool blkif_resuming(const struct blkif_ring *r)

@@ -19,14 +19,14 @@ static struct blkif_request got;
 static const struct blkif_layout *layout;
 static enum blkif_abi abi;
 
-static struct blkif_wire_ring *shared(void)
+static struct xen_ring *shared(void)
 {
-    return (struct blkif_wire_ring *)(void *)memory;
+    return (struct xen_ring *)(void *)memory;
 }
 
 static char *entry(unsigned at)
 {
-    return memory + sizeof(struct blkif_wire_ring) + at * layout->entry_bytes;
+    return memory + sizeof(struct xen_ring) + at * layout->entry_bytes;
 }
 
 static void open_ring(void)

@@ -29,7 +29,7 @@ static const struct blkif_layout *layout;
 
 static char *entry(unsigned at)
 {
-    return memory + sizeof(struct blkif_wire_ring) + at * layout->entry_bytes;
+    return memory + sizeof(struct xen_ring) + at * layout->entry_bytes;
 }
 
 /* Byte by byte, so that no copy of it is ever of one mind: the heads mostly, where counts and operations are. */
@@ -60,7 +60,7 @@ static void check(const struct blkif_request *q)
 
 static void spoilt(enum blkif_abi abi)
 {
-    struct blkif_wire_ring *shared = (struct blkif_wire_ring *)(void *)memory;
+    struct xen_ring *shared = (struct xen_ring *)(void *)memory;
     struct blkif_segment segments[SEGMENTS_MAX];
     struct blkif_request q = {.segments = segments};
     struct blkif_ring *ring;

@@ -4,9 +4,8 @@
 #include <string.h>
 
 #include "ring/blkif_wire.h"
-#include "ring/wire.h"
 
-static struct blkif_wire_ring *shared_of(const struct blkif_sim *s)
+static struct xen_ring *shared_of(const struct blkif_sim *s)
 {
     return s->ring;
 }
@@ -19,7 +18,7 @@ static bool is_64(const struct blkif_sim *s)
 static char *entry_at(const struct blkif_sim *s, uint32_t index)
 {
     size_t bytes = is_64(s) ? sizeof(struct blkif_wire_rw64) : sizeof(struct blkif_wire_rw32);
-    return (char *)s->ring + sizeof(struct blkif_wire_ring) + (index & (s->entries - 1)) * bytes;
+    return (char *)s->ring + sizeof(struct xen_ring) + (index & (s->entries - 1)) * bytes;
 }
 
 void blkif_sim_init(struct blkif_sim *s, void *ring, unsigned pages, enum blkif_abi abi)
@@ -28,7 +27,7 @@ void blkif_sim_init(struct blkif_sim *s, void *ring, unsigned pages, enum blkif_
     s->ring = ring;
     s->abi = abi;
     s->entries = blkif_ring_entries(abi, pages);
-    struct blkif_wire_ring *w = ring;
+    struct xen_ring *w = ring;
     memset(w, 0, sizeof *w);
     w->req_event = w->rsp_event = 1;
 }
@@ -99,9 +98,7 @@ bool blkif_sim_publish(struct blkif_sim *s)
     if (now == old) return false;
     __atomic_store_n(&shared_of(s)->req_prod, now, __ATOMIC_RELEASE);
     s->published = now;
-    ring_full_fence();
-    uint32_t event = __atomic_load_n(&shared_of(s)->req_event, __ATOMIC_RELAXED);
-    return now - event < now - old;
+    return xen_ring_notify(&shared_of(s)->req_event, old, now);
 }
 
 static bool fault(struct blkif_sim *s, const char *why)
@@ -133,7 +130,5 @@ bool blkif_sim_get(struct blkif_sim *s, uint64_t *token, int *status)
 
 bool blkif_sim_final_check(struct blkif_sim *s)
 {
-    __atomic_store_n(&shared_of(s)->rsp_event, s->rsp_cons + 1, __ATOMIC_RELAXED);
-    ring_full_fence();
-    return __atomic_load_n(&shared_of(s)->rsp_prod, __ATOMIC_RELAXED) != s->rsp_cons;
+    return xen_ring_final_check(&shared_of(s)->rsp_event, &shared_of(s)->rsp_prod, s->rsp_cons);
 }

@@ -13,17 +13,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ring/xen_ring.h"
+
 #define BLKIF_PAGE_BYTES 4096u
 #define BLKIF_DIRECT_MAX 11u         /* segments within a request */
 #define BLKIF_SEGMENTS_PER_PAGE 512u /* of an indirect page */
 #define BLKIF_ENTRY_BYTES_MAX 112u
-
-struct blkif_wire_ring {
-    uint32_t req_prod, req_event;
-    uint32_t rsp_prod, rsp_event;
-    uint8_t unused[48];
-};
-_Static_assert(sizeof(struct blkif_wire_ring) == 64, "io/ring.h");
 
 struct blkif_wire_segment {
     uint32_t ref;

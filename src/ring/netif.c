@@ -22,21 +22,19 @@
 
 #include "ring/inflight.h"
 #include "ring/netif_wire.h"
-#include "ring/wire.h"
 
 #define KEPT_MAGIC 0x3166696eu /* changes with the layout */
 #define MASK (NETIF_ENTRIES - 1)
 
-_Static_assert((NETIF_PAGE_BYTES - sizeof(struct netif_wire_ring)) / sizeof(struct netif_wire_tx) >= NETIF_ENTRIES &&
-                   (NETIF_PAGE_BYTES - sizeof(struct netif_wire_ring)) / sizeof(struct netif_wire_tx) <
-                       2 * NETIF_ENTRIES,
+_Static_assert((NETIF_PAGE_BYTES - sizeof(struct xen_ring)) / sizeof(struct netif_wire_tx) >= NETIF_ENTRIES &&
+                   (NETIF_PAGE_BYTES - sizeof(struct xen_ring)) / sizeof(struct netif_wire_tx) < 2 * NETIF_ENTRIES,
                "io/ring.h rounds down");
-_Static_assert((NETIF_PAGE_BYTES - sizeof(struct netif_wire_ring)) / sizeof(struct netif_wire_rx) < 2 * NETIF_ENTRIES,
+_Static_assert((NETIF_PAGE_BYTES - sizeof(struct xen_ring)) / sizeof(struct netif_wire_rx) < 2 * NETIF_ENTRIES,
                "and on the other ring");
 
 /* What the two have in common. */
 struct ring {
-    struct netif_wire_ring *shared;
+    struct xen_ring *shared;
     char *entry;
     unsigned entry_bytes, response_bytes;
     struct netif_kept *kept;
@@ -98,7 +96,7 @@ static int ring_init(struct ring *r, const struct netif_setup *s, unsigned entry
     if (!s->ring || (uintptr_t)s->ring % NETIF_PAGE_BYTES)
         return errmsg_set(e, EINVAL, "network ring at %p, expected a page", s->ring);
     r->shared = s->ring;
-    r->entry = (char *)s->ring + sizeof(struct netif_wire_ring);
+    r->entry = (char *)s->ring + sizeof(struct xen_ring);
     r->entry_bytes = entry_bytes;
     r->response_bytes = response_bytes;
     r->kept = s->kept ? s->kept : (r->own = calloc(1, sizeof *r->own));
@@ -145,9 +143,7 @@ static bool publish(struct ring *r)
     __atomic_store_n(&r->kept->published, now, __ATOMIC_RELEASE);
     KILL_POINT();
     r->rsp_prod = now;
-    ring_full_fence();
-    uint32_t event = __atomic_load_n(&r->shared->rsp_event, __ATOMIC_RELAXED);
-    return notify || now - event < now - old;
+    return xen_ring_notify(&r->shared->rsp_event, old, now) || notify;
 }
 
 /* ---- transmit ---- */
@@ -283,9 +279,7 @@ bool netif_tx_publish(struct netif_tx *t)
 bool netif_tx_final_check(struct netif_tx *t)
 {
     struct ring *r = &t->ring;
-    __atomic_store_n(&r->shared->req_event, r->req_cons + 1, __ATOMIC_RELAXED);
-    ring_full_fence();
-    return !r->broken && __atomic_load_n(&r->shared->req_prod, __ATOMIC_RELAXED) != r->req_cons;
+    return xen_ring_final_check(&r->shared->req_event, &r->shared->req_prod, r->req_cons) && !r->broken;
 }
 
 const char *netif_tx_broken(const struct netif_tx *t)

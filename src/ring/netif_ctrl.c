@@ -5,22 +5,20 @@
 #include <string.h>
 
 #include "ring/netif_wire.h"
-#include "ring/wire.h"
 
 _Static_assert(sizeof(struct netif_ctrl_request) == 16 && sizeof(struct netif_ctrl_response) == 12, "io/netif.h");
-_Static_assert((NETIF_PAGE_BYTES - sizeof(struct netif_wire_ring)) / sizeof(struct netif_ctrl_request) >=
-                   NETIF_CTRL_ENTRIES,
+_Static_assert((NETIF_PAGE_BYTES - sizeof(struct xen_ring)) / sizeof(struct netif_ctrl_request) >= NETIF_CTRL_ENTRIES,
                "io/ring.h");
 _Static_assert(sizeof(struct netif_gref) == 8, "io/netif.h");
 
-static struct netif_wire_ring *shared_of(const struct netif_ctrl *c)
+static struct xen_ring *shared_of(const struct netif_ctrl *c)
 {
     return c->shared;
 }
 
 static char *entry_at(const struct netif_ctrl *c, uint32_t index)
 {
-    return (char *)c->shared + sizeof(struct netif_wire_ring) +
+    return (char *)c->shared + sizeof(struct xen_ring) +
            (index & (NETIF_CTRL_ENTRIES - 1)) * sizeof(struct netif_ctrl_request);
 }
 
@@ -52,13 +50,10 @@ bool netif_ctrl_answer(struct netif_ctrl *c, const struct netif_ctrl_response *r
     memcpy(entry_at(c, old), r, sizeof *r);
     c->rsp_prod = now;
     __atomic_store_n(&shared_of(c)->rsp_prod, now, __ATOMIC_RELEASE);
-    ring_full_fence();
-    return now - __atomic_load_n(&shared_of(c)->rsp_event, __ATOMIC_RELAXED) < now - old;
+    return xen_ring_notify(&shared_of(c)->rsp_event, old, now);
 }
 
 bool netif_ctrl_final_check(struct netif_ctrl *c)
 {
-    __atomic_store_n(&shared_of(c)->req_event, c->req_cons + 1, __ATOMIC_RELAXED);
-    ring_full_fence();
-    return !c->broken && __atomic_load_n(&shared_of(c)->req_prod, __ATOMIC_RELAXED) != c->req_cons;
+    return xen_ring_final_check(&shared_of(c)->req_event, &shared_of(c)->req_prod, c->req_cons) && !c->broken;
 }

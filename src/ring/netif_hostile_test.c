@@ -19,9 +19,9 @@ struct bed {
     struct netif_slot slots[NETIF_SLOTS_MAX];
 };
 
-static struct netif_wire_ring *shared(void)
+static struct xen_ring *shared(void)
 {
-    return (struct netif_wire_ring *)(void *)page;
+    return (struct xen_ring *)(void *)page;
 }
 
 static void bed_open(struct bed *b)

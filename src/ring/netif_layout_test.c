@@ -47,7 +47,7 @@ static void test_layout(void **state)
     SAME(struct netif_wire_extra, hash.value, netif_extra_info_t, u.hash.value);
     assert_int_equal(__CONST_RING_SIZE(netif_tx, 4096), NETIF_ENTRIES);
     assert_int_equal(__CONST_RING_SIZE(netif_rx, 4096), NETIF_ENTRIES);
-    assert_int_equal(offsetof(netif_tx_sring_t, ring), sizeof(struct netif_wire_ring));
+    assert_int_equal(offsetof(netif_tx_sring_t, ring), sizeof(struct xen_ring));
 }
 
 static void test_numbers(void **state)

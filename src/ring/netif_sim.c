@@ -3,9 +3,8 @@
 
 #include <string.h>
 
-#include "ring/wire.h"
 
-static struct netif_wire_ring *shared_of(const struct netif_sim *s)
+static struct xen_ring *shared_of(const struct netif_sim *s)
 {
     return s->ring;
 }
@@ -13,7 +12,7 @@ static struct netif_wire_ring *shared_of(const struct netif_sim *s)
 static char *entry_at(const struct netif_sim *s, uint32_t index)
 {
     size_t bytes = s->transmit ? sizeof(struct netif_wire_tx) : sizeof(struct netif_wire_rx);
-    return (char *)s->ring + sizeof(struct netif_wire_ring) + (index & (NETIF_ENTRIES - 1)) * bytes;
+    return (char *)s->ring + sizeof(struct xen_ring) + (index & (NETIF_ENTRIES - 1)) * bytes;
 }
 
 void netif_sim_init(struct netif_sim *s, void *ring, bool transmit)
@@ -21,7 +20,7 @@ void netif_sim_init(struct netif_sim *s, void *ring, bool transmit)
     memset(s, 0, sizeof *s);
     s->ring = ring;
     s->transmit = transmit;
-    struct netif_wire_ring *w = ring;
+    struct xen_ring *w = ring;
     memset(w, 0, sizeof *w);
     w->req_event = w->rsp_event = 1;
 }
@@ -61,9 +60,7 @@ bool netif_sim_publish(struct netif_sim *s)
     if (now == old) return false;
     __atomic_store_n(&shared_of(s)->req_prod, now, __ATOMIC_RELEASE);
     s->published = now;
-    ring_full_fence();
-    uint32_t event = __atomic_load_n(&shared_of(s)->req_event, __ATOMIC_RELAXED);
-    return now - event < now - old;
+    return xen_ring_notify(&shared_of(s)->req_event, old, now);
 }
 
 static bool fault(struct netif_sim *s, const char *why)
@@ -107,7 +104,5 @@ bool netif_sim_get_rx(struct netif_sim *s, struct netif_wire_rx_response *w, uin
 
 bool netif_sim_final_check(struct netif_sim *s)
 {
-    __atomic_store_n(&shared_of(s)->rsp_event, s->rsp_cons + 1, __ATOMIC_RELAXED);
-    ring_full_fence();
-    return __atomic_load_n(&shared_of(s)->rsp_prod, __ATOMIC_RELAXED) != s->rsp_cons;
+    return xen_ring_final_check(&shared_of(s)->rsp_event, &shared_of(s)->rsp_prod, s->rsp_cons);
 }

@@ -12,14 +12,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NETIF_PAGE_BYTES 4096u
+#include "ring/xen_ring.h"
 
-struct netif_wire_ring {
-    uint32_t req_prod, req_event;
-    uint32_t rsp_prod, rsp_event;
-    uint8_t unused[48];
-};
-_Static_assert(sizeof(struct netif_wire_ring) == 64, "io/ring.h");
+#define NETIF_PAGE_BYTES 4096u
 
 #define NETIF_TX_CSUM_BLANK 1u
 #define NETIF_TX_DATA_VALIDATED 2u

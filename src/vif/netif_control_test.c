@@ -47,7 +47,7 @@ static void open_control(struct guest_control *g, unsigned queues)
     g->ref = page_new(&g->bed, &g->page);
     g->list_ref = page_new(&g->bed, &g->list_page);
     g->port = sim_port_alloc(g->bed.front.guest, SIM_HOST);
-    struct netif_wire_ring *ring = sim_guest_page(g->bed.front.guest, g->page);
+    struct xen_ring *ring = sim_guest_page(g->bed.front.guest, g->page);
     memset(ring, 0, XEN_PAGE_BYTES);
     ring->req_event = ring->rsp_event = 1;
     connect_all(g, false);
@@ -56,13 +56,13 @@ static void open_control(struct guest_control *g, unsigned queues)
 
 static char *entry(struct guest_control *g, uint32_t index)
 {
-    return (char *)sim_guest_page(g->bed.front.guest, g->page) + sizeof(struct netif_wire_ring) +
+    return (char *)sim_guest_page(g->bed.front.guest, g->page) + sizeof(struct xen_ring) +
            index % NETIF_CTRL_ENTRIES * sizeof(struct netif_ctrl_request);
 }
 
 static uint32_t ask(struct guest_control *g, unsigned type, uint32_t a, uint32_t b, uint32_t c, uint32_t *data)
 {
-    struct netif_wire_ring *ring = sim_guest_page(g->bed.front.guest, g->page);
+    struct xen_ring *ring = sim_guest_page(g->bed.front.guest, g->page);
     struct netif_ctrl_request q = {++g->id, (uint16_t)type, {a, b, c}};
     struct netif_ctrl_response r;
     memcpy(entry(g, g->asked), &q, sizeof q);
@@ -302,7 +302,7 @@ static void test_static_price(void **state)
     struct guest_control g;
     open_control(&g, 1);
     struct netfront_queue *q = &g.bed.front.queue[0];
-    struct netif_wire_ring *ring = sim_guest_page(g.bed.front.guest, g.page);
+    struct xen_ring *ring = sim_guest_page(g.bed.front.guest, g.page);
     struct netif_gref *grefs = list(&g);
     struct xen *x = g.bed.vif->netif->control.xen;
     real_ops = x->ops;
@@ -344,7 +344,7 @@ static void test_nonsense(void **state)
         if (type == 0 || type > 10) assert_int_equal(status, NETIF_CTRL_NOT_SUPPORTED);
         else if (type != NETIF_CTRL_GET_HASH_MAPPING_SIZE) assert_int_not_equal(status, NETIF_CTRL_SUCCESS);
     }
-    struct netif_wire_ring *ring = sim_guest_page(g.bed.front.guest, g.page);
+    struct xen_ring *ring = sim_guest_page(g.bed.front.guest, g.page);
     ring->req_prod += NETIF_CTRL_ENTRIES + 1;
     assert_false(netif_control_serve(g.bed.vif));
     ring->req_prod = g.asked + 1;

@@ -106,7 +106,7 @@ static void test_cards(void **state)
 struct control {
     struct netif_bed bed;
     struct netif_control_setup setup;
-    struct netif_wire_ring *ring;
+    struct xen_ring *ring;
     uint32_t list_ref;
     void *list;
 };

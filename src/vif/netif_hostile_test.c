@@ -136,7 +136,7 @@ static void test_most_pieces(void **state)
         add(&b, 270, &how);
     publish(&b);
     assert_int_equal(bed_receive(&b, 0, packets), 12);
-    struct netif_wire_ring *ring = q->tx.ring;
+    struct xen_ring *ring = q->tx.ring;
     ring->req_prod += NETIF_ENTRIES;
     struct netif_tx_frame f;
     struct netif_slot slots[NETIF_SLOTS_MAX];
@@ -314,7 +314,7 @@ static void test_receive_grants(void **state)
     assert_null(q->rx.error);
     assert_null(vif_broken(b.vif));
     /* And an index that jumps ends its receiving, not its sending. */
-    struct netif_wire_ring *ring = q->rx.ring;
+    struct xen_ring *ring = q->rx.ring;
     ring->req_prod += NETIF_ENTRIES + 1;
     struct packet p = outgoing(100, &body), *one = &p;
     bed_deliver(&b, &one, 1);

@@ -132,7 +132,7 @@ static void *receiver_main(void *arg)
 
 /* ---- the control thread ---- */
 
-static struct netif_wire_ring *ring;
+static struct xen_ring *ring;
 static struct netif_gref *list;
 static uint32_t ring_ref, list_ref;
 static int ring_port;
