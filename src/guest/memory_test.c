@@ -18,29 +18,11 @@
 #include <cmocka.h>
 
 #include "base/checked.h"
+#include "base/test_alloc.h"
 #include "guest/lookup.h"
 
 #define KIB UINT64_C(1024)
 #define MIB (KIB * 1024)
-
-/* Linked with --wrap: the allocation that fails, counting down; 0 means none. */
-static unsigned fail_alloc_in;
-void *__real_calloc(size_t count, size_t size);
-void *__real_malloc(size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_malloc(size_t size);
-
-void *__wrap_calloc(size_t count, size_t size)
-{
-    if (fail_alloc_in && --fail_alloc_in == 0) return NULL;
-    return __real_calloc(count, size);
-}
-
-void *__wrap_malloc(size_t size)
-{
-    if (fail_alloc_in && --fail_alloc_in == 0) return NULL;
-    return __real_malloc(size);
-}
 
 static int memory_file(uint64_t size_bytes)
 {
@@ -419,12 +401,12 @@ static void test_no_memory(void **state)
     for (unsigned n = 1; n <= 3; n++) {
         struct guest_map *m;
         struct errmsg e = {""};
-        fail_alloc_in = n;
+        alloc_countdown = n;
         assert_int_equal(guest_map_new(&m, d, fds, 2, NULL, &e), -ENOMEM);
         assert_null(m);
         assert_true(e.text[0] != 0);
     }
-    fail_alloc_in = 0;
+    alloc_countdown = 0;
     struct guest_map *m;
     assert_int_equal(guest_map_new(&m, d, fds, 2, NULL, NULL), 0);
     guest_map_unref(m);

@@ -13,42 +13,11 @@
 
 #include <cmocka.h>
 
+#include "base/test_alloc.h"
 #include "openflow/test_client.h"
 
 #define A "02:00:00:00:00:0a"
 #define B "02:00:00:00:00:0b"
-
-static unsigned countdown; /* the allocation that fails; 0: none */
-static bool failed;
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t m);
-void *__real_realloc(void *p, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t m);
-void *__wrap_realloc(void *p, size_t n);
-
-static bool fails(void)
-{
-    if (countdown == 0 || --countdown > 0) return false;
-    failed = true;
-    return true;
-}
-
-void *__wrap_malloc(size_t n)
-{
-    return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t m)
-{
-    return fails() ? NULL : __real_calloc(n, m);
-}
-
-void *__wrap_realloc(void *p, size_t n)
-{
-    return fails() ? NULL : __real_realloc(p, n);
-}
 
 /* Whatever comes back is thrown away. */
 static void say(struct client *c, const struct msg *m)
@@ -137,16 +106,16 @@ static void every_allocation_fails(void **state)
         world_open(&w, 4, 0);
         client_open(&snoop, &w, OF_PEER_SNOOP);
         client_open_controller(&c, &w);
-        failed = false;
-        countdown = n;
+        alloc_failed = false;
+        alloc_countdown = n;
         say_everything(&c);
-        countdown = 0;
+        alloc_countdown = 0;
         client_open_controller(&other, &w); /* is served as ever */
         client_close(&other);
         client_close(&c);
         client_close(&snoop);
         world_close(&w);
-        if (!failed) break;
+        if (!alloc_failed) break;
     }
     assert_true(n > 30);
 }
@@ -162,9 +131,9 @@ static void no_connection(void **state)
     for (unsigned n = 1; ret; n++) {
         assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
         const struct of_connection_args args = {.fd = ends[1], .peer = OF_PEER_CONTROLLER, .name = "client"};
-        countdown = n;
+        alloc_countdown = n;
         ret = of_agent_connect(w.agent, &args, &e);
-        countdown = 0;
+        alloc_countdown = 0;
         if (ret) assert_int_equal(ret, -ENOMEM);
         char byte;
         if (ret) assert_int_equal(read(ends[0], &byte, 1), 0);

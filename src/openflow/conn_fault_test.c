@@ -6,47 +6,19 @@
 
 #include <sys/epoll.h>
 
-static unsigned countdown; /* the call that fails; 0: none */
-static bool failed;
+#include "base/test_alloc.h"
+
 static size_t send_max; /* bytes that a send takes; 0: all. Every other one takes none. */
 static unsigned sends;
 
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t m);
-void *__real_realloc(void *p, size_t n);
 ssize_t __real_send(int fd, const void *from, size_t n, int flags);
 int __real_epoll_ctl(int epoll, int op, int fd, struct epoll_event *ev);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t m);
-void *__wrap_realloc(void *p, size_t n);
 ssize_t __wrap_send(int fd, const void *from, size_t n, int flags);
 int __wrap_epoll_ctl(int epoll, int op, int fd, struct epoll_event *ev);
 
-static bool fails(void)
-{
-    if (countdown == 0 || --countdown > 0) return false;
-    failed = true;
-    return true;
-}
-
-void *__wrap_malloc(size_t n)
-{
-    return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t m)
-{
-    return fails() ? NULL : __real_calloc(n, m);
-}
-
-void *__wrap_realloc(void *p, size_t n)
-{
-    return fails() ? NULL : __real_realloc(p, n);
-}
-
 int __wrap_epoll_ctl(int epoll, int op, int fd, struct epoll_event *ev)
 {
-    if (op == EPOLL_CTL_DEL || !fails()) return __real_epoll_ctl(epoll, op, fd, ev);
+    if (op == EPOLL_CTL_DEL || !alloc_fails()) return __real_epoll_ctl(epoll, op, fd, ev);
     errno = ENOMEM;
     return -1;
 }
@@ -88,8 +60,8 @@ static void scene(unsigned nth)
     peer_send(r, 4, OFPT_ECHO_REQUEST, 1, 10000);
     struct of_conn_ops ops = rig_ops;
     ops.arg = r;
-    failed = false;
-    countdown = nth;
+    alloc_failed = false;
+    alloc_countdown = nth;
     struct of_stream *stream;
     int ret = of_stream_new(&stream, s[0], NULL, false);
     if (ret < 0) close(s[0]);
@@ -100,12 +72,12 @@ static void scene(unsigned nth)
         rig_now_ns += 15 * NS_PER_SECOND;
         loop_run_once(r->loop, 0);
     }
-    countdown = 0;
-    assert_true(ret == 0 || failed);
+    alloc_countdown = 0;
+    assert_true(ret == 0 || alloc_failed);
     size_t heard = 0, bytes;
     while ((bytes = peer_hear(r, m)) > 0)
         heard += bytes;
-    if (!failed) assert_int_equal(heard, 16 + 108 + 3 * 3008 + 10008 + 8);
+    if (!alloc_failed) assert_int_equal(heard, 16 + 108 + 3 * 3008 + 10008 + 8);
     if (ret == 0 && r->conn) assert_int_equal(r->messages, 1);
     free(m);
     rig_free(r);
@@ -116,7 +88,7 @@ static void test_everything_fails_once(void **state)
     unsigned n = 0;
     do
         scene(++n);
-    while (failed);
+    while (alloc_failed);
     assert_in_range(n, 5, 100);
 }
 

@@ -8,38 +8,9 @@
 
 #include <cmocka.h>
 
+#include "base/test_alloc.h"
 #include "ring/blkif_sim.h"
 #include "ring/test_rig.h"
-
-/* Linked with --wrap: the allocation that fails, counting down; 0 means none. */
-static unsigned fail_alloc_in;
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t count, size_t size);
-void *__real_aligned_alloc(size_t align, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_aligned_alloc(size_t align, size_t size);
-
-static bool fails_now(void)
-{
-    return fail_alloc_in && --fail_alloc_in == 0;
-}
-
-void *__wrap_malloc(size_t size)
-{
-    return fails_now() ? NULL : __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t count, size_t size)
-{
-    return fails_now() ? NULL : __real_calloc(count, size);
-}
-
-void *__wrap_aligned_alloc(size_t align, size_t size)
-{
-    return fails_now() ? NULL : __real_aligned_alloc(align, size);
-}
 
 static _Alignas(4096) char memory[BLKIF_RING_PAGES_MAX * 4096];
 static _Alignas(64) char table[128 * 1024];
@@ -395,10 +366,10 @@ static void test_no_memory(void **state)
         struct blkif_setup s = {memory, 1, BLKIF_ABI_NATIVE, 16, tracked ? table : NULL, tracked};
         unsigned failures = 0;
         for (;; failures++) {
-            fail_alloc_in = failures + 1;
+            alloc_countdown = failures + 1;
             int ret = blkif_new(&ring, &s, &e);
-            bool all = fail_alloc_in > 0;
-            fail_alloc_in = 0;
+            bool all = alloc_countdown > 0;
+            alloc_countdown = 0;
             if (all) {
                 assert_int_equal(ret, 0);
                 break;

@@ -8,44 +8,13 @@
 
 #include <cmocka.h>
 
+#include "base/test_alloc.h"
 #include "switch/group.h"
 #include "switch/meter.h"
 #include "switch/test_rig.h"
 
 #define A "02:00:00:00:00:0a"
 #define B "02:00:00:00:00:0b"
-
-static unsigned countdown; /* the allocation that fails; 0: none */
-static bool failed;
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t m);
-void *__real_aligned_alloc(size_t a, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t m);
-void *__wrap_aligned_alloc(size_t a, size_t n);
-
-static bool fails(void)
-{
-    if (countdown == 0 || --countdown > 0) return false;
-    failed = true;
-    return true;
-}
-
-void *__wrap_malloc(size_t n)
-{
-    return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t m)
-{
-    return fails() ? NULL : __real_calloc(n, m);
-}
-
-void *__wrap_aligned_alloc(size_t a, size_t n)
-{
-    return fails() ? NULL : __real_aligned_alloc(a, n);
-}
 
 static uint32_t sent_to(struct rig *r)
 {
@@ -59,12 +28,12 @@ static int add(struct rig *r, const char *text)
 {
     struct flow_spec f;
     struct errmsg e;
-    unsigned n = countdown;
-    countdown = 0;
+    unsigned n = alloc_countdown;
+    alloc_countdown = 0;
     assert_int_equal(flow_parse(&f, text, FLOW_PARSE_ADD, NULL, &e), 0);
-    countdown = n;
+    alloc_countdown = n;
     int ret = bridge_flow_add(r->bridge, &f, NULL, &e);
-    countdown = 0;
+    alloc_countdown = 0;
     instructions_clear(&f.instructions);
     return ret;
 }
@@ -87,12 +56,12 @@ static void flows(void **state)
             for (unsigned j = 0; j < i; j++)
                 rig_flow(&r, texts[j]);
             uint32_t before = sent_to(&r);
-            failed = false;
-            countdown = n;
+            alloc_failed = false;
+            alloc_countdown = n;
             int ret = add(&r, texts[i]);
-            assert_true(ret == 0 || (ret == -ENOMEM && failed));
+            assert_true(ret == 0 || (ret == -ENOMEM && alloc_failed));
             assert_int_equal(sent_to(&r), ret ? before : then[i]);
-            done = !failed;
+            done = !alloc_failed;
             rig_close(&r);
         }
     }
@@ -108,11 +77,11 @@ static void packets(void **state)
         rig_flow(&r, "priority=1,in_port=1,actions=set_field:02:00:00:00:00:cc->eth_dst,output:3");
         assert_int_equal(sent_to(&r), 1u << 3); /* the thread has its structures for the port */
         rig_flow(&r, "priority=2,udp,tp_dst=2000,actions=output:2,output:3");
-        failed = false;
-        countdown = n;
+        alloc_failed = false;
+        alloc_countdown = n;
         assert_int_equal(sent_to(&r), 1u << 2 | 1u << 3);
-        countdown = 0;
-        done = !failed;
+        alloc_countdown = 0;
+        done = !alloc_failed;
         assert_int_equal(sent_to(&r), 1u << 2 | 1u << 3);
         rig_close(&r);
     }
@@ -121,23 +90,23 @@ static void packets(void **state)
 /* Its megaflows have to be made anew. */
 static void cache_forgets(struct rig *r)
 {
-    unsigned n = countdown;
-    countdown = 0;
+    unsigned n = alloc_countdown;
+    alloc_countdown = 0;
     bridge_mac_flush(r->bridge);
     rig_flow(r, "priority=2,udp,tp_dst=1999,actions=drop");
-    countdown = n;
+    alloc_countdown = n;
 }
 
 static int set_group(struct rig *r, const char *text, bool modify)
 {
     struct group_spec g;
     struct errmsg e;
-    unsigned n = countdown;
-    countdown = 0;
+    unsigned n = alloc_countdown;
+    alloc_countdown = 0;
     assert_int_equal(group_parse(&g, text, NULL, &e), 0);
-    countdown = n;
+    alloc_countdown = n;
     int ret = modify ? bridge_group_modify(r->bridge, &g, NULL, &e) : bridge_group_add(r->bridge, &g, NULL, &e);
-    countdown = 0;
+    alloc_countdown = 0;
     group_spec_clear(&g);
     return ret;
 }
@@ -158,20 +127,20 @@ static void groups(void **state)
             if (what > 0) rig_group(&r, GROUP);
             if (what > 1) rig_flow(&r, "priority=1,actions=group:1");
             uint32_t before = sent_to(&r), then = before;
-            failed = false;
-            countdown = n;
+            alloc_failed = false;
+            alloc_countdown = n;
             if (what == 0) ret = set_group(&r, GROUP, false);
             if (what == 1) ret = add(&r, "priority=1,actions=group:1");
             if (what == 1 && !ret) then = 1u << 2 | 1u << 3;
             if (what == 2) ret = set_group(&r, "group_id=1,type=all,bucket=dec_ttl,output:3,bucket=group:2", true);
             if (what == 2 && !ret) then = 1u << 3 | 1u << 4;
             if (what == 3) cache_forgets(&r);
-            assert_true(ret == 0 || (ret == -ENOMEM && failed));
+            assert_true(ret == 0 || (ret == -ENOMEM && alloc_failed));
             assert_int_equal(sent_to(&r), then);
-            countdown = 0;
+            alloc_countdown = 0;
             assert_int_equal(bridge_group_count(r.bridge), what || !ret ? 2 : 1);
             assert_int_equal(sent_to(&r), then);
-            done = !failed;
+            done = !alloc_failed;
             rig_close(&r);
         }
     }
@@ -187,13 +156,13 @@ static void ports_and_bridges(void **state)
         struct errmsg e;
         rig_open(&r, NULL, BRIDGE_STANDALONE, 2);
         sent_to(&r);
-        failed = false;
-        countdown = n;
+        alloc_failed = false;
+        alloc_countdown = n;
         rig_port_remove(&r, 2); /* cannot fail */
         int ret = bridge_new(&b, r.sw, "br1", BRIDGE_STANDALONE, &e);
-        countdown = 0;
+        alloc_countdown = 0;
         assert_true(ret == 0 || (ret == -ENOMEM && !bridge_find(r.sw, "br1")));
-        done = !failed;
+        done = !alloc_failed;
         rig_close(&r);
     }
 }
@@ -209,21 +178,21 @@ static void meters(void **state)
         struct rig r;
         struct errmsg e;
         rig_open(&r, NULL, BRIDGE_SECURE, 3);
-        failed = false;
-        countdown = n;
+        alloc_failed = false;
+        alloc_countdown = n;
         int ret = bridge_meter_add(r.bridge, &all, NULL, &e);
-        countdown = 0;
-        assert_true(ret == 0 || (ret == -ENOMEM && failed));
+        alloc_countdown = 0;
+        assert_true(ret == 0 || (ret == -ENOMEM && alloc_failed));
         assert_int_equal(bridge_meter_count(r.bridge), ret == 0);
-        done = !failed;
+        done = !alloc_failed;
         if (ret) assert_int_equal(bridge_meter_add(r.bridge, &all, NULL, &e), 0);
         rig_flow(&r, "in_port=1,actions=meter:1,output:3");
         assert_int_equal(sent_to(&r), 1u << 3);
-        failed = false;
-        countdown = n;
+        alloc_failed = false;
+        alloc_countdown = n;
         ret = bridge_meter_modify(r.bridge, &none, NULL, &e);
-        countdown = 0;
-        assert_true(ret == 0 || (ret == -ENOMEM && failed));
+        alloc_countdown = 0;
+        assert_true(ret == 0 || (ret == -ENOMEM && alloc_failed));
         assert_int_equal(sent_to(&r), ret ? 1u << 3 : 0);
         rig_close(&r);
     }
@@ -242,13 +211,13 @@ static void packet_outs(void **state)
         uint8_t f[128];
         unsigned bytes = frame_udp(f, B, A, "10.0.0.1", "10.0.0.2", 1000, 2000);
         rig_open(&r, NULL, BRIDGE_SECURE, 3);
-        failed = false;
-        countdown = n;
+        alloc_failed = false;
+        alloc_countdown = n;
         int ret = bridge_packet_out(r.bridge, 1, &l, f, bytes, NULL, &e);
-        countdown = 0;
-        assert_true(ret == 0 || (ret == -ENOMEM && failed));
+        alloc_countdown = 0;
+        assert_true(ret == 0 || (ret == -ENOMEM && alloc_failed));
         assert_int_equal(rig_got(&r), ret ? 0 : 1u << 2 | 1u << 3);
-        done = !failed;
+        done = !alloc_failed;
         rig_close(&r);
     }
 }

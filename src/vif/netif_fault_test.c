@@ -8,45 +8,14 @@
 
 #include <cmocka.h>
 
+#include "base/test_alloc.h"
 #include "ring/netif_wire.h"
 #include "vif/test_netif.h"
 
-static unsigned countdown; /* the allocation that fails; 0: none */
-static bool failed;
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t m);
-void *__real_aligned_alloc(size_t a, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t m);
-void *__wrap_aligned_alloc(size_t a, size_t n);
-
-static bool fails(void)
-{
-    if (countdown == 0 || --countdown > 0) return false;
-    failed = true;
-    return true;
-}
-
-void *__wrap_malloc(size_t n)
-{
-    return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t m)
-{
-    return fails() ? NULL : __real_calloc(n, m);
-}
-
-void *__wrap_aligned_alloc(size_t a, size_t n)
-{
-    return fails() ? NULL : __real_aligned_alloc(a, n);
-}
-
 static void fail_at(unsigned n)
 {
-    failed = false;
-    countdown = n;
+    alloc_failed = false;
+    alloc_countdown = n;
 }
 
 /* It works: a frame comes and goes, on each queue. */
@@ -90,14 +59,14 @@ static void test_cards(void **state)
         b.vif = NULL;
         fail_at(n);
         int ret = bed_card_try(&b, 2, NETIF_MAP, &e);
-        countdown = 0;
-        assert_true(ret == 0 || (failed && e.text[0]));
+        alloc_countdown = 0;
+        assert_true(ret == 0 || (alloc_failed && e.text[0]));
         assert_int_equal(atomic_load(&b.mappers), ret == 0);
         if (ret) bed_card_new(&b, 2, NETIF_MAP);
         bed_connect(&b, &bed_takes_all, true);
         use(&b);
         bed_close(&b);
-        done = !failed;
+        done = !alloc_failed;
     }
 }
 
@@ -170,16 +139,16 @@ static void test_requests(void **state)
         open_control(&c);
         fail_at(n);
         uint32_t failures = set_all(&c);
-        countdown = 0;
-        done = !failed;
-        assert_int_equal(failures > 0, failed);
+        alloc_countdown = 0;
+        done = !alloc_failed;
+        assert_int_equal(failures > 0, alloc_failed);
         use(&c.bed);
         if (failures) assert_int_equal(ask(&c, NETIF_CTRL_SET_HASH_FLAGS, NETIF_HASH_ALL, 0, 0), NETIF_CTRL_SUCCESS);
         assert_non_null(atomic_load(&c.bed.vif->netif->hash));
         fail_at(1); /* a list that cannot be copied loses nothing */
         uint32_t count = c.bed.state->queue[0].static_count;
         ask(&c, NETIF_CTRL_DEL_GREF_MAPPING, 0, c.list_ref, 8);
-        countdown = 0;
+        alloc_countdown = 0;
         assert_int_equal(c.bed.state->queue[0].static_count, count);
         use(&c.bed);
         bed_close(&c.bed);
@@ -197,15 +166,15 @@ static void test_connections(void **state)
         bed_restart(&c.bed, NETIF_COPY);
         fail_at(n);
         int ret = connect_all(&c);
-        countdown = 0;
-        done = !failed;
-        assert_true(ret == 0 || (ret == -ENOMEM && failed));
+        alloc_countdown = 0;
+        done = !alloc_failed;
+        assert_true(ret == 0 || (ret == -ENOMEM && alloc_failed));
         if (ret) {
             assert_int_equal(sim_maps_used(c.bed.sim), 0);
             assert_int_equal(sim_ports_used(c.bed.sim, SIM_HOST), 0);
             assert_int_equal(connect_all(&c), 0);
         }
-        if (ret || !failed) {
+        if (ret || !alloc_failed) {
             assert_non_null(atomic_load(&c.bed.vif->netif->hash));
             assert_int_equal(netif_static_count(atomic_load(&c.bed.vif->netif->queue[0].pages)), 8);
         }
