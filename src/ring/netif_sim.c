@@ -3,7 +3,6 @@
 
 #include <string.h>
 
-
 static struct xen_ring *shared_of(const struct netif_sim *s)
 {
     return s->ring;
