@@ -22,7 +22,6 @@
 
 #define GUESTS 2u
 #define BATCH 32u
-#define HEADERS 54u
 #define MSS 1448u
 
 static const char usage[] = "usage: netif-bench DIR [options]    DIR: empty, best on a tmpfs\n"
@@ -83,31 +82,6 @@ static bool arguments_parse(int argc, char **argv)
 
 /* ---- frames ---- */
 
-static void put16(uint8_t *at, unsigned v)
-{
-    at[0] = (uint8_t)(v >> 8);
-    at[1] = (uint8_t)v;
-}
-
-/* Headers of a UDP datagram, or of a TCP segment whose checksum is missing. */
-static void make_headers(uint8_t *f, unsigned from, unsigned bytes, bool tcp)
-{
-    memset(f, 0, HEADERS);
-    f[0] = f[6] = 2;
-    f[5] = (uint8_t)(2 - from);
-    f[11] = (uint8_t)(1 + from);
-    put16(f + 12, 0x0800);
-    f[14] = 0x45;
-    put16(f + 16, bytes - 14);
-    f[22] = 64;
-    f[23] = tcp ? 6 : 17;
-    memcpy(f + 26, (uint8_t[]){10, 0, 0, (uint8_t)(1 + from), 10, 0, 0, (uint8_t)(2 - from)}, 8);
-    put16(f + 34, 1000);
-    put16(f + 36, 2000);
-    if (tcp) f[46] = 0x50, f[47] = 0x10;
-    else put16(f + 38, bytes - 34);
-}
-
 static uint8_t *page_of(unsigned guest, unsigned i)
 {
     return sim_guest_page(front[guest].guest, front[guest].queue[0].tx_page[i]);
@@ -119,7 +93,7 @@ static void pages_fill(void)
     for (unsigned g = 0; g < GUESTS; g++)
         for (unsigned i = 0; i < NETIF_ENTRIES; i++) {
             memset(page_of(g, i), (int)i, XEN_PAGE_BYTES);
-            make_headers(page_of(g, i), g, tcp ? arguments.stream_bytes : arguments.frame_bytes, tcp);
+            netfront_headers(page_of(g, i), g, 0, tcp ? arguments.stream_bytes : arguments.frame_bytes, tcp);
         }
 }
 

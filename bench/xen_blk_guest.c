@@ -31,6 +31,7 @@
 
 #include "bench.h"
 #include "guest/sim.h"
+#include "guest_commands.h"
 #include "ring/blkif_sim.h"
 
 #define RINGS_MAX 16u
@@ -335,12 +336,9 @@ static const char *rest(struct guest *g)
 }
 
 /* False: somebody uses it. */
-static bool grant_again(struct guest *g, uint32_t *ref, const uint8_t *page)
+static bool grant_again(struct guest *g, uint32_t *ref, const void *page)
 {
-    uint32_t frame = (uint32_t)((size_t)(page - (uint8_t *)sim_guest_page(g->guest, 0)) / XEN_PAGE_BYTES);
-    if (sim_revoke(g->guest, *ref) < 0) return false;
-    *ref = (uint32_t)sim_grant(g->guest, SIM_HOST, frame, false);
-    return true;
+    return sim_grant_anew(g->guest, ref, SIM_HOST, sim_guest_frame(g->guest, page), false) == 0;
 }
 
 static bool ring_anew(struct guest *g, struct ring *r)
@@ -397,8 +395,9 @@ static const char *boot(struct guest *g, unsigned domid)
 }
 
 /* False: it is to end. */
-static bool obey(struct guest *g, const char *line)
+static bool obey(void *arg, const char *line)
 {
+    struct guest *g = arg;
     const char *error = NULL;
     bool rings = strcmp(line, "anew") == 0 || strncmp(line, "boot ", 5) == 0;
     if (strcmp(line, "load") == 0) g->loads = true, g->last_ns = bench_now_ns();
@@ -414,23 +413,6 @@ static bool obey(struct guest *g, const char *line)
     return true;
 }
 
-static bool read_commands(struct guest *g)
-{
-    static char text[256];
-    static size_t have;
-    ssize_t n = read(0, text + have, sizeof text - 1 - have);
-    if (n <= 0) return false;
-    have += (size_t)n;
-    text[have] = 0;
-    for (char *end; (end = strchr(text, '\n'));) {
-        *end = 0;
-        if (!obey(g, text)) return false;
-        have -= (size_t)(end + 1 - text);
-        memmove(text, end + 1, have + 1);
-    }
-    return true;
-}
-
 static void run(struct guest *g)
 {
     for (;;) {
@@ -438,7 +420,7 @@ static void run(struct guest *g)
         struct pollfd p[2] = {{.fd = 0, .events = POLLIN},
                               {.fd = g->guest ? sim_event_fd(g->guest) : -1, .events = POLLIN}};
         if (poll(p, 2, n ? 0 : IDLE_MS) < 0 && errno != EINTR) die("poll");
-        if (p[0].revents && !read_commands(g)) return;
+        if (p[0].revents && !guest_commands(obey, g)) return;
     }
 }
 

@@ -28,11 +28,11 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "guest_commands.h"
 #include "loop/clock.h"
 #include "vif/test_netfront.h"
 
 #define GUESTS 2u
-#define HEADERS 54u /* Ethernet, IPv4, TCP; a datagram has as many */
 #define STAMP_BYTES 16u
 #define FRAME_MAX 20000u
 #define MSS 1448u
@@ -90,14 +90,7 @@ static void make_domain(struct bed *b, struct guest *g)
 /* False: somebody uses it. */
 static bool grant_again(struct guest *g, uint32_t *ref, uint32_t frame, bool readonly)
 {
-    if (sim_revoke(g->front.guest, *ref) < 0) return false;
-    *ref = (uint32_t)sim_grant(g->front.guest, SIM_HOST, frame, readonly);
-    return true;
-}
-
-static uint32_t frame_of(struct guest *g, const void *page)
-{
-    return (uint32_t)((size_t)((const uint8_t *)page - (uint8_t *)sim_guest_page(g->front.guest, 0)) / XEN_PAGE_BYTES);
+    return sim_grant_anew(g->front.guest, ref, SIM_HOST, frame, readonly) == 0;
 }
 
 static void ports_anew(struct guest *g, struct netfront_queue *q)
@@ -111,8 +104,8 @@ static void ports_anew(struct guest *g, struct netfront_queue *q)
 
 static bool queue_anew(struct guest *g, struct netfront_queue *q)
 {
-    bool good = grant_again(g, &q->tx_ref, frame_of(g, q->tx.ring), false);
-    good = grant_again(g, &q->rx_ref, frame_of(g, q->rx.ring), false) && good;
+    bool good = grant_again(g, &q->tx_ref, sim_guest_frame(g->front.guest, q->tx.ring), false);
+    good = grant_again(g, &q->rx_ref, sim_guest_frame(g->front.guest, q->rx.ring), false) && good;
     for (uint16_t i = 0; i < NETIF_ENTRIES; i++) {
         good = grant_again(g, &q->tx_grant[i], q->tx_page[i], true) && good;
         good = grant_again(g, &q->rx_grant[i], q->rx_page[i], false) && good;
@@ -152,32 +145,12 @@ static const char *boot(struct bed *b, struct guest *g, unsigned domid)
 
 /* ---- frames ---- */
 
-static void put16(uint8_t *at, unsigned v)
-{
-    at[0] = (uint8_t)(v >> 8);
-    at[1] = (uint8_t)v;
-}
-
-/* A UDP datagram without a checksum, or a TCP segment whose checksum is missing. Each queue has a port of its own. */
 static void make_frame(uint8_t *f, unsigned from, unsigned queue, uint64_t number, unsigned length, bool tcp)
 {
     struct stamp stamp = {.number = number, .length = length, .from = from << 8 | queue};
-    memset(f, 0, HEADERS);
-    f[0] = f[6] = 2;
-    f[5] = (uint8_t)(2 - from);
-    f[11] = (uint8_t)(1 + from);
-    put16(f + 12, 0x0800);
-    f[14] = 0x45;
-    put16(f + 16, length - 14);
-    f[22] = 64;
-    f[23] = tcp ? 6 : 17;
-    memcpy(f + 26, (uint8_t[]){10, 0, 0, (uint8_t)(1 + from), 10, 0, 0, (uint8_t)(2 - from)}, 8);
-    put16(f + 34, 1000 + queue);
-    put16(f + 36, 2000);
-    if (tcp) f[46] = 0x50, f[47] = 0x10;
-    else put16(f + 38, length - 34);
-    memcpy(f + HEADERS, &stamp, sizeof stamp);
-    for (unsigned i = HEADERS + STAMP_BYTES; i < length; i++)
+    netfront_headers(f, from, queue, length, tcp);
+    memcpy(f + NETFRONT_HEADER_BYTES, &stamp, sizeof stamp);
+    for (unsigned i = NETFRONT_HEADER_BYTES + STAMP_BYTES; i < length; i++)
         f[i] = (uint8_t)(number * 31 + i);
 }
 
@@ -193,7 +166,8 @@ static bool send_one(struct bed *b, unsigned from, unsigned queue)
     uint64_t number = g->sent[queue] + 1;
     bool tcp = is_tcp(number);
     unsigned length = tcp ? 3000 + (unsigned)(number * 997 % (FRAME_MAX - 3000))
-                          : HEADERS + STAMP_BYTES + (unsigned)(number * 61 % (1514 - HEADERS - STAMP_BYTES));
+                          : NETFRONT_HEADER_BYTES + STAMP_BYTES +
+                                (unsigned)(number * 61 % (1514 - NETFRONT_HEADER_BYTES - STAMP_BYTES));
     struct netfront_send how = {0};
     if (tcp) how = (struct netfront_send){.flags = NETIF_TX_CSUM_BLANK, .gso = NETIF_GSO_TCP4, .gso_size = MSS};
     make_frame(frame, from, queue, number, length, tcp);
@@ -205,7 +179,7 @@ static bool send_one(struct bed *b, unsigned from, unsigned queue)
 static bool is_intact(const uint8_t *f, unsigned length, const struct stamp *s)
 {
     if (s->length != length) return false;
-    for (unsigned i = HEADERS + STAMP_BYTES; i < length; i++)
+    for (unsigned i = NETFRONT_HEADER_BYTES + STAMP_BYTES; i < length; i++)
         if (f[i] != (uint8_t)(s->number * 31 + i)) return false;
     return true;
 }
@@ -214,7 +188,7 @@ static void check(struct bed *b, unsigned to, unsigned queue, const struct netfr
 {
     struct guest *g = &b->guest[to];
     struct stamp s = {0};
-    if (f->length >= HEADERS + STAMP_BYTES) memcpy(&s, f->bytes + HEADERS, sizeof s);
+    if (f->length >= NETFRONT_HEADER_BYTES + STAMP_BYTES) memcpy(&s, f->bytes + NETFRONT_HEADER_BYTES, sizeof s);
     unsigned from = s.from & 0xff;
     if (f->status || s.from >> 8 != 1 - to || from >= b->queues || !is_intact(f->bytes, f->length, &s)) {
         b->wrong++;
@@ -323,8 +297,9 @@ static const char *rest(struct bed *b, struct guest *g)
 }
 
 /* False: it is to end. */
-static bool obey(struct bed *b, const char *line)
+static bool obey(void *arg, const char *line)
 {
+    struct bed *b = arg;
     const char *error = NULL;
     unsigned who, domid;
     int pid;
@@ -341,23 +316,6 @@ static bool obey(struct bed *b, const char *line)
     return true;
 }
 
-static bool read_commands(struct bed *b)
-{
-    static char text[256];
-    static size_t have;
-    ssize_t n = read(0, text + have, sizeof text - 1 - have);
-    if (n <= 0) return false;
-    have += (size_t)n;
-    text[have] = 0;
-    for (char *end; (end = strchr(text, '\n'));) {
-        *end = 0;
-        if (!obey(b, text)) return false;
-        have -= (size_t)(end + 1 - text);
-        memmove(text, end + 1, have + 1);
-    }
-    return true;
-}
-
 static void run(struct bed *b)
 {
     for (;;) {
@@ -368,7 +326,7 @@ static void run(struct bed *b)
             p[1 + who] = (struct pollfd){.fd = guest ? sim_event_fd(guest) : -1, .events = POLLIN};
         }
         if (poll(p, ARRAY_LEN(p), n ? 0 : IDLE_MS) < 0 && errno != EINTR) die("poll");
-        if (p[0].revents && !read_commands(b)) return;
+        if (p[0].revents && !guest_commands(obey, b)) return;
     }
 }
 

@@ -75,12 +75,15 @@ int sim_guest_create(struct sim_guest **out, struct sim *s, const struct sim_gue
 void sim_guest_free(struct sim_guest *g);
 
 void *sim_guest_page(struct sim_guest *g, uint32_t frame);
+uint32_t sim_guest_frame(struct sim_guest *g, const void *page); /* that this address is in */
 /* Pages, from low to high. -ENOSPC. */
 int64_t sim_page_take(struct sim_guest *g);
 /* A reference, or -ENOSPC: from low to high, and the last one given back first. The first eight are Xen's own and never given out. */
 int64_t sim_grant(struct sim_guest *g, xen_domid to, uint32_t frame, bool readonly);
 /* 0, or -EBUSY while somebody has it mapped: then it stays granted. */
 int sim_revoke(struct sim_guest *g, uint32_t ref);
+/* Both: what a guest that starts again does. The same, and then nothing has changed. */
+int sim_grant_anew(struct sim_guest *g, uint32_t *ref, xen_domid to, uint32_t frame, bool readonly);
 /* An entry as it stands, to be spoilt: flags in the lower half of the first word, the domain in the upper; then the frame. */
 _Atomic uint32_t *sim_grant_entry(struct sim_guest *g, uint32_t ref);
 

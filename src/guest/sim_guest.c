@@ -59,6 +59,11 @@ void *sim_guest_page(struct sim_guest *g, uint32_t frame)
     return frame < g->view->d->pages ? g->view->memory + (size_t)frame * XEN_PAGE_BYTES : NULL;
 }
 
+uint32_t sim_guest_frame(struct sim_guest *g, const void *page)
+{
+    return (uint32_t)((size_t)((const char *)page - (const char *)g->view->memory) / XEN_PAGE_BYTES);
+}
+
 int64_t sim_page_take(struct sim_guest *g)
 {
     return g->pages.count ? (int64_t)g->pages.list[--g->pages.count] : -ENOSPC;
@@ -85,6 +90,13 @@ int sim_revoke(struct sim_guest *g, uint32_t ref)
     } while (!atomic_compare_exchange_weak(&entry->head, &head, head & ~UINT32_C(0xffff)));
     g->refs.list[g->refs.count++] = ref;
     return 0;
+}
+
+int sim_grant_anew(struct sim_guest *g, uint32_t *ref, xen_domid to, uint32_t frame, bool readonly)
+{
+    int ret = sim_revoke(g, *ref);
+    if (ret == 0) *ref = (uint32_t)sim_grant(g, to, frame, readonly); /* the one that was just given back */
+    return ret;
 }
 
 _Atomic uint32_t *sim_grant_entry(struct sim_guest *g, uint32_t ref)

@@ -175,3 +175,27 @@ bool netfront_get(struct netfront *f, struct netfront_queue *q, struct netfront_
         take_data(f, q, &w, id, out);
     return true;
 }
+
+static void put16(uint8_t *at, unsigned v)
+{
+    at[0] = (uint8_t)(v >> 8);
+    at[1] = (uint8_t)v;
+}
+
+void netfront_headers(uint8_t *f, unsigned from, unsigned queue, unsigned length, bool tcp)
+{
+    memset(f, 0, NETFRONT_HEADER_BYTES);
+    f[0] = f[6] = 2;
+    f[5] = (uint8_t)(2 - from);
+    f[11] = (uint8_t)(1 + from);
+    put16(f + 12, 0x0800);
+    f[14] = 0x45;
+    put16(f + 16, length - 14);
+    f[22] = 64;
+    f[23] = tcp ? 6 : 17;
+    memcpy(f + 26, (uint8_t[]){10, 0, 0, (uint8_t)(1 + from), 10, 0, 0, (uint8_t)(2 - from)}, 8);
+    put16(f + 34, 1000 + queue);
+    put16(f + 36, 2000);
+    if (tcp) f[46] = 0x50, f[47] = 0x10;
+    else put16(f + 38, length - 34);
+}

@@ -62,6 +62,11 @@ unsigned netfront_post(struct netfront_queue *q, unsigned n);
 void netfront_publish_rx(struct netfront *f, struct netfront_queue *q);
 void netfront_publish_tx(struct netfront *f, struct netfront_queue *q);
 
+/* Ethernet, IPv4 and the rest of a frame of length bytes from guest `from` (0, 1) to the other: a UDP datagram without a checksum,
+ * padded, or a TCP segment whose checksum is missing. Each queue has a port of its own. */
+#define NETFRONT_HEADER_BYTES 54u
+void netfront_headers(uint8_t *f, unsigned from, unsigned queue, unsigned length, bool tcp);
+
 /* False: no space. */
 bool netfront_add(struct netfront *f, struct netfront_queue *q, const void *frame, uint32_t length,
                   const struct netfront_send *how);
