@@ -95,6 +95,24 @@ def test_reads_of_a_base(run_dir, disk, daemon):
                 daemon.wait_worker("d")
 
 
+def leave_a_write(guest, disk, pid, kill):
+    """Of As, held back by the device, by a worker that is killed."""
+    guest.data = b"A"
+    disk.slow_down(pid)
+    guest.submit(WRITE)
+    time.sleep(0.1)
+    kill()
+
+
+def write_over(guest):
+    """Bs, and what was held back has the time to land on them."""
+    guest.at += SLOW_BYTES  # it takes its data when it is let go
+    guest.data = b"B"
+    guest.submit(WRITE)
+    guest.finish()
+    time.sleep(HELD_BACK_S)
+
+
 def on_device(disk):
     return run("dd", f"if={disk.device}", f"bs={SLOW_BYTES}", "count=1", "iflag=direct", "status=none")
 
@@ -104,17 +122,9 @@ def test_writes_to_a_leaf(disk, daemon):
     path = daemon.call("disk.attach", name="d", layers=layers)["socket"]
     with DiskGuest(path) as guest:
         guest.start_ring()
-        guest.data = b"A"
-        disk.slow_down(daemon.wait_worker("d"))
-        guest.submit(WRITE)
-        time.sleep(0.1)
-        kill_worker(daemon, "d")
+        leave_a_write(guest, disk, daemon.wait_worker("d"), lambda: kill_worker(daemon, "d"))
         guest.finish()
-        guest.at += SLOW_BYTES  # what is held back takes its data when it is let go
-        guest.data = b"B"
-        guest.submit(WRITE)
-        guest.finish()
-        time.sleep(HELD_BACK_S)
+        write_over(guest)
     assert on_device(disk) == "B" * SLOW_BYTES
 
 
@@ -139,18 +149,10 @@ def test_writes_without_a_daemon(run_dir, disk, processes):
     worker, guest, _ = attach(processes, path, words)
     with guest:
         guest.start_ring()
-        guest.data = b"A"
-        disk.slow_down(worker.pid)
-        guest.submit(WRITE)
-        time.sleep(0.1)
-        worker.kill()
+        leave_a_write(guest, disk, worker.pid, worker.kill)
     _, guest, refusals = attach(processes, path, words)
     assert all("in use" in refusal for refusal in refusals)
     with guest:
         guest.start_ring()
-        guest.at += SLOW_BYTES  # what is held back takes its data when it is let go
-        guest.data = b"B"
-        guest.submit(WRITE)
-        guest.finish()
-        time.sleep(HELD_BACK_S)
+        write_over(guest)
     assert on_device(disk) == "B" * SLOW_BYTES

@@ -53,11 +53,15 @@ class Disk(Device):
     def rings(self, ref=8, port=15):
         self.store.write_all(self.front, **{"ring_ref": ref, "event_channel": port, "protocol": "x86_64-abi"})
 
-    def connect(self, ref=8, port=15):
+    def ready(self, ref=8, port=15):
+        """The front end is, and waits for the back end."""
         self.announce()
         self.is_back(2)
         self.rings(ref, port)
         self.to(3)
+
+    def connect(self, ref=8, port=15):
+        self.ready(ref, port)
         self.is_back(4)
         self.to(4)
 
@@ -285,10 +289,7 @@ def test_nonsense_of_a_front_end(daemon, store, disk):
 
 def test_rings_that_the_worker_cannot_use(daemon, store, disk):
     daemon.behave(connect="error")
-    disk.announce()
-    disk.is_back(2)
-    disk.rings()
-    disk.to(3)
+    disk.ready()
     disk.is_back(5)
     assert "cannot map" in disk.error()
     assert len(asked(daemon, "connect")) == 1
@@ -304,10 +305,7 @@ def test_rings_that_the_worker_cannot_use(daemon, store, disk):
 def test_rings_with_requests_that_are_open_from_before(daemon, store, disk):
     """The guest writes its ring: it may say so whenever it likes, and is refused once."""
     daemon.behave(connect="busy")
-    disk.announce()
-    disk.is_back(2)
-    disk.rings()
-    disk.to(3)
+    disk.ready()
     disk.is_back(5)
     assert "open from before" in disk.error()
     assert len(asked(daemon, "connect")) == 1 and asked(daemon, "disconnect") == []
@@ -375,10 +373,7 @@ def test_a_killed_worker_is_replaced_under_its_guest(daemon, store, disk):
 
 def test_a_worker_killed_while_it_is_connected(daemon, store, disk):
     daemon.behave(connect="crash")
-    disk.announce()
-    disk.is_back(2)
-    disk.rings()
-    disk.to(3)
+    disk.ready()
     wait_until(lambda: asked(daemon, "connect"), 5, "connect")
     daemon.behave()
     disk.is_back(4)
@@ -404,10 +399,7 @@ def test_the_daemon_is_killed(daemon, store, disk):
 
 def test_the_daemon_is_killed_before_it_saved_a_connection(daemon, store, disk):
     daemon.behave(connect="lost")
-    disk.announce()
-    disk.is_back(2)
-    disk.rings()
-    disk.to(3)
+    disk.ready()
     wait_until(lambda: asked(daemon, "connect"), 5, "connect")
     daemon.kill()
     daemon.behave()

@@ -134,14 +134,22 @@ static int new_file(struct net_bridge *b, int fd, struct net_request *r)
     return 0;
 }
 
-int request_flows_file(struct net *n, struct net_request *r)
+/* A bridge and a descriptor for its flows, which is the caller's (or -1) whatever *ret is: 0 or -errno with the reason. */
+static struct net_bridge *take_file(struct net *n, struct net_request *r, int *fd, int *ret)
 {
     struct field_error why = {0};
     struct fields f = fields_begin(r->params, "", &why);
-    int ret, fd = request_take_fd(r, "flows");
-    struct net_bridge *b = request_bridge(n, &f, r->e, &ret);
-    if (ret == 0) ret = fields_done(&f, r->e);
-    if (ret == 0 && fd < 0) ret = errmsg_set(r->e, EINVAL, "flows: the descriptor is missing");
+    *fd = request_take_fd(r, "flows");
+    struct net_bridge *b = request_bridge(n, &f, r->e, ret);
+    if (*ret == 0) *ret = fields_done(&f, r->e);
+    if (*ret == 0 && *fd < 0) *ret = errmsg_set(r->e, EINVAL, "flows: the descriptor is missing");
+    return b;
+}
+
+int request_flows_file(struct net *n, struct net_request *r)
+{
+    int ret, fd;
+    struct net_bridge *b = take_file(n, r, &fd, &ret);
     if (ret == 0) ret = new_file(b, fd, r);
     if (ret < 0 && fd >= 0) close(fd);
     return ret;
@@ -177,12 +185,8 @@ static int placed(struct net_bridge *b, int fd, struct errmsg *e)
 
 int request_flows_placed(struct net *n, struct net_request *r)
 {
-    struct field_error why = {0};
-    struct fields f = fields_begin(r->params, "", &why);
-    int ret, fd = request_take_fd(r, "flows");
-    struct net_bridge *b = request_bridge(n, &f, r->e, &ret);
-    if (ret == 0) ret = fields_done(&f, r->e);
-    if (ret == 0 && fd < 0) ret = errmsg_set(r->e, EINVAL, "flows: the descriptor is missing");
+    int ret, fd;
+    struct net_bridge *b = take_file(n, r, &fd, &ret);
     if (ret == 0) ret = placed(b, fd, r->e);
     if (fd >= 0) close(fd);
     return ret;

@@ -275,7 +275,7 @@ static void connect(struct xen_device *d, bool resume)
     }
     json_decref(connection);
     if (!i) xen_device_done(d, -EAGAIN, NULL);
-    else xen_device_done(d, ret == -EAGAIN ? -EIO : ret, "what the front end says of its rings cannot be used");
+    else xen_device_done(d, ret, "what the front end says of its rings cannot be used");
 }
 
 static void disconnect(struct xen_device *d)
