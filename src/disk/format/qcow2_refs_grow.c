@@ -57,14 +57,14 @@ static int table_write_entry(struct qcow2 *q, uint64_t region)
     return qcow2_meta_write(q, QCOW2_META_REFTABLE, raw, q->header.reftable_offset + from * 8, q->io_align);
 }
 
-/* What was to be undone may be on storage all the same: without knowing which, nothing may be changed any more. */
-static int undone(struct qcow2 *q, int ret, const char *what)
+/* What was begun and failed may be on storage all the same, and so it is put back, durably (ret): what it would refer to is free
+ * again from here on. If that failed, too, nothing may be changed any more. */
+static void put_back(struct qcow2 *q, int ret, const char *what)
 {
-    if (ret == 0) return 0;
+    if (ret == 0) return;
     log_error("%s: %s could neither be changed nor put back: %s. It is not written to until it is opened again.",
               q->layer.name, what, strerror(-ret));
     atomic_store(&q->broken, -EIO);
-    return ret;
 }
 
 /* The block is durable: from here on it is the region's. */
@@ -76,7 +76,9 @@ static int link_block(struct qcow2 *q, uint64_t region, uint64_t at)
     engine_point(q->keeper.engine, "qcow2-refblock-linked");
     if (ret == 0) return 0;
     r->table[region] = 0;
-    return undone(q, table_write_entry(q, region), "its refcount table") ? -EIO : ret;
+    int back = table_write_entry(q, region);
+    put_back(q, back < 0 ? back : qcow2_sync(q), "its refcount table");
+    return ret;
 }
 
 /* A new block for a region that the table has room for. */
@@ -191,7 +193,7 @@ static int switch_table(struct qcow2 *q, struct new_table *t)
     if (ret < 0) {
         q->header = old;
         int back = qcow2_header_update(q->keeper.engine, q->file, &q->header);
-        undone(q, back < 0 ? back : qcow2_sync(q), "where its refcount table is");
+        put_back(q, back < 0 ? back : qcow2_sync(q), "where its refcount table is");
         return ret;
     }
     free(r->table);
