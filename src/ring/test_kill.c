@@ -18,6 +18,7 @@
 #include "loop/clock.h"
 
 #define EXIT_NO_TRACE 99
+#define RACE_MAX_NS UINT64_C(2000000000) /* a racer that ended by itself is found then */
 
 static bool in_child;
 
@@ -173,13 +174,23 @@ static pid_t start_racer(const struct kill_world *w)
     }
 }
 
+/* What it has had of a processor: on a busy machine a device that was never on one would be killed again and again. */
+static uint64_t cpu_ns(pid_t pid)
+{
+    clockid_t clock;
+    struct timespec t;
+    assert_int_equal(clock_getcpuclockid(pid, &clock), 0);
+    assert_int_equal(clock_gettime(clock, &t), 0);
+    return (uint64_t)t.tv_sec * NS_PER_SECOND + (uint64_t)t.tv_nsec;
+}
+
 void kill_racing(const struct kill_world *w, unsigned kills)
 {
     for (unsigned i = 0; i < kills; i++) {
         *w->random_state += i;
         pid_t pid = start_racer(w);
-        uint64_t until_ns = clock_now_ns() + 200000 + pick(w, w->race_ns);
-        while (clock_now_ns() < until_ns) {
+        uint64_t life_ns = 200000 + pick(w, w->race_ns), until_ns = clock_now_ns() + RACE_MAX_NS;
+        while (cpu_ns(pid) < life_ns && clock_now_ns() < until_ns) {
             w->guest_gets(w->rig->driver);
             w->guest_adds(w->rig->driver, (unsigned)pick(w, w->add_most) + 1);
             sched_yield();

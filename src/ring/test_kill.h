@@ -25,7 +25,7 @@ struct kill_world {
     unsigned stops;    /* 1: a child is stepped through attaching, too; 2: mostly from there on */
     unsigned steps;    /* of a child that is stepped */
     unsigned add_most; /* the guest's requests at a time */
-    unsigned race_ns;  /* a racing child lives that long at most */
+    unsigned race_ns;  /* a racing child lives that long at most, of a processor's time */
 
     void (*guest_gets)(struct driver_sim *d);
     void (*guest_adds)(struct driver_sim *d, unsigned at_most);
