@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tests' own ground: what is missing is not passed over in silence."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -62,3 +63,57 @@ def test_no_network_is_said(apt):
     (apt / "offline").touch()
     with pytest.raises(MissingProgram, match="no network"):
         packages.kernel_package(QEMU_KERNEL_PACKAGE)
+
+
+@pytest.fixture
+def run_tests():
+    """tools/run-tests.py as a module."""
+    spec = importlib.util.spec_from_file_location("run_tests", TOP / "tools" / "run-tests.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_what_failed_is_tried_once_more(run_tests):
+    results, tried = run_tests.Results(), []
+    results.settle({"a": ("too late", "way to a"), "b": ("too late", "way to b")}, lambda ways: tried.extend(ways) or {"way to a"})
+    assert tried == ["way to a", "way to b"]
+    assert (results.passed, results.unstable, results.failed) == (1, ["a"], ["b"])
+
+
+@pytest.mark.parametrize("said", [
+    "WARNING: ThreadSanitizer: data race", "base.c:7:3: runtime error: index 9 out of bounds", "x.c:1: f: Assertion `a' failed.",
+    "qemu-img check: corruptions found", "SIGSEGV"])
+def test_what_says_that_something_was_wrong_is_not_tried_again(run_tests, said):
+    results = run_tests.Results()
+    results.settle({"a": (said, "a"), "b": ("too late", "b")}, lambda ways: pytest.fail("tried again"))
+    assert (results.passed, results.failed) == (0, ["a", "b"])
+
+
+def test_many_failures_are_not_tried_again(run_tests):
+    results = run_tests.Results()
+    results.settle({str(n): ("too late", str(n)) for n in range(run_tests.MOST_AGAIN + 1)}, lambda ways: pytest.fail("tried again"))
+    assert len(results.failed) == run_tests.MOST_AGAIN + 1
+
+
+def test_a_test_of_pytest_that_fails_once_is_unstable(run_tests, tmp_path, monkeypatch, capfd):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_it.py").write_text("""
+import os, pytest
+@pytest.mark.parametrize("seen", ["once", "twice"])
+def test_it(seen):
+    if not os.path.exists(seen):
+        open(seen, "w")
+        assert seen == "too late"
+    assert seen == "once"
+def test_good():
+    pass
+""")
+    (tmp_path / "build" / "release").mkdir(parents=True)
+    monkeypatch.setattr(run_tests, "TOP", tmp_path)
+    monkeypatch.setattr(run_tests, "build", lambda kind, where, results: True)
+    results = run_tests.Results()
+    run_tests.system_tests(tmp_path / "build", False, results)
+    assert (results.passed, results.unstable, results.failed) == (2, ["tests.test_it.test_it[once]"], ["tests.test_it.test_it[twice]"])
