@@ -196,12 +196,16 @@ static void write_out(struct port_capture *c, const uint8_t *data, size_t bytes)
     }
 }
 
-/* The blocks that are finished, as many as are written at once. False: there is none. */
+/*
+ * The blocks that are finished, as many as are written at once. False: there is none. A block's type is looked at where its thread
+ * stored it, in the first of both mappings, so the walk ends with the block that passes the end: the memory is the same one
+ * behind it, but order between threads is promised for an address (and checked for it, by the thread sanitizer).
+ */
 static bool write_some(struct port_capture *c)
 {
-    uint64_t tail = atomic_load_explicit(&c->tail, memory_order_relaxed), size = 0;
-    uint8_t *from = c->ring + (tail & (c->size - 1));
-    while (size < WRITE_BYTES && size < c->size) {
+    uint64_t tail = atomic_load_explicit(&c->tail, memory_order_relaxed), start = tail & (c->size - 1), size = 0;
+    uint8_t *from = c->ring + start;
+    while (size < WRITE_BYTES && start + size < c->size) {
         struct packet_block *b = (struct packet_block *)(void *)(from + size);
         if (__atomic_load_n(&b->type, __ATOMIC_ACQUIRE) == 0) break;
         size += b->bytes;
