@@ -169,7 +169,7 @@ static void find_body(struct netif_tx_side *t, struct netif_tx_job *j, struct pa
             j->iov[i].iov_base = (uint8_t *)t->map[j->map_at + i].page + (uintptr_t)j->iov[i].iov_base;
         return;
     }
-    memcpy(p->head, j->whole, p->head_bytes);
+    vif_copy_head(p->head, j->whole, p->head_bytes);
     j->iov[0] = (struct iovec){j->whole + p->head_bytes, p->length_bytes - p->head_bytes};
     p->body_count = j->iov[0].iov_len ? 1 : 0;
     counter_add(&t->count.copied_bytes, p->length_bytes);

@@ -140,18 +140,6 @@ static void copy_scattered(const struct vif_rx *r, const struct vif_rx_frame *f,
         put(&t, p->body[i].iov_base, p->body[i].iov_len);
 }
 
-/* At most PACKET_ROOM_BYTES + PACKET_HEAD_BYTES. */
-static inline void copy_head(char *to, const uint8_t *from, unsigned bytes)
-{
-    if (bytes < 64) {
-        memcpy(to, from, bytes);
-        return;
-    }
-    for (unsigned at = 0; at + 64 < bytes; at += 64)
-        memcpy(to + at, from + at, 64);
-    memcpy(to + bytes - 64, from + bytes - 64, 64);
-}
-
 /* Of a frame that is whole, straight to where it goes: there is nothing to say but how many buffers it has. */
 static inline void put_plain_header(const struct vif_rx *r, char *to, unsigned buffers)
 {
@@ -184,7 +172,7 @@ static inline void copy_frame(const struct vif_rx *r, const struct vif_rx_frame 
         memcpy(to, &h, r->header_bytes);
     }
     to += r->header_bytes;
-    copy_head(to, p->head, p->head_bytes);
+    vif_copy_head(to, p->head, p->head_bytes);
     to += p->head_bytes;
     for (unsigned i = 0; i < p->body_count; i++) {
         memcpy(to, p->body[i].iov_base, p->body[i].iov_len);

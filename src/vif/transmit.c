@@ -32,18 +32,6 @@ static struct vif_tx *tx_of(struct port_source *s)
 
 /* ---- one frame ---- */
 
-/* Between 14 and PACKET_HEAD_BYTES bytes; both ends hold them. */
-static inline void copy_head(uint8_t *dst, const uint8_t *src, unsigned bytes)
-{
-    if (bytes < 64) {
-        memcpy(dst, src, bytes);
-        return;
-    }
-    for (unsigned at = 0; at + 64 < bytes; at += 64)
-        memcpy(dst + at, src + at, 64);
-    memcpy(dst + bytes - 64, src + bytes - 64, 64);
-}
-
 /* Take n bytes off the front of the entries, to dst. They are there. */
 static void pull(struct iovec **iov, unsigned *count, void *dst, size_t n)
 {
@@ -71,7 +59,7 @@ static inline void copy_front(const struct vif_tx *t, struct virtio_net_hdr *h, 
     if (likely(iov->iov_len >= front)) {
         const uint8_t *from = iov->iov_base;
         memcpy(h, from, VIRTIO_NET_HDR_LEGACY_BYTES);
-        copy_head(p->head, from + t->header_bytes, p->head_bytes);
+        vif_copy_head(p->head, from + t->header_bytes, p->head_bytes);
         iov->iov_base = (uint8_t *)iov->iov_base + front;
         iov->iov_len -= front;
         if (iov->iov_len == 0) {

@@ -27,7 +27,7 @@ static size_t random_length(void)
 {
     switch (traffic_pick(5)) {
     case 0: return VIF_ETH_BYTES + traffic_pick(20);
-    case 1: return 60 + traffic_pick(10);
+    case 1: return 30 + traffic_pick(40);  /* about the least that a wire carries */
     case 2: return 250 + traffic_pick(20); /* about the head's end */
     case 3: return 1000 + traffic_pick(600);
     default: return VIF_ETH_BYTES + traffic_pick(PACKET_MAX_BYTES - VIF_ETH_BYTES + 1);
