@@ -284,6 +284,53 @@ def test_upgrade_replaces_the_switch(net):
     assert "process" in net.creedence("upgrade", "--switch").stdout
 
 
+def started_anew_up_to(net, method):
+    """A switch that its keeper has started after the death of the one before, and that has got to `method`."""
+    net.behave_switch(wait=method)
+    old = net.switch_pid()
+    os.kill(old, signal.SIGKILL)
+    return wait_until(lambda: [e["pid"] for e in net.switch_log(method) if e["pid"] != old], 20, method)[-1]
+
+
+def upgrade_switch(net, rpc):
+    """Ask for it; back when the new program was tried, and it goes on."""
+    rpc.send("upgrade", {"switch": True})
+    trial = net.fake_dir / "switch.tried"
+    wait_until(lambda: trial.exists() and trial.read_text().endswith("\n") and not alive(int(trial.read_text())), 20, "the trial")
+    assert "already" in net.call("upgrade", switch=True)["switch"]["error"]
+
+
+@pytest.mark.parametrize("method", ["configure", "bridge.add", "settled"])
+def test_an_upgrade_waits_for_a_switch_that_is_being_started(net, method):
+    between = started_anew_up_to(net, method)
+    with net.rpc() as upgrade:
+        upgrade_switch(net, upgrade)
+        net.behave_switch()
+        answer = upgrade.receive()["result"]["switch"]
+    assert "error" not in answer and answer["pid"] != between and not alive(between)
+    assert settled(net)["switch"]["pid"] == answer["pid"] and vif(net)["state"] == "serving"
+
+
+def test_an_upgrade_ends_with_the_last_network(net):
+    started_anew_up_to(net, "configure")
+    with net.rpc() as upgrade:
+        upgrade_switch(net, upgrade)
+        net.call("vif.detach", name="web1")
+        for port in net.call("port.list")["ports"]:
+            net.call("port.del", name=port["name"])
+        net.call("bridge.del", name="br0")
+        assert "not needed" in upgrade.receive()["result"]["switch"]["error"]
+    net.behave_switch()
+
+
+def test_options_reach_a_switch_that_is_being_started(net):
+    between = started_anew_up_to(net, "configure")
+    net.call("switch.set", emc=0)
+    net.behave_switch()
+    wait_until(lambda: net.switch_log("configure")[-1]["params"].get("emc") == 0, 20, "a switch that has them")
+    assert settled(net)["switch"]["pid"] == net.switch_log("configure")[-1]["pid"] != between
+
+
 def test_an_upgrade_to_a_switch_that_does_not_load_changes_nothing(net):
     pid = net.switch_pid()
     net.behave_switch(version="fail")

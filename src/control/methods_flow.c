@@ -281,6 +281,6 @@ void method_switch_set(void *arg, struct rpc_call *call, json_t *params)
     json_decref(n->options);
     n->options = checked;
     if (!same)
-        switch_keeper_replace(n->keeper); /* one that is being started gets them, or dies and its successor does */
+        switch_keeper_replace(n->keeper); /* one that is being started may have been told of the old ones */
     network_save(n, call, json_deep_copy(n->options));
 }

@@ -129,7 +129,9 @@ void network_add_failed(struct network_item *i, enum rpc_code code, const char *
 
 void network_want(struct network *n)
 {
-    switch_keeper_want(n->keeper, n->count[NETWORK_BRIDGE] && !n->stopping);
+    bool wanted = n->count[NETWORK_BRIDGE] && !n->stopping;
+    if (!wanted) network_upgraded(n, RPC_BUSY, "it is not needed any more");
+    switch_keeper_want(n->keeper, wanted);
 }
 
 /* ---- Files ---- */
@@ -183,9 +185,7 @@ int network_new(struct network **out, struct host *h)
 void network_free(struct network *n)
 {
     if (!n) return;
-    network_done done = n->upgraded;
-    n->upgraded = NULL;
-    if (done) done(n->upgraded_arg, RPC_BUSY, "the daemon ends");
+    network_upgraded(n, RPC_BUSY, "the daemon ends");
     switch_keeper_free(n->keeper); /* answers what was asked of it */
     network_save_now(n);
     for (int kind = NETWORK_KINDS; kind-- > 0;) {
@@ -232,15 +232,13 @@ void network_restore(struct network *n, network_done done, void *arg)
 
 void network_upgrade(struct network *n, network_done done, void *arg)
 {
-    if (n->upgraded || !n->settled) {
-        done(arg, RPC_BUSY, n->upgraded ? "it is being replaced already" : "it is not running just now");
+    if (n->upgraded) {
+        done(arg, RPC_BUSY, "it is being replaced already");
         return;
     }
     n->upgraded = done;
     n->upgraded_arg = arg;
-    if (switch_keeper_replace(n->keeper)) return;
-    n->upgraded = NULL;
-    done(arg, RPC_BUSY, "it is not running just now");
+    if (!switch_keeper_replace(n->keeper)) network_upgraded(n, RPC_BUSY, "it is not running just now");
 }
 
 bool network_stop(struct network *n)

@@ -112,7 +112,8 @@ void network_free(struct network *n);
 /* Load what was saved and go on with (or start) the switch. done: when it is settled, was found not to come up, or takes
  * too long. */
 void network_restore(struct network *n, network_done done, void *arg);
-/* Replace the switch. Without one: done at once. */
+/* Replace the switch; one that is just being started is replaced when it is up. done: when its successor is settled, or
+ * was found not to come up. Without networks: done at once. */
 void network_upgrade(struct network *n, network_done done, void *arg);
 /* The host goes down: end the switch. True: it has ended. */
 bool network_stop(struct network *n);
@@ -140,6 +141,8 @@ bool network_flows_path(char out[PATH_MAX], const struct network *n, const char 
 extern const struct switch_keeper_ops network_switch_ops;
 /* Tell the switch what it has not got. */
 void network_sync(struct network *n);
+/* An upgrade, when there is one, is over. */
+void network_upgraded(struct network *n, int code, const char *message);
 /* A card that is left out is tried again. */
 void network_let_in(struct network_item *i);
 /* Ask the switch; counted. False when it cannot be asked now, and params were released. */

@@ -211,7 +211,7 @@ static void tell_again(struct network_item *i)
 
 static void network_watch(struct network *n);
 
-static void tell_upgraded(struct network *n, int code, const char *message)
+void network_upgraded(struct network *n, int code, const char *message)
 {
     network_done done = n->upgraded;
     n->upgraded = NULL;
@@ -270,7 +270,7 @@ static void settled(void *arg, const struct peer_answer *a)
     LIST_FOR_EACH (node, &n->items[NETWORK_VIF])
         network_xen_changed(list_entry(node, struct network_item, node));
     network_xen_sync(n);
-    tell_upgraded(n, 0, NULL);
+    if (switch_keeper_peer(n->keeper)) network_upgraded(n, 0, NULL); /* it is not the one that is to leave */
     tell_restored(n, 0, NULL);
 }
 
@@ -363,7 +363,7 @@ static void switch_down(void *arg, bool dead)
         }
     }
     if (!dead || !*why) return;
-    tell_upgraded(n, RPC_SWITCH, why);
+    network_upgraded(n, RPC_SWITCH, why);
     tell_restored(n, RPC_SWITCH, why);
 }
 

@@ -47,6 +47,7 @@ struct switch_keeper {
     void *arg;
     enum keeper_state state;
     bool wanted, settled;
+    bool replace_when_up; /* what runs was asked to go before it could be told so */
     struct process process;
     struct peer *peer;
     struct loop_timer timer; /* next start, or the limit of what was asked */
@@ -180,13 +181,30 @@ static void note_version(struct switch_keeper *k, json_t *o)
     k->debug = json_is_true(debug) || (json_is_string(debug) && strcmp(json_string_value(debug), "y") == 0);
 }
 
+static void gone_answered(void *arg, const struct peer_answer *a)
+{
+    struct switch_keeper *k = arg;
+    if (k->state != KEEPER_LEAVING && k->state != KEEPER_STOPPING) return;
+    if (a->ret < 0 && a->ret != -EPIPE) log_warn("switch: %s: %s", state_names[k->state], a->message);
+    if (a->ret == -ETIMEDOUT) process_kill(&k->process, SIGKILL);
+    else if (a->ret != -EPIPE) limit_ms(k, EXIT_LIMIT_MS);
+}
+
+static void leave(struct switch_keeper *k)
+{
+    k->state = KEEPER_LEAVING;
+    peer_ask(k->peer, "leave", NULL, NULL, NULL, 0, LEAVE_LIMIT_MS, gone_answered, k);
+}
+
 static void is_up(struct switch_keeper *k, json_t *answer, bool adopted)
 {
     note_version(k, answer);
     loop_timer_cancel(&k->timer);
     k->state = KEEPER_UP;
     k->error[0] = 0;
-    k->ops->up(k->arg, adopted ? answer : NULL);
+    /* One that has nothing yet is given nothing; one that has must first be known for what it holds. */
+    if (adopted || !k->replace_when_up) k->ops->up(k->arg, adopted ? answer : NULL);
+    if (k->replace_when_up && k->state == KEEPER_UP) leave(k);
 }
 
 static void refused(struct switch_keeper *k, const char *doing, const char *message)
@@ -229,6 +247,7 @@ static void keeper_start(struct switch_keeper *k)
     struct errmsg e = {""};
     loop_timer_cancel(&k->timer);
     k->error[0] = 0;
+    k->replace_when_up = false;
     k->state = KEEPER_STARTING;
     int ret = spawn_switch(k, &e);
     if (ret == 0) {
@@ -301,15 +320,6 @@ void switch_keeper_free(struct switch_keeper *k)
     free(k);
 }
 
-static void gone_answered(void *arg, const struct peer_answer *a)
-{
-    struct switch_keeper *k = arg;
-    if (k->state != KEEPER_LEAVING && k->state != KEEPER_STOPPING) return;
-    if (a->ret < 0 && a->ret != -EPIPE) log_warn("switch: %s: %s", state_names[k->state], a->message);
-    if (a->ret == -ETIMEDOUT) process_kill(&k->process, SIGKILL);
-    else if (a->ret != -EPIPE) limit_ms(k, EXIT_LIMIT_MS);
-}
-
 static void keeper_stop(struct switch_keeper *k)
 {
     loop_timer_cancel(&k->timer);
@@ -343,10 +353,10 @@ bool switch_keeper_running(const struct switch_keeper *k)
 
 bool switch_keeper_replace(struct switch_keeper *k)
 {
-    if (k->state != KEEPER_UP || !k->peer) return false;
-    k->state = KEEPER_LEAVING;
-    peer_ask(k->peer, "leave", NULL, NULL, NULL, 0, LEAVE_LIMIT_MS, gone_answered, k);
-    return true;
+    if (!k->wanted) return false;
+    if (k->state == KEEPER_UP && k->peer) leave(k);
+    else if (k->state == KEEPER_STARTING || k->state == KEEPER_ADOPTING) k->replace_when_up = true;
+    return true; /* otherwise it goes, or is gone, already */
 }
 
 void switch_keeper_kill(struct switch_keeper *k)

@@ -42,7 +42,10 @@ void switch_keeper_free(struct switch_keeper *k);
 /* It is to run from now on (or not: then it is asked to end). Harmless when it is so already. */
 void switch_keeper_want(struct switch_keeper *k, bool wanted);
 bool switch_keeper_running(const struct switch_keeper *k);
-/* Ask it to leave, and start the program that is installed now. False: it is not UP. */
+/*
+ * Ask it to leave, as soon as it is UP, and start the program that is installed now, with the options as they are now.
+ * When there is a next one to be started in any case nothing more is done. False: it is not wanted.
+ */
 bool switch_keeper_replace(struct switch_keeper *k);
 void switch_keeper_kill(struct switch_keeper *k);
 /* It did all that was asked of it: failures before do not count any more for how long to wait after the next. */

@@ -6,7 +6,7 @@ Installed by tests as DIR/creedence-switch. How to behave stands in DIR/switch.j
 
     {"die": "method", "hang": "method", "close": "method", "fail": {"method": [code, "message"]}, "hostile": "garbage" | ...,
      "connected": ["vif", ...], "extra": N, "forget": ["vif/name", ...], "page": N, "version": "fail", "unknown": "bridge",
-     "fault": "vif", "fault_thread": "name", "silent": "method"}
+     "fault": "vif", "fault_thread": "name", "silent": "method", "wait": "method" (as long as that stands there)}
 
 Every request received goes to DIR/switch.jsonl with the names of its descriptors.
 """
@@ -393,6 +393,8 @@ class Switch(Fake):
             os.kill(os.getpid(), signal.SIGKILL)
         if how.get("hang") == method:
             time.sleep(1000)
+        while self.behaviour().get("wait") == method:
+            time.sleep(0.01)
         if how.get("close") == method:
             self.sock.close()
             self.sock = None
