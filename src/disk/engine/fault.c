@@ -107,6 +107,13 @@ unsigned fault_plan_add(struct fault_plan *p, const struct fault_rule *rule)
     return number;
 }
 
+void fault_plan_end_rules(struct fault_plan *p)
+{
+    pthread_mutex_lock(&p->lock);
+    forget_rules(p);
+    pthread_mutex_unlock(&p->lock);
+}
+
 uint64_t fault_plan_hits(struct fault_plan *p, unsigned rule)
 {
     pthread_mutex_lock(&p->lock);

@@ -80,6 +80,8 @@ void fault_plan_free(struct fault_plan *p);
 /* Copies the rule; returns its number. The first rule that hits decides. At most FAULT_RULES_MAX. */
 unsigned fault_plan_add(struct fault_plan *p, const struct fault_rule *rule);
 uint64_t fault_plan_hits(struct fault_plan *p, unsigned rule);
+/* From now on nothing goes wrong any more (power that is gone stays gone). */
+void fault_plan_end_rules(struct fault_plan *p);
 /* Requests (of these kinds) submitted so far: run once to count, then again for N = 1, 2, ... */
 uint64_t fault_plan_count(struct fault_plan *p, unsigned ops);
 /* How often a point was passed. */

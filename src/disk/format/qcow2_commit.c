@@ -346,6 +346,7 @@ int qcow2_commit(struct qcow2 *q, bool durable)
 {
     struct list *batches = &q->keeper.tables_to_free;
     int ret = atomic_load_explicit(&q->broken, memory_order_relaxed);
+    if (ret == 0) ret = qcow2_settle(q);
     if (ret < 0) return ret;
     /* At most a half that failed before, and the one that is active now. */
     for (unsigned n = 0; n < 2; n++) {

@@ -157,16 +157,25 @@ struct qcow2_refs {
     uint64_t search_at; /* no free cluster is known of below this one */
 };
 
+/* ---- what was switched to in memory and may not be on storage (qcow2_settle.c): keeper only ---- */
+
+/* Host clusters that an entry no longer refers to. */
+struct qcow2_freed {
+    uint64_t first, count;
+};
+
+struct qcow2_unsettled {
+    bool header;            /* the fields of q->header that change */
+    struct qcow2_freed old; /* a table that it referred to before; count 0: none */
+    bool entry;             /* of the refcount table ... */
+    uint64_t region;        /* ... for this block */
+};
+
 /* ---- log of published entries (qcow2_log.c): under the lock ---- */
 
 struct qcow2_record {
     uint64_t index; /* guest cluster */
     uint64_t entry;
-};
-
-/* Host clusters that an entry no longer refers to. */
-struct qcow2_freed {
-    uint64_t first, count;
 };
 
 struct qcow2_half {
@@ -293,6 +302,7 @@ struct qcow2 {
     struct qcow2_keeper keeper;
     struct qcow2_refs refs;
     struct qcow2_meta meta;
+    struct qcow2_unsettled unsettled;
     uint64_t file_clusters; /* host clusters that were ever part of the file, reserved ones included */
     uint64_t metadata_budget_bytes;
 };
@@ -500,6 +510,16 @@ int qcow2_refs_take(struct qcow2 *q, uint64_t want, uint64_t least, uint64_t *fi
 void qcow2_refs_give_back(struct qcow2 *q, uint64_t first, uint64_t count);
 /* qcow2_refs_grow.c: have refcount blocks for these clusters. Takes clusters at the end of the file. */
 int qcow2_refs_cover(struct qcow2 *q, uint64_t first, uint64_t count);
+/* Write the block of the table on storage that holds this entry. */
+int qcow2_refs_write_entry(struct qcow2 *q, uint64_t region);
+
+/* ---- qcow2_settle.c: keeper ---- */
+/* q->header was changed, from referring to `old` (count 0: nothing is given up), which is free once that is durable. */
+int qcow2_switch_header(struct qcow2 *q, struct qcow2_freed old);
+/* The refcount table's entry refers to this block, which is durable. */
+int qcow2_switch_entry(struct qcow2 *q, uint64_t region, uint64_t offset_bytes);
+/* Write what one of these could not: before anything builds on it. */
+int qcow2_settle(struct qcow2 *q);
 
 /* ---- checked metadata writes (qcow2_open.c) ---- */
 

@@ -6,6 +6,9 @@
  * Order: a new block is written and synced before the table refers to it; a new table, with the
  * blocks that describe it, is written and synced before the header refers to it, and the header is synced
  * before the old table's clusters are free. New structures are put at the end of the file.
+ *
+ * Failure before the switch leaves nothing behind: what was claimed is as free as it was. The switch itself, an entry of
+ * the table or the header, is not undone: it may be on storage, and is written again first (qcow2_settle.c).
  */
 #include "disk/format/qcow2_impl.h"
 
@@ -45,8 +48,7 @@ static void block_fill(const struct qcow2 *q, uint8_t *data, uint64_t region, ui
             qcow2_ref_set(data, q->refs.order, cluster & (block_refs(q) - 1), 1);
 }
 
-/* Write the block of the table on storage that holds this entry. */
-static int table_write_entry(struct qcow2 *q, uint64_t region)
+int qcow2_refs_write_entry(struct qcow2 *q, uint64_t region)
 {
     struct qcow2_refs *r = &q->refs;
     uint64_t per_block = q->io_align / 8, from = align_down(region, per_block);
@@ -55,30 +57,6 @@ static int table_write_entry(struct qcow2 *q, uint64_t region)
     for (uint64_t i = 0; i < per_block; i++)
         raw[i] = be64_make(from + i < r->table_entries ? r->table[from + i] : 0);
     return qcow2_meta_write(q, QCOW2_META_REFTABLE, raw, q->header.reftable_offset + from * 8, q->io_align);
-}
-
-/* What was begun and failed may be on storage all the same, and so it is put back, durably (ret): what it would refer to is free
- * again from here on. If that failed, too, nothing may be changed any more. */
-static void put_back(struct qcow2 *q, int ret, const char *what)
-{
-    if (ret == 0) return;
-    log_error("%s: %s could neither be changed nor put back: %s. It is not written to until it is opened again.",
-              q->layer.name, what, strerror(-ret));
-    atomic_store(&q->broken, -EIO);
-}
-
-/* The block is durable: from here on it is the region's. */
-static int link_block(struct qcow2 *q, uint64_t region, uint64_t at)
-{
-    struct qcow2_refs *r = &q->refs;
-    r->table[region] = at << q->cluster_bits;
-    int ret = table_write_entry(q, region);
-    engine_point(q->keeper.engine, "qcow2-refblock-linked");
-    if (ret == 0) return 0;
-    r->table[region] = 0;
-    int back = table_write_entry(q, region);
-    put_back(q, back < 0 ? back : qcow2_sync(q), "its refcount table");
-    return ret;
 }
 
 /* A new block for a region that the table has room for. */
@@ -108,14 +86,14 @@ static int add_block(struct qcow2 *q, uint64_t region)
     if (ret == 0) ret = qcow2_refs_write(q);
     if (ret == 0) ret = qcow2_meta_write(q, QCOW2_META_REFBLOCK, data, at << q->cluster_bits, q->cluster_bytes);
     if (ret == 0) ret = qcow2_sync(q);
-    if (ret == 0) {
-        engine_point(q->keeper.engine, "qcow2-refblock-synced");
-        ret = link_block(q, region, at);
+    if (ret < 0) {
+        qcow2_meta_remove(&q->meta, at, 1);
+        if (counted) qcow2_refs_give_back(q, at, 1);
+        return ret;
     }
-    if (ret == 0 || atomic_load(&q->broken)) return ret;
-    /* Nothing refers to it: the cluster is as free as it was. */
-    qcow2_meta_remove(&q->meta, at, 1);
-    if (counted) qcow2_refs_give_back(q, at, 1);
+    engine_point(q->keeper.engine, "qcow2-refblock-synced");
+    ret = qcow2_switch_entry(q, region, at << q->cluster_bits);
+    engine_point(q->keeper.engine, "qcow2-refblock-linked");
     return ret;
 }
 
@@ -174,8 +152,10 @@ static int claim_table_area(struct qcow2 *q, const struct new_table *t)
     return ret < 0 ? ret : claim(q, t->first + t->blocks, t->clusters, QCOW2_META_REFTABLE);
 }
 
+/* Whatever of it was claimed, unless it was found taken (qcow2_corrupt): then it is somebody else's. */
 static void unclaim_table_area(struct qcow2 *q, const struct new_table *t)
 {
+    if (atomic_load(&q->broken)) return;
     for (uint64_t i = 0; i < t->blocks; i++)
         qcow2_meta_remove(&q->meta, t->first + i, 1);
     qcow2_meta_remove(&q->meta, t->first + t->blocks, t->clusters);
@@ -184,24 +164,13 @@ static void unclaim_table_area(struct qcow2 *q, const struct new_table *t)
 static int switch_table(struct qcow2 *q, struct new_table *t)
 {
     struct qcow2_refs *r = &q->refs;
-    uint64_t old_first = q->header.reftable_offset >> q->cluster_bits, old_count = q->header.reftable_clusters;
-    struct qcow2_header old = q->header;
+    struct qcow2_freed old = {q->header.reftable_offset >> q->cluster_bits, q->header.reftable_clusters};
     q->header.reftable_offset = (t->first + t->blocks) << q->cluster_bits;
     q->header.reftable_clusters = (uint32_t)t->clusters;
-    int ret = qcow2_header_update(q->keeper.engine, q->file, &q->header);
-    if (ret == 0) ret = qcow2_sync(q);
-    if (ret < 0) {
-        q->header = old;
-        int back = qcow2_header_update(q->keeper.engine, q->file, &q->header);
-        put_back(q, back < 0 ? back : qcow2_sync(q), "where its refcount table is");
-        return ret;
-    }
     free(r->table);
     r->table = steal_ptr(&t->entries);
     r->table_entries = t->entry_count;
-    qcow2_meta_remove(&q->meta, old_first, old_count);
-    qcow2_refs_give_back(q, old_first, old_count);
-    return 0;
+    return qcow2_switch_header(q, old);
 }
 
 static int grow_table(struct qcow2 *q, uint64_t region)
@@ -216,22 +185,25 @@ static int grow_table(struct qcow2 *q, uint64_t region)
     for (uint64_t i = 0; i < t.blocks; i++)
         t.entries[t.region + i] = (t.first + i) << q->cluster_bits;
     ret = claim_table_area(q, &t);
-    bool claimed = ret == 0;
     q->file_clusters = max_u64(q->file_clusters, t.first + t.blocks + t.clusters);
     if (ret == 0) ret = write_table_area(q, &t);
     if (ret == 0) ret = qcow2_sync(q);
+    if (ret < 0) {
+        unclaim_table_area(q, &t);
+        free(t.entries);
+        return ret;
+    }
     engine_point(q->keeper.engine, "qcow2-reftable-synced");
-    if (ret == 0) ret = switch_table(q, &t);
+    ret = switch_table(q, &t);
     engine_point(q->keeper.engine, "qcow2-reftable-switched");
-    /* Nothing refers to what was begun: these clusters are as free as they were. */
-    if (ret < 0 && claimed && !atomic_load(&q->broken)) unclaim_table_area(q, &t);
-    free(t.entries);
     return ret;
 }
 
 int qcow2_refs_cover(struct qcow2 *q, uint64_t first, uint64_t count)
 {
     struct qcow2_refs *r = &q->refs;
+    int settled = qcow2_settle(q);
+    if (settled < 0) return settled;
     for (uint64_t region = first >> r->block_bits; region <= (first + count - 1) >> r->block_bits; region++) {
         int ret = 0;
         if (region >= r->table_entries) ret = grow_table(q, region);

@@ -6,6 +6,7 @@
  *   new table written in full -> sync -> header (offset, entries) -> sync -> old clusters free
  *   what lies past the old end, which nobody could see, is made to read as zeroes -> sync -> header (size) -> sync
  *
+ * A header that could not be written may be on storage all the same: the next commit writes it again first (qcow2_settle.c).
  * Shrinking would throw away data under a running guest and is refused.
  */
 #include "disk/format/qcow2_impl.h"
@@ -35,17 +36,6 @@ static int write_table(struct qcow2 *q, uint64_t offset, uint64_t entries)
     return qcow2_meta_write(q, QCOW2_META_L1, raw, offset, bytes);
 }
 
-/* Change the header; on failure storage may have either form, so both places stay taken. */
-static int switch_header(struct qcow2 *q, const struct qcow2_header *new)
-{
-    struct qcow2_header old = q->header;
-    q->header = *new;
-    int ret = qcow2_header_update(q->keeper.engine, q->file, &q->header);
-    if (ret == 0) ret = qcow2_sync(q);
-    if (ret < 0) q->header = old;
-    return ret;
-}
-
 static int move_table(struct qcow2 *q, uint64_t entries)
 {
     uint64_t count = table_clusters(q, entries), first, got;
@@ -62,18 +52,13 @@ static int move_table(struct qcow2 *q, uint64_t entries)
         return ret;
     }
     engine_point(q->keeper.engine, "qcow2-l1-synced");
-    uint64_t old_first = q->header.l1_offset >> q->cluster_bits, old_count = table_clusters(q, q->header.l1_entries);
-    struct qcow2_header new = q->header;
-    new.l1_offset = first << q->cluster_bits;
-    new.l1_entries = (uint32_t)entries;
-    ret = switch_header(q, &new);
-    engine_point(q->keeper.engine, "qcow2-l1-switched");
-    if (ret < 0) return ret;
+    struct qcow2_freed old = {q->header.l1_offset >> q->cluster_bits, table_clusters(q, q->header.l1_entries)};
+    q->header.l1_offset = first << q->cluster_bits;
+    q->header.l1_entries = (uint32_t)entries;
     q->l1_entries = (uint32_t)entries;
-    if (!old_count) return 0;
-    qcow2_meta_remove(&q->meta, old_first, old_count);
-    qcow2_refs_give_back(q, old_first, old_count);
-    return 0;
+    ret = qcow2_switch_header(q, old);
+    engine_point(q->keeper.engine, "qcow2-l1-switched");
+    return ret;
 }
 
 /* Entries between the old end and the new one that say anything: stale data, or a base that is longer than we were. */
@@ -122,10 +107,11 @@ static int grow_size_call(struct qcow2 *q, void *arg)
     int ret = qcow2_commit(q, true);
     if (ret < 0) return errmsg_sys(r->e, -ret, "%s: growing it: clearing what it grows by", q->layer.name);
     engine_point(q->keeper.engine, "qcow2-grow-cleared");
-    struct qcow2_header new = q->header;
-    new.size_bytes = r->size_bytes;
-    ret = switch_header(q, &new);
+    uint64_t old_bytes = q->header.size_bytes;
+    q->header.size_bytes = r->size_bytes;
+    ret = qcow2_switch_header(q, (struct qcow2_freed){0});
     engine_point(q->keeper.engine, "qcow2-grow-switched");
+    if (ret < 0) q->header.size_bytes = old_bytes; /* which is what is written again */
     if (ret < 0) return errmsg_sys(r->e, -ret, "%s: growing it: writing the header", q->layer.name);
     atomic_store_explicit(&q->layer.size_bytes, r->size_bytes, memory_order_release);
     return 0;
