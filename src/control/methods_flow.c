@@ -280,7 +280,6 @@ void method_switch_set(void *arg, struct rpc_call *call, json_t *params)
     bool same = json_equal(checked, n->options);
     json_decref(n->options);
     n->options = checked;
-    if (!same)
-        switch_keeper_replace(n->keeper); /* one that is being started may have been told of the old ones */
+    if (!same) switch_keeper_replace(n->keeper); /* one that is being started may have been told of the old ones */
     network_save(n, call, json_deep_copy(n->options));
 }
