@@ -16,7 +16,7 @@ from lib.front_end import FrontEnd
 from lib.net_front_ends import NetFrontEnds
 from lib.paths import program, system_program
 from lib.process import is_listening, wait_until
-from lib.switch import HeldSwitch, LinkError, Namespace, SwitchLink, ip, start_switch
+from lib.switch import HeldSwitch, LinkError, Namespace, SwitchLink, ip, silent_veth, start_switch
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +162,7 @@ def test_connecting_to_a_front_end_that_comes_later(alone, run_dir):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(run_dir / "a.sock"))
         listener.listen(1)
-        listener.settimeout(5)
+        listener.settimeout(20)
         connection, _ = listener.accept()
         wait_until(lambda: link.ask("vif.list")["vifs"][0]["state"] == "connected", 5, "the connection")
         connection.close()
@@ -181,7 +181,7 @@ def test_inherited_socket(processes, run_dir, listening):
         ours.connect(str(run_dir / "fd.sock"))
     processes.start([program("creedence-switch"), f"--fd={theirs.fileno()}"], pass_fds=(theirs.fileno(),))
     theirs.close()
-    ours.settimeout(10)
+    ours.settimeout(30)
     ours.sendall(bytes([1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]))  # GET_FEATURES
     assert len(ours.recv(20, socket.MSG_WAITALL)) == 20
 
@@ -490,9 +490,7 @@ def test_a_state_of_another_kind_costs_the_connection_only(held, run_dir):
 def veth():
     """A pair of interfaces, up."""
     names = [f"crv{i}{os.getpid() % 100000}" for i in range(2)]
-    ip("link", "add", names[0], "type", "veth", "peer", "name", names[1])
-    for name in names:
-        ip("link", "set", name, "up")
+    silent_veth(*names)
     yield names
     ip("link", "del", names[0], check=False)
 
@@ -602,9 +600,7 @@ def test_an_interface_that_is_deleted_and_made_anew(held, veth, run_dir, kind):
         if kind != "tap":
             assert received() == counted
             wait_until(lambda: "No such device" in port()["broken"], 5, "the next try")
-            ip("link", "add", names[0], "type", "veth", "peer", "name", names[1])
-            for name in names:
-                ip("link", "set", name, "up")
+            silent_veth(*names)
         wait_until(lambda: "broken" not in port(), 10, "the port")
         assert received() >= counted and port()["tag"] == 6 and port()["number"] == 77
         ip("link", "set", names[0], "up")

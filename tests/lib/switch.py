@@ -6,9 +6,10 @@ import os
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 from .paths import program, system_program
-from .process import is_listening, wait_until
+from .process import LEAST_S, is_listening, wait_until
 
 ANSWER_S = 20
 
@@ -77,7 +78,7 @@ class SwitchLink:
 
     def wait_notification(self, wanted, timeout_s=10):
         """Until `wanted(method, params)` holds for one, those that came already included."""
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + max(timeout_s, LEAST_S)
         while not any(wanted(*n) for n in self.notifications):
             self.sock.settimeout(max(0.01, end - time.monotonic()))
             assert self.receive() is None
@@ -171,6 +172,16 @@ def ip(*words, check=True):
     if check and done.returncode:
         raise AssertionError(f"ip {' '.join(map(str, words))}: {done.stderr}")
     return done.stdout
+
+
+def silent_veth(*names):
+    """A pair of interfaces, up, on which the kernel says nothing of its own (multicast reports of IPv6, whenever it likes)."""
+    ip("link", "add", names[0], "type", "veth", "peer", "name", names[1])
+    for name in names:
+        switch = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+        if switch.exists():  # there is IPv6
+            switch.write_text("1")
+        ip("link", "set", name, "up")
 
 
 def own_name(prefix):
