@@ -14,14 +14,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lib.paths import MissingProgram  # noqa: E402
 from lib.process import ProcessGroup  # noqa: E402
 
-DEFAULT_TIMEOUT_S = 120
+DEFAULT_TIMEOUT_S = 180  # and the least: it is there for what hangs, and a machine may stand still for a while
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than a few seconds; left out by `make check-quick`")
     config.addinivalue_line("markers", "alone: looks at the clock or at the whole machine: run with no other test beside it")
     config.addinivalue_line("markers", "xdist_group(name): those of a group run one after the other")
-    config.addinivalue_line("markers", f"timeout_s(n): fails after n seconds (default {DEFAULT_TIMEOUT_S})")
+    config.addinivalue_line("markers", f"timeout_s(n): fails after n seconds (default, and least: {DEFAULT_TIMEOUT_S})")
     # Asked to end, end as after an interrupt: fixtures end what they started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -40,7 +40,7 @@ class TestTimeout(Exception):
 def pytest_runtest_call(item):
     """Bound every test: SIGALRM raises in the main thread, where the test and its waits run."""
     marker = item.get_closest_marker("timeout_s")
-    limit_s = marker.args[0] if marker else DEFAULT_TIMEOUT_S
+    limit_s = max(marker.args[0] if marker else 0, DEFAULT_TIMEOUT_S)
 
     def expired(signum, frame):
         raise TestTimeout(f"the test took longer than {limit_s} s")

@@ -48,7 +48,7 @@ def fails(code, call, *words):
 
 def raw_exchange(path, data, expect_lines=1, shut=False):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect(str(path))
         sock.sendall(data)
         if shut:
@@ -623,7 +623,7 @@ def test_connecting_to_the_front_end(daemon, leaf, run_dir):
     shown = daemon.attach("d1", leaf, connect=str(path))
     assert shown["state"] == "waiting" and "front-end.sock" in shown["error"] and "socket" not in shown
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.settimeout(10)
+        listener.settimeout(30)
         listener.bind(str(path))
         listener.listen()
         listener.accept()[0].close()
@@ -678,7 +678,7 @@ def test_clients_that_vanish(daemon, leaf):
 
 def test_a_line_without_end(daemon):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect(str(daemon.control_socket))
         with pytest.raises((ConnectionResetError, BrokenPipeError)):  # the rest is not even read
             for _ in range(100):
@@ -722,7 +722,7 @@ def test_many_idle_clients_do_not_lock_others_out(daemon):
 def test_ready_and_watchdog_notifications(run_dir):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(run_dir / "notify"))
-        notify.settimeout(10)
+        notify.settimeout(30)
         os.environ["NOTIFY_SOCKET"] = str(run_dir / "notify")
         os.environ["WATCHDOG_USEC"] = "400000"
         try:

@@ -18,7 +18,7 @@ class Link:
 
     def __init__(self, path):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.sock.settimeout(10)
+        self.sock.settimeout(30)
         self.sock.connect(str(path))
         self.last_id = 0
 

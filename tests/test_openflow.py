@@ -605,7 +605,7 @@ def test_controllers_go_with_the_socket_they_came_to(processes, run_dir, kind):
                                "punix": (f"punix:{run_dir}/passive", socket.AF_UNIX, f"{run_dir}/passive")}[kind]
     _, link = start_switch(processes, run_dir, "--bridge=br0", f"--controller=br0={target}")
     with socket.socket(family) as s:
-        s.settimeout(10)
+        s.settimeout(30)
         s.connect(address)
         s.sendall(struct.pack("!BBHI", 4, 0, 8, 1))
         assert s.recv(16)
@@ -620,7 +620,7 @@ def connect(link, target):
     with theirs:
         theirs.setblocking(False)
         link.ask("openflow.connected", fds={"connection": theirs.fileno()}, bridge="br0", target=target, tls=False)
-    ours.settimeout(10)
+    ours.settimeout(30)
     return ours
 
 
@@ -639,7 +639,7 @@ def test_a_switch_ends_controllers_that_are_not_named_any_more(processes, run_di
     for n, listener in enumerate(listeners):
         listener.setblocking(False)
         held.link.ask("openflow.listen", fds={"listen": listener.fileno()}, bridge="br0", target=f"ptcp:{n + 1}", tls=False)
-    guests = [socket.create_connection(listener.getsockname(), timeout=10) for listener in listeners]
+    guests = [socket.create_connection(listener.getsockname(), timeout=30) for listener in listeners]
     assert all(len(s.recv(4096)) >= 8 for s in (first, second, *guests))
     held.link.ask("bridge.set", name="br0", controllers=1, targets=[names[1], "ptcp:2"])
     assert has_ended(first) and has_ended(guests[0])
@@ -668,7 +668,7 @@ def test_a_target_has_one_connection(processes, run_dir):
         held.link.ask("openflow.listen", fds={"listen": listener.fileno()}, bridge="br0", target="ptcp:6653", tls=False)
         address = listener.getsockname()
         listener.close()
-    with socket.create_connection(address, timeout=10) as guest:
+    with socket.create_connection(address, timeout=30) as guest:
         assert len(guest.recv(4096)) >= 8
         held.link.ask("openflow.drop", bridge="br0", target="ptcp:6653")
         assert has_ended(guest)
@@ -706,7 +706,7 @@ def test_a_hostile_controller(daemon, ofctl):
     """Nonsense ends its connection, or is answered; the others' go on, and so does the switch."""
     pid = daemon.switch_pid()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(15)
+        server.settimeout(30)
         daemon.call("controller.add", bridge="br0", target=f"tcp:127.0.0.1:{server.getsockname()[1]}")
         for nonsense in (os.urandom(4096), b"\x04\x00\x00\x08\x00\x00\x00\x01" + b"\x04\x0e\xff\xff" + bytes(70000),
                          b"\x04\x00\x00\x08\x00\x00\x00\x01" + b"\x04\x12\x00\x07\x00\x00\x00\x02", b"\x01\x00\x00\x08\x00\x00\x00\x01", b""):

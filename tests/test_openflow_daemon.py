@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import time
 
 import pytest
 
@@ -26,7 +27,7 @@ def daemon(run_dir):
 @pytest.fixture
 def server():
     with socket.create_server(("127.0.0.1", 0)) as s:
-        s.settimeout(10)
+        s.settimeout(30)
         yield s
 
 
@@ -59,7 +60,7 @@ def test_a_controller_is_dialled_handed_over_and_kept(daemon, server):
     daemon.call("controller.del", bridge="br0", target="main")
     assert daemon.switch_log("bridge.set")[-1]["params"] == {"name": "br0", "controllers": 0, "targets": []}
     assert "controllers" not in saved(daemon)["bridges"][0]
-    second.settimeout(5)
+    second.settimeout(20)
     assert second.recv(1) == b""
     first.close()
     second.close()
@@ -67,17 +68,14 @@ def test_a_controller_is_dialled_handed_over_and_kept(daemon, server):
 
 def test_one_that_ends_is_dialled_again_and_not_too_often(daemon, server):
     daemon.behave_switch(controller=["ended"])
+    began = time.monotonic()
     daemon.call("controller.add", bridge="br0", target=target_of(server))
     for _ in range(3):
         server.accept()[0].close()
-    # 0, 0.5, 1.5 s; the next one comes 2 s later
-    server.settimeout(1)
-    with pytest.raises(TimeoutError):
-        server.accept()
-    assert daemon.call("controller.list")["controllers"][0]["error"] == "it ended"
+    wait_until(lambda: daemon.call("controller.list")["controllers"][0].get("error") == "it ended", 10, "why")
     daemon.behave_switch()
-    server.settimeout(10)
     server.accept()[0].close()
+    assert time.monotonic() - began > 3  # after 0, 0.5, 1.5 and 3.5 s
     wait_until(lambda: states(daemon) == ["established"], 5, "the controller")
 
 
@@ -295,7 +293,7 @@ def test_a_switch_that_is_found_is_told_who_may_control_it(daemon, server):
     daemon.start()
     wait_until(lambda: daemon.call("status")["network"]["settled"], 10, "the switch")
     assert [e["params"] for e in after_adoption(daemon) if e["method"] == "bridge.set"] == [{"name": "br0", "controllers": 0, "targets": []}]
-    connection.settimeout(5)
+    connection.settimeout(20)
     assert connection.recv(1) == b""
     connection.close()
 

@@ -211,7 +211,7 @@ class Said(Client):
 
     def __init__(self, sock):
         self.sock = sock
-        self.sock.settimeout(10)
+        self.sock.settimeout(30)
         self.begin()
 
 
@@ -252,7 +252,7 @@ def test_the_bridge_connects(daemon, run_dir, kind):
     if scheme == "ssl":
         with_tls(daemon, run_dir)
     with listener:
-        listener.settimeout(10)
+        listener.settimeout(30)
         daemon.call("controller.add", bridge="br0", target=target)
         sock = listener.accept()[0]
         if scheme == "ssl":
@@ -276,7 +276,7 @@ def test_controllers_connect(daemon, run_dir, kind):
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(f"{run_dir}/passive")
     else:
-        sock = socket.create_connection((address.strip("[]"), port), timeout=10)
+        sock = socket.create_connection((address.strip("[]"), port), timeout=30)
     if scheme == "pssl":
         sock = context(run_dir, "controller", False).wrap_socket(sock)
     drives(Said(sock), daemon)
@@ -290,7 +290,7 @@ def test_tls_is_for_those_whom_the_authority_knows(daemon, run_dir, who):
     daemon.call("controller.add", bridge="br0", target=f"pssl:{port}:127.0.0.1")
     wait_until(lambda: daemon.call("controller.list")["controllers"][0]["state"] == "listening", 10, "the socket")
     with pytest.raises(OSError):  # TLS 1.3 tells a client that it is refused after the handshake
-        sock = context(run_dir, who, False).wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=10))
+        sock = context(run_dir, who, False).wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=30))
         assert sock.recv(8)
         raise AssertionError("a stranger was heard")
 

@@ -11,6 +11,9 @@ import weakref
 from pathlib import Path
 
 POLL_S = 0.02
+# No wait for something to happen gives up before: it costs nothing where it happens, and a machine that serves others, too, now and then
+# stands still for seconds. What must happen fast is measured.
+LEAST_S = 30
 
 
 class ProcessError(Exception):
@@ -18,7 +21,8 @@ class ProcessError(Exception):
 
 
 def wait_until(condition, timeout_s, what):
-    """Call `condition` until it answers something true, and return that."""
+    """Call `condition` until it answers something true, and return that. To wait for longer than LEAST_S say so."""
+    timeout_s = max(timeout_s, LEAST_S)
     end = time.monotonic() + timeout_s
     while True:
         answer = condition()
@@ -82,6 +86,7 @@ class Process:
 
     def wait_for(self, condition, timeout_s, what):
         """wait_until, which also ends when the program does."""
+        timeout_s = max(timeout_s, LEAST_S)
         end = time.monotonic() + timeout_s
         while True:
             answer = condition()
@@ -100,12 +105,13 @@ class Process:
 
     def wait(self, timeout_s):
         """The exit status; an error when the program is still running then."""
+        timeout_s = max(timeout_s, LEAST_S)
         try:
             return self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.fail(f"still running after {timeout_s} s")
 
-    def terminate(self, timeout_s=10):
+    def terminate(self, timeout_s=LEAST_S):
         """SIGTERM, and SIGKILL for the whole session when that is not enough. Returns the status."""
         if self.running():
             self.popen.terminate()

@@ -90,7 +90,7 @@ class XenStore:
         with self.lock:
             return {p[len(path) + 1:]: v for p, v in self.tree.items() if p.startswith(path + "/")}
 
-    def wait(self, path, value, timeout_s=10):
+    def wait(self, path, value, timeout_s=30):
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self.read(path) == (None if value is None else str(value)):

@@ -128,7 +128,7 @@ class Peer:
             if not message.flags & 1:
                 return body
 
-    def wait_for(self, kind, timeout_s=1):
+    def wait_for(self, kind, timeout_s=10):
         """The next message of this type, those that came already included; None: there is none."""
         end = time.monotonic() + timeout_s
         while True:

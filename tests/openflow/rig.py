@@ -94,7 +94,7 @@ class Rig:
                           p.OFPGroupMod(dp, 2, 0, 0xFFFFFFFC), p.OFPMeterMod(dp, 2, 0, 0xFFFFFFFF))
         self.drain()
 
-    def wait_links(self, timeout_s=5):
+    def wait_links(self, timeout_s=30):
         """Until the switch knows that all ports are up: fast failover goes by that."""
         end = time.monotonic() + timeout_s
         request = self.of.parser.OFPPortDescStatsRequest(self.of.dp, 0)
@@ -160,7 +160,7 @@ class Rig:
         body = self.peer.ask(self.of.parser.OFPTableStatsRequest(self.of.dp, 0))
         return next(((t.lookup_count, t.matched_count) for t in body if t.table_id == table), (0, 0))
 
-    def collect(self, want, timeout_s=1.0):
+    def collect(self, want, timeout_s=10.0):
         """Frames by port, until there are as many as wanted; a little longer for those that should not come."""
         got = {port: [] for port in self.wires}
         end = time.monotonic() + timeout_s
@@ -211,7 +211,7 @@ class Rig:
                     raise Wrong(f"port {port}: {diff(frame, wanted)}")
 
     def unmatched(self, table, before):
-        end = time.monotonic() + 1
+        end = time.monotonic() + 10
         while True:
             lookups, matches = self.counts(table)
             if matches != before[1]:
