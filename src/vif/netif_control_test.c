@@ -212,6 +212,66 @@ static void test_hash(void **state)
     bed_close(&g.bed);
 }
 
+/* Which of the cases arrived here with its hash, a bit each; on the queue that its hash says. */
+static unsigned cases_that_came(struct guest_control *g, unsigned queue)
+{
+    struct netfront_queue *q = &g->bed.front.queue[queue];
+    struct netif_wire_rx_response w;
+    struct netif_wire_extra x;
+    uint32_t value;
+    uint16_t id;
+    unsigned seen = 0;
+    while (netif_sim_get_rx(&q->rx, &w, &id)) {
+        const uint8_t *bytes = sim_guest_page(g->bed.front.guest, q->rx_page[id]);
+        unsigned i = 0;
+        while (i < 5 && memcmp(bytes + 26, rss_cases[i].src, 4) != 0)
+            i++;
+        assert_in_range(i, 0, 4);
+        q->rx_free[q->rx_free_count++] = id;
+        assert_true(w.flags & NETIF_RX_EXTRA_INFO);
+        assert_true(netif_sim_get_rx(&q->rx, &w, &id));
+        q->rx_free[q->rx_free_count++] = id;
+        memcpy(&x, &w, sizeof x);
+        memcpy(&value, x.hash.value, 4);
+        assert_int_equal(value, rss_cases[i].tcp);
+        assert_int_equal(value % g->bed.front.queues, queue);
+        seen |= 1u << i;
+    }
+    return seen;
+}
+
+/* Frames of a batch that go to several queues, some of which are beyond the limit, each with its own hash. */
+static void test_hash_batch(void **state)
+{
+    static uint8_t bytes[5][100];
+    struct packet p[5], *batch[5];
+    struct guest_control g;
+    open_control(&g, 4);
+    memcpy(list(&g), rss_key, sizeof rss_key);
+    ask(&g, NETIF_CTRL_SET_HASH_ALGORITHM, NETIF_HASH_TOEPLITZ, 0, 0, NULL);
+    ask(&g, NETIF_CTRL_SET_HASH_FLAGS, NETIF_HASH_ALL, 0, 0, NULL);
+    ask(&g, NETIF_CTRL_SET_HASH_KEY, g.list_ref, 40, 0, NULL);
+    for (unsigned i = 0; i < 5; i++) {
+        p[i] = make_frame(i, 6);
+        memcpy(bytes[i], frame, sizeof bytes[i]);
+        p[i].head = bytes[i];
+        batch[i] = &p[i];
+    }
+    for (unsigned limit = 0; limit < 2; limit++) {
+        unsigned seen = 0;
+        if (limit) bucket_set(&g.bed.vif->to_guest, 0, 1); /* a second's: none but the first */
+        for (unsigned i = 0; i < 4; i++) {
+            netfront_post(&g.bed.front.queue[i], 20);
+            netfront_publish_rx(&g.bed.front, &g.bed.front.queue[i]);
+        }
+        bed_deliver(&g.bed, batch, 5);
+        for (unsigned i = 0; i < 4; i++)
+            seen |= cases_that_came(&g, i);
+        assert_int_equal(__builtin_popcount(seen), limit ? 1 : 5);
+    }
+    bed_close(&g.bed);
+}
+
 /* ---- pages that stay mapped ---- */
 
 static void test_static(void **state)
@@ -380,10 +440,8 @@ static void test_nonsense(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hash),
-        cmocka_unit_test(test_static),
-        cmocka_unit_test(test_static_price),
-        cmocka_unit_test(test_nonsense),
+        cmocka_unit_test(test_hash),         cmocka_unit_test(test_hash_batch), cmocka_unit_test(test_static),
+        cmocka_unit_test(test_static_price), cmocka_unit_test(test_nonsense),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,6 +24,8 @@ struct netif_static;
 
 #define NETIF_COPY_AUTO_BYTES 65535u /* NETIF_AUTO: frames up to that length are copied whole */
 
+#define NETIF_ARENA_BYTES (18 * XEN_PAGE_BYTES) /* for a frame that is copied whole, laid out by pages */
+
 #define NETIF_STATIC_MAX 512u /* pages of a queue that stay mapped: a list of one page */
 
 #define NETIF_HASH_NONE 0u
@@ -85,7 +87,7 @@ struct netif_tx_side {
     struct xen_copy copy[2 * NETIF_ENTRIES];
     struct xen_map map[NETIF_ENTRIES];
     uint8_t *heads;
-    uint8_t *arena; /* VIF_COPY_BYTES for each frame of a batch, used from the front */
+    uint8_t *arena; /* pages: NETIF_ARENA_BYTES for each frame of a batch, used from the front */
     struct vif_tx_counts count;
     struct vif_counter bad_grants;
 };

@@ -17,6 +17,9 @@
 #include "packet/checksum.h"
 #include "vif/netif_impl.h"
 
+#define FRAME_PAGES_MAX 17u /* of a frame; Linux' netfront drops what has more */
+#define ALIGN_PAGES 3u      /* of frames that need as many it matters where they are cut */
+
 /* ---- where a frame's bytes lie ---- */
 
 struct reader {
@@ -73,14 +76,6 @@ struct extras {
     struct netif_hashed hash;
 };
 
-static struct extras extras_of(const struct netif_queue *q, const struct packet *p)
-{
-    const struct netif_hash *h = atomic_load_explicit(&q->vif->netif->hash, memory_order_acquire);
-    struct extras x = {.gso = gso_of(p)};
-    if (unlikely(h)) x.hash = netif_hash_of(h, p);
-    return x;
-}
-
 static void place_extras(struct netif_rx_side *r, const struct packet *p, const struct extras *x)
 {
     if (x->gso) {
@@ -113,15 +108,41 @@ static uint16_t place_bytes(struct netif_queue *q, struct reader *from, uint16_t
     return (uint16_t)r->copy_count++;
 }
 
+/* How a frame is cut into pages: bytes of the first and the second; others are filled. */
+struct cuts {
+    uint16_t first, second;
+    unsigned pages;
+};
+
+static struct cuts cuts_plain(const struct packet *p)
+{
+    return (struct cuts){XEN_PAGE_BYTES, XEN_PAGE_BYTES, (unsigned)div_round_up(p->length_bytes, XEN_PAGE_BYTES)};
+}
+
+/* A large body in one piece is cut where pages of ours end: a copy across such an end is two to the hypervisor. Its head has a page of
+ * its own, so that nothing has to be put together. That takes a page more than there need be. */
+static struct cuts cuts_of(const struct packet *p, int room)
+{
+    struct cuts plain = cuts_plain(p);
+    if (plain.pages < ALIGN_PAGES || p->body_count != 1) return plain;
+    if (p->head_bytes == 0 || p->head_bytes > PACKET_BUFFER_BYTES) return plain;
+    struct cuts c = {.first = p->head_bytes};
+    c.second = (uint16_t)(XEN_PAGE_BYTES - (uintptr_t)p->body[0].iov_base % XEN_PAGE_BYTES);
+    c.pages = 2 + (unsigned)div_round_up(p->length_bytes - c.first - c.second, XEN_PAGE_BYTES);
+    return c.pages <= FRAME_PAGES_MAX && (int)c.pages <= room ? c : plain;
+}
+
 /* The entries are there. */
-static void place_frame(struct netif_queue *q, const struct packet *p, const struct extras *x)
+static void place_frame(struct netif_queue *q, const struct packet *p, const struct cuts *c, const struct extras *x)
 {
     struct netif_rx_side *r = &q->rx;
     struct reader from = {p, 0, 0};
     bool extra = x->gso || x->hash.there;
     uint16_t flags = netif_header_flags(p) | (extra ? NETIF_RX_EXTRA_INFO : 0);
-    for (uint32_t left = p->length_bytes; left;) {
-        uint16_t n = (uint16_t)min_u64(left, XEN_PAGE_BYTES);
+    unsigned page = 0;
+    for (uint32_t left = p->length_bytes; left; page++) {
+        uint16_t most = page == 0 ? c->first : page == 1 ? c->second : XEN_PAGE_BYTES;
+        uint16_t n = (uint16_t)min_u64(left, most);
         left -= n;
         if (left) flags |= NETIF_RX_MORE_DATA;
         uint16_t at = place_bytes(q, &from, n);
@@ -139,8 +160,9 @@ static void broke(struct netif_queue *q, const char *why)
     vif_break(q->vif, q->pair * 2, why);
 }
 
-/* Returns how many frames there is room for, of those that can be had; *done: how many were looked at. */
-static unsigned place(struct netif_queue *q, struct packet *const *packets, unsigned count)
+/* Returns how many frames there is room for, of those that can be had. */
+static unsigned place(struct netif_queue *q, struct packet *const *packets, const struct netif_hashed *hashed,
+                      unsigned count)
 {
     struct netif_rx_side *r = &q->rx;
     int left = netif_rx_available(r->ring);
@@ -153,16 +175,17 @@ static unsigned place(struct netif_queue *q, struct packet *const *packets, unsi
     r->answer_count = r->copy_count = 0;
     for (unsigned i = 0; i < count; i++) {
         const struct packet *p = packets[i];
-        unsigned pages = (unsigned)div_round_up(p->length_bytes, XEN_PAGE_BYTES);
-        struct extras x = extras_of(q, p);
-        int entries = (int)pages + (x.gso != NETIF_GSO_NONE) + x.hash.there;
-        if (unlikely(pages > 1 && !r->sg)) {
+        struct extras x = {.gso = gso_of(p)};
+        if (unlikely(hashed)) x.hash = hashed[i];
+        int extras = (x.gso != NETIF_GSO_NONE) + x.hash.there;
+        struct cuts c = cuts_of(p, left - extras);
+        if (unlikely(c.pages > 1 && !r->sg)) {
             counter_add(&r->count.too_long, 1);
-        } else if (entries > left) {
+        } else if ((int)c.pages + extras > left) {
             counter_add(&r->count.no_buffer, 1);
         } else {
-            place_frame(q, p, &x);
-            left -= entries;
+            place_frame(q, p, &c, &x);
+            left -= (int)c.pages + extras;
             bytes += p->length_bytes;
             n++;
         }
@@ -227,18 +250,31 @@ static void answer(struct netif_rx_side *r)
     }
 }
 
-static unsigned deliver_locked(struct netif_queue *q, struct packet *const *packets, unsigned count)
+/* Of packets, those of `some`, which are in the same order. */
+static void pick_hashes(struct packet *const *packets, const struct netif_hashed *hashed, struct packet *const *some,
+                        unsigned count, struct netif_hashed *out)
+{
+    for (unsigned i = 0, n = 0; n < count; i++)
+        if (packets[i] == some[n]) out[n++] = hashed[i];
+}
+
+/* hashed: NULL: the guest has not asked for it. */
+static unsigned deliver_locked(struct netif_queue *q, struct packet *const *packets, const struct netif_hashed *hashed,
+                               unsigned count)
 {
     struct netif_rx_side *r = &q->rx;
     struct packet *within[PACKET_BATCH];
+    struct netif_hashed within_hashed[PACKET_BATCH];
     if (unlikely(!r->ring || r->broken)) return 0;
     if (unlikely(bucket_limits(&q->vif->to_guest))) {
         unsigned n = vif_police(q->vif, packets, count, within);
         counter_add(&r->count.limited, count - n);
+        if (hashed) pick_hashes(packets, hashed, within, n, within_hashed);
+        hashed = hashed ? within_hashed : NULL;
         packets = within;
         count = n;
     }
-    unsigned given = place(q, packets, count);
+    unsigned given = place(q, packets, hashed, count);
     if (given == 0) return 0;
     copy(q);
     answer(r);
@@ -249,39 +285,53 @@ static unsigned deliver_locked(struct netif_queue *q, struct packet *const *pack
     return given;
 }
 
-static unsigned deliver(struct netif_queue *q, struct packet *const *packets, unsigned count)
+static unsigned deliver(struct netif_queue *q, struct packet *const *packets, const struct netif_hashed *hashed,
+                        unsigned count)
 {
     pthread_mutex_lock(&q->rx.lock);
-    unsigned given = deliver_locked(q, packets, count);
+    unsigned given = deliver_locked(q, packets, hashed, count);
     pthread_mutex_unlock(&q->rx.lock);
     return given;
 }
 
 /* As the guest says. */
-static uint32_t pick_queues(const struct netif_hash *h, struct packet *const *packets, unsigned count, unsigned queues,
-                            uint8_t *to)
+static uint32_t pick_queues(const struct netif_hash *h, const struct netif_hashed *hashed, unsigned count,
+                            unsigned queues, uint8_t *to)
 {
     uint32_t wanted = 0;
     for (unsigned i = 0; i < count; i++) {
-        to[i] = (uint8_t)netif_hash_queue(h, netif_hash_of(h, packets[i]), queues);
+        to[i] = (uint8_t)netif_hash_queue(h, hashed[i], queues);
         wanted |= 1u << to[i];
     }
     return wanted;
 }
 
-static unsigned spread(struct vif *v, struct packet *const *packets, unsigned count, unsigned queues)
+static unsigned spread(struct vif *v, struct packet *const *packets, unsigned count, unsigned queues,
+                       const struct netif_hash *h, const struct netif_hashed *hashed)
 {
     uint8_t to[PACKET_BATCH];
     unsigned given = 0;
-    const struct netif_hash *h = atomic_load_explicit(&v->netif->hash, memory_order_acquire);
-    uint32_t wanted = h ? pick_queues(h, packets, count, queues, to) : vif_pick_queues(v, packets, count, queues, to);
+    uint32_t wanted = h ? pick_queues(h, hashed, count, queues, to) : vif_pick_queues(v, packets, count, queues, to);
     for (; wanted; wanted &= wanted - 1) {
         unsigned pair = (unsigned)__builtin_ctz(wanted);
         struct packet *mine[PACKET_BATCH];
+        struct netif_hashed my_hashes[PACKET_BATCH];
         unsigned n = vif_gather(packets, count, to, pair, mine);
-        if (pair < v->config.queue_pairs) given += deliver(&v->netif->queue[pair], mine, n);
+        if (pair >= v->config.queue_pairs) continue;
+        if (h) pick_hashes(packets, hashed, mine, n, my_hashes);
+        given += deliver(&v->netif->queue[pair], mine, h ? my_hashes : NULL, n);
     }
     return given;
+}
+
+static unsigned give(struct vif *v, struct packet *const *packets, unsigned count, unsigned queues)
+{
+    struct netif_hashed hashed[PACKET_BATCH];
+    const struct netif_hash *h = atomic_load_explicit(&v->netif->hash, memory_order_acquire);
+    for (unsigned i = 0; unlikely(h) && i < count; i++)
+        hashed[i] = netif_hash_of(h, packets[i]);
+    if (queues > 1) return spread(v, packets, count, queues, h, hashed);
+    return deliver(&v->netif->queue[0], packets, h ? hashed : NULL, count);
 }
 
 void netif_send(struct port *p, struct packet *const *packets, unsigned count, struct packet_pool *pool)
@@ -294,10 +344,8 @@ void netif_send(struct port *p, struct packet *const *packets, unsigned count, s
         packets = wanted;
     }
     if (count == 0) return;
-    if (likely(queues && !atomic_load_explicit(&v->link_down, memory_order_relaxed))) {
-        if (queues == 1) given = deliver(&v->netif->queue[0], packets, count);
-        else given = spread(v, packets, count, queues);
-    }
+    if (likely(queues && !atomic_load_explicit(&v->link_down, memory_order_relaxed)))
+        given = give(v, packets, count, queues);
     if (unlikely(given < count)) atomic_fetch_add_explicit(&p->out.dropped, count - given, memory_order_relaxed);
 }
 

@@ -19,17 +19,23 @@
 #include "base/log.h"
 #include "vif/netif_impl.h"
 
-#define HEAD_STRIDE PACKET_BUFFER_BYTES
+#define HEADS_PER_PAGE (XEN_PAGE_BYTES / PACKET_BUFFER_BYTES)
+#define HEAD_PAGES div_round_up(PACKET_BATCH, HEADS_PER_PAGE)
 #define PORTS_AT_ONCE 8u
+
+_Static_assert(NETIF_ARENA_BYTES >= XEN_PAGE_BYTES + PACKET_MAX_BYTES + 64 && NETIF_ARENA_BYTES % XEN_PAGE_BYTES == 0,
+               "a frame and what is left free before it");
 
 static struct netif_queue *queue_of(struct port_source *s)
 {
     return container_of(s, struct netif_queue, source);
 }
 
+/* None lies across a page's end: a receiver's copy of it is one operation. */
 static uint8_t *head_of(struct netif_tx_side *t, unsigned slot)
 {
-    return t->heads + (size_t)slot * HEAD_STRIDE + PACKET_ROOM_BYTES;
+    size_t page = slot / HEADS_PER_PAGE, at = slot % HEADS_PER_PAGE;
+    return t->heads + page * XEN_PAGE_BYTES + at * PACKET_BUFFER_BYTES + PACKET_ROOM_BYTES;
 }
 
 /* ---- fetching a batch ---- */
@@ -47,10 +53,27 @@ static void add_copy(struct netif_tx_side *t, const struct netif_slot *s, unsign
         (struct xen_copy){.ref = s->ref, .offset = (uint16_t)(s->offset + skip), .length = (uint16_t)n, .local = to};
 }
 
+/* Where in the arena a frame is copied to. A copy that lies across the end of a page of ours is two to the hypervisor: so the first of
+ * its pieces that is a page becomes one here (what follows mostly are pages, too), or else the second piece begins one; and what fits
+ * into a page is in one. */
+static size_t arena_place(const struct netif_tx_side *t, const struct netif_tx_job *j)
+{
+    size_t at = t->arena_used, before = 0;
+    unsigned i = 0;
+    if (j->frame.length <= XEN_PAGE_BYTES - at % XEN_PAGE_BYTES) return at;
+    if (j->frame.length <= XEN_PAGE_BYTES) return align_up(at, XEN_PAGE_BYTES);
+    while (i < j->frame.slot_count && j->slot[i].length < XEN_PAGE_BYTES)
+        before += j->slot[i++].length;
+    if (i == j->frame.slot_count) before = j->slot[0].length;
+    return align_up(at + before, XEN_PAGE_BYTES) - before;
+}
+
 static void plan_whole(struct netif_tx_side *t, struct netif_tx_job *j)
 {
-    uint8_t *to = j->whole = t->arena + t->arena_used;
-    t->arena_used += align_up(j->frame.length, 64);
+    size_t at = arena_place(t, j);
+    uint8_t *to = j->whole = t->arena + at;
+    t->arena_used = align_up(at + j->frame.length, 64);
+    assert(t->arena_used <= PACKET_BATCH * (size_t)NETIF_ARENA_BYTES);
     j->copy_at = t->copy_count;
     for (unsigned i = 0; i < j->frame.slot_count; i++) {
         if (j->slot[i].length == 0) continue;
@@ -353,10 +376,10 @@ static const struct port_source_ops source_ops = {
 int netif_tx_side_make(struct netif_queue *q)
 {
     q->source = (struct port_source){.ops = &source_ops, .port = &q->vif->port, .fd = -1};
-    q->tx.heads = aligned_alloc(64, PACKET_BATCH * HEAD_STRIDE);
+    q->tx.heads = aligned_alloc(XEN_PAGE_BYTES, HEAD_PAGES * XEN_PAGE_BYTES);
     if (!q->tx.heads) return -ENOMEM;
     /* Not there before it is used. */
-    void *mem = mmap(NULL, PACKET_BATCH * VIF_COPY_BYTES, PROT_READ | PROT_WRITE,
+    void *mem = mmap(NULL, PACKET_BATCH * (size_t)NETIF_ARENA_BYTES, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mem == MAP_FAILED) return -errno;
     q->tx.arena = mem;
@@ -365,7 +388,7 @@ int netif_tx_side_make(struct netif_queue *q)
 
 void netif_tx_side_unmake(struct netif_queue *q)
 {
-    if (q->tx.arena) munmap(q->tx.arena, PACKET_BATCH * VIF_COPY_BYTES);
+    if (q->tx.arena) munmap(q->tx.arena, PACKET_BATCH * (size_t)NETIF_ARENA_BYTES);
     free(q->tx.heads);
 }
 

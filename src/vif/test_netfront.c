@@ -97,11 +97,13 @@ bool netfront_add(struct netfront *f, struct netfront_queue *q, const void *fram
                   const struct netfront_send *how)
 {
     unsigned piece = how->piece_bytes ? how->piece_bytes : NETIF_PAGE_BYTES - how->offset;
-    unsigned pieces = (length + piece - 1) / piece;
+    unsigned head = how->head_bytes && how->head_bytes < length ? how->head_bytes : 0;
+    unsigned pieces = (head > 0) + (length - head + piece - 1) / piece;
     const uint8_t *at = frame;
     if (netif_sim_free(&q->tx) < pieces + 1 || q->tx_free_count < pieces) return false;
     for (uint32_t done = 0; done < length;) {
-        uint16_t n = (uint16_t)(length - done < piece ? length - done : piece);
+        unsigned most = done == 0 && head ? head : piece;
+        uint16_t n = (uint16_t)(length - done < most ? length - done : most);
         struct netif_wire_tx w = {.offset = how->offset, .size = done ? n : (uint16_t)length};
         if (done + n < length) w.flags |= NETIF_TX_MORE_DATA;
         if (done == 0) w.flags |= how->flags | (how->gso ? NETIF_TX_EXTRA_INFO : 0);

@@ -38,6 +38,7 @@ struct netfront_send {
     uint16_t flags; /* NETIF_TX_CSUM_BLANK, NETIF_TX_DATA_VALIDATED */
     uint8_t gso;    /* enum netif_gso */
     uint16_t gso_size;
+    unsigned head_bytes;  /* in the first entry, as Linux sends a large segment's headers; 0: as in others */
     unsigned piece_bytes; /* at most, in each entry; 0: a page */
     uint16_t offset;      /* in each page */
 };
