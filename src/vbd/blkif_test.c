@@ -287,6 +287,44 @@ static void test_flush_and_discard(void **state)
 
 /* ---- what is refused, and costs that request only ---- */
 
+/* References are not compared: one that is used twice, in a request and in others under way, is as good as another. What a page has in
+ * the end that several requests write is the guest's own affair. */
+static void test_same_reference(void **state)
+{
+    for (unsigned w = 0; w < 3; w++) {
+        open_default(ways[w]);
+        fill(0, 1);
+        fill(1, 2);
+        struct blkif_request q = request(BLKIF_WRITE, 0, 0, 11);
+        for (unsigned i = 0; i < 11; i++)
+            direct[i].ref = bed.ref[0];
+        assert_int_equal(ask(&q), BLKIF_OKAY);
+        for (unsigned i = 0; i < 11; i++)
+            assert_memory_equal(bed.disk->bytes + i * 4096, bed.page[0], 4096);
+        /* Two parts of a page, by one request. */
+        assert_int_equal(ask_pages(BLKIF_WRITE, 800, 1, 1), BLKIF_OKAY);
+        struct blkif_segment halves[2] = {{bed.ref[2], 4, 7}, {bed.ref[2], 0, 3}};
+        q = (struct blkif_request){.op = BLKIF_READ, .sector = 800, .segment_count = 2, .segments = halves};
+        assert_int_equal(ask(&q), BLKIF_OKAY);
+        assert_memory_equal(bed.page[2], bed.page[1] + 2048, 2048);
+        assert_memory_equal(bed.page[2] + 2048, bed.page[1], 2048);
+        /* Reads and writes of the same page, all under way together: each is answered, and nothing else is touched. */
+        fill(3, 3);
+        for (unsigned i = 0; i < 8; i++) {
+            q = request(i % 2 ? BLKIF_READ : BLKIF_WRITE, 1600, 0, 11);
+            for (unsigned k = 0; k < 11; k++)
+                direct[k].ref = bed.ref[0];
+            assert_true(blkif_sim_add(&bed.front, &q, i));
+        }
+        bed_show(&bed);
+        for (unsigned i = 0; i < 8; i++)
+            assert_int_equal(bed_wait(&bed, NULL), BLKIF_OKAY);
+        assert_int_equal(ask_pages(BLKIF_WRITE, 2400, 3, 1), BLKIF_OKAY);
+        assert_memory_equal(bed.disk->bytes + 2400 * 512, bed.page[3], 4096);
+        bed_close(&bed);
+    }
+}
+
 /* XSA-361, XSA-362, XSA-365: each reference has a status of its own, and what was got for the others is given back. */
 static void test_bad_references(void **state)
 {
@@ -678,6 +716,7 @@ int main(void)
         cmocka_unit_test(test_stopped_before_a_barrier),
         cmocka_unit_test(test_stopped_with_a_ring_of_barriers),
         cmocka_unit_test(test_flush_and_discard),
+        cmocka_unit_test(test_same_reference),
         cmocka_unit_test(test_bad_references),
         cmocka_unit_test(test_bad_indirect_pages),
         cmocka_unit_test(test_bad_ranges),
