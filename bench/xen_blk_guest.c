@@ -10,6 +10,7 @@
  *   rest     add nothing more, wait for what is open, and say how it went
  *   anew     the front end starts again, as after a reboot: what it had granted it takes back, which fails while somebody uses it, and
  *            grants it anew; other event channels; nothing is open
+ *   spoil    the index of its first ring is nonsense from now on; it should be at rest
  *   kill N   kill process N between two of its calls of the hypervisor
  *   crash    the domain is destroyed with whatever is open
  *   boot N   after that: a new domain, of that number, on the same disk
@@ -33,6 +34,7 @@
 #include "guest/sim.h"
 #include "guest_commands.h"
 #include "ring/blkif_sim.h"
+#include "ring/xen_ring.h"
 
 #define RINGS_MAX 16u
 #define SLOTS 32u /* requests open at a time on a ring */
@@ -367,6 +369,16 @@ static const char *anew(struct guest *g)
     return good ? NULL : "pages are still in use";
 }
 
+static const char *spoil(struct guest *g)
+{
+    if (!g->guest) return "there is no domain";
+    struct ring *r = &g->ring[0];
+    struct xen_ring *ring = r->front.ring;
+    __atomic_store_n(&ring->req_prod, r->front.req_prod + 2 * r->front.entries, __ATOMIC_RELEASE);
+    sim_port_notify(g->guest, r->port);
+    return NULL;
+}
+
 static void crash(struct guest *g)
 {
     sim_guest_free(g->guest);
@@ -403,6 +415,7 @@ static bool obey(void *arg, const char *line)
     if (strcmp(line, "load") == 0) g->loads = true, g->last_ns = bench_now_ns();
     else if (strcmp(line, "rest") == 0) error = rest(g);
     else if (strcmp(line, "anew") == 0) error = anew(g);
+    else if (strcmp(line, "spoil") == 0) error = spoil(g);
     else if (strcmp(line, "crash") == 0) crash(g);
     else if (strncmp(line, "boot ", 5) == 0) error = boot(g, (unsigned)atoi(line + 5));
     else if (strncmp(line, "kill ", 5) == 0) error = sim_kill(g->sim, atoi(line + 5)) ? "it cannot be killed" : NULL;

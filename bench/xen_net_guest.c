@@ -10,6 +10,7 @@
  *   say      nothing else
  *   anew I   it starts again, as after a reboot: what it had granted it takes back, which fails while somebody uses it,
  *            and grants it anew; other event channels
+ *   spoil I  the index of its first transmit ring is nonsense from now on; it should be at rest
  *   kill N   kill process N between two of its calls of the hypervisor
  *   crash I  the domain of guest I is destroyed with whatever is open
  *   boot I D after that: a new domain, number D
@@ -30,6 +31,7 @@
 #include "base/checked.h"
 #include "guest_commands.h"
 #include "loop/clock.h"
+#include "ring/xen_ring.h"
 #include "vif/test_netfront.h"
 
 #define GUESTS 2u
@@ -127,6 +129,16 @@ static const char *anew(struct guest *g)
         good = queue_anew(g, &g->front.queue[i]) && good;
     post_all(g);
     return good ? NULL : "pages are still in use";
+}
+
+static const char *spoil(struct guest *g)
+{
+    if (!g->front.guest) return "there is no domain";
+    struct netfront_queue *q = &g->front.queue[0];
+    struct xen_ring *ring = q->tx.ring;
+    __atomic_store_n(&ring->req_prod, q->tx.req_prod + 2 * NETIF_ENTRIES, __ATOMIC_RELEASE);
+    sim_port_notify(g->front.guest, q->tx_port);
+    return NULL;
 }
 
 static void crash(struct guest *g)
@@ -309,6 +321,7 @@ static bool obey(void *arg, const char *line)
     else if (strcmp(line, "quit") == 0) return false;
     else if (sscanf(line, "kill %d", &pid) == 1) error = sim_kill(b->sim, pid) ? "it cannot be killed" : NULL;
     else if (sscanf(line, "anew %u", &who) == 1 && who < GUESTS) error = anew(&b->guest[who]);
+    else if (sscanf(line, "spoil %u", &who) == 1 && who < GUESTS) error = spoil(&b->guest[who]);
     else if (sscanf(line, "crash %u", &who) == 1 && who < GUESTS) crash(&b->guest[who]);
     else if (sscanf(line, "boot %u %u", &who, &domid) == 2 && who < GUESTS) error = boot(b, &b->guest[who], domid);
     else error = "no such command";

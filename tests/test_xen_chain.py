@@ -4,6 +4,7 @@ simulated machine (src/guest/sim.h) that read their keys from the store, write t
 
 The sandbox of worker and switch is off: a simulated guest's memory is a file, which they open when they first map of it."""
 
+import json
 import os
 import shlex
 import time
@@ -206,6 +207,30 @@ def test_a_guest_crashes_and_comes_back(host):
     again.gone()
 
 
+def error_of(device):
+    """Where toolstacks look for what is wrong with it."""
+    return device.store.read(device.back.replace("/backend/", "/error/backend/") + "/error")
+
+
+def test_a_disks_guest_breaks_its_ring(host):
+    """It is said to whoever asks, nothing else happens, and what begins anew works."""
+    disk = host().disk()
+    disk.plug()
+    disk.works()
+    disk.guest.done("rest")
+    disk.guest.done("spoil")
+    wait_until(lambda: error_of(disk), 10, "an error")
+    shown = disk.shown()
+    assert shown["front_end"] == "broken" and error_of(disk) == f"71 {shown['front_end_why']}"
+    assert disk.store.read(disk.back + "/state") == "4"
+    disk.close()
+    disk.anew()
+    disk.to(1)
+    disk.connect()
+    disk.works()
+    assert disk.shown()["front_end"] == "connected" and error_of(disk) is None
+
+
 @pytest.mark.parametrize("target, keys, offered", [("", {}, 1), ("", {"discard_enable": 1}, 1), ("", {"discard_enable": 0}, 0),
                                                    (",discard=on", {"discard_enable": 0}, 1), (",discard=off", {}, 0)])
 def test_discard_is_offered_or_not(host, target, keys, offered):
@@ -320,6 +345,12 @@ class Card(Device):
             keys.update({place + key: value for key, value in queue.items()})
         return keys
 
+    def asks_for(self, key):
+        """What the daemon has of its front end's keys."""
+        saved = json.loads((self.host.daemon.state_dir / "network.json").read_text())
+        xen = next(v["xen"] for v in saved["vifs"] if v["name"] == self.name)
+        return xen["connection"]["frontend"].get(key)
+
     def close(self):
         self.tell("rest")
         self.to(5)
@@ -411,6 +442,36 @@ def test_a_cards_guest_crashes_and_comes_back(host):
         card.gone()
     guests = cards[0].guests.done("say")
     assert guests["maps"] == 0 and guests["ports"] == 0
+
+
+def test_a_cards_guest_breaks_its_ring(host):
+    """As a disk's; and it may want its groups only, or all, whenever it likes."""
+    cards = host().cards()
+    for card in cards:
+        card.plug()
+    talk(cards)
+    assert card.store.read(card.back + "/feature-dynamic-multicast-control") == "1"
+    for value in (1, 0):
+        cards[0].store.write(cards[0].front + "/request-multicast-control", value)
+        wait_until(lambda: cards[0].asks_for("request-multicast-control") == str(value), 10, "what it asks for")
+        talk(cards)
+    cards[0].tell("rest")
+    cards[0].tell("spoil")
+    wait_until(lambda: error_of(cards[0]), 10, "an error")
+    assert cards[0].shown()["front_end"] == "broken" and error_of(cards[0]) == f"71 {cards[0].shown()['front_end_why']}"
+    assert cards[0].store.read(cards[0].back + "/state") == "4" and error_of(cards[1]) is None
+    cards[0].close()
+    cards[0].tell("anew")
+    cards[0].to(1)
+    cards[0].connect()
+    talk(cards)
+    assert cards[0].shown()["front_end"] == "connected" and error_of(cards[0]) is None
+    cards[0].tell("rest")
+    cards[0].tell("spoil")
+    wait_until(lambda: error_of(cards[0]), 10, "an error")
+    cards[0].remove()  # by force, and nothing is left of it
+    cards[0].gone()
+    wait_until(lambda: error_of(cards[0]) is None, 10, "its end")
 
 
 @pytest.mark.slow

@@ -111,9 +111,14 @@ def test_refused(switch, machine):
     refused("event channel 99999", queues=[{**queue, "event-channel-tx": 99999}])
     refused("control ring", ctrl={"ring-ref": 99999, "event-channel": 5})
     refused("ring-ref", ctrl={"event-channel": 5})
+    with pytest.raises(LinkError, match="no front end"):
+        switch.link.ask("vif.follow", name="x1", frontend={})
     connect(switch, guests)
     with pytest.raises(LinkError, match="connected already"):
         connect(switch, guests)
+    switch.link.ask("vif.follow", name="x1", frontend={"request-multicast-control": "1"})
+    with pytest.raises(LinkError, match="frontend"):
+        switch.link.ask("vif.follow", name="x1")
     with pytest.raises(LinkError, match="world"):
         switch.link.ask("vif.attach", name="other", bridge="br0", xen={"domid": 3})
     switch.link.ask("vif.attach", name="plain", bridge="br0")

@@ -828,6 +828,77 @@ def test_nonsense_of_a_cards_front_end(daemon, store, card, keys):
     assert "cannot be used" in card.error() and told(daemon, "vif.connect") == []
 
 
+def multicast_of(request):
+    return request["frontend"].get("request-multicast-control")
+
+
+def test_multicast_control_is_followed(daemon, store, card):
+    """At any time while it is connected, if that is offered; the next switch is told of it, too."""
+    daemon.behave_switch(offer={"feature-dynamic-multicast-control": "1"})
+    card.connect()
+    key = card.front + "/request-multicast-control"
+    for count, value in enumerate(("1", "0", "1", None, "nonsense"), 1):
+        store.write(key, value) if value else store.remove(key)
+        wait_until(lambda: len(told(daemon, "vif.follow")) == count, 10, f"{value} to be followed")
+        assert multicast_of(told(daemon, "vif.follow")[-1]) == value
+    store.write(key, "\x02")  # no text: as if there were none
+    wait_until(lambda: multicast_of(told(daemon, "vif.follow")[-1]) is None, 10, "what cannot be read")
+    store.write(key, "1")
+    wait_until(lambda: multicast_of(told(daemon, "vif.follow")[-1]) == "1", 10, "the next value")
+    os.kill(daemon.switch_log()[-1]["pid"], 9)
+    wait_until(lambda: len(told(daemon, "vif.connect")) == 2, 10, "the rings' next switch")
+    assert multicast_of(told(daemon, "vif.connect")[1]) == "1"
+    assert store.read(card.back + "/state") == "4" and card.error() is None
+    card.to(6)
+    card.is_back(6)
+    asked_for = len(told(daemon, "vif.follow"))
+    store.write(key, "0")
+    card.to(1)
+    card.is_back(2)
+    assert len(told(daemon, "vif.follow")) == asked_for
+
+
+def test_multicast_control_that_is_not_offered_to_be_followed(daemon, store, card):
+    card.connect()
+    store.write(card.front + "/request-multicast-control", 1)
+    card.to(6)
+    card.is_back(6)
+    assert told(daemon, "vif.follow") == []
+
+
+def test_multicast_control_that_changes_all_the_time(daemon, store, card):
+    """It is looked at once a second then, like states; what it ends with is what is done."""
+    daemon.behave_switch(offer={"feature-dynamic-multicast-control": "1"})
+    card.connect()
+    for i in range(3000):
+        store.write(card.front + "/request-multicast-control", i % 2)
+    store.write(card.front + "/request-multicast-control", "last")
+    wait_until(lambda: told(daemon, "vif.follow") and multicast_of(told(daemon, "vif.follow")[-1]) == "last", 30, "the last value")
+    assert len(told(daemon, "vif.follow")) < 200
+    card.to(6)
+    card.is_back(6, 30)
+
+
+def test_what_a_guest_did_to_its_rings_is_said_to_the_toolstack(daemon, store, card):
+    """Where drivers of Linux say it; the device stays as it is until its guest begins anew."""
+    card.connect()
+    place = "/local/domain/0/error/backend/vif/7/0/error"
+    assert store.read(place) is None
+    daemon.behave_switch(broken="its request\x1b index jumps")
+    daemon.call("vif.stats")
+    wait_until(lambda: store.read(place), 10, "an error")
+    assert store.read(place) == "71 its request? index jumps" and store.read(card.back + "/state") == "4"
+    assert shown_card(daemon, card.card)["front_end"] == "broken"
+    daemon.behave_switch()
+    for state in (5, 6):
+        card.to(state)
+        card.is_back(state)
+    wait_until(lambda: store.read(place) is None, 10, "its end")
+    card.to(1)
+    card.is_back(2)
+    assert shown_card(daemon, card.card)["front_end"] == "listening"
+
+
 def test_one_event_channel_and_several_queues(daemon, store, card):
     card.announce()
     card.is_back(2)

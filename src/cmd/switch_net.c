@@ -305,6 +305,7 @@ static const struct {
     {"vif.connect", request_vif_connect},
     {"vif.detach", request_vif_detach},
     {"vif.disconnect", request_vif_disconnect},
+    {"vif.follow", request_vif_follow},
     {"vif.held", request_vif_held},
     {"vif.list", request_vif_list},
     {"vif.set", request_vif_set},

@@ -316,6 +316,7 @@ int vif_xen_config(struct net_vif *v, struct netif_config *out, struct errmsg *e
 void vif_xen_json(struct net_vif *v, json_t *into);
 int request_vif_connect(struct net *n, struct net_request *r);
 int request_vif_disconnect(struct net *n, struct net_request *r);
+int request_vif_follow(struct net *n, struct net_request *r);
 void vif_xen_leave(struct net_vif *v); /* its control ring is not looked at any more; harmless on others */
 void net_world_close(struct net *n);
 

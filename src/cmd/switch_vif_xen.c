@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * VIFs of Xen guests. There is no socket: whoever watches xenstore (the daemon) says where a front end's rings and event channels are
- * (`vif.connect`), and that it is gone (`vif.disconnect`); it writes what the card offers (`backend` of the answer to
+ * (`vif.connect`), what it has changed of that since (`vif.follow`), and that it is gone (`vif.disconnect`); it writes what the card offers (`backend` of the answer to
  * `vif.attach`) where the front end looks for it.
  *
  *     attach --> listening <--> connected
@@ -104,11 +104,11 @@ static json_t *offers(const struct net_vif *v)
     const char *offloads = v->s.offloads ? "1" : "0";
     char queues[12];
     snprintf(queues, sizeof queues, "%u", v->s.queues);
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "feature-sg", "1", "feature-gso-tcpv4",
-                     offloads, "feature-gso-tcpv6", offloads, "feature-ipv6-csum-offload", offloads,
-                     "feature-no-csum-offload", v->s.offloads ? "0" : "1", "feature-rx-copy", "1", "feature-rx-flip",
-                     "0", "feature-multicast-control", "1", "feature-split-event-channels", "1", "feature-ctrl-ring",
-                     "1", "multi-queue-max-queues", queues);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "feature-sg", "1",
+                     "feature-gso-tcpv4", offloads, "feature-gso-tcpv6", offloads, "feature-ipv6-csum-offload",
+                     offloads, "feature-no-csum-offload", v->s.offloads ? "0" : "1", "feature-rx-copy", "1",
+                     "feature-rx-flip", "0", "feature-multicast-control", "1", "feature-dynamic-multicast-control", "1",
+                     "feature-split-event-channels", "1", "feature-ctrl-ring", "1", "multi-queue-max-queues", queues);
 }
 
 void vif_xen_json(struct net_vif *v, json_t *into)
@@ -158,6 +158,8 @@ void vif_xen_leave(struct net_vif *v)
 
 /* ---- a front end ---- */
 
+#define MULTICAST_KEY "request-multicast-control" /* the one that may change while it is connected */
+
 /* A switch that the front end wrote as text: what is no number is not there, as for Linux' own backend. */
 static bool front_flag(json_t *front, const char *key, bool fallback)
 {
@@ -176,7 +178,7 @@ static int read_front(json_t *o, struct netif_front *out, struct errmsg *e)
                                 .csum_offload6 = front_flag(o, "feature-ipv6-csum-offload", false),
                                 .gso_tcp4 = front_flag(o, "feature-gso-tcpv4", false),
                                 .gso_tcp6 = front_flag(o, "feature-gso-tcpv6", false),
-                                .multicast_control = front_flag(o, "request-multicast-control", false)};
+                                .multicast_control = front_flag(o, MULTICAST_KEY, false)};
     return 0;
 }
 
@@ -254,5 +256,21 @@ int request_vif_disconnect(struct net *n, struct net_request *r)
     vif_xen_leave(v);
     netif_disconnect(v->vif);
     if (was) net_vif_tell(v, "listening", NULL);
+    return 0;
+}
+
+int request_vif_follow(struct net *n, struct net_request *r)
+{
+    struct field_error why = {0};
+    struct fields f = fields_begin(r->params, "", &why);
+    int ret;
+    struct net_vif *v = request_vif_of_xen(n, &f, r->e, &ret);
+    if (!v) return ret;
+    json_t *front_end = fields_object(&f, "frontend");
+    ret = fields_done(&f, r->e);
+    if (ret == 0 && !front_end) ret = errmsg_set(r->e, EINVAL, "frontend: missing");
+    if (ret < 0) return ret;
+    if (!netif_connected(v->vif)) return errmsg_set(r->e, ENOTCONN, "VIF %s: has no front end", v->a.name);
+    netif_multicast_control(v->vif, front_flag(front_end, MULTICAST_KEY, false));
     return 0;
 }

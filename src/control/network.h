@@ -175,6 +175,8 @@ void network_xen_show(const struct network_item *i, json_t *into);
 void network_xen_note_offered(struct network_item *i, json_t *result);
 /* Use the front end's rings (connection is taken over); let go of them; remove the card. RPC_BUSY: try again later. */
 void network_xen_connect(struct network_item *i, json_t *connection, bool resume, network_done done, void *arg);
+/* A key of its front end's is another (value is taken over; NULL: it is gone). */
+void network_xen_follow(struct network_item *i, const char *key, json_t *value, network_done done, void *arg);
 void network_xen_disconnect(struct network_item *i, network_done done, void *arg);
 void network_xen_detach(struct network_item *i, network_done done, void *arg);
 /* A switch that has everything is told of the rings that its predecessor used. */

@@ -382,6 +382,7 @@ static void note_front_end(struct network *n, json_t *params)
     snprintf(i->front_end_why, sizeof i->front_end_why, "%s", why ? why : "");
     text_clean(i->front_end_why);
     if (why) log_limited(LOG_LEVEL_WARN, "vif %s: %s: %s", i->name, i->front_end, i->front_end_why);
+    network_xen_changed(i);
 }
 
 /* One that serves several cards or ports, whatever a card may be called. */

@@ -192,6 +192,27 @@ void network_xen_disconnect(struct network_item *i, network_done done, void *arg
     }
 }
 
+static void followed(void *arg, const struct peer_answer *a)
+{
+    struct xen_call *c = arg;
+    note_answer(c->item, a);
+    if (a->ret == 0) change(c->item, "connection", json_incref(c->connection));
+    call_end(c, code_of(a), a->message);
+}
+
+void network_xen_follow(struct network_item *i, const char *key, json_t *value, network_done done, void *arg)
+{
+    if (i->state != NETWORK_PRESENT || i->busy || !i->network->settled || !i->linked) {
+        json_decref(value);
+        done(arg, RPC_BUSY, "the switch is being started");
+        return;
+    }
+    json_t *connection = json_deep_copy(network_xen_connection(i)), *front = json_object_get(connection, "frontend");
+    if (value) json_object_set_new(front, key, value);
+    else json_object_del(front, key);
+    ask(i, "vif.follow", json_pack("{s:O}", "frontend", front), connection, followed, done, arg);
+}
+
 static void removed(struct xen_call *c)
 {
     struct network_item *i = c->item;

@@ -230,6 +230,7 @@ static void worker_notified(void *arg, const char *method, json_t *params, struc
         if (!d->config.xen.used || broken) snprintf(d->front_end, sizeof d->front_end, "%s", state ? state : "?");
         snprintf(d->front_end_why, sizeof d->front_end_why, "%s", why ? why : "");
         if (why) log_warn("disk %s: %s: %s", d->config.name, d->front_end, why);
+        if (broken) xen_backends_changed(d->host->xen, d->config.xen.backend);
     } else {
         log_limited(LOG_LEVEL_WARN, "disk %s: its worker sent an unknown notification \"%.32s\"", d->config.name,
                     method);

@@ -148,8 +148,8 @@ static void take_events(struct xen_backends *b)
         if (!xenstore_event(b->store, path, token)) return;
         if (!number(token + 1, UINT32_MAX, &value)) continue;
         if (token[0] == 'b' && value < b->name_count) backend_changed(b, value, path);
-        struct xen_device *d = token[0] == 'f' ? find_serial(b, value) : NULL;
-        if (d) xen_device_front_changed(d);
+        struct xen_device *d = token[0] == 'b' ? NULL : find_serial(b, value);
+        if (d) xen_device_front_changed(d, token);
     }
     /* The library may say only once that there are some. */
     loop_timer_arm(b->host->loop, &b->more, 0, more_fired);

@@ -13,6 +13,7 @@
 #include "control/xenstore_internal.h"
 #include "control/xenstore_params.h"
 
+#define MULTICAST_KEY "request-multicast-control"
 #define LOCKED_SUFFIX "-locked" /* of the hotplug script's name: the guest sends from its own address only */
 
 static const char *const published_keys[] = {"feature-sg",
@@ -41,7 +42,7 @@ static const char *const front_keys[] = {"request-rx-copy",
                                          "feature-gso-tcpv6-prefix",
                                          "feature-no-csum-offload",
                                          "feature-ipv6-csum-offload",
-                                         "request-multicast-control",
+                                         MULTICAST_KEY,
                                          NULL};
 
 json_t *xen_card_keys(json_t *keys)
@@ -278,6 +279,43 @@ static void connect(struct xen_device *d, bool resume)
     else xen_device_done(d, ret, "what the front end says of its rings cannot be used");
 }
 
+/* ---- what the front end may change ---- */
+
+/* A new reference; NULL: nothing that can be used is there. */
+static json_t *multicast_control(struct xen_device *d)
+{
+    char value[XEN_TEXT_MAX];
+    return xen_device_front_text(d, MULTICAST_KEY, value, sizeof value) == 0 ? json_string(value) : NULL;
+}
+
+static bool changed(struct xen_device *d)
+{
+    if (!xen_offered_number(offered(d), "feature-dynamic-multicast-control", 0)) return false;
+    json_t *now = multicast_control(d);
+    json_t *used = json_object_get(json_object_get(network_xen_connection(card_of(d)), "frontend"), MULTICAST_KEY);
+    bool same = now && used ? json_equal(now, used) : !now && !used;
+    json_decref(now);
+    return !same && !d->store_failed;
+}
+
+static void follow(struct xen_device *d)
+{
+    struct network_item *i = card_of(d);
+    json_t *now = multicast_control(d);
+    if (i && !d->store_failed) {
+        network_xen_follow(i, MULTICAST_KEY, now, op_done, d);
+        return;
+    }
+    json_decref(now);
+    xen_device_done(d, -EAGAIN, NULL);
+}
+
+static const char *broken(struct xen_device *d)
+{
+    struct network_item *i = card_of(d);
+    return i && strcmp(i->front_end, "broken") == 0 ? i->front_end_why : NULL;
+}
+
 static void disconnect(struct xen_device *d)
 {
     struct network_item *i = card_of(d);
@@ -293,6 +331,10 @@ const struct xen_device_kind xen_card_kind = {
     .connect = connect,
     .disconnect = disconnect,
     .detach = detach,
+    .followed = MULTICAST_KEY,
+    .changed = changed,
+    .follow = follow,
+    .broken = broken,
     .offered = offered,
     .identity = identity,
 };

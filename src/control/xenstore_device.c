@@ -41,34 +41,39 @@ void xen_device_poke(struct xen_device *d)
     if (d->backends->started && !d->backends->ending) look_in(d, 0);
 }
 
-/* "f" and its number. */
-static const char *front_token(const struct xen_device *d, char out[16])
+/* Tokens of its watches: a letter and its number. */
+#define STATE_TOKEN 'f'
+#define FOLLOWED_TOKEN 'k'
+
+static void watch(struct xen_device *d, struct xen_watch *w, char letter, const char *key)
 {
-    snprintf(out, 16, "f%u", d->serial);
-    return out;
+    char path[XENSTORE_PATH_MAX + 64], token[16];
+    if (w->there || !d->front[0]) return;
+    snprintf(path, sizeof path, "%s/%s", d->front, key);
+    snprintf(token, sizeof token, "%c%u", letter, d->serial);
+    w->there = w->is_new = xenstore_watch(d->backends->store, path, token) == 0;
 }
 
-static void watch_front(struct xen_device *d)
+static void unwatch(struct xen_device *d, struct xen_watch *w, char letter, const char *key)
 {
-    char path[XENSTORE_PATH_MAX + 8], token[16];
-    if (d->front_watched || !d->front[0]) return;
-    snprintf(path, sizeof path, "%s/state", d->front);
-    d->front_watched = d->watch_is_new = xenstore_watch(d->backends->store, path, front_token(d, token)) == 0;
+    char path[XENSTORE_PATH_MAX + 64], token[16];
+    if (w->there && d->backends->store) {
+        snprintf(path, sizeof path, "%s/%s", d->front, key);
+        snprintf(token, sizeof token, "%c%u", letter, d->serial);
+        xenstore_unwatch(d->backends->store, path, token);
+    }
+    w->there = false;
 }
 
 static void unwatch_front(struct xen_device *d)
 {
-    char path[XENSTORE_PATH_MAX + 8], token[16];
-    if (d->front_watched && d->backends->store) {
-        snprintf(path, sizeof path, "%s/state", d->front);
-        xenstore_unwatch(d->backends->store, path, front_token(d, token));
-    }
-    d->front_watched = false;
+    unwatch(d, &d->state_watch, STATE_TOKEN, "state");
+    if (d->kind->followed) unwatch(d, &d->followed_watch, FOLLOWED_TOKEN, d->kind->followed);
 }
 
 void xen_device_unwatched(struct xen_device *d)
 {
-    d->front_watched = false;
+    d->state_watch.there = d->followed_watch.there = false;
 }
 
 /* How long a guest's look must wait; it is taken from what the guest has, which may leave it in debt. */
@@ -83,11 +88,12 @@ static uint64_t take_look_ns(struct xen_guest *g)
     return g->looks >= 0 ? 0 : (uint64_t)(-g->looks / LOOKS_PER_S * (double)NS_PER_SECOND);
 }
 
-void xen_device_front_changed(struct xen_device *d)
+void xen_device_front_changed(struct xen_device *d, const char *token)
 {
-    if (!d->front_watched) return;
-    if (d->watch_is_new) { /* it says so of itself; the state was read after it was made */
-        d->watch_is_new = false;
+    struct xen_watch *w = token[0] == FOLLOWED_TOKEN ? &d->followed_watch : &d->state_watch;
+    if (!w->there) return;
+    if (w->is_new) { /* it says so of itself; the key was read after it was made */
+        w->is_new = false;
         return;
     }
     uint64_t delay_ns = take_look_ns(d->guest);
@@ -220,6 +226,38 @@ void xen_device_complain(struct xen_device *d, const char *why)
     if (d->backends->store && !d->foreign) xen_device_write(d, &(struct xenstore_key){"hotplug-error", clean}, 1);
 }
 
+/* ---- Broken rings ---- */
+
+/* Where drivers of Linux' own back ends say what is wrong with a device, and toolstacks look for it. */
+static const char *error_key(const struct xen_device *d, char out[128])
+{
+    snprintf(out, 128, "error/%s/error", d->backend);
+    return out;
+}
+
+static void mended(struct xen_device *d)
+{
+    char key[128];
+    if (d->backends->store && !d->foreign) xenstore_remove(d->backends->store, d->backends->home, error_key(d, key));
+    d->told_broken = false;
+}
+
+/* The device stays Connected, as under Linux' back ends: its guest may close it and begin anew. The log has it already. */
+static void tell_broken(struct xen_device *d)
+{
+    char key[128], guard[128], text[XEN_TEXT_MAX + 16];
+    const char *why = d->foreign ? NULL : d->kind->broken(d);
+    if ((why != NULL) == d->told_broken) return;
+    if (!why) {
+        mended(d);
+        return;
+    }
+    snprintf(guard, sizeof guard, "%s/frontend", d->backend);
+    snprintf(text, sizeof text, "%d %s", EPROTO, *why ? why : "its guest broke its rings");
+    struct xenstore_key error = {error_key(d, key), text};
+    d->told_broken = xenstore_write_keys(d->backends->store, d->backends->home, guard, &error, 1) == 0;
+}
+
 /* ---- Looking ---- */
 
 /* False: it cannot be said now. */
@@ -298,7 +336,7 @@ static bool view_of(struct xen_device *d, struct xen_device_view *v)
     if (d->foreign) return !v->announced;
     v->stage = d->kind->stage(d);
     if (!v->announced) return true;
-    watch_front(d);
+    watch(d, &d->state_watch, STATE_TOKEN, "state");
     if (!read_state(d, d->dir, &v->back) || !read_state(d, d->front, &v->front)) return false;
     int ret = xen_device_note(d, xenstore_read(d->backends->store, d->dir, "online", online, sizeof online));
     if (!xen_is_answer(ret)) return false;
@@ -311,7 +349,10 @@ static bool view_of(struct xen_device *d, struct xen_device_view *v)
     if (v->front <= XENBUS_INIT_WAIT || v->front == XENBUS_CLOSED) d->failed = false;
     v->failed = d->failed;
     v->seen_used = d->seen_used;
-    return true;
+    if (!d->kind->followed || v->stage != XEN_DEVICE_CONNECTED) return true;
+    watch(d, &d->followed_watch, FOLLOWED_TOKEN, d->kind->followed);
+    v->changed = d->kind->changed(d);
+    return !d->store_failed;
 }
 
 /* ---- Acting ---- */
@@ -325,6 +366,7 @@ static void start(struct xen_device *d, enum xen_device_action action, enum xenb
     case XEN_DEVICE_CONNECT: d->kind->connect(d, back == XENBUS_CONNECTED && !d->let_go); break;
     case XEN_DEVICE_DISCONNECT: d->kind->disconnect(d); break;
     case XEN_DEVICE_DETACH: d->kind->detach(d); break;
+    case XEN_DEVICE_FOLLOW: d->kind->follow(d); break;
     default: assert(false);
     }
 }
@@ -334,6 +376,7 @@ static void forget(struct xen_device *d)
     struct xen_backends *b = d->backends;
     bool replaced = is_there(d) && !d->foreign;
     log_debug("xen: %s: gone", d->backend);
+    mended(d); /* an earlier daemon may have said so */
     xen_device_free(d);
     if (replaced) xen_backends_scan(b);
 }
@@ -353,7 +396,8 @@ static bool act(struct xen_device *d, enum xen_device_action action, enum xenbus
         break;
     case XEN_DEVICE_CONNECT:
     case XEN_DEVICE_DISCONNECT:
-    case XEN_DEVICE_DETACH: break;
+    case XEN_DEVICE_DETACH:
+    case XEN_DEVICE_FOLLOW: break;
     }
     start(d, action, back);
     return false; /* xen_device_done() looks */
@@ -376,6 +420,7 @@ static void look(struct xen_device *d)
             if (d->store_failed) retry(d);
             return;
         }
+        tell_broken(d);
         if (!act(d, xen_device_next(&v), v.back)) return;
     }
     log_limited(LOG_LEVEL_ERROR, "xen: %s: its states go round and round", d->backend);
@@ -391,6 +436,7 @@ void xen_device_done(struct xen_device *d, int ret, const char *why)
         d->tries = 0;
         if (action == XEN_DEVICE_CONNECT || action == XEN_DEVICE_DISCONNECT) d->seen_used = false;
         if (action == XEN_DEVICE_CONNECT) d->let_go = d->kind->stage(d) != XEN_DEVICE_CONNECTED;
+        if (action == XEN_DEVICE_CONNECT) mended(d);
         if (action == XEN_DEVICE_DISCONNECT) d->let_go = true;
         if (action == XEN_DEVICE_DETACH) d->published = d->published && is_there(d);
         content(d);

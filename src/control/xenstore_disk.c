@@ -304,6 +304,12 @@ static void disconnect(struct xen_device *d)
     else xen_device_done(d, 0, NULL);
 }
 
+static const char *broken(struct xen_device *d)
+{
+    const struct vdisk *disk = disk_of(d);
+    return disk && strcmp(disk->front_end, "broken") == 0 ? disk->front_end_why : NULL;
+}
+
 const struct xen_device_kind xen_disk_kind = {
     .name = "disk",
     .script_prefix = "block-creedence",
@@ -312,6 +318,7 @@ const struct xen_device_kind xen_disk_kind = {
     .connect = connect,
     .disconnect = disconnect,
     .detach = detach,
+    .broken = broken,
     .offered = offered,
     .identity = identity,
 };

@@ -24,7 +24,13 @@ struct xen_device_kind {
     void (*connect)(struct xen_device *d, bool resume);
     void (*disconnect)(struct xen_device *d);
     void (*detach)(struct xen_device *d);
-    json_t *(*offered)(struct xen_device *d); /* keys to be published; borrowed */
+    /* A key of the front end's that it may change while it is connected; NULL: there is none. Is it other than what is in use? Do as
+     * it says. */
+    const char *followed;
+    bool (*changed)(struct xen_device *d);
+    void (*follow)(struct xen_device *d);
+    const char *(*broken)(struct xen_device *d); /* what its guest did to its rings; NULL: nothing. Borrowed */
+    json_t *(*offered)(struct xen_device *d);    /* keys to be published; borrowed */
     /* What the device that there is here was made of (xen_identity()); NULL: there is none. Borrowed. */
     const char *(*identity)(struct xen_device *d);
 };
@@ -38,6 +44,11 @@ struct xen_guest {
     uint64_t looked_ns;
 };
 
+/* A watch of a key of the front end's. */
+struct xen_watch {
+    bool there, is_new;
+};
+
 struct xen_device {
     struct list node; /* xen_backends' */
     struct xen_backends *backends;
@@ -48,9 +59,10 @@ struct xen_device {
     char dir[XENSTORE_PATH_MAX];   /* the same, whole */
     char front[XENSTORE_PATH_MAX]; /* "": not read yet */
     char identity[XEN_TEXT_MAX];   /* read with it */
-    bool front_watched, watch_is_new;
-    bool foreign;   /* another backend's, or nonsense: left alone until it goes */
-    bool published; /* it was past Initialising: when it is there again, it is a new one of the same name */
+    struct xen_watch state_watch, followed_watch;
+    bool told_broken; /* the toolstack was */
+    bool foreign;     /* another backend's, or nonsense: left alone until it goes */
+    bool published;   /* it was past Initialising: when it is there again, it is a new one of the same name */
     bool failed, put_down, seen_used; /* xenstore_state.h */
     bool let_go;       /* of its rings, since they were used last: the next are new, whatever the states are */
     bool store_failed; /* not everything could be read for what is going on: it is to be tried again */
@@ -86,8 +98,8 @@ struct xen_device *xen_device_new(struct xen_backends *b, unsigned name, unsigne
 void xen_device_free(struct xen_device *d);
 /* Look at it when the loop comes around. */
 void xen_device_poke(struct xen_device *d);
-/* Its front end's state changed, or so it says. */
-void xen_device_front_changed(struct xen_device *d);
+/* Its front end's state changed, or so it says, or the key that is followed. `token`: the watch's. */
+void xen_device_front_changed(struct xen_device *d, const char *token);
 /* The store's connection is another: watches are to be made anew. */
 void xen_device_unwatched(struct xen_device *d);
 /* What was going on is over: 0, -EAGAIN: try again later, another -errno with the reason. */

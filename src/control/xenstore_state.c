@@ -20,8 +20,8 @@ static_assert(sizeof state_names / sizeof state_names[0] == XENBUS_STATES, "ever
 static const char *const action_names[] = {
     [XEN_DEVICE_WAIT] = "wait",       [XEN_DEVICE_ATTACH] = "attach",         [XEN_DEVICE_PUBLISH] = "publish",
     [XEN_DEVICE_CONNECT] = "connect", [XEN_DEVICE_DISCONNECT] = "disconnect", [XEN_DEVICE_DETACH] = "detach",
-    [XEN_DEVICE_SERVE] = "serve",     [XEN_DEVICE_CLOSING] = "closing",       [XEN_DEVICE_CLOSED] = "closed",
-    [XEN_DEVICE_FORGET] = "forget",
+    [XEN_DEVICE_SERVE] = "serve",     [XEN_DEVICE_FOLLOW] = "follow",         [XEN_DEVICE_CLOSING] = "closing",
+    [XEN_DEVICE_CLOSED] = "closed",   [XEN_DEVICE_FORGET] = "forget",
 };
 static_assert(sizeof action_names / sizeof action_names[0] == XEN_DEVICE_ACTIONS, "every action has a name");
 
@@ -91,7 +91,8 @@ static enum xen_device_action next_front_end(const struct xen_device_view *v)
     case XENBUS_RECONFIGURING:
     case XENBUS_RECONFIGURED: break;
     }
-    if (connected) return v->back == XENBUS_CONNECTED ? XEN_DEVICE_WAIT : XEN_DEVICE_SERVE;
+    if (connected && v->back != XENBUS_CONNECTED) return XEN_DEVICE_SERVE;
+    if (connected) return v->changed ? XEN_DEVICE_FOLLOW : XEN_DEVICE_WAIT;
     if (!v->failed) return XEN_DEVICE_CONNECT;
     return v->back == XENBUS_CLOSING ? XEN_DEVICE_WAIT : XEN_DEVICE_CLOSING;
 }

@@ -52,6 +52,7 @@ struct xen_device_view {
     bool failed;    /* the last CONNECT failed, and the front end did not move on */
     bool put_down;  /* an operator detached it: it is not made again */
     bool seen_used; /* the front end was Connected since the last CONNECT */
+    bool changed;   /* what it asked for when it connected, and may change, is other now */
 };
 
 enum xen_device_action {
@@ -62,11 +63,12 @@ enum xen_device_action {
     XEN_DEVICE_DISCONNECT, /* complete what is in flight, let go of the rings */
     XEN_DEVICE_DETACH,     /* end it, with everything on storage */
     XEN_DEVICE_SERVE,      /* write Connected: it is */
+    XEN_DEVICE_FOLLOW,     /* do as the front end asks now */
     XEN_DEVICE_CLOSING,    /* write Closing */
     XEN_DEVICE_CLOSED,     /* write Closed */
     XEN_DEVICE_FORGET,     /* there is nothing left of it anywhere */
 };
-#define XEN_DEVICE_ACTIONS 10
+#define XEN_DEVICE_ACTIONS 11
 
 const char *xen_device_action_name(enum xen_device_action a);
 enum xen_device_action xen_device_next(const struct xen_device_view *v);

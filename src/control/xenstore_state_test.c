@@ -25,6 +25,7 @@ static void carry_out(struct xen_device_view *v, enum xen_device_action a)
     case XEN_DEVICE_DISCONNECT: v->stage = XEN_DEVICE_READY; break;
     case XEN_DEVICE_DETACH: v->stage = XEN_DEVICE_NONE; break;
     case XEN_DEVICE_SERVE: v->back = XENBUS_CONNECTED; break;
+    case XEN_DEVICE_FOLLOW: v->changed = false; break;
     case XEN_DEVICE_CLOSING: v->back = XENBUS_CLOSING; break;
     case XEN_DEVICE_CLOSED: v->back = XENBUS_CLOSED; break;
     case XEN_DEVICE_WAIT:
@@ -52,6 +53,9 @@ static void check(const struct xen_device_view *v, enum xen_device_action a)
         break;
     case XEN_DEVICE_SERVE:
         assert_true(v->stage == XEN_DEVICE_CONNECTED && v->back != XENBUS_CONNECTED && uses_rings);
+        break;
+    case XEN_DEVICE_FOLLOW:
+        assert_true(v->stage == XEN_DEVICE_CONNECTED && v->back == XENBUS_CONNECTED && uses_rings && v->changed);
         break;
     case XEN_DEVICE_CLOSING: assert_int_not_equal(v->back, XENBUS_CLOSING); break;
     case XEN_DEVICE_CLOSED: assert_true(v->back != XENBUS_CLOSED && v->stage != XEN_DEVICE_CONNECTED); break;
@@ -84,10 +88,11 @@ static struct xen_device_view view_of(unsigned n)
     v.failed = n >> 4 & 1;
     v.put_down = n >> 5 & 1;
     v.seen_used = n >> 6 & 1;
+    v.changed = n >> 7 & 1;
     return v;
 }
 
-#define VIEWS (XENBUS_STATES * XENBUS_STATES * 4 * 32u)
+#define VIEWS (XENBUS_STATES * XENBUS_STATES * 4 * 64u)
 
 static void every_view_comes_to_rest(void **state)
 {
@@ -99,7 +104,7 @@ static void every_view_comes_to_rest(void **state)
         if (v.front <= XENBUS_INIT_WAIT || v.front == XENBUS_CLOSED)
             assert_int_not_equal(v.stage, XEN_DEVICE_CONNECTED);
         if (v.front == XENBUS_CONNECTED && v.online && v.stage != XEN_DEVICE_NOT_READY && !v.failed && !v.put_down)
-            assert_true(v.stage == XEN_DEVICE_CONNECTED && v.back == XENBUS_CONNECTED);
+            assert_true(v.stage == XEN_DEVICE_CONNECTED && v.back == XENBUS_CONNECTED && !v.changed);
     }
 }
 

@@ -173,6 +173,14 @@ bool netif_connected(const struct vif *v)
     return v->netif->queues > 0;
 }
 
+void netif_multicast_control(struct vif *v, bool on)
+{
+    struct netif_card *c = v->netif;
+    if (!c->queues) return;
+    c->front.multicast_control = on;
+    atomic_store(&c->filter, on);
+}
+
 /* ---- the kind ---- */
 
 static bool maps(const struct netif_card *c)

@@ -59,7 +59,7 @@ struct netif_front {
     bool csum_offload;  /* of IPv4 (feature-no-csum-offload is not there, or 0) */
     bool csum_offload6; /* feature-ipv6-csum-offload */
     bool gso_tcp4, gso_tcp6;
-    bool multicast_control; /* only groups that it asks for */
+    bool multicast_control; /* only groups that it asks for; may change while it is connected */
 };
 
 /* Of a card of vif_new(.xen). control: NULL: it has no control ring. 0, or -errno with the reason: nothing runs. resume: go on where
@@ -69,6 +69,9 @@ int netif_connect(struct vif *v, const struct netif_front *front, const struct n
 /* What was kept of the connection is forgotten (vif_free() leaves it to a successor). Harmless when not connected. */
 void netif_disconnect(struct vif *v);
 bool netif_connected(const struct vif *v);
+/* The front end wants only groups that it asks for, or all from now on (feature-dynamic-multicast-control). What it asked for is
+ * known either way. Harmless when not connected. */
+void netif_multicast_control(struct vif *v, bool on);
 
 /* The control ring: readable when there may be requests; -1: there is none. */
 int netif_control_fd(const struct vif *v);

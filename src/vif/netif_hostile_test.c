@@ -569,6 +569,35 @@ static void test_multicast(void **state)
     bed_close(&b);
 }
 
+/* The front end changes its mind while it is connected (feature-dynamic-multicast-control): the list is there, filtered by or not, and
+ * has its bound either way, however many addresses are sent. */
+static void test_multicast_changes(void **state)
+{
+    struct netif_bed b;
+    bed_open(&b, 1, true, NETIF_COPY, &bed_takes_all);
+    for (unsigned i = 0; i < 250; i++)
+        group_order(&b, NETIF_EXTRA_MCAST_ADD, i, i < NETIF_GROUPS_MAX ? NETIF_OKAY : NETIF_ERROR);
+    assert_int_equal(arrives(&b, 1, 200), 1);
+    netif_multicast_control(b.vif, true);
+    assert_int_equal(arrives(&b, 1, 200), 0);
+    assert_int_equal(arrives(&b, 1, 6), 1);
+    assert_int_equal(arrives(&b, 0xff, 0), 1);
+    group_order(&b, NETIF_EXTRA_MCAST_DEL, 6, NETIF_OKAY);
+    group_order(&b, NETIF_EXTRA_MCAST_ADD, 200, NETIF_OKAY);
+    assert_int_equal(arrives(&b, 1, 6), 0);
+    assert_int_equal(arrives(&b, 1, 200), 1);
+    netif_multicast_control(b.vif, false);
+    assert_int_equal(arrives(&b, 1, 6), 1);
+    netif_multicast_control(b.vif, true);
+    assert_int_equal(arrives(&b, 1, 6), 0);
+    /* It is that front end's. */
+    netif_disconnect(b.vif);
+    netif_multicast_control(b.vif, true);
+    bed_connect(&b, &bed_takes_all, false);
+    assert_int_equal(arrives(&b, 1, 6), 1);
+    bed_close(&b);
+}
+
 /* Without feature-sg a frame has one page; what comes in several is taken, all the same. */
 static void test_no_sg(void **state)
 {
@@ -675,9 +704,9 @@ int main(void)
         cmocka_unit_test(test_random_headers), cmocka_unit_test(test_stalled),
         cmocka_unit_test(test_receive_grants), cmocka_unit_test(test_receive_calls),
         cmocka_unit_test(test_destroyed),      cmocka_unit_test(test_connections),
-        cmocka_unit_test(test_multicast),      cmocka_unit_test(test_no_sg),
-        cmocka_unit_test(test_same_reference), cmocka_unit_test(test_same_pages),
-        cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_multicast),      cmocka_unit_test(test_multicast_changes),
+        cmocka_unit_test(test_no_sg),          cmocka_unit_test(test_same_reference),
+        cmocka_unit_test(test_same_pages),     cmocka_unit_test(test_killed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

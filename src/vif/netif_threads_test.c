@@ -176,7 +176,10 @@ static void disturb(unsigned round)
     case 0: ask(NETIF_CTRL_SET_HASH_ALGORITHM, NETIF_HASH_TOEPLITZ, 0, 0); break;
     case 1: ask(NETIF_CTRL_SET_HASH_FLAGS, NETIF_HASH_ALL, 0, 0); break;
     case 2: ask(NETIF_CTRL_ADD_GREF_MAPPING, queue, list_ref, 100); break;
-    case 3: netif_multicast_order(receiver.vif->netif, NETIF_EXTRA_MCAST_ADD, (uint8_t[6]){1}); break;
+    case 3:
+        netif_multicast_order(receiver.vif->netif, NETIF_EXTRA_MCAST_ADD, (uint8_t[6]){1});
+        netif_multicast_control(receiver.vif, round & 8);
+        break;
     case 4: ask(NETIF_CTRL_DEL_GREF_MAPPING, queue, list_ref, 50); break;
     case 5: ask(NETIF_CTRL_SET_HASH_FLAGS, 0, 0, 0); break;
     case 6: netif_multicast_order(receiver.vif->netif, NETIF_EXTRA_MCAST_DEL, (uint8_t[6]){1}); break;

@@ -6,7 +6,8 @@ Installed by tests as DIR/creedence-switch. How to behave stands in DIR/switch.j
 
     {"die": "method", "hang": "method", "close": "method", "fail": {"method": [code, "message"]}, "hostile": "garbage" | ...,
      "connected": ["vif", ...], "extra": N, "forget": ["vif/name", ...], "page": N, "version": "fail", "unknown": "bridge",
-     "fault": "vif", "fault_thread": "name", "silent": "method", "wait": "method" (as long as that stands there)}
+     "fault": "vif", "fault_thread": "name", "silent": "method", "wait": "method" (as long as that stands there),
+     "broken": "why, when asked for statistics"}
 
 Every request received goes to DIR/switch.jsonl with the names of its descriptors.
 """
@@ -198,6 +199,10 @@ class Switch(Fake):
             raise Refused(-106, "it is connected already")
         self.vifs[params["name"]]["connected"] = True
 
+    def vif_follow(self, params, fds):
+        if not self.vifs[params["name"]].get("connected"):
+            raise Refused(-107, "it has no front end")
+
     def vif_disconnect(self, params, fds):
         self.vifs[params["name"]]["connected"] = False
 
@@ -216,6 +221,8 @@ class Switch(Fake):
                                    for n in wanted], params)
 
     def vif_stats(self, params, fds):
+        if why := self.behaviour().get("broken"):
+            self.tell("vif", {"name": next(iter(self.vifs)), "front_end": "broken", "why": why})
         wanted = [n for n in self.vifs if params.get("name") in (None, n)]
         return self.paged("vifs", [{**self.counters(n), "generation": int(os.pread(self.vifs[n]["held"]["state"], 20, 0))} for n in wanted],
                           params)
