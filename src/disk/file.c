@@ -259,10 +259,13 @@ int disk_file_reopen(struct engine_file *f, int *old_fd, struct errmsg *e)
     char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", f->fd);
     int flags = fcntl(f->fd, F_GETFL);
-    int fd = flags < 0 ? -1 : open(path, (flags & (O_ACCMODE | O_DIRECT)) | O_CLOEXEC | O_NOCTTY);
+    autoclose int fd = flags < 0 ? -1 : open(path, (flags & (O_ACCMODE | O_DIRECT)) | O_CLOEXEC | O_NOCTTY);
     if (fd < 0) return errmsg_sys(e, errno, "%s: cannot open it once more", f->name);
+    /* Not looked at for others' opposite ones: the old description's are there for that. */
+    int ret = f->writable ? take_locks(fd, WRITER_USES, BOTH_REFUSE) : 0;
+    if (ret < 0) return errmsg_sys(e, -ret, "%s: cannot lock it once more", f->name);
     *old_fd = f->fd;
-    f->fd = fd;
+    f->fd = steal_fd(&fd);
     return 0;
 }
 

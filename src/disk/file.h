@@ -28,7 +28,9 @@ int disk_file_open(struct engine_file *out, const char *path, unsigned flags, st
 int disk_file_adopt(struct engine_file *out, int fd, const char *name, struct errmsg *e);
 
 /* Open the same file once more, in the same way: what holds duplicates of the old descriptor has none of the new one. The
- * old one, with its locks, is the caller's in *old_fd. f stays as it was on failure. 0 or -errno. */
+ * old one, with its locks, is the caller's in *old_fd. One that can be written has a writer's locks too: a process that was
+ * killed may have writes on their way through it when whoever held the old one has let go of the image; nobody may
+ * use that before they are over. f stays as it was on failure. 0 or -errno. */
 int disk_file_reopen(struct engine_file *f, int *old_fd, struct errmsg *e);
 
 void disk_file_close(struct engine_file *f);

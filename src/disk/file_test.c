@@ -149,6 +149,24 @@ static void test_locks(void **state)
     scratch_drop(&s);
 }
 
+/* Writes that a killed process has left in the kernel hold the description that they go through, and nothing else. */
+static void test_locks_of_one_opened_again(void **state)
+{
+    struct scratch s;
+    for (unsigned flags = 0; flags <= DISK_FILE_WRITE; flags++) {
+        int old;
+        scratch_make(&s, 4096);
+        assert_int_equal(disk_file_open(&s.file, s.path, flags, &msg), 0);
+        assert_int_equal(disk_file_reopen(&s.file, &old, &msg), 0);
+        assert_int_equal(open_again(&s, DISK_FILE_WRITE), -EAGAIN);
+        close(old);
+        assert_int_equal(open_again(&s, DISK_FILE_WRITE), flags ? -EAGAIN : 0);
+        disk_file_close(&s.file);
+        assert_int_equal(open_again(&s, DISK_FILE_WRITE), 0);
+        scratch_drop(&s);
+    }
+}
+
 /* ---- Locks against QEMU ---- */
 
 static bool have(const char *program)
@@ -283,6 +301,7 @@ int main(void)
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_locks),
+        cmocka_unit_test(test_locks_of_one_opened_again),
         cmocka_unit_test(test_qemu_is_refused),
         cmocka_unit_test(test_qemu_holds),
         cmocka_unit_test(test_block_device),
