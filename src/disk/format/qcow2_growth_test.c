@@ -11,6 +11,7 @@
 #include <inttypes.h>
 
 #include "base/cleanup.h"
+#include "base/test_alloc.h"
 #include "disk/format/qcow2_impl.h"
 #include "disk/image.h"
 
@@ -26,17 +27,22 @@ struct rig {
     uint64_t cuts;
 };
 
-static void rig_init(struct rig *r, const struct qcow2_create_args *args, uint64_t number)
+static void rig_open(struct rig *r, const struct qcow2_create_args *args, const struct engine_maker *maker)
 {
-    r->cuts = number;
     scratch_on_disk = false;
     image_make(r->path, args);
-    r->plan = fault_plan_new(1);
-    assert_non_null(r->plan);
-    disk_open(&r->d, r->path, &(struct disk_options){.flags = DISK_FILE_WRITE, .maker = fault_plan_maker(r->plan)});
+    disk_open(&r->d, r->path, &(struct disk_options){.flags = DISK_FILE_WRITE, .maker = maker});
     /* A sync of the page cache that failed is final (disk/sync.h), one of direct writes is not. */
     r->d.file.direct = true;
     r->q = qcow2_of(r->d.layer);
+}
+
+static void rig_init(struct rig *r, const struct qcow2_create_args *args, uint64_t number)
+{
+    r->cuts = number;
+    r->plan = fault_plan_new(1);
+    assert_non_null(r->plan);
+    rig_open(r, args, fault_plan_maker(r->plan));
 }
 
 static void rig_free(struct rig *r)
@@ -70,6 +76,7 @@ static void is_sound_after_cut(struct rig *r, const char *when)
 
 struct take {
     uint64_t want;
+    unsigned alloc_fails; /* which allocation: 1 is the first; 0: none */
     uint64_t first, count;
 };
 
@@ -77,7 +84,10 @@ static int take_call(struct qcow2 *q, void *arg)
 {
     struct take *t = arg;
     bool zero;
-    return qcow2_refs_take(q, t->want, 1, &t->first, &t->count, &zero);
+    alloc_countdown = t->alloc_fails;
+    int ret = qcow2_refs_take(q, t->want, 1, &t->first, &t->count, &zero);
+    alloc_countdown = 0;
+    return ret;
 }
 
 static int take(struct rig *r, struct take *t)
@@ -233,6 +243,41 @@ static void refcount_table(void **state)
     each_request_fails(true);
 }
 
+/* False: the growth needed fewer allocations. */
+static bool one_without_memory(bool table, unsigned nth)
+{
+    struct rig r = {0};
+    rig_open(&r, &(struct qcow2_create_args){.size_bytes = MiB, .version = 3, .cluster_bits = 9, .refcount_order = 6},
+             NULL);
+    write_and_flush(&r, 0, 'a');
+    take_up_to(&r, BLOCK_CLUSTERS * (table ? TABLE_BLOCKS : 4));
+    struct take t = {.want = 1, .alloc_fails = nth};
+    alloc_failed = false;
+    int ret = take(&r, &t);
+    bool failed = alloc_failed;
+    if (ret != 0 && (ret != -ENOMEM || !failed))
+        fail_msg("taking a cluster: %d, an allocation failed: %d", ret, failed);
+    nothing_stays_claimed(&r);
+    for (uint64_t taken = 0; taken < 2 * BLOCK_CLUSTERS; taken += 8)
+        assert_int_equal(take(&r, &(struct take){.want = 8}), 0);
+    nothing_stays_claimed(&r);
+    disk_close(&r.d, true);
+    is_sound(r.path, "without memory");
+    rig_free(&r);
+    return failed;
+}
+
+static void no_memory(void **state)
+{
+    (void)state;
+    for (unsigned table = 0; table < 2; table++) {
+        unsigned nth = 1;
+        while (one_without_memory(table, nth))
+            nth++;
+        assert_true(nth > 2);
+    }
+}
+
 /* ---- the L1 table ---- */
 
 /* What was flushed is there, whoever opens the image after a power cut now. */
@@ -300,6 +345,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refcount_block),
         cmocka_unit_test(refcount_table),
+        cmocka_unit_test(no_memory),
         cmocka_unit_test(l1_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
