@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """creedenced: what operators ask of it, what survives, and what a hostile client or worker can do to it (nothing)."""
 
+import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -251,6 +253,33 @@ def test_a_dead_worker_is_replaced_with_all_that_was_held(daemon, leaf):
     configured = [entry for entry in daemon.worker_log() if entry["method"] == "configure"]
     assert configured[-1]["fds"] == ["held:conn", "held:state", "layer0", "listen"]
     assert sorted(configured[-1]["params"]["held"]) == ["conn", "state"]
+
+
+@contextlib.contextmanager
+def held_at_its_end(pid):
+    """When it is killed it stays in the kernel, as one does whose storage hangs, until this is left."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    seize, trace_exit, go_on = 0x4206, 0x40, 7
+    if libc.ptrace(seize, pid, None, trace_exit) < 0:
+        pytest.skip("no process may be traced here")
+    try:
+        yield
+        os.waitpid(pid, 0x40000000)  # __WALL: it has stopped
+    finally:
+        libc.ptrace(go_on, pid, None, None)
+
+
+def test_a_killed_worker_that_does_not_end_is_told_of(daemon, leaf):
+    """It may have writes on their way: no other is started before it has ended."""
+    pid = daemon.attach("d1", leaf)["pid"]
+    daemon.kill()
+    with held_at_its_end(pid):
+        (daemon.run_dir / "disks/d1.link").unlink()  # it cannot be reached, and is to be replaced
+        daemon.start()
+        shown = wait_until(lambda: "has not ended" in (d := daemon.show("d1")).get("error", "") and d, 40, "the report")
+        assert f"process {pid}" in shown["error"] and shown["pid"] == pid and alive(pid)
+    assert daemon.wait_state("d1")["pid"] != pid
 
 
 def test_a_first_start_that_fails_leaves_nothing(daemon, leaf):
@@ -908,6 +937,40 @@ def test_a_replaced_base_outlives_daemon_and_worker(real, patterned):
     wait_until(lambda: real.show("d1")["cached"], 5, "the disk to use the cache")
     read_all(shown["socket"])
     new_worker(real)
+    read_all(shown["socket"])
+
+
+def test_a_base_deleted_under_its_clone_goes_on(real, patterned):
+    """Workers and the cache service have it open, and so have those who replace them."""
+    shown = attach_chain(real, patterned)
+    patterned[1].unlink()
+    read_all(shown["socket"])
+    new_cache_service(real)
+    new_worker(real)
+    read_all(shown["socket"])
+    real.kill()
+    real.start()
+    real.wait_state("d1")
+    read_all(shown["socket"])
+
+
+def test_a_base_that_vanished_while_nothing_ran(real, patterned, run_dir):
+    """Its disk waits for it and says so; others are served."""
+    base = patterned[1]
+    shown = attach_chain(real, patterned)
+    real.attach("other", new_raw(run_dir / "other.raw", 1 << 20), "raw")
+    pids = [real.show(name)["pid"] for name in ("d1", "other")]
+    real.kill()
+    for pid in pids:
+        kill_and_wait(pid)
+    aside = base.with_suffix(".aside")
+    base.rename(aside)
+    real.start()
+    stopped = wait_until(lambda: "No such file" in (d := real.show("d1")).get("error", "") and d, 10, "the disk to be refused")
+    assert str(base) in stopped["error"] and "pid" not in stopped
+    real.wait_state("other")
+    aside.rename(base)
+    real.wait_state("d1")
     read_all(shown["socket"])
 
 

@@ -2,7 +2,6 @@
 #include "control/vdisk.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -235,7 +234,7 @@ void vdisk_destroy(struct vdisk *d, vdisk_done done, void *arg)
     snprintf(d->error, sizeof d->error, "it was %s for too long and was killed: what was written last may be lost",
              vdisk_state_name(d->state));
     d->state = VDISK_QUITTING;
-    if (process_running(&d->process)) process_kill(&d->process, SIGKILL);
+    if (process_running(&d->process)) vdisk_worker_kill(d);
     else vdisk_gone(d, d->error_code, d->error);
 }
 

@@ -27,6 +27,8 @@ void vdisk_wait_then_start(struct vdisk *d, uint64_t delay_ns);
 void vdisk_start_again(struct vdisk *d, bool served, const char *why);
 /* Kill the worker unless something else happens first. */
 void vdisk_limit_ms(struct vdisk *d, unsigned ms);
+/* Kill it now. What follows is decided when it has ended; if that takes long it is said. */
+void vdisk_worker_kill(struct vdisk *d);
 void vdisk_worker_exited(struct process *p, int status);
 /* Connect to the worker's link. 0 or -errno. */
 int vdisk_link_up(struct vdisk *d, struct errmsg *e);

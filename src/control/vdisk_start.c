@@ -4,7 +4,6 @@
  * that is held. What becomes of it afterwards is vdisk_worker.c's.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +35,7 @@ static void configured(void *arg, const struct peer_answer *a)
         /* It ends by itself, or is killed; what follows is decided when it has. */
         d->error_code = a->ret == -EPIPE ? 0 : RPC_WORKER;
         snprintf(d->error, sizeof d->error, "%s", a->message);
-        process_kill(&d->process, SIGKILL);
+        vdisk_worker_kill(d);
         return;
     }
     peer_ask(d->peer, "adopt", NULL, NULL, NULL, 0, VDISK_ADOPT_LIMIT_MS, vdisk_version_came, d);
@@ -267,7 +266,7 @@ void vdisk_worker_start(struct vdisk *d)
     }
     if (ret < 0 && process_running(&d->process)) { /* its end is reported soon */
         snprintf(d->error, sizeof d->error, "%s", e.text);
-        process_kill(&d->process, SIGKILL);
+        vdisk_worker_kill(d);
         return;
     }
     if (ret < 0) {

@@ -25,6 +25,7 @@
 #define HELD_NAME_MAX 31u /* what a worker takes back, and what its session uses (guest/vhost_user.h) */
 #define LEAVE_LIMIT_MS 15000u
 #define QUIT_LIMIT_MS 60000u
+#define KILLED_LIMIT_MS 10000u /* until that is said */
 #define RELINK_DELAY_MS 200u  /* a link that closed usually means that an exit is about to be reported */
 #define BACKOFF_SERVED_MS 50u /* the last worker had served */
 #define BACKOFF_CONNECTED_MS 1000u
@@ -121,12 +122,32 @@ void vdisk_wait_then_start(struct vdisk *d, uint64_t delay_ns)
     loop_timer_arm(d->host->loop, &d->timer, delay_ns, start_fired);
 }
 
+/* Killed, but in the kernel still: that waits for storage, or for whoever looks at the process. No other worker may be started
+ * before it has ended. */
+static void not_ended(struct loop_timer *t)
+{
+    struct vdisk *d = container_of(t, struct vdisk, timer);
+    char why[160];
+    snprintf(why, sizeof why,
+             "its worker (process %d) was killed and has not ended: its storage may hang; it is waited for",
+             (int)d->process.pid);
+    log_warn("disk %s: %s", d->config.name, why);
+    if (!d->error_code) snprintf(d->error, sizeof d->error, "%s", why);
+    vdisk_finish_operation(d, RPC_WORKER, why); /* others need not wait for it */
+}
+
+void vdisk_worker_kill(struct vdisk *d)
+{
+    process_kill(&d->process, SIGKILL);
+    loop_timer_arm(d->host->loop, &d->timer, KILLED_LIMIT_MS * NS_PER_MS, not_ended);
+}
+
 static void too_slow(struct loop_timer *t)
 {
     struct vdisk *d = container_of(t, struct vdisk, timer);
     log_error("disk %s: its worker (process %d) takes too long (%s): it is killed", d->config.name, (int)d->process.pid,
               vdisk_state_name(d->state));
-    process_kill(&d->process, SIGKILL);
+    vdisk_worker_kill(d);
 }
 
 void vdisk_limit_ms(struct vdisk *d, unsigned ms)
@@ -335,7 +356,7 @@ static void adopted(void *arg, const struct peer_answer *a)
     if (!name || strcmp(name, d->config.name) != 0) {
         log_warn("disk %s: process %d cannot be gone on with: %s", d->config.name, (int)d->process.pid,
                  a->ret < 0 ? a->message : "it says that it serves another disk");
-        process_kill(&d->process, SIGKILL);
+        vdisk_worker_kill(d);
         return;
     }
     note_version(d, a->result);
@@ -356,7 +377,7 @@ bool vdisk_worker_adopt(struct vdisk *d)
     if (vdisk_link_up(d, &e) < 0) {
         log_warn("disk %s: process %d cannot be reached (%s): it is replaced", d->config.name, (int)d->process.pid,
                  e.text);
-        process_kill(&d->process, SIGKILL);
+        vdisk_worker_kill(d);
         return true;
     }
     peer_ask(d->peer, "adopt", NULL, NULL, NULL, 0, VDISK_ADOPT_LIMIT_MS, adopted, d);

@@ -4,7 +4,6 @@
  * worker is told the same.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,7 +75,7 @@ static void answered(void *arg, const struct peer_answer *a)
         return;
     }
     if (a->ret == 0) set_connection(d, json_incref(c->connection), c->connection ? "connected" : "listening");
-    if (a->ret == -ETIMEDOUT) process_kill(&d->process, SIGKILL); /* whether it uses the rings is not known */
+    if (a->ret == -ETIMEDOUT) vdisk_worker_kill(d); /* whether it uses the rings is not known */
     call_end(c, code, a->message);
 }
 
@@ -146,7 +145,7 @@ static void resumed(void *arg, const struct peer_answer *a)
     if (a->ret == -EPIPE) return; /* its end is reported soon, or there is another link */
     if (d->state != VDISK_STARTING && d->state != VDISK_ADOPTING) return;
     if (a->ret == -ETIMEDOUT) {
-        process_kill(&d->process, SIGKILL);
+        vdisk_worker_kill(d);
         return;
     }
     if (a->ret < 0) {
