@@ -26,8 +26,8 @@
 #define LEAVE_LIMIT_MS 15000u
 #define QUIT_LIMIT_MS 60000u
 #define KILLED_LIMIT_MS 10000u /* until that is said */
-#define RELINK_DELAY_MS 200u  /* a link that closed usually means that an exit is about to be reported */
-#define BACKOFF_SERVED_MS 50u /* the last worker had served */
+#define RELINK_DELAY_MS 200u   /* a link that closed usually means that an exit is about to be reported */
+#define BACKOFF_SERVED_MS 50u  /* the last worker had served */
 #define BACKOFF_CONNECTED_MS 1000u
 #define BACKOFF_IDLE_MS 10000u
 
