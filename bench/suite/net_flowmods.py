@@ -165,9 +165,9 @@ def forwarding_section(bed):
     section.rows.append(row)
     masks = {name: median(d["megaflows"] for d in row.series[name].details) for name in cases}
     section.notes.append(f"Megaflows at the end: {', '.join(f'{name} {count:,.0f}' for name, count in masks.items())}. A flow that only looks "
-                         "at in_port is one megaflow, which is obeyed without a key being read. A select group chooses by addresses and "
-                         "ports, so that each connection has a megaflow of its own, and each packet is looked up by these fields: against "
-                         "a flow that looks at the same, the group itself is measured; against plain output, the look-up with it.")
+                         "at in_port is one megaflow, which is obeyed without a key being read. So is a select group, but that each packet's "
+                         "addresses and ports are hashed to choose a bucket; a flow that looks at the same fields has a megaflow for each "
+                         "connection.")
     return section
 
 

@@ -336,6 +336,7 @@ void cache_fold(struct cache *c, uint32_t line, uint64_t now_ns)
     struct megaflow_cold *cold = &c->cold[line];
     if (m->packets == 0) return;
     cache_path_count(c, cold->path, cold->table->port->counters, m->packets, m->bytes, now_ns);
+    if (m->list->sum_count) cache_list_hand_on(m->list);
     cold->packets += m->packets;
     cold->bytes += m->bytes;
     cold->used_ns = now_ns;

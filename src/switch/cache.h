@@ -38,6 +38,10 @@ struct dp_list {
     struct port *single;  /* it is nothing but one output; else NULL */
     struct port *metered; /* it is a meter and one output; else NULL */
     bool again;           /* it ends with a DP_RECIRCULATE */
+    unsigned sum_count;
+    struct dp_sum *sums; /* of its buckets, not handed on yet; behind the actions */
+    struct dp_spread
+        *spread; /* it is a choice of buckets that output to one port, or drop; else NULL. Behind the sums */
     struct dp_action actions[];
 };
 

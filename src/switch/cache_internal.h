@@ -75,6 +75,8 @@ void cache_table_take(struct subtable *t, uint32_t sig, uint32_t line);
 /* With a reference; NULL: no memory. */
 struct dp_list *cache_list_get(struct cache *c, const struct dp_action *a, unsigned count);
 void cache_list_put(struct cache *c, struct dp_list *l);
+/* What its buckets have counted. */
+void cache_list_hand_on(struct dp_list *l);
 bool cache_same_actions(const struct dp_list *l, const struct dp_action *a, unsigned count);
 struct megaflow_path *cache_path_get(struct cache *c, const struct cache_add *a);
 void cache_path_put(struct cache *c, struct megaflow_path *p);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "switch/cache_internal.h"
+#include "switch/choose.h"
 
 /* For each megaflow, on an average, and in any case. They are small and shared, usually; but groups make lists of thousands of
  * actions, and whoever sends can make each of them another one, where a flow writes a part of the packet into it. */
@@ -26,9 +27,52 @@ static void shared_free(struct cache *c, void *p, size_t bytes)
 
 /* ---- lists of actions ---- */
 
-static size_t list_bytes(unsigned count)
+static size_t list_bytes(unsigned count, unsigned sums, bool spread)
 {
-    return sizeof(struct dp_list) + count * sizeof(struct dp_action);
+    return sizeof(struct dp_list) + count * sizeof(struct dp_action) + sums * sizeof(struct dp_sum) +
+           spread * sizeof(struct dp_spread);
+}
+
+static bool has_sum(const struct dp_action *a)
+{
+    return a->type == DP_BUCKET || a->type == DP_COUNT;
+}
+
+static unsigned sums_of(const struct dp_action *a, unsigned count)
+{
+    unsigned sums = 0;
+    for (unsigned i = 0; i < count; i++)
+        if (has_sum(&a[i]) && a[i].bucket.sum >= sums) sums = a[i].bucket.sum + 1;
+    return sums;
+}
+
+static bool is_spread(const struct dp_action *a, unsigned count)
+{
+    if (count == 0 || a->type != DP_SELECT || a->count + 1 != count) return false;
+    for (unsigned i = 1; i <= a->select.buckets; i++)
+        if (a[i].bucket.sum != i - 1 || a[i].count > 1 || (a[i].count && choose_actions(a, &a[i])->type != DP_OUTPUT)) return false;
+    return true;
+}
+
+static uint8_t spread_port(struct dp_spread *s, struct port *to)
+{
+    unsigned i = 0;
+    while (i < s->ports && s->to[i] != to)
+        i++;
+    if (i == s->ports) s->to[s->ports++] = to;
+    return (uint8_t)i;
+}
+
+static void spread_make(struct dp_spread *s, const struct dp_action *select)
+{
+    *s = (struct dp_spread){.even = true, .buckets = select->select.buckets};
+    for (unsigned i = 0; i < s->buckets; i++) {
+        const struct dp_action *k = &select[1 + i];
+        if (!(k->field & DP_BUCKET_ALIVE)) s->port[i] = SPREAD_DEAD;
+        else if (k->count == 0) s->port[i] = SPREAD_DROP;
+        else s->port[i] = spread_port(s, choose_actions(select, k)->to);
+        s->even &= k->bucket.end == (i + 1) * select[1].bucket.end;
+    }
 }
 
 static uint64_t hash_actions(const struct dp_action *a, unsigned count)
@@ -69,11 +113,19 @@ bool cache_same_actions(const struct dp_list *l, const struct dp_action *a, unsi
 /* With no reference yet. */
 static struct dp_list *list_new(struct cache *c, const struct dp_action *a, unsigned count, uint64_t hash)
 {
-    struct dp_list *l = shared_new(c, list_bytes(count));
+    unsigned sums = sums_of(a, count);
+    bool spread = is_spread(a, count);
+    struct dp_list *l = shared_new(c, list_bytes(count, sums, spread));
     if (!l) return NULL;
     if (c->list_count++ > c->list_mask) lists_grow(c);
     *l = (struct dp_list){.next = c->lists[hash & c->list_mask], .hash = hash, .count = count};
     memcpy(l->actions, a, count * sizeof *a);
+    l->sum_count = sums;
+    l->sums = (struct dp_sum *)(void *)(l->actions + count);
+    memset(l->sums, 0, sums * sizeof *l->sums);
+    for (unsigned i = 0; i < count && sums; i++)
+        if (has_sum(&a[i])) counts_ref(a[i].bucket.in);
+    if (spread) spread_make(l->spread = (struct dp_spread *)(void *)(l->sums + sums), a);
     l->single = count == 1 && a->type == DP_OUTPUT ? a->to : NULL;
     l->again = count && a[count - 1].type == DP_RECIRCULATE;
     l->metered = count == 2 && a[0].type == DP_METER && a[1].type == DP_OUTPUT ? a[1].to : NULL;
@@ -107,7 +159,21 @@ void cache_list_put(struct cache *c, struct dp_list *l)
     *at = l->next;
     c->list_count--;
     if (c->recent == l) c->recent = NULL;
-    shared_free(c, l, list_bytes(l->count));
+    cache_list_hand_on(l);
+    for (unsigned i = 0; i < l->count && l->sum_count; i++)
+        if (has_sum(&l->actions[i])) counts_unref(l->actions[i].bucket.in);
+    shared_free(c, l, list_bytes(l->count, l->sum_count, l->spread));
+}
+
+void cache_list_hand_on(struct dp_list *l)
+{
+    for (unsigned i = 0; i < l->count && l->sum_count; i++) {
+        const struct dp_action *a = &l->actions[i];
+        struct dp_sum *s = has_sum(a) ? &l->sums[a->bucket.sum] : NULL;
+        if (!s || s->packets == 0) continue;
+        counts_add((struct counted){a->bucket.in, a->bucket.at}, s->packets, s->bytes);
+        *s = (struct dp_sum){0};
+    }
 }
 
 /* ---- paths ---- */

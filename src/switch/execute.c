@@ -3,6 +3,8 @@
 
 #include "packet/edit.h"
 #include "switch/bridge.h"
+#include "switch/choose.h"
+#include "switch/counts.h"
 #include "switch/extract.h"
 
 /* ---- one field ---- */
@@ -242,6 +244,9 @@ bool execute_change(struct packet *p, const struct dp_action *a)
     case DP_CONTROLLER:
     case DP_METER:
     case DP_BRANCH:
+    case DP_SELECT:
+    case DP_BUCKET:
+    case DP_COUNT:
     case DP_RECIRCULATE: break;
     }
     return false;
@@ -328,6 +333,30 @@ static bool branch(struct execute_context *c, const struct packet *p, const stru
     return done;
 }
 
+/* ---- choices ---- */
+
+void execute_count(const struct execute_context *c, const struct dp_action *a)
+{
+    if (!c->sums) {
+        counts_add((struct counted){a->bucket.in, a->bucket.at}, 1, c->length_bytes);
+        return;
+    }
+    c->sums[a->bucket.sum].packets++;
+    c->sums[a->bucket.sum].bytes += c->length_bytes;
+}
+
+/* given: a port has the packet, or has it now. last: nothing is done with it afterwards. */
+static bool choose(struct execute_context *c, struct packet *p, const struct dp_action *select, bool last, bool *given)
+{
+    const struct dp_action *k = choose_bucket(select, choose_hash(select->select.group, p));
+    const struct dp_action *actions = choose_actions(select, k);
+    execute_count(c, k);
+    if (k->field & DP_BUCKET_CHANGES && (*given || !last)) return branch(c, p, actions, k->count);
+    bool nothing = k->count == 0 && last && !*given;
+    *given = true;
+    return execute(c, p, actions, k->count) && !nothing;
+}
+
 bool execute(struct execute_context *c, struct packet *p, const struct dp_action *a, unsigned count)
 {
     bool done = true;
@@ -341,6 +370,11 @@ bool execute(struct execute_context *c, struct packet *p, const struct dp_action
         } else if (a[i].type == DP_BRANCH) {
             done &= branch(c, p, &a[i] + 1, a[i].count);
             i += a[i].count;
+        } else if (a[i].type == DP_SELECT) {
+            done &= choose(c, p, &a[i], i + a[i].count + 1 == count, &given);
+            i += a[i].count;
+        } else if (a[i].type == DP_COUNT) {
+            execute_count(c, &a[i]);
         } else if (a[i].type == DP_METER) {
             int raise = meter_pass(c->meters, a[i].meter, p->length_bytes);
             if (raise == METER_EXCEEDED) {

@@ -14,6 +14,8 @@
 
 #define OUTBOX_PORTS 64u /* at once; a port more, and one of them is sent to early */
 
+struct dp_sum;
+
 struct outbox_port {
     struct port *port;
     unsigned count;
@@ -34,12 +36,17 @@ struct execute_context {
     void (*received)(void *arg, const struct packet_in *in); /* NULL: nobody */
     void *arg;
     uint32_t in_port;
+    /* Of the packet as it came, for what counts packets that take a bucket; the list's sums, or NULL: counted at once. */
+    uint32_t length_bytes;
+    struct dp_sum *sums;
     const struct dp_action *exceeded; /* the meter that dropped the packet: for who is told that not all was done */
 };
 
 /* False: some of it was not done (a change that the packet does not allow, a meter, the pool's bound); what was before has happened, and
  * other branches have. */
 bool execute(struct execute_context *c, struct packet *p, const struct dp_action *a, unsigned count);
+/* A packet for what a BUCKET or COUNT is of. */
+void execute_count(const struct execute_context *c, const struct dp_action *a);
 /* One action that changes the packet. */
 bool execute_change(struct packet *p, const struct dp_action *a);
 

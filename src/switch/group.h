@@ -3,8 +3,8 @@
  * Groups: what several flows do in common, and choices that the switch makes (OpenFlow 1.3.5, section 5.6).
  *
  * Translation takes a group apart: all and indirect are followed bucket by bucket, each on the packet as it came to the group;
- * select takes one by a hash of the packet's addresses and ports (which are looked at, then) among the buckets that are alive, by
- * weight; fast failover takes the first that is alive. A bucket is alive when the port or the group that it watches is, or when it
+ * select takes one by a hash of the packet's addresses and ports among the buckets that are alive, by weight: all of them are written down
+ * for each packet to choose from, or, where that cannot be (translate_select.c), what is hashed is looked at; fast failover takes the first that is alive. A bucket is alive when the port or the group that it watches is, or when it
  * watches nothing. A megaflow remembers which groups it asked, and a change of one of them (or of a port's link) is a change of it.
  *
  * Thread-safety: the control thread, but for what translation reads.

@@ -51,7 +51,7 @@ int group_check(struct bridge *b, const struct group_spec *g, const struct flow_
 /* Flows that send to the group go (SWITCH_GROUP_ALL: that send to any), no more than `most`. Cannot fail. */
 void bridge_remove_flows_of_group(struct bridge *b, uint32_t id, unsigned most);
 
-/* What a select group chooses by: addresses and, of what is no fragment, ports. Their bits are added to *used. */
+/* What a select group chooses by (choose.h). The bits that were looked at are added to *used. */
 uint64_t group_hash(uint32_t id, const struct flow_key *k, struct flow_key *used);
 /* The bucket that a hash falls to, by weight, of those that are alive. -1: none. */
 int group_choose(const struct group_spec *g, uint64_t hash, bool (*is_alive)(void *arg, const struct group_bucket *k),

@@ -471,9 +471,23 @@ static bool is_alive(void *arg, const struct group_bucket *k)
     return false;
 }
 
-static void bucket(struct run *r, const struct group_bucket *k)
+/* The packet's own hash, or what it was for another one at this point. */
+static int choose(struct run *r, const struct group_spec *g)
 {
+    struct flow_key unused = {0};
+    const struct naive_result *as = r->n->chosen;
+    unsigned at = r->out->choices++;
+    uint64_t hash = group_hash(g->id, &r->key, &unused);
+    if (as && at < as->choices && at < NAIVE_CHOICES) hash = as->hashes[at];
+    if (at < NAIVE_CHOICES) r->out->hashes[at] = hash;
+    return group_choose(g, hash, is_alive, (void *)(uintptr_t)r->n);
+}
+
+static void bucket(struct run *r, const struct group_spec *g, unsigned i)
+{
+    const struct group_bucket *k = &g->buckets[i];
     struct run before = *r;
+    if (i < NAIVE_BUCKETS) r->out->buckets[g->id][i]++;
     struct set s = {{0}, {0}};
     write_set(&s, &k->actions);
     run_set(r, &s);
@@ -487,16 +501,15 @@ static void bucket(struct run *r, const struct group_bucket *k)
 
 static void group(struct run *r, uint32_t id)
 {
-    struct flow_key unused = {0};
     if (id >= NAIVE_GROUPS || !r->n->has_group[id]) return;
     const struct group_spec *g = &r->n->groups[id];
     r->out->groups[id]++;
     void *arg = (void *)(uintptr_t)r->n;
-    int chosen = g->type == GROUP_SELECT ? group_choose(g, group_hash(id, &r->key, &unused), is_alive, arg) : -1;
+    int chosen = g->type == GROUP_SELECT ? choose(r, g) : -1;
     for (unsigned i = 0; i < g->count; i++) {
         if (g->type == GROUP_SELECT && (int)i != chosen) continue;
         if (g->type == GROUP_FAST_FAILOVER && !is_alive(arg, &g->buckets[i])) continue;
-        bucket(r, &g->buckets[i]);
+        bucket(r, g, i);
         if (g->type == GROUP_FAST_FAILOVER) break;
     }
 }
@@ -552,7 +565,8 @@ void naive_run(const struct naive *n, const struct flow_key *k, const struct nai
     out->count = 0;
     memset(out->hit, 0, sizeof out->hit);
     memset(out->groups, 0, sizeof out->groups);
-    out->tables = 0;
+    memset(out->buckets, 0, sizeof out->buckets);
+    out->tables = out->choices = 0;
     out->deep = out->unsure = out->raised = out->edited = out->shimmed = out->odd = false;
     if (frame) parse(&r);
     table(&r, 0);

@@ -13,7 +13,9 @@
 
 #define NAIVE_FLOWS 512u
 #define NAIVE_OUTPUTS 8192u
-#define NAIVE_GROUPS 8u /* numbers below */
+#define NAIVE_GROUPS 8u  /* numbers below */
+#define NAIVE_BUCKETS 8u /* in one, that are told of */
+#define NAIVE_CHOICES 1024u
 #define NAIVE_TABLES 8u /* that are told of */
 /* Meters that do the same with every packet: all other numbers let it pass. */
 #define NAIVE_METER_DROPS 2u
@@ -27,6 +29,7 @@ struct naive {
     uint32_t down;  /* which have no link */
     bool has_group[NAIVE_GROUPS];
     struct group_spec groups[NAIVE_GROUPS]; /* by number */
+    const struct naive_result *chosen;      /* select groups choose as they did then; NULL: by the packet */
 };
 
 struct naive_result {
@@ -39,12 +42,15 @@ struct naive_result {
     /* What it came to. */
     bool hit[NAIVE_FLOWS];
     unsigned groups[NAIVE_GROUPS]; /* how often */
-    uint32_t tables;               /* a bit each */
-    bool raised;                   /* by a meter */
-    bool edited;                   /* a field behind the tags was written */
-    bool deep;                     /* more tags than a key shows */
-    bool shimmed;                  /* a label or an I-TAG was pushed, popped or changed */
-    bool odd;                      /* what came to light is not what it was said to be: setting fails on it */
+    unsigned buckets[NAIVE_GROUPS][NAIVE_BUCKETS];
+    unsigned choices; /* of select groups, and the hashes that they chose by */
+    uint64_t hashes[NAIVE_CHOICES];
+    uint32_t tables; /* a bit each */
+    bool raised;     /* by a meter */
+    bool edited;     /* a field behind the tags was written */
+    bool deep;       /* more tags than a key shows */
+    bool shimmed;    /* a label or an I-TAG was pushed, popped or changed */
+    bool odd;        /* what came to light is not what it was said to be: setting fails on it */
     /* A header was to be read anew below tags that the key has no room for, or behind fields that were written into the key only: none
      * of it may be relied on. */
     bool unsure;

@@ -13,7 +13,7 @@ struct oracle_sum {
     uint64_t packets, bytes;
 };
 struct oracle_counts {
-    struct oracle_sum flows[NAIVE_FLOWS], groups[NAIVE_GROUPS];
+    struct oracle_sum flows[NAIVE_FLOWS], groups[NAIVE_GROUPS], buckets[NAIVE_GROUPS][NAIVE_BUCKETS];
     uint64_t lookups[NAIVE_TABLES];
 };
 
@@ -28,9 +28,12 @@ static inline void oracle_counts_read(struct bridge *b, const struct naive *n, s
     }
     for (uint32_t id = 0; id < NAIVE_GROUPS; id++) {
         const struct flow_group *g = n->has_group[id] ? group_find(b, id) : NULL;
-        if (g)
-            out->groups[id] =
-                (struct oracle_sum){atomic_load(&g->totals->of[0].packets), atomic_load(&g->totals->of[0].bytes)};
+        if (!g) continue;
+        out->groups[id] =
+            (struct oracle_sum){atomic_load(&g->totals->of[0].packets), atomic_load(&g->totals->of[0].bytes)};
+        for (unsigned i = 0; i < g->spec.count; i++)
+            out->buckets[id][i] =
+                (struct oracle_sum){atomic_load(&g->buckets->of[i].packets), atomic_load(&g->buckets->of[i].bytes)};
     }
     for (unsigned t = 0; t < NAIVE_TABLES; t++)
         out->lookups[t] = atomic_load(&b->counters[t].lookups);
@@ -58,6 +61,10 @@ static inline void oracle_counts_check(const struct naive *n, const struct naive
     for (uint32_t id = 0; id < NAIVE_GROUPS && groups <= ORACLE_GROUPS_MOST; id++)
         if (n->has_group[id])
             oracle_more_by(was->groups[id], is->groups[id], (uint64_t)said->groups[id] * frames, length, "group", id);
+    for (uint32_t id = 0; id < NAIVE_GROUPS && groups <= ORACLE_GROUPS_MOST; id++)
+        for (unsigned i = 0; n->has_group[id] && i < n->groups[id].count; i++)
+            oracle_more_by(was->buckets[id][i], is->buckets[id][i], (uint64_t)said->buckets[id][i] * frames, length,
+                           "bucket", i);
     for (unsigned t = 0; t < NAIVE_TABLES; t++)
         assert_int_equal(is->lookups[t] - was->lookups[t], said->tables >> t & 1 ? frames : 0);
 }

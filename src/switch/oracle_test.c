@@ -2,7 +2,7 @@
 /*
  * Random flows, random frames, random changes. What leaves the switch, caches and all, is what the naive interpreter says;
  * and no bit that a translation's mask leaves out has an influence on what it says. Of frames that are looked up again, after a label or a
- * tag is off, every bit is flipped on the way to the switch: whatever megaflows there are, the flipped one fares as the interpreter says.
+ * tag is off, and of those that choose a bucket, every bit is flipped on the way to the switch: whatever megaflows there are, the flipped one fares as the interpreter says.
  *
  * CREEDENCE_ORACLE_S: seconds to go on for, with the seeds that follow (default: a few rounds at fixed seeds).
  * CREEDENCE_ORACLE_SEED: the seed to begin with; without the above only that one.
@@ -351,11 +351,12 @@ static void random_bucket(struct both *b, const struct group_spec *g, struct gro
 
 static void set_group(struct both *b)
 {
-    struct action room[3][LIST];
-    struct group_bucket buckets[3];
+    struct action room[NAIVE_BUCKETS][LIST];
+    struct group_bucket buckets[NAIVE_BUCKETS];
     struct errmsg e;
     struct group_spec g = {.id = 1 + rnd(NAIVE_GROUPS - 1), .type = (uint8_t)rnd(GROUP_TYPES), .buckets = buckets};
     g.count = g.type == GROUP_INDIRECT ? 1 : rnd(4);
+    if (g.type == GROUP_SELECT && rnd(2)) g.count = rnd(NAIVE_BUCKETS) + 1;
     for (unsigned i = 0; i < g.count; i++) {
         buckets[i].actions.list = room[i];
         random_bucket(b, &g, &buckets[i]);
@@ -549,7 +550,7 @@ static void send(struct both *b)
         send_again(b, port);
     if (counted) oracle_counts_read(b->rig.bridge, &b->naive, &b->counts[1]);
     if (counted) oracle_counts_check(&b->naive, &b->said, &b->counts[0], &b->counts[1], copies, b->frame.length);
-    if (b->said.shimmed && rnd(100) == 0) flip_on_the_wire(b, port);
+    if ((b->said.shimmed || b->said.choices) && rnd(100) == 0) flip_on_the_wire(b, port);
     b->frames++;
 }
 
@@ -560,7 +561,9 @@ static void check_flip(struct both *b, const struct flow_key *k, unsigned bit, s
     ((uint8_t *)&delta)[bit / 8] = (uint8_t)(0x80 >> bit % 8);
     for (unsigned w = 0; w < FLOW_KEY_WORDS; w++)
         flipped.words[w] ^= delta.words[w];
+    b->naive.chosen = &b->said; /* what each packet chooses by need not have been looked at */
     naive_run(&b->naive, &flipped, NULL, other);
+    b->naive.chosen = NULL;
     if (other->raised) delta.nw_tos |= 0xfc; /* of that it need not have been looked at: each packet's own is raised */
     if (other->count != b->said.count) fail_msg("bit %u is not in the mask, and matters", bit);
     for (unsigned i = 0; i < other->count; i++) {

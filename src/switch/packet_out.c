@@ -82,7 +82,8 @@ static void carry_out(struct bridge *b, struct packet_out *o, uint32_t in_port, 
                                 .bridge = b,
                                 .received = h ? h->received : NULL,
                                 .arg = h ? h->arg : NULL,
-                                .in_port = in_port};
+                                .in_port = in_port,
+                                .length_bytes = p->length_bytes};
     translation_count(b, t, p->length_bytes, COUNT_ALL, clock_now_ns()); /* it has met its meters */
     (void)execute(&c, p, t->actions, t->count); /* what cannot be done is dropped, as everywhere */
     meter_run_end(&o->meters);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "loop/clock.h"
+#include "switch/choose.h"
 #include "switch/recirculate.h"
 
 /* ---- datapath actions ---- */
@@ -55,24 +56,49 @@ static void show_action(FILE *out, const struct dp_action *a, const struct flow_
     case DP_COPY_TTL_IN: fputs("copy_ttl_in", out); break;
     case DP_METER: fprintf(out, "meter:%u", a->id); break;
     case DP_RECIRCULATE: fprintf(out, "recirculate(%u)", a->id); break;
-    case DP_BRANCH: break;
+    case DP_BRANCH:
+    case DP_SELECT:
+    case DP_BUCKET:
+    case DP_COUNT: break;
     }
+}
+
+static void show_actions(FILE *out, const struct dp_action *a, unsigned count, const struct flow_names *names);
+
+/* "select(group=1,0(weight=1,output:2),1(weight=3,output:3),2(weight=1,dead))" */
+static void show_select(FILE *out, const struct dp_action *select, const struct flow_names *names)
+{
+    uint32_t before = 0;
+    fprintf(out, "select(group=%u", select->select.group);
+    for (const struct dp_action *k = select + 1; k <= select + select->select.buckets; k++) {
+        fprintf(out, ",%u(weight=%u,", k->bucket.at, k->bucket.end - before);
+        if (k->field & DP_BUCKET_ALIVE) show_actions(out, choose_actions(select, k), k->count, names);
+        else fputs("dead", out);
+        fputc(')', out);
+        before = k->bucket.end;
+    }
+    fputc(')', out);
 }
 
 static void show_actions(FILE *out, const struct dp_action *a, unsigned count, const struct flow_names *names)
 {
-    if (count == 0) fputs("drop", out);
+    bool any = false;
     for (unsigned i = 0; i < count; i++) {
-        if (i) fputc(',', out);
-        if (a[i].type != DP_BRANCH) {
+        if (a[i].type == DP_COUNT) continue;
+        if (any) fputc(',', out);
+        any = true;
+        if (a[i].type == DP_BRANCH) {
+            fputs("clone(", out);
+            show_actions(out, &a[i] + 1, a[i].count, names);
+            fputc(')', out);
+        } else if (a[i].type == DP_SELECT) {
+            show_select(out, &a[i], names);
+        } else {
             show_action(out, &a[i], names);
-            continue;
         }
-        fputs("clone(", out);
-        show_actions(out, &a[i] + 1, a[i].count, names);
-        fputc(')', out);
-        i += a[i].count;
+        if (dp_is_block(&a[i])) i += a[i].count;
     }
+    if (!any) fputs("drop", out);
 }
 
 /* ---- trace ---- */

@@ -9,6 +9,7 @@
 
 #include "base/checked.h"
 #include "loop/clock.h"
+#include "switch/choose.h"
 #include "switch/extract.h"
 #include "switch/recirculate.h"
 
@@ -45,10 +46,13 @@ static void take_back_copies(struct burst *b)
     packet_pool_rewind(b->t->pool, b->mark);
 }
 
-/* Which meter has dropped the packet, or COUNT_ALL. */
-static unsigned carry_out(struct burst *b, struct packet *p, const struct dp_action *a, unsigned count)
+/* Which meter has dropped the packet, or COUNT_ALL. sums: the list's, or NULL. */
+static unsigned carry_out(struct burst *b, struct packet *p, const struct dp_action *a, unsigned count,
+                          struct dp_sum *sums)
 {
     unsigned dropped_by = COUNT_ALL;
+    b->run.length_bytes = p->length_bytes;
+    b->run.sums = sums;
     if (count == 0 || !execute(&b->run, p, a, count)) {
         b->t->dropped++;
         if (b->run.exceeded) dropped_by = dp_meter_number(a, b->run.exceeded);
@@ -62,8 +66,23 @@ static unsigned carry_out(struct burst *b, struct packet *p, const struct dp_act
 static void carry_out_list(struct burst *b, uint32_t line, const struct dp_list *l, struct packet *p)
 {
     uint32_t bytes = p->length_bytes;
-    unsigned dropped_by = carry_out(b, p, l->actions, l->count);
+    unsigned dropped_by = carry_out(b, p, l->actions, l->count, l->sums);
     if (__builtin_expect(dropped_by != COUNT_ALL, false)) cache_count_dropped(&b->t->cache, line, dropped_by, bytes);
+}
+
+static unsigned spread_count(const struct dp_list *l, uint64_t hash, const struct packet *p)
+{
+    unsigned bucket = choose_spread(l->spread, l->actions, hash);
+    l->sums[bucket].packets++; /* the list's first sums are its buckets' */
+    l->sums[bucket].bytes += p->length_bytes;
+    return l->spread->port[bucket];
+}
+
+static void spread_one(struct switch_thread *t, const struct dp_list *l, struct packet *p)
+{
+    unsigned port = spread_count(l, choose_hash(l->actions->select.group, p), p);
+    if (port != SPREAD_DROP) outbox_put(&t->outbox, l->spread->to[port], p);
+    else t->dropped++;
 }
 
 static void obey_last(struct burst *b, struct megaflow *m, uint32_t line, struct packet *p)
@@ -74,6 +93,7 @@ static void obey_last(struct burst *b, struct megaflow *m, uint32_t line, struct
     if (l->single) outbox_put(&b->t->outbox, l->single, p);
     else if (l->metered && meter_passes(&b->t->meters, l->actions[0].meter, p->length_bytes))
         outbox_put(&b->t->outbox, l->metered, p);
+    else if (l->spread) spread_one(b->t, l, p);
     else carry_out_list(b, line, l, p);
 }
 
@@ -221,7 +241,7 @@ static void miss(struct burst *b, unsigned i, uint32_t stale, uint32_t stale_gen
     } else {
         const struct translation *tr = t->translation;
         uint32_t bytes = p->length_bytes;
-        unsigned dropped_by = carry_out(b, p, tr->actions, tr->count);
+        unsigned dropped_by = carry_out(b, p, tr->actions, tr->count, NULL);
         if (!cache_count(&t->cache, b->port, &a, bytes, dropped_by))
             translation_count(b->in->bridge, tr, bytes, dropped_by, t->now_ns);
     }
@@ -288,12 +308,30 @@ static void look_up(struct burst *b, uint32_t is_short)
 
 /* ---- port to port ---- */
 
-/* All of a burst by one megaflow with one output: nothing is touched packet by packet. */
-static bool straight(struct switch_thread *t, uint32_t line, struct packet *const *packets, unsigned count)
+/* Each packet is given to its bucket's port, all of a port at once. */
+static void spread_all(struct switch_thread *t, const struct dp_list *l, uint32_t word, struct packet *const *packets,
+                       unsigned count)
+{
+    struct packet *out[SPREAD_DROP + 1][PACKET_BATCH];
+    uint8_t counts[SPREAD_DROP + 1] = {0};
+    uint64_t hashes[PACKET_BATCH];
+    choose_hash_all(l->actions->select.group, word, packets, count, hashes);
+    for (unsigned i = 0; i < count; i++) {
+        unsigned port = spread_count(l, hashes[i], packets[i]);
+        out[port][counts[port]++] = packets[i];
+    }
+    for (unsigned i = 0; i < l->spread->ports; i++)
+        if (counts[i]) port_send(l->spread->to[i], out[i], counts[i], t->pool);
+    t->dropped += counts[SPREAD_DROP];
+}
+
+/* All of a burst by one megaflow with one output, or one output of several: no key is made, and with one nothing is touched packet by packet. */
+static bool straight(struct switch_thread *t, uint32_t line, uint32_t word, struct packet *const *packets,
+                     unsigned count)
 {
     struct megaflow *m = cache_megaflow(&t->cache, line);
     const struct dp_list *l = m->list;
-    if (!thread_is_valid(t, m) || !(l->single || l->metered)) return false;
+    if (!thread_is_valid(t, m) || !(l->single || l->metered || l->spread)) return false;
     uint64_t bytes = 0;
     for (unsigned i = 0; i < count; i++)
         bytes += packets[i]->length_bytes;
@@ -301,6 +339,10 @@ static bool straight(struct switch_thread *t, uint32_t line, struct packet *cons
     m->packets += count;
     m->bytes += bytes;
     t->simple_hits += count;
+    if (l->spread) {
+        spread_all(t, l, word, packets, count);
+        return true;
+    }
     port_send(l->single ? l->single : l->metered, packets, count, t->pool);
     return true;
 }
@@ -321,7 +363,7 @@ static bool all_straight(struct switch_thread *t, const struct cache_port *p, st
     uint32_t word;
     if (p->simple_count == 0 || alike(packets, count, &word) != count) return false;
     uint32_t line = cache_simple_find(p, word);
-    return line && straight(t, line, packets, count);
+    return line && straight(t, line, word, packets, count);
 }
 
 /* Megaflows that need no key: for single packets of a mixed burst. */

@@ -214,8 +214,9 @@ static void unwrap_last(struct translation *t)
 {
     for (unsigned i = 0; i < t->count;) {
         const struct dp_action *a = &t->actions[i];
-        if (a->type != DP_BRANCH) i++;
+        if (!dp_is_block(a)) i++;
         else if (i + 1 + a->count < t->count) i += 1 + a->count;
+        else if (a->type == DP_SELECT) break; /* it knows that it is the last (execute.c) */
         else memmove(&t->actions[i], &t->actions[i + 1], (--t->count - i) * sizeof *a);
     }
 }
@@ -260,7 +261,10 @@ static void start(struct walk *w, const struct translation_request *r, struct tr
     w->meet = r->actions && r->packet && r->meters; /* a controller's packet is the only one of its kind */
     w->stop = w->remarked = w->depends = w->buried = false;
     w->dscp_seen = 0;
-    w->depth = w->resubmits = w->group_depth = w->buckets = 0;
+    w->depth = w->resubmits = w->group_depth = w->buckets = w->left_open = 0;
+    w->actions_most = DP_ACTIONS_MAX;
+    w->buckets_most = WALK_BUCKETS_MAX;
+    w->selecting = w->refused = w->closed = false;
     w->set = (struct action_list){.list = w->set_actions};
 }
 
@@ -317,6 +321,11 @@ void translate(const struct translation_request *r, struct translation *out)
     struct walk w;
     start(&w, r, out);
     walk(&w);
+    if (out->failed && out->sum_count) { /* nothing will be carried out: what counts is to be known now */
+        start(&w, r, out);
+        w.closed = true;
+        walk(&w);
+    }
     bool depends = walk_depends(&w);
     seen(&w)->nw_tos |= w.dscp_seen;
     if (depends && r->packet && r->meters) { /* on what a meter does with this very packet */

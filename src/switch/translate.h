@@ -48,7 +48,7 @@ struct translation {
     bool once;    /* not to be kept */
     bool refresh; /* the packet's source address is in use (deps.mac_src) */
     bool failed;  /* a bound was reached */
-    unsigned tables, flow_count, counted_count, count, inner_count, change_count, mark_count;
+    unsigned tables, flow_count, counted_count, count, inner_count, change_count, mark_count, sum_count;
     /* What is above is cleared for each translation, what follows is not. */
     struct flow *flows[TRANSLATION_FLOWS];
     struct count_mark

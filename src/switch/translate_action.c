@@ -95,8 +95,8 @@ static bool change_so_far(struct walk *w, struct packet *p, bool *keep)
     struct translation *t = w->out;
     for (unsigned i = 0; i < t->count; i++) {
         const struct dp_action *a = &t->actions[i];
-        if (a->type == DP_BRANCH) i += a->count; /* the one that is being written has the length 0 as yet */
-        if (a->type == DP_BRANCH || dp_is_seen(a)) continue;
+        if (dp_is_block(a)) i += a->count; /* the one that is being written has the length 0 as yet */
+        if (dp_is_block(a) || dp_is_seen(a)) continue;
         if (!execute_change(p, a)) return false;
         if (t->change_count == TRANSLATION_CHANGES) *keep = false;
         else t->changes[t->change_count++] = *a;
@@ -120,6 +120,7 @@ static bool parse_anew(struct walk *w, struct translation_inner *in, bool *keep)
 static void look_inside(struct walk *w)
 {
     struct translation *t = w->out;
+    if (walk_refuses(w)) return;
     if (!w->r->packet) {
         t->once = true;
         walk_trace(w, "what is inside is not known without a packet");

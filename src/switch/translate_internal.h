@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Translation's parts: translate.c (tables), translate_action.c (actions), translate_normal.c (NORMAL). */
+/* Translation's parts: translate.c (tables), translate_action.c (actions), translate_normal.c (NORMAL),
+ * translate_group.c (groups), translate_select.c (select groups whose choice is left to each packet). */
 #ifndef SWITCH_TRANSLATE_INTERNAL_H
 #define SWITCH_TRANSLATE_INTERNAL_H
 
@@ -25,6 +26,12 @@ struct walk {
     uint8_t dscp_seen; /* the bits that were looked at before that */
     unsigned depth, resubmits;
     unsigned group_depth, buckets; /* groups within groups; buckets looked at */
+    unsigned actions_most, buckets_most;
+    /* All buckets of a select group are written down, for each packet to choose. What cannot be done for a packet that may not take
+     * the bucket (to learn an address, to look at what is inside it) ends that: the choice is made here. */
+    bool selecting, refused;
+    bool closed;        /* no choice is left to packets */
+    unsigned left_open; /* buckets of choices that were left to packets so far */
 };
 
 /* What was looked at. */
@@ -46,11 +53,24 @@ static inline void walk_look_at(struct walk *w, struct flow_key *mask)
     w->mask = mask;
 }
 
+/* True, and it is over, where this cannot be done because nobody knows which bucket the packet takes. */
+static inline bool walk_refuses(struct walk *w)
+{
+    if (w->selecting) w->refused = w->stop = true;
+    return w->selecting;
+}
+
+/* A bound is reached. */
+static inline void walk_fail(struct walk *w)
+{
+    if (!walk_refuses(w)) w->out->failed = w->stop = true;
+}
+
 /* NULL: no room; translation has failed. The action is zeroed. */
 static inline struct dp_action *walk_emit(struct walk *w, enum dp_type type)
 {
-    if (w->out->count == DP_ACTIONS_MAX) {
-        w->out->failed = w->stop = true;
+    if (w->out->count == w->actions_most) {
+        walk_fail(w);
         return NULL;
     }
     struct dp_action *a = &w->out->actions[w->out->count++];
@@ -73,6 +93,18 @@ void walk_action(struct walk *w, const struct action *a);
 /* An action set, in its order: with a group there is no output. */
 void walk_set(struct walk *w, const struct action_list *set);
 void walk_group(struct walk *w, uint32_t id);
+
+/* ---- translate_group.c, translate_select.c ---- */
+
+struct flow_group;
+struct group_bucket;
+/* More buckets are looked at. False: too many; then all is over. */
+bool walk_spend(struct walk *w, unsigned count);
+bool walk_is_alive(struct walk *w, const struct group_bucket *k);
+/* This bucket, by its number; -1: there is none. */
+void walk_one(struct walk *w, const struct flow_group *g, int bucket);
+/* False: it is for the translation to choose, and nothing has been done. */
+bool walk_select(struct walk *w, const struct flow_group *g);
 void walk_trace(struct walk *w, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 
 #endif

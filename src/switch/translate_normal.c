@@ -135,6 +135,7 @@ void walk_normal(struct walk *w)
     struct flow_key *m = seen(w), *k = &w->key;
     uint32_t in_port = be32_get(k->in_port);
     struct switch_port *in = bridge_find_port(w->r->bridge, in_port);
+    if (walk_refuses(w)) return; /* it would learn where the packet may not have been */
     memset(m->eth_src, 0xff, sizeof m->eth_src);
     memset(m->eth_dst, 0xff, sizeof m->eth_dst);
     memset(&m->vlan[0], 0xff, sizeof m->vlan[0]);
