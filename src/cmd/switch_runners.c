@@ -3,8 +3,8 @@
  * Which thread serves what. By default every transmit queue of a VIF has a runner of its own, named after it and free to run on
  * any CPU. The receive queues of ports of the host have one each as well, until there is one for every two CPUs; then they share,
  * so that threads leave room for whoever speaks through them (docs/adr/0009): none is one port's for good, and they are called
- * ports.N. With --vif-threads=N the queues of VIFs are hashed onto N threads that all VIFs share: the design of before, to
- * compare with.
+ * ports.N. While they are busy they stay on a CPU for a while (port/stay.h). With --vif-threads=N the queues of VIFs are hashed
+ * onto N threads that all VIFs share: the design of before, to compare with.
  */
 #include <errno.h>
 #include <sched.h>
@@ -175,6 +175,7 @@ static int port_new(struct net_runners *r, struct own_runner **out)
     snprintf(name, sizeof name, "ports.%u", number % SWITCH_PORTS_MAX);
     int ret = own_new(r, name, out);
     if (ret < 0) return ret;
+    runner_set_stay((*out)->runner, true);
     (*out)->of_port = true;
     (*out)->number = number;
     r->port_runners++;

@@ -158,6 +158,11 @@ static void run_set_poll(struct runner *r, struct order *o)
     runner_pass_wake_all(r);
 }
 
+static void run_stay(struct runner *r, struct order *o)
+{
+    stay_set(&r->stay, o->ret);
+}
+
 static void run_quit(struct runner *r, struct order *o)
 {
     (void)o;
@@ -200,6 +205,12 @@ void runner_set_poll(struct runner *r, uint64_t poll_ns)
 {
     atomic_store(&r->poll_ns, poll_ns);
     struct order o = {.run = run_set_poll};
+    command(r, &o);
+}
+
+void runner_set_stay(struct runner *r, bool stays)
+{
+    struct order o = {.run = run_stay, .ret = stays};
     command(r, &o);
 }
 

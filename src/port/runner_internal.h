@@ -5,6 +5,7 @@
 
 #include "packet/gro.h"
 #include "port/source.h"
+#include "port/stay.h"
 
 struct runner {
     const struct runner_sink *sink;
@@ -23,6 +24,7 @@ struct runner {
     uint64_t polling_since_ns;     /* 0: the last round had something to do */
     _Atomic uint64_t poll_ns;
     _Atomic uint64_t rounds, sleeps, packets, polled_ns; /* written by the thread only */
+    struct stay stay;
     struct gro gro;
 };
 

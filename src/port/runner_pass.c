@@ -308,6 +308,14 @@ static void sleep_until_work(struct runner *r, uint64_t timeout_ns)
     if (r->sink->awake) r->sink->awake(r->thread_arg);
 }
 
+static void look_where_to_stay(struct runner *r)
+{
+    if (!r->stay.wanted) return;
+    uint64_t now_ns = clock_now_ns();
+    if (now_ns >= r->stay.until_ns)
+        stay_look(&r->stay, now_ns, atomic_load_explicit(&r->packets, memory_order_relaxed));
+}
+
 void runner_pass(struct runner *r)
 {
     if (mailbox_has_mail(&r->mailbox)) {
@@ -315,6 +323,7 @@ void runner_pass(struct runner *r)
         return; /* an order may have changed anything, "quit" included */
     }
     count(&r->rounds, 1);
+    look_where_to_stay(r);
     wake_due(r);
     unsigned taken = serve_active(r);
     if (r->sink->quiescent) r->sink->quiescent(r->thread_arg);

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <signal.h>
@@ -584,6 +585,38 @@ static void old_kernels_do_not_make_it_spin(void **state)
     atomic_store(&pwait2_fails_with, 0);
 }
 
+static void affinity_read(void *arg)
+{
+    assert_int_equal(sched_getaffinity(0, sizeof(cpu_set_t), arg), 0);
+}
+
+static int cpus_of(struct runner *r, cpu_set_t *set)
+{
+    runner_call(r, affinity_read, set);
+    return CPU_COUNT(set);
+}
+
+/* How is in stay_test.c. */
+static void a_busy_thread_stays_where_it_is(void **state)
+{
+    cpu_set_t all, set;
+    affinity_read(&all);
+    if (CPU_COUNT(&all) < 2) skip();
+    struct fake_sink sink;
+    struct runner *r = start(&sink, 0);
+    struct fake *f = fake_new(true);
+    atomic_store(&f->endless, true);
+    assert_int_equal(runner_add(r, &f->source), 0);
+    assert_int_equal(cpus_of(r, &set), CPU_COUNT(&all)); /* not told to */
+    runner_set_stay(r, true);
+    WAIT_FOR(cpus_of(r, &set) == 1);
+    runner_set_stay(r, false);
+    assert_int_equal(cpus_of(r, &set), CPU_COUNT(&all));
+    runner_remove(&f->source);
+    runner_free(r);
+    fake_free(f);
+}
+
 static void what_cannot_be_watched_is_refused(void **state)
 {
     struct fake_sink sink;
@@ -625,6 +658,7 @@ int main(void)
         cmocka_unit_test(after_remove_nobody_is_called),
         cmocka_unit_test(polling_can_be_for_ever_and_never),
         cmocka_unit_test(old_kernels_do_not_make_it_spin),
+        cmocka_unit_test(a_busy_thread_stays_where_it_is),
         cmocka_unit_test(what_cannot_be_watched_is_refused),
         cmocka_unit_test(no_memory_for_the_sink),
     };

@@ -88,6 +88,8 @@ void runner_remove(struct port_source *s); /* harmless when it has no runner */
 /* Run fn on the thread, between two batches, and wait for it. */
 void runner_call(struct runner *r, void (*fn)(void *arg), void *arg);
 void runner_set_poll(struct runner *r, uint64_t poll_ns);
+/* Whether the thread, while it is busy, stays where it is (port/stay.h). It does not, unless told so. */
+void runner_set_stay(struct runner *r, bool stays);
 void runner_stats_read(struct runner *r, struct runner_stats *out); /* any thread */
 
 #endif

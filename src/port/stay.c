@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "port/stay.h"
+
+#include "loop/clock.h"
+
+#define STAY_NS (100 * NS_PER_MS)
+#define STAY_FREE_NS NS_PER_MS
+#define STAY_PACKETS_PER_MS 8u
+
+static void release(struct stay *s)
+{
+    cpu_set_t now, ours;
+    CPU_ZERO(&ours);
+    CPU_SET((unsigned)s->cpu, &ours);
+    s->bound = false;
+    /* Not what was set: somebody else has, and that is to be obeyed. */
+    if (sched_getaffinity(0, sizeof now, &now) < 0 || !CPU_EQUAL(&now, &ours)) return;
+    sched_setaffinity(0, sizeof s->allowed, &s->allowed);
+}
+
+/* A failure only costs speed: more CPUs than a cpu_set_t has, a filter that does not know the call. */
+static void bind_here(struct stay *s)
+{
+    cpu_set_t ours;
+    int cpu = sched_getcpu();
+    if (cpu < 0 || cpu >= CPU_SETSIZE) return;
+    if (sched_getaffinity(0, sizeof s->allowed, &s->allowed) < 0 || CPU_COUNT(&s->allowed) < 2) return;
+    if (!CPU_ISSET((unsigned)cpu, &s->allowed)) return; /* it is being moved away at this moment */
+    CPU_ZERO(&ours);
+    CPU_SET((unsigned)cpu, &ours);
+    s->cpu = cpu;
+    s->bound = sched_setaffinity(0, sizeof ours, &ours) == 0;
+}
+
+static void be_free(struct stay *s, uint64_t now_ns, uint64_t packets)
+{
+    s->since_ns = now_ns;
+    s->packets = packets;
+    s->until_ns = now_ns + STAY_FREE_NS;
+}
+
+void stay_set(struct stay *s, bool wanted)
+{
+    s->wanted = wanted;
+    s->until_ns = s->since_ns = 0;
+    if (s->bound) release(s);
+}
+
+void stay_look(struct stay *s, uint64_t now_ns, uint64_t packets)
+{
+    if (s->bound) {
+        release(s);
+        be_free(s, now_ns, packets);
+        return;
+    }
+    uint64_t free_ms = (now_ns - s->since_ns) / NS_PER_MS;
+    if (s->since_ns != 0 && packets - s->packets >= free_ms * STAY_PACKETS_PER_MS) bind_here(s);
+    be_free(s, now_ns, packets);
+    if (s->bound) s->until_ns = now_ns + STAY_NS;
+}
