@@ -219,7 +219,7 @@ def test_a_disks_guest_breaks_its_ring(host):
     disk.works()
     disk.guest.done("rest")
     disk.guest.done("spoil")
-    wait_until(lambda: error_of(disk), 10, "an error")
+    wait_until(lambda: error_of(disk), 30, "an error")
     shown = disk.shown()
     assert shown["front_end"] == "broken" and error_of(disk) == f"71 {shown['front_end_why']}"
     assert disk.store.read(disk.back + "/state") == "4"
@@ -453,11 +453,11 @@ def test_a_cards_guest_breaks_its_ring(host):
     assert card.store.read(card.back + "/feature-dynamic-multicast-control") == "1"
     for value in (1, 0):
         cards[0].store.write(cards[0].front + "/request-multicast-control", value)
-        wait_until(lambda: cards[0].asks_for("request-multicast-control") == str(value), 10, "what it asks for")
+        wait_until(lambda: cards[0].asks_for("request-multicast-control") == str(value), 30, "what it asks for")
         talk(cards)
     cards[0].tell("rest")
     cards[0].tell("spoil")
-    wait_until(lambda: error_of(cards[0]), 10, "an error")
+    wait_until(lambda: error_of(cards[0]), 30, "an error")
     assert cards[0].shown()["front_end"] == "broken" and error_of(cards[0]) == f"71 {cards[0].shown()['front_end_why']}"
     assert cards[0].store.read(cards[0].back + "/state") == "4" and error_of(cards[1]) is None
     cards[0].close()
@@ -468,10 +468,10 @@ def test_a_cards_guest_breaks_its_ring(host):
     assert cards[0].shown()["front_end"] == "connected" and error_of(cards[0]) is None
     cards[0].tell("rest")
     cards[0].tell("spoil")
-    wait_until(lambda: error_of(cards[0]), 10, "an error")
+    wait_until(lambda: error_of(cards[0]), 30, "an error")
     cards[0].remove()  # by force, and nothing is left of it
     cards[0].gone()
-    wait_until(lambda: error_of(cards[0]) is None, 10, "its end")
+    wait_until(lambda: error_of(cards[0]) is None, 30, "its end")
 
 
 @pytest.mark.slow

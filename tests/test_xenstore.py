@@ -839,14 +839,14 @@ def test_multicast_control_is_followed(daemon, store, card):
     key = card.front + "/request-multicast-control"
     for count, value in enumerate(("1", "0", "1", None, "nonsense"), 1):
         store.write(key, value) if value else store.remove(key)
-        wait_until(lambda: len(told(daemon, "vif.follow")) == count, 10, f"{value} to be followed")
+        wait_until(lambda: len(told(daemon, "vif.follow")) == count, 30, f"{value} to be followed")
         assert multicast_of(told(daemon, "vif.follow")[-1]) == value
     store.write(key, "\x02")  # no text: as if there were none
-    wait_until(lambda: multicast_of(told(daemon, "vif.follow")[-1]) is None, 10, "what cannot be read")
+    wait_until(lambda: multicast_of(told(daemon, "vif.follow")[-1]) is None, 30, "what cannot be read")
     store.write(key, "1")
-    wait_until(lambda: multicast_of(told(daemon, "vif.follow")[-1]) == "1", 10, "the next value")
+    wait_until(lambda: multicast_of(told(daemon, "vif.follow")[-1]) == "1", 30, "the next value")
     os.kill(daemon.switch_log()[-1]["pid"], 9)
-    wait_until(lambda: len(told(daemon, "vif.connect")) == 2, 10, "the rings' next switch")
+    wait_until(lambda: len(told(daemon, "vif.connect")) == 2, 30, "the rings' next switch")
     assert multicast_of(told(daemon, "vif.connect")[1]) == "1"
     assert store.read(card.back + "/state") == "4" and card.error() is None
     card.to(6)
@@ -886,14 +886,14 @@ def test_what_a_guest_did_to_its_rings_is_said_to_the_toolstack(daemon, store, c
     assert store.read(place) is None
     daemon.behave_switch(broken="its request\x1b index jumps")
     daemon.call("vif.stats")
-    wait_until(lambda: store.read(place), 10, "an error")
+    wait_until(lambda: store.read(place), 30, "an error")
     assert store.read(place) == "71 its request? index jumps" and store.read(card.back + "/state") == "4"
     assert shown_card(daemon, card.card)["front_end"] == "broken"
     daemon.behave_switch()
     for state in (5, 6):
         card.to(state)
         card.is_back(state)
-    wait_until(lambda: store.read(place) is None, 10, "its end")
+    wait_until(lambda: store.read(place) is None, 30, "its end")
     card.to(1)
     card.is_back(2)
     assert shown_card(daemon, card.card)["front_end"] == "listening"
@@ -924,7 +924,7 @@ def test_a_store_that_fails_for_a_moment_under_a_card(daemon, store, card):
 def test_a_killed_switch_goes_on_with_cards(daemon, store, card):
     card.connect()
     os.kill(daemon.switch_log()[-1]["pid"], 9)
-    wait_until(lambda: len(told(daemon, "vif.connect")) == 2, 10, "the rings' next switch")
+    wait_until(lambda: len(told(daemon, "vif.connect")) == 2, 30, "the rings' next switch")
     assert told(daemon, "vif.connect")[1] == {**CONNECT, "resume": True}
     wait_until(lambda: shown_card(daemon, card.card)["front_end"] == "connected", 5, "connected")
     assert store.read(card.back + "/state") == "4"
