@@ -668,6 +668,7 @@ def test_a_worker_in_the_hands_of_its_guest_publishes_no_other_keys(daemon, stor
 
 
 def test_a_flood_of_states(daemon, store, disk):
+    """XSA-349: a guest that writes what is watched faster than anybody can look makes nothing grow: it is not watched meanwhile."""
     disk.connect()
     looked = [store.counts.get(2, 0)]
     writes = 0

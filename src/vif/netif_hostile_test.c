@@ -145,7 +145,7 @@ static void test_most_pieces(void **state)
     bed_close(&b);
 }
 
-/* Headers in many tiny pieces (XSA-423's kind): as long as there are not too many, they are one frame's. */
+/* Headers in many tiny pieces (XSA-423's and CVE-2023-34319's kind): as long as there are not too many, they are one frame's. */
 static void test_tiny_pieces(void **state)
 {
     for (unsigned length = 14; length < 200; length++) {
