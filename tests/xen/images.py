@@ -26,11 +26,12 @@ HERE = Path(__file__).resolve().parent
 LIBRARIES = "lib/x86_64-linux-gnu"
 TOOLS = "usr/lib/xen-4.17/bin"
 TOOL_PROGRAMS = ("xl", "xenstored", "xenconsoled", "xen-init-dom0", "libxl-save-helper")
-DOM0_MODULES = ("xen_privcmd", "xenfs", "xen_evtchn", "xen_gntdev", "xen_gntalloc", "xen_blkback", "xen_netback", "bridge", "loop",
+DOM0_MODULES = ("xen_privcmd", "xenfs", "xen_evtchn", "xen_gntdev", "xen_gntalloc", "xen_blkback", "xen_netback", "bridge", "loop", "dm_log_writes",
                 "tun", "veth", "af_packet", "ext4", "virtio_pci", "virtio_console", "9pnet_virtio", "9p")
 GUEST_MODULES = ("xen_blkfront", "xen_netfront", "af_packet", "ipv6", "crc32c_generic", "ext4")
 PROGRAMS = ("creedenced", "creedence-vbd", "creedence-cache", "creedence-switch", "creedence")
-GUEST_TOOLS = ("guest-writer", "guest-net")
+GUEST_TOOLS = ("guest-writer", "guest-disk", "guest-net")
+DOM0_TOOLS = ("xen-check", "log-writes")
 OURS = "opt/creedence"
 
 
@@ -177,7 +178,7 @@ def dom0_base():
 def dom0_ours():
     """The second archive: our programs with the libraries that they want, the scripts for xl, and what guests run."""
     archive = Archive()
-    programs = [program(name) for name in PROGRAMS] + [built("tests/xen-check")]
+    programs = [program(name) for name in PROGRAMS] + [built(f"tests/{name}") for name in DOM0_TOOLS]
     for path in [*programs, *guest_tools()]:
         archive.file(f"{OURS}/bin/{path.name}", path.read_bytes(), executable=True)
     _add_libraries(archive, libraries_of(programs))
