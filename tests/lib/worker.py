@@ -70,9 +70,10 @@ def file_tree(directory, count=60):
     return sums
 
 
-def new_file_system(path, tree, size_mib=256):
+def new_file_system(path, tree, size_mib=256, block_bytes=None):
     """A raw image with an ext4 file system that holds a copy of `tree`."""
-    run(system_program("mke2fs", "e2fsprogs"), "-q", "-t", "ext4", "-d", tree, "-E", "root_owner=0:0", path, f"{size_mib}m")
+    block = ["-b", block_bytes] if block_bytes else []
+    run(system_program("mke2fs", "e2fsprogs"), "-q", "-t", "ext4", *block, "-d", tree, "-E", "root_owner=0:0", path, f"{size_mib}m")
     return path
 
 

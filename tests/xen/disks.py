@@ -38,7 +38,7 @@ def new_raw(dom0, path, mib):
 
 
 def image_sha256(host, path, kind, size, run_dir):
-    """By qemu-img, outside: the image goes through the share."""
+    """By qemu-img, outside: the image goes through the share. What it is based on must be there already."""
     name = path.rpartition("/")[2]
     host.dom0.check(f"cp {path} /share/{name}")
     check_image(host.lab.share / name, kind)

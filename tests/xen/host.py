@@ -13,15 +13,16 @@ LOG = "creedenced.log"
 
 
 class Host:
-    def __init__(self, lab):
+    def __init__(self, lab, options=""):
         self.lab = lab
         self.dom0 = lab.dom0
+        self.options = options
 
     # -- the daemon
 
     def start(self):
         self.dom0.check("mkdir -p /run/creedence /var/lib/creedence")
-        self.dom0.check("creedenced --state-dir=/var/lib/creedence --run-dir=/run/creedence "
+        self.dom0.check(f"creedenced --state-dir=/var/lib/creedence --run-dir=/run/creedence {self.options} "
                         f"</dev/null >>/share/{LOG} 2>&1 3>&- & echo $! >/run/creedenced.pid")
         self.dom0.check("n=0; until creedence status >/dev/null 2>&1; do usleep 50000; [ $((n += 1)) -lt 200 ] || break; done")
         return self
@@ -66,9 +67,9 @@ class Host:
         wait_until(lambda: not self.disk_names(), 30, "the end of all disks")
 
 
-def disk(target, vdev="xvda", access="rw"):
+def disk(target, vdev="xvda", access="rw", kind="disk"):
     """A disk of Creedence's: target is [FORMAT:PATH...][,OPTION=VALUE...]."""
-    return Disk(target, vdev, f"access={access},format=raw,script=block-creedence")
+    return Disk(target, vdev, f"access={access},devtype={kind},format=raw,script=block-creedence")
 
 
 def card(mac, options="bridge=br0"):
