@@ -26,6 +26,7 @@ def pytest_runtest_protocol(item, nextitem):
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
+
 @pytest.fixture(scope="session")
 def snapshot():
     """Xen, dom0, and the guests of start_guests()."""
@@ -56,5 +57,15 @@ def dom0(lab):
 def host(lab):
     """creedenced in dom0. When the test fails, what it logged is shown."""
     host = Host(lab).start()
+    yield host
+    print(host.log())
+
+
+@pytest.fixture
+def installed_host(lab):
+    """As `host`, with a user: workers and the switch run as on a host where Creedence is installed, in the full sandbox. Guests' cards have
+    two queues, if they have two processors."""
+    lab.dom0.check("echo creedence:x:900:900:::/bin/false >>/etc/passwd; echo creedence:x:900: >>/etc/group")
+    host = Host(lab, "--xen-card-queues=2").start()
     yield host
     print(host.log())

@@ -272,7 +272,7 @@ class Lab:
 
     # -- guests
 
-    def create(self, name, kind="pv", disks=(), cards=(), mem_mib=GUEST_MIB, console=True, script=None, extra=""):
+    def create(self, name, kind="pv", disks=(), cards=(), mem_mib=GUEST_MIB, vcpus=1, console=True, script=None, extra=""):
         """A guest, started; wait_ready() tells when it runs. With no console to talk to it is None. `script` is run by its /init before
         that, and may never come back."""
         ramdisk = "/lab/initrd"
@@ -281,7 +281,7 @@ class Lab:
             ramdisk = f"/tmp/{name}.initrd"
             self.dom0.check(f"cat /lab/initrd /share/{name}.cpio >{ramdisk}")
         config = [f'name="{name}"', f'type="{kind}"', 'kernel="/lab/kernel"', f'ramdisk="{ramdisk}"', f"memory={mem_mib}",
-                  "vcpus=1", f'extra="console=hvc0 {KERNEL_ARGS}{KIND_ARGS[kind]}"',
+                  f"vcpus={vcpus}", f'extra="console=hvc0 {KERNEL_ARGS}{KIND_ARGS[kind]}"',
                   f"disk={json.dumps([disk.text() for disk in disks])}", f"vif={json.dumps([card.text() for card in cards])}", extra]
         self.dom0.check(f"printf '%s\\n' {shlex.join(config)} >/tmp/{name}.cfg && xl create -q /tmp/{name}.cfg", 120)
         return self.console(name) if console else None

@@ -98,7 +98,7 @@ def test_guest_ends_under_load(end, lab, host, run_dir):
 def test_save_and_restore_under_load(lab, host, run_dir):
     """The guest goes to a file and comes back as another domain, with the same disk, in the middle of its writes."""
     guest = lab.guests["u1"]
-    loaded(host, guest, 15)
+    loaded(host, guest, 8)
     lab.dom0.check("xl save u1 /tmp/u1.saved", 60)
     host.wait_no_disks()
     lab.dom0.check("xl restore /tmp/u1.saved", 60)
