@@ -214,15 +214,17 @@ static void events_off(struct vbd_queue *q)
     (void)q;
 }
 
+/* The port is unmasked, by a system call, only if the thread sleeps: an event that comes before is not lost. */
 static bool events_on(struct vbd_queue *q)
 {
     struct vbd_blkif *b = q->blkif;
-    if (b->masked) {
+    bool more = blkif_final_check(b->ring);
+    if (is_blocked(b)) more = may_go_on(b);
+    if (!more && b->masked) {
         b->masked = false;
         b->xen->ops->unmask(b->xen, b->port);
     }
-    bool more = blkif_final_check(b->ring);
-    return is_blocked(b) ? may_go_on(b) : more;
+    return more;
 }
 
 static bool resuming(const struct vbd_queue *q)

@@ -126,7 +126,7 @@ static bool preempted(struct vbd_queue *q)
 static void adapt(struct vbd_queue *q, uint64_t *window_ns, uint64_t gap_ns)
 {
     uint64_t bound_ns = atomic_load_explicit(&q->vbd->poll_ns, memory_order_relaxed);
-    if (preempted(q) || gap_ns > bound_ns) {
+    if (gap_ns > bound_ns || preempted(q)) {
         *window_ns = 0;
         return;
     }
