@@ -20,7 +20,7 @@ TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "bench"), str(TOP / "tests")]
 
 from suite import (cached, density, host, leaf, net_ablation, net_acl, net_attack, net_density, net_flowmods, net_pps, net_stream,  # noqa: E402
-                   net_tap, report, storm, xen_disk, xen_lab, xen_net)
+                   net_tap, report, storm, xen_clones, xen_disk, xen_lab, xen_net)
 from suite.bed import BenchError, Plan, ProcessError, open_bed  # noqa: E402
 from suite.measure import Section, progress_end, section_from  # noqa: E402
 
@@ -28,7 +28,7 @@ PARTS = {"cached": cached.run, "leaf": leaf.run, "storm": storm.run, "density": 
          "net_pps": net_pps.run, "net_acl": net_acl.run, "net_stream": net_stream.run, "net_tap": net_tap.run,
          "net_ablation": net_ablation.run, "net_density": net_density.run, "net_attack": net_attack.run,
          "net_flowmods": net_flowmods.run, "xen_disk": xen_disk.run, "xen_net": xen_net.run,
-         "xen_lab": xen_lab.run}
+         "xen_lab": xen_lab.run, "xen_clones": xen_clones.run}
 
 
 def parse_arguments():

@@ -25,9 +25,8 @@ from suite.measure import Row, Section, Series, progress, progress_end
 KERNEL_DISK, DISKS = "xen-blkback", {"copied": "copy", "mapped": "map", "persistent": "persistent", "auto": "auto"}
 KERNEL_CARD, CARDS = "xen-netback, bridge", {"copied": "copy", "mapped": "map", "auto": "auto"}
 DISK_MIB = 64
-DEPTHS = {4096: 16, 1 << 20: 4}
-DISK_LOADS = {(way, size): f"{label} random {way}s, {DEPTHS[size]} at a time"
-              for way in ("read", "write") for size, label in ((4096, "4 KiB"), (1 << 20, "1 MiB"))}
+DISK_LOADS = {(way, size, depth): f"{label} random {way}s, {depth} at a time"
+              for way in ("read", "write") for size, label, depth in ((4096, "4 KiB", 1), (4096, "4 KiB", 16), (1 << 20, "1 MiB", 4))}
 WARM_UP = 0.3  # of the runtime: the emulator translates code when it is run for the first time
 PORT, ECHO_PORT = 5000, 5001
 STREAM_BYTES_PER_S = 6_000_000  # when nothing else runs, it is over sooner
@@ -41,25 +40,26 @@ ANNOUNCE = ("B=/local/domain/0/backend/vif/{domid}/0; F=/local/domain/{domid}/de
 
 
 class BenchLab(Lab):
-    """Its guests have guest-load."""
+    """Its guests have guest-load, its dom0 xen-cpu."""
 
-    def __init__(self, run_dir, tool, snapshot=None):
-        self.tool = tool
+    def __init__(self, run_dir, load=None, account=None, snapshot=None):
+        self.load, self.account = load, account
         super().__init__(run_dir, snapshot)
 
     def _make_initrd(self):
         super()._make_initrd()
         later = Archive()
-        later.file("lab/initrd", images.guest_initrd() + guest_archive({"tools/guest-load": self.tool}, disks=0))
+        later.file("lab/initrd", images.guest_initrd() + guest_archive({"tools/guest-load": self.load}, disks=0))
+        later.file("bin/xen-cpu", self.account.read_bytes(), executable=True)
         with open(self._initrd(), "ab") as whole:
             whole.write(later.bytes())
 
 
 @contextmanager
-def _snapshot(bed):
+def saved_lab(bed):
     paths.BUILD = bed.build
     with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp") as path:
-        with BenchLab(path, bed.program("guest-load")) as lab:
+        with BenchLab(path, bed.program("guest-load"), bed.program("xen-cpu")) as lab:
             for guest in [lab.create(name) for name in MACS]:
                 guest.wait_ready(120)
             saved = lab.save()
@@ -68,31 +68,31 @@ def _snapshot(bed):
 
 
 @contextmanager
-def _machine(bed, snapshot):
+def machine(bed, snapshot):
     """From the snapshot. What fails in there is a measurement that could not be made."""
     with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp") as path:
         try:
-            with BenchLab(path, None, snapshot) as lab:
+            with BenchLab(path, snapshot=snapshot) as lab:
                 yield lab
         except GuestError as error:
             raise BenchError(str(error)) from error
 
 
-def _dom0_seconds(lab):
-    return float(lab.dom0.check("xl list 0").split()[-1])
+def dom0_seconds(lab):
+    return int(lab.dom0.check("xen-cpu 0")) / 1e9
 
 
 def _price_of_looking(lab):
-    """What xl itself takes of dom0's processor time, once its code has been translated."""
-    looks = [_dom0_seconds(lab) for _ in range(6)]
-    return (looks[-1] - looks[1]) / 4
+    """What a look and a command take of dom0's processor time, once their code has been translated."""
+    looks = [dom0_seconds(lab) for _ in range(12)]
+    return (looks[-1] - looks[3]) / 8
 
 
 def _loaded(lab, price_s, load):
     """(answer of the load, dom0's processor time for it)."""
-    before = _dom0_seconds(lab)
+    before = dom0_seconds(lab)
     answer = load()
-    return answer, max(0, _dom0_seconds(lab) - before - price_s)
+    return answer, max(0, dom0_seconds(lab) - before - price_s)
 
 
 def _last_line(output, pattern):
@@ -120,17 +120,17 @@ def _attach_disk(lab, mode):
 def _disk_samples(bed, snapshot, mode):
     """{load: (operations per second, dom0's seconds per operation)}."""
     samples = {}
-    with _machine(bed, snapshot) as lab:
+    with machine(bed, snapshot) as lab:
         guest = _attach_disk(lab, mode)
         price_s = _price_of_looking(lab)
-        for way, size in DISK_LOADS:
-            words = f"guest-load disk /dev/xvda {way} {size} {DEPTHS[size]} "
+        for way, size, depth in DISK_LOADS:
+            words = f"guest-load disk /dev/xvda {way} {size} {depth} "
             guest.check(f"{words}{bed.plan.runtime_s * WARM_UP}", 120)
             words += str(bed.plan.runtime_s)
             bed.commands.setdefault("guest-load", words)
             output, cpu_s = _loaded(lab, price_s, lambda words=words: guest.check(words, 120))
             count, seconds = _last_line(output, r"load: ok (\d+) in ([\d.]+)")
-            samples[way, size] = (count / seconds, cpu_s / count)
+            samples[way, size, depth] = (count / seconds, cpu_s / count)
     return samples
 
 
@@ -182,7 +182,7 @@ CARD_LOADS = {
 def _card_samples(bed, snapshot, transmit):
     """{load: (bytes or packets per second, dom0's seconds for a megabyte or a packet)}."""
     samples = {}
-    with _machine(bed, snapshot) as lab:
+    with machine(bed, snapshot) as lab:
         _attach_cards(lab, transmit)
         price_s = _price_of_looking(lab)
         for label, (_unit, scale, load) in CARD_LOADS.items():
@@ -220,7 +220,7 @@ def _note(section, kernel, rows):
         section.notes.append(f"{rate.label}: auto {rate.ratio('auto', kernel):.2f} of {kernel}{said}; "
                              f"best is {best}, {rate.ratio(best, kernel):.2f}.")
     section.notes.append("Under QEMU without KVM every instruction is emulated: these compare two back ends in one run, and say nothing of "
-                         "hardware. The hypervisor's account of time goes by tenths of a second.")
+                         "hardware. dom0's processor time is the hypervisor's account.")
 
 
 def run(bed):
@@ -230,7 +230,7 @@ def run(bed):
              (KERNEL_CARD, CARDS, _card_samples,
               {label: (unit, "a packet" if unit == "pps" else "a megabyte", label) for label, (unit, *_rest) in CARD_LOADS.items()},
               "Xen guests' cards in the lab (PV guests, offloads on)"))
-    with _snapshot(bed) as snapshot:
+    with saved_lab(bed) as snapshot:
         for kernel, ours, samples, loads, title in parts:
             modes = {kernel: None, **ours}
             section = Section(title, list(modes))
