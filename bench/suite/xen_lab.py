@@ -20,7 +20,7 @@ from xen.host import Host, disk
 from xen.lab import Card, Disk, Lab
 
 from suite.bed import BenchError
-from suite.measure import Row, Section, Series, progress, progress_end
+from suite.measure import Check, Row, Section, Series, progress, progress_end
 
 KERNEL_DISK, DISKS = "xen-blkback", {"copied": "copy", "mapped": "map", "persistent": "persistent", "auto": "auto"}
 KERNEL_CARD, CARDS = "xen-netback, bridge", {"copied": "copy", "mapped": "map", "auto": "auto"}
@@ -209,16 +209,21 @@ def _measure(bed, section, modes, rows, samples_of):
 def _pair(label, unit, per, modes):
     def empty():
         return {contender: Series() for contender in modes}
-    return Row(label, unit, empty()), Row(f"... dom0's processor time for {per}", "s", empty(), more_is_better=False)
+    return Row(label, unit, empty()), Row(f"{label}: dom0's processor time for {per}", "s", empty(), more_is_better=False)
 
 
-def _note(section, kernel, rows):
-    for rate, cost in rows.values():
-        best = max((c for c in section.contenders if c != kernel), key=lambda c: rate.series[c].median())
-        theirs_s = cost.series[kernel].median()
-        said = f" for {cost.series['auto'].median() / theirs_s:.2f} of its processor time" if theirs_s else ""
-        section.notes.append(f"{rate.label}: auto {rate.ratio('auto', kernel):.2f} of {kernel}{said}; "
-                             f"best is {best}, {rate.ratio(best, kernel):.2f}.")
+EVEN = 0.05  # two machines in a row differ by that
+DEFAULT = "auto"
+
+
+def judge(section):
+    """By the rows, of which there are two for each load: the rate, and what it costs."""
+    kernel, *ours = section.contenders
+    for rate, cost in zip(section.rows[::2], section.rows[1::2]):
+        best = max(ours, key=lambda c: rate.series[c].median())
+        rate.checks = [Check(f"{DEFAULT}: as much as {kernel}", rate.ratio(DEFAULT, kernel), 1, noise=EVEN)]
+        cost.checks = [Check(f"{DEFAULT}: for no more time than {kernel}", cost.ratio(DEFAULT, kernel), 1, at_most=True, noise=EVEN)]
+        section.notes.append(f"{rate.label}: the best of ours is {best}, {rate.ratio(best, kernel):.2f} of {kernel}.")
     section.notes.append("Under QEMU without KVM every instruction is emulated: these compare two back ends in one run, and say nothing of "
                          "hardware. dom0's processor time is the hypervisor's account.")
 
@@ -236,6 +241,6 @@ def run(bed):
             section = Section(title, list(modes))
             rows = {load: _pair(label, unit, per, modes) for load, (unit, per, label) in loads.items()}
             _measure(bed, section, modes, rows, lambda mode, samples=samples: samples(bed, snapshot, mode))
-            _note(section, kernel, rows)
+            judge(section)
             sections.append(section)
     return sections
