@@ -111,7 +111,7 @@ def _copies_note(bed):
     rate = bed.memcpy(256 << 20, 65536, "random")["bytes_per_s"]
     return (f"Through taps and user space every byte is copied four times by the kernel (from the sender, to the switch, from the switch, to the "
             f"receiver), through the bridge twice. This machine's memcpy takes {1e9 / rate:.2f} s for 1 GB in blocks of 64 KiB: with all "
-            "cores busy, the bridge's processor time and two of that is what is left to reach.")
+            "cores busy, no more than the bridge's processor time and two of that is left to reach. Where the time goes: docs/adr/0009.")
 
 
 def _rows(bed, section, makers, name, algorithm):
@@ -197,6 +197,7 @@ def run(bed):
     for name, algorithm in _algorithms().items():
         _rows(bed, section, makers, name, algorithm)
     section.notes.append(_copies_note(bed))
-    section.notes.append("Nothing is pinned: sender, receiver and switch share the cores as the machine's scheduler likes. The bridge is "
+    section.notes.append("Nothing is pinned from outside: sender, receiver and switch share the cores as the machine's scheduler likes, "
+                         "but that creedence-switch's busy thread stays on a core by itself, for 100 ms at a time. The bridge is "
                          "reached through veth, the others through taps; ours have two queues.")
     return [section, _guest_section(bed)]
