@@ -9,12 +9,13 @@ import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 
 import pytest
 
 from lib.daemon import Daemon
-from lib.front_end import RESET_DEVICE, FrontEnd
+from lib.front_end import GET_FEATURES, RESET_DEVICE, FrontEnd
 from lib.paths import BUILD, program, system_program
 from lib.process import is_listening, wait_until
 from lib.worker import check_image, new_qcow2, new_raw, qemu_img, run, start_worker
@@ -108,6 +109,27 @@ def test_a_leaf_in_use_is_locked(other, run_dir, processes):
     else:
         with pytest.raises(AssertionError, match='Failed to get .* lock'):
             qemu_img("check", image)
+
+
+def test_nobody_can_connect_to_a_worker_that_cannot_open_its_images(run_dir, processes):
+    """QEMU before 8.2 does not come again when its back end goes in the middle of the handshake."""
+    path, image = run_dir / "s", new_qcow2(run_dir / "leaf", SIZE)
+    start_worker(processes, run_dir / "other", ("qcow2", image))
+    assert "lock" in worker_fails(f"--socket-path={path}", "--disk", f"{image},format=qcow2")
+    assert not path.exists()
+
+
+def test_a_handshake_is_finished_before_the_end(run_dir, pattern, processes):
+    path = run_dir / "s"
+    worker = start_worker(processes, path, ("raw", pattern))
+    with socket.socket(socket.AF_UNIX) as sock:
+        os.kill(worker.pid, signal.SIGSTOP)  # so that it finds all of this at once
+        sock.connect(str(path))
+        sock.sendall(2 * struct.pack("<III", GET_FEATURES, 1, 0))
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGCONT)
+        assert len(sock.recv(2 * 20, socket.MSG_WAITALL)) == 2 * 20
+        assert worker.wait(10) == 0 and sock.recv(1) == b""  # it does not wait for ever
 
 
 def test_unusual_sector_sizes_are_refused(run_dir):

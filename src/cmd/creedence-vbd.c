@@ -20,6 +20,10 @@
 #include "control/unix_socket.h"
 #include "control/version.h"
 #include "guest/memory.h"
+#include "loop/clock.h"
+
+#define STOP_LOOK_NS (10 * NS_PER_MS)
+#define STOP_LIMIT_NS NS_PER_SECOND
 
 enum {
     OPT_SOCKET_PATH = 256,
@@ -296,24 +300,47 @@ static bool is_listening(int fd)
 static int front_end(const struct arguments *a, struct worker_args *args, struct errmsg *e)
 {
     if (a->config.xen.there) return 0;
-    if (a->socket_path) return unix_socket_listen(&args->listen_fd, SOCK_STREAM, a->socket_path, 0600, e);
+    args->socket_path = a->socket_path;
+    if (a->socket_path) return 0;
     if (a->connect_path) return unix_socket_connect(&args->connected_fd, SOCK_STREAM, a->connect_path, e);
     if (is_listening(a->fd)) args->listen_fd = a->fd;
     else args->connected_fd = a->fd;
     return 0;
 }
 
+/*
+ * How the loop is stopped: by a signal, and not in the middle of a front end's handshake (QEMU before 8.2 would not come
+ * again). One that connected just before has been taken when the timer fires.
+ */
+struct stopping {
+    struct loop *loop;
+    struct loop_watch watch;
+    struct loop_timer timer;
+    const struct worker *worker;
+    uint64_t until_ns; /* at the latest */
+};
+
+static void stop_fired(struct loop_timer *t)
+{
+    struct stopping *s = container_of(t, struct stopping, timer);
+    if (worker_greets(s->worker) && clock_now_ns() < s->until_ns) loop_timer_arm(s->loop, t, STOP_LOOK_NS, stop_fired);
+    else loop_stop(s->loop);
+}
+
 static void stop_ready(struct loop_watch *w, uint32_t events)
 {
+    struct stopping *s = container_of(w, struct stopping, watch);
     struct signalfd_siginfo info;
     (void)events;
-    if (read(w->fd, &info, sizeof info) > 0) loop_stop(w->loop);
+    if (read(w->fd, &info, sizeof info) <= 0) return;
+    s->until_ns = clock_now_ns() + STOP_LIMIT_NS;
+    loop_timer_arm(s->loop, &s->timer, STOP_LOOK_NS, stop_fired);
 }
 
 static int run_alone(struct arguments *a, const sigset_t *stop_signals, struct errmsg *e)
 {
     struct loop *loop = loop_new();
-    struct loop_watch stop = {0};
+    struct stopping stop = {.loop = loop};
     struct worker *w;
     struct worker_args args = {.loop = loop,
                                .config = &a->config,
@@ -332,10 +359,12 @@ static int run_alone(struct arguments *a, const sigset_t *stop_signals, struct e
     if (ret < 0) return ret;
     ret = worker_serve(w, e);
     if (ret == 0 && a->xen.rings) ret = worker_connect(w, &a->xen, e);
-    if (ret == 0) ret = loop_add(loop, &stop, signal_fd, EPOLLIN, stop_ready);
+    stop.worker = w;
+    if (ret == 0) ret = loop_add(loop, &stop.watch, signal_fd, EPOLLIN, stop_ready);
     if (ret == 0) ret = loop_run(loop);
     int ended = worker_quit(w, ret < 0 ? NULL : e);
-    loop_remove(&stop);
+    loop_timer_cancel(&stop.timer);
+    loop_remove(&stop.watch);
     loop_free(loop);
     close(signal_fd);
     return ret < 0 ? ret : ended;

@@ -24,9 +24,12 @@
 #include "cmd/vbd_chain.h"
 #include "cmd/vbd_engines.h"
 #include "cmd/vbd_state.h"
+#include "control/unix_socket.h"
 #include "disk/mark.h"
 #include "guest/vhost_user.h"
+#include "loop/clock.h"
 
+#define GREETING_NS NS_PER_SECOND
 #define FRONT_HEAD_BYTES 4096u /* worker_kept, in a front end's memory */
 _Static_assert(sizeof(struct worker_kept) <= FRONT_HEAD_BYTES, "it has that room");
 
@@ -46,6 +49,7 @@ struct worker {
     int connected_fd; /* until worker_serve() */
     struct loop_watch listen_watch, broken_watch;
     struct vhost_session *session;
+    uint64_t session_ns;    /* since when */
     struct worker_xen *xen; /* NULL: the front end is a session */
     bool ending;            /* quit or leave: take no other front end */
     bool told_broken;
@@ -183,6 +187,7 @@ static int session_start(struct worker *w, int fd, struct errmsg *e)
     if (w->state.fd < 0) memset(worker_state_vhost(&w->state), 0, w->state.vhost_bytes);
     struct vhost_args args = session_args(w);
     int ret = vhost_session_new(&w->session, &args, fd, e);
+    w->session_ns = clock_now_ns();
     if (ret == 0) tell_state(w, "connected", NULL);
     return ret;
 }
@@ -274,9 +279,16 @@ int worker_serve(struct worker *w, struct errmsg *e)
 
 /* ---- life ---- */
 
-static void release(struct worker *w)
+static void stop_listening(struct worker *w)
 {
     loop_remove(&w->listen_watch);
+    if (w->listen_fd >= 0) close(w->listen_fd);
+    w->listen_fd = -1;
+}
+
+static void release(struct worker *w)
+{
+    stop_listening(w);
     loop_remove(&w->broken_watch);
     vbd_free(w->vbd);
     worker_xen_close(w->xen);
@@ -284,7 +296,6 @@ static void release(struct worker *w)
         close(w->held[i].fd);
     engines_free(w->engines);
     worker_state_unmap(&w->state);
-    if (w->listen_fd >= 0) close(w->listen_fd);
     if (w->connected_fd >= 0) close(w->connected_fd);
     worker_config_free(&w->config);
     free(w);
@@ -302,6 +313,9 @@ static int open_inner(struct worker *w, const struct worker_args *args, struct e
     uint64_t mark = disk_mark_new();
     ret = chain_open_files(&w->chain, &w->config, args->cache_fd, mark, e);
     if (ret == 0) ret = chain_wait_previous(w->chain, worker_state_kept(&w->state)->mark, e);
+    if (ret < 0) return ret;
+    /* A front end that connects to a process that then cannot serve it may not come again: QEMU before 8.2 does not. */
+    if (args->socket_path) ret = unix_socket_listen(&w->listen_fd, SOCK_STREAM, args->socket_path, 0600, e);
     if (ret < 0) return ret;
     worker_state_kept(&w->state)->mark = mark;
     chain_keep_sync(w->chain, &worker_state_kept(&w->state)->sync_failed);
@@ -346,6 +360,14 @@ int worker_open(struct worker **out, const struct worker_args *args, struct errm
     return 0;
 }
 
+bool worker_greets(const struct worker *w)
+{
+    struct vhost_session_info info;
+    if (!w->session || clock_now_ns() - w->session_ns >= GREETING_NS) return false;
+    vhost_session_describe(w->session, &info);
+    return info.regions == 0;
+}
+
 /* The device's threads end before the layers that they use; the leaf is closed last. */
 static int finish(struct worker *w, struct errmsg *e)
 {
@@ -361,6 +383,7 @@ static int finish(struct worker *w, struct errmsg *e)
 int worker_quit(struct worker *w, struct errmsg *e)
 {
     w->ending = true;
+    stop_listening(w); /* making the leaf durable may take longer than a front end waits before it connects again */
     vhost_session_free(w->session);
     if (w->xen) worker_xen_disconnect(w->xen);
     return finish(w, e);

@@ -89,6 +89,7 @@ struct worker_args {
     struct worker_keeper keeper;
     bool survives;                  /* keep state in a memfd of our own (the daemon holds it) */
     int listen_fd;                  /* -1: none; taken over */
+    const char *socket_path;        /* ... or to be made here, once all files are open; NULL: none */
     int connected_fd;               /* a front end already there, or -1; taken over */
     const struct worker_held *held; /* from a process before us; descriptors taken over */
     unsigned held_count;
@@ -102,6 +103,9 @@ struct worker_args {
 int worker_open(struct worker **out, const struct worker_args *args, struct errmsg *e);
 /* Serve: go on with the front end that is held, or wait for one. */
 int worker_serve(struct worker *w, struct errmsg *e);
+
+/* A front end has connected just now, and may not have come to the end of its handshake. A short time at most. */
+bool worker_greets(const struct worker *w);
 
 /* End: the session is ended and the leaf made durable. 0 or -errno. w is gone. */
 int worker_quit(struct worker *w, struct errmsg *e);
