@@ -12,7 +12,8 @@
  * again, where it then is. A thread that is mostly idle is never bound.
  *
  * The operator's word stands: only CPUs that the thread was allowed are chosen from, and an affinity that somebody else has set
- * meanwhile is what it is given back.
+ * meanwhile is what it is given back. One that nobody has set, because the thread may use its whole cpuset, is given back as "any": then
+ * it follows the cpuset, and CPUs that come online.
  *
  * Thread-safety: none; of one thread, which alone calls.
  */
@@ -25,7 +26,8 @@
 
 struct stay {
     bool wanted, bound;
-    cpu_set_t allowed; /* while bound: what is given back */
+    bool chosen;       /* `allowed` is less than the cpuset: somebody set it */
+    cpu_set_t allowed; /* what the thread could use when it was bound last */
     int cpu;           /* while bound */
     uint64_t until_ns; /* nothing is to be done before */
     uint64_t since_ns; /* free since then; packets: how many there had been */
