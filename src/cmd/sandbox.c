@@ -306,6 +306,8 @@ static int allow_network(scmp_filter_ctx ctx)
     for (unsigned i = 0; ret == 0 && i < ARRAY_LEN(groups); i++)
         ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
                                SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffff00u, groups[i]));
+    /* Of the thread that calls, and of no other: where it stays (port/stay.h). */
+    if (ret == 0) ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(sched_setaffinity), 1, SCMP_A0(SCMP_CMP_EQ, 0));
     return ret;
 }
 
@@ -336,8 +338,6 @@ int sandbox_filter(const struct sandbox_args *args, enum sandbox_extra extra, st
     /* Block devices: discard, zero out, size. Sockets: how much waits. A terminal's: refused as on any file that is none. */
     if (ret == 0)
         ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, 0x1200));
-    /* Of the thread that calls, and of no other: where it stays. */
-    if (ret == 0) ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(sched_setaffinity), 1, SCMP_A0(SCMP_CMP_EQ, 0));
     if (ret == 0) ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, SIOCINQ));
     if (ret == 0) ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, SIOCOUTQ));
     if (ret == 0) ret = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOTTY), SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, TCGETS));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the filter of system calls leaves of locks: looking at them. Each case in a process of its own. */
+/* What the filter of system calls leaves of locks, and of where threads run. Each case in a process of its own. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,8 +8,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -42,24 +44,56 @@ static int filtered(int fd, enum sandbox_extra extra)
     return fcntl(copy, F_GETFD) == FD_CLOEXEC ? 0 : 6;
 }
 
+static int set_affinity(pid_t of)
+{
+    cpu_set_t all;
+    memset(&all, 0xff, sizeof all);
+    return sched_setaffinity(of, sizeof all, &all) < 0 ? -errno : 0;
+}
+
+/* The switch's threads may say where they stay, each of itself; nobody else says so of any. */
+static int filtered_affinity(int fd, enum sandbox_extra extra)
+{
+    static const struct sandbox_args args = {.required = true};
+    struct errmsg e;
+    (void)fd;
+    if (sandbox_filter(&args, extra, &e) < 0) return 2;
+    if (set_affinity(0) != (extra & SANDBOX_NETWORK ? 0 : -ENOSYS)) return 3;
+    return set_affinity(getpid()) == -ENOSYS ? 0 : 4;
+}
+
+static void check_in_child(int (*check)(int fd, enum sandbox_extra extra), enum sandbox_extra extra)
+{
+    int status, fd = memfd_create("sandbox-test", MFD_CLOEXEC);
+    assert_true(fd >= 0);
+    pid_t child = fork();
+    if (child == 0) _exit(check(fd, extra));
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    close(fd);
+}
+
 static void test_locks_are_only_looked_at(void **state)
 {
     static const enum sandbox_extra extras[] = {SANDBOX_NONE, SANDBOX_REOPEN};
     (void)state;
-    for (unsigned i = 0; i < ARRAY_LEN(extras); i++) {
-        int status, fd = memfd_create("sandbox-test", MFD_CLOEXEC);
-        assert_true(fd >= 0);
-        pid_t child = fork();
-        if (child == 0) _exit(filtered(fd, extras[i]));
-        assert_int_equal(waitpid(child, &status, 0), child);
-        assert_true(WIFEXITED(status));
-        assert_int_equal(WEXITSTATUS(status), 0);
-        close(fd);
-    }
+    for (unsigned i = 0; i < ARRAY_LEN(extras); i++)
+        check_in_child(filtered, extras[i]);
+}
+
+static void test_a_thread_says_where_it_stays_in_the_switch_only(void **state)
+{
+    static const enum sandbox_extra extras[] = {SANDBOX_NONE, SANDBOX_REOPEN, SANDBOX_XEN,
+                                                SANDBOX_NETWORK | SANDBOX_XEN};
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_LEN(extras); i++)
+        check_in_child(filtered_affinity, extras[i]);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_locks_are_only_looked_at)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_locks_are_only_looked_at),
+                                       cmocka_unit_test(test_a_thread_says_where_it_stays_in_the_switch_only)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
