@@ -317,7 +317,7 @@ struct stopping {
     struct loop_watch watch;
     struct loop_timer timer;
     const struct worker *worker;
-    uint64_t until_ns; /* at the latest */
+    uint64_t until_ns; /* at the latest; 0: nobody has asked yet */
 };
 
 static void stop_fired(struct loop_timer *t)
@@ -332,7 +332,7 @@ static void stop_ready(struct loop_watch *w, uint32_t events)
     struct stopping *s = container_of(w, struct stopping, watch);
     struct signalfd_siginfo info;
     (void)events;
-    if (read(w->fd, &info, sizeof info) <= 0) return;
+    if (read(w->fd, &info, sizeof info) <= 0 || s->until_ns != 0) return; /* who asks again does not make it later */
     s->until_ns = clock_now_ns() + STOP_LIMIT_NS;
     loop_timer_arm(s->loop, &s->timer, STOP_LOOK_NS, stop_fired);
 }
