@@ -487,6 +487,8 @@ static void groups(struct bench *b)
         {"1,024 flows, indirect group", "group_id=1,type=indirect,bucket=output:2"},
         {"1,024 flows, select of 4",
          "group_id=1,type=select,bucket=output:2,bucket=output:3,bucket=output:2,bucket=output:3"},
+        {"1,024 flows, select of 4, one port",
+         "group_id=1,type=select,bucket=output:2,bucket=output:2,bucket=output:2,bucket=output:2"},
         {"1,024 flows, fast failover", "group_id=1,type=ff,bucket=watch_port:9,output:4,bucket=watch_port:2,output:2"},
         {"1,024 flows, all, two ports", "group_id=1,type=all,bucket=output:2,bucket=output:3"},
         {"1,024 flows, all, one changed", "group_id=1,type=all,bucket=dec_ttl,output:2,bucket=output:3"},

@@ -50,7 +50,8 @@ static bool is_spread(const struct dp_action *a, unsigned count)
 {
     if (count == 0 || a->type != DP_SELECT || a->count + 1 != count) return false;
     for (unsigned i = 1; i <= a->select.buckets; i++)
-        if (a[i].bucket.sum != i - 1 || a[i].count > 1 || (a[i].count && choose_actions(a, &a[i])->type != DP_OUTPUT)) return false;
+        if (a[i].bucket.sum != i - 1 || a[i].count > 1 || (a[i].count && choose_actions(a, &a[i])->type != DP_OUTPUT))
+            return false;
     return true;
 }
 
@@ -65,14 +66,18 @@ static uint8_t spread_port(struct dp_spread *s, struct port *to)
 
 static void spread_make(struct dp_spread *s, const struct dp_action *select)
 {
-    *s = (struct dp_spread){.even = true, .buckets = select->select.buckets};
+    bool drops = false;
+    *s = (struct dp_spread){.even = true, .alive = true, .buckets = select->select.buckets};
     for (unsigned i = 0; i < s->buckets; i++) {
         const struct dp_action *k = &select[1 + i];
         if (!(k->field & DP_BUCKET_ALIVE)) s->port[i] = SPREAD_DEAD;
         else if (k->count == 0) s->port[i] = SPREAD_DROP;
         else s->port[i] = spread_port(s, choose_actions(select, k)->to);
         s->even &= k->bucket.end == (i + 1) * select[1].bucket.end;
+        s->alive &= s->port[i] != SPREAD_DEAD;
+        drops |= s->port[i] == SPREAD_DROP;
     }
+    if (s->ports == 1 && !drops) s->only = s->to[0];
 }
 
 static uint64_t hash_actions(const struct dp_action *a, unsigned count)

@@ -6,6 +6,47 @@
 
 enum { TYPE_IPV4 = 0x0800, TYPE_ARP = 0x0806, TYPE_IPV6 = 0x86dd, IP_TCP = 6, IP_UDP = 17, IP_SCTP = 132 };
 
+#define ETH_BYTES 14u
+
+/* ---- the hash ---- */
+
+/* Products of two words each, none of which waits for another, and one of their sum. A word that equals its constant takes its
+ * partner out of the hash: of the first three no frame has one, for its source would be a multicast address. */
+#define DST_MAC UINT64_C(0x5fffa761d647ff64) /* and 2 bytes of the source's */
+#define SRC_MAC UINT64_C(0xff037ed1a0b428ff)
+#define ADDRESS_0 UINT64_C(0xff6ee9f5d4a3c1ff)
+#define ADDRESS_1 UINT64_C(0x8ebc6af09c88c6e3)
+#define ADDRESS_2 UINT64_C(0x589965cc75374cc3)
+#define ADDRESS_3 UINT64_C(0x1d8e4e27c47d124f)
+
+static uint64_t load(const void *from)
+{
+    uint64_t w;
+    memcpy(&w, from, sizeof w);
+    return w;
+}
+
+static uint64_t seed_of(uint32_t group, uint8_t proto, uint64_t vlan)
+{
+    return choose_mix(choose_mix(group, proto), vlan);
+}
+
+/* head: as it would be without tags. addresses: so many words. ports: 4 bytes. */
+static inline uint64_t hash_bytes(uint64_t seed, const uint8_t *head, const void *addresses, unsigned words,
+                                  const void *ports)
+{
+    const uint8_t *a = addresses;
+    uint32_t p;
+    memcpy(&p, ports, sizeof p);
+    uint64_t h = choose_fold(load(head) ^ DST_MAC, load(head + 6) ^ SRC_MAC);
+    h += choose_fold(load(a) ^ ADDRESS_0, p ^ seed);
+    if (words == 4) {
+        h += choose_fold(load(a + 8) ^ ADDRESS_1, load(a + 16) ^ ADDRESS_2);
+        h += choose_fold(load(a + 24) ^ ADDRESS_3, seed);
+    }
+    return choose_mix(h, 0);
+}
+
 /* ---- of a key ---- */
 
 /* Of a fragment the ports are not taken, which only the first one has. */
@@ -28,14 +69,19 @@ void choose_fields(const struct flow_key *k, struct flow_key *m)
 uint64_t group_hash(uint32_t id, const struct flow_key *k, struct flow_key *used)
 {
     struct flow_key m = {0};
+    uint8_t head[ETH_BYTES];
     choose_fields(k, &m);
-    uint64_t h = choose_mix(id, k->nw_frag ? 0 : m.nw_proto & k->nw_proto); /* IPv6's later fragments have another */
     for (unsigned i = 0; i < FLOW_KEY_PACKET_WORDS; i++) {
         used->words[i] |= m.words[i];
-        if (m.words[i] && i != 7)
-            h = choose_mix(h, k->words[i] & m.words[i]); /* 7: which fragment it is must not matter */
+        m.words[i] &= k->words[i];
     }
-    return choose_mix(h, 0);
+    memcpy(head, m.eth_dst, 6);
+    memcpy(head + 6, m.eth_src, 6);
+    memcpy(head + 12, &m.eth_type, 2);
+    uint8_t proto = k->nw_frag ? 0 : m.nw_proto; /* IPv6's later fragments have another */
+    bool ipv6 = be16_get(k->eth_type) == TYPE_IPV6;
+    const void *addresses = ipv6 ? (const void *)m.ipv6_src : &m.ipv4_src;
+    return hash_bytes(seed_of(id, proto, m.words[3]), head, addresses, ipv6 ? 4 : 1, &m.tp_src);
 }
 
 /* The bucket at that point of the sum of weights (alive: NULL, or whose weights count). -1: there is none. */
@@ -65,40 +111,6 @@ int group_choose(const struct group_spec *g, uint64_t hash, bool (*is_alive)(voi
 
 /* ---- of a packet's bytes ---- */
 
-/* Words of a key, as they lie in memory: the first bytes of one are its lowest where the processor's are. */
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define FIRST(bytes) (UINT64_MAX >> (8 * (8 - (bytes))))
-#else
-#define FIRST(bytes) (UINT64_MAX << (8 * (8 - (bytes))))
-#endif
-
-static uint64_t load(const uint8_t *from)
-{
-    uint64_t w;
-    memcpy(&w, from, sizeof w);
-    return w;
-}
-
-/* Bytes 12 and 13 behind the first 6. */
-static uint64_t dst_and_type(const uint8_t *head)
-{
-    return (load(head) & FIRST(6)) | (load(head + 6) & ~FIRST(6));
-}
-
-/* Ethernet without a tag, an IP header of that many bytes, addresses in it from `at` on, and ports behind it. */
-static inline uint64_t hash_plain(uint64_t h, const uint8_t *head, unsigned at, unsigned words, unsigned l4)
-{
-    uint64_t ports = load(head + l4) & FIRST(4);
-    h = choose_mix(h, dst_and_type(head));
-    h = choose_mix(h, load(head + 6) & FIRST(6));
-    h = choose_mix(h, 0);
-    if (words > 1) h = choose_mix(h, ports); /* in the order of the key's words */
-    for (unsigned i = 0; i < words; i++)
-        h = choose_mix(h, load(head + at + 8 * i));
-    if (words == 1) h = choose_mix(h, ports);
-    return choose_mix(h, 0);
-}
-
 static uint64_t hash_parsed(uint32_t group, struct packet *p)
 {
     struct flow_key k, unused = {0};
@@ -109,16 +121,16 @@ static uint64_t hash_parsed(uint32_t group, struct packet *p)
     return group_hash(group, &k, &unused);
 }
 
-void choose_hash_all(uint32_t group, uint32_t word, struct packet *const *packets, unsigned count, uint64_t *hashes)
+static void hash_all(uint32_t group, uint32_t word, struct packet *const *packets, unsigned count, uint64_t *hashes)
 {
-    uint64_t h = choose_mix(group, word >> 8 & 0xff);
+    uint64_t seed = seed_of(group, word >> 8 & 0xff, 0);
     bool ports = word & 0xff00; /* TCP's or UDP's, and no fragment's (extract_simple_word()) */
     if (ports && word >> 16 == TYPE_IPV4) {
         for (unsigned i = 0; i < count; i++)
-            hashes[i] = hash_plain(h, packets[i]->head, 26, 1, 34);
+            hashes[i] = hash_bytes(seed, packets[i]->head, packets[i]->head + 26, 1, packets[i]->head + 34);
     } else if (ports && word >> 16 == TYPE_IPV6) {
         for (unsigned i = 0; i < count; i++)
-            hashes[i] = hash_plain(h, packets[i]->head, 22, 4, 54);
+            hashes[i] = hash_bytes(seed, packets[i]->head, packets[i]->head + 22, 4, packets[i]->head + 54);
     } else {
         for (unsigned i = 0; i < count; i++)
             hashes[i] = hash_parsed(group, packets[i]);
@@ -133,6 +145,20 @@ uint64_t choose_hash(uint32_t group, struct packet *p)
     p->l3_at = l3;
     p->l4_at = l4;
     if (!word) return hash_parsed(group, p);
-    choose_hash_all(group, word, &p, 1, &hash);
+    hash_all(group, word, &p, 1, &hash);
     return hash;
+}
+
+void choose_spread_all(const struct dp_spread *s, const struct dp_action *select, uint32_t word,
+                       struct packet *const *packets, unsigned count, uint8_t *buckets)
+{
+    uint64_t hashes[PACKET_BATCH];
+    hash_all(select->select.group, word, packets, count, hashes);
+    if (s->even && s->alive) {
+        for (unsigned i = 0; i < count; i++)
+            buckets[i] = (uint8_t)choose_point(hashes[i], s->buckets);
+    } else {
+        for (unsigned i = 0; i < count; i++)
+            buckets[i] = (uint8_t)choose_spread(s, select, hashes[i]);
+    }
 }

@@ -31,16 +31,23 @@ struct dp_sum {
 
 /* A list that is nothing but a choice between ports, made ready for bursts. */
 struct dp_spread {
-    bool even; /* all buckets have the same weight */
+    bool even;  /* all buckets have the same weight */
+    bool alive; /* all of them are */
     unsigned buckets, ports;
     uint8_t port[DP_BUCKETS_MAX]; /* of each bucket: which one of to */
     struct port *to[DP_BUCKETS_MAX];
+    struct port *only; /* where whichever bucket is chosen has this one; else NULL */
 };
+
+static inline uint64_t choose_fold(uint64_t a, uint64_t b)
+{
+    unsigned __int128 p = (unsigned __int128)a * b;
+    return (uint64_t)p ^ (uint64_t)(p >> 64);
+}
 
 static inline uint64_t choose_mix(uint64_t h, uint64_t v)
 {
-    unsigned __int128 p = (unsigned __int128)(h ^ (v ^ UINT64_C(0x9e3779b97f4a7c15))) * UINT64_C(0xd6e8feb86659fd93);
-    return (uint64_t)p ^ (uint64_t)(p >> 64);
+    return choose_fold(h ^ (v ^ UINT64_C(0x9e3779b97f4a7c15)), UINT64_C(0xd6e8feb86659fd93));
 }
 
 /* Where a hash falls to in a sum of weights. */
@@ -53,8 +60,9 @@ static inline uint64_t choose_point(uint64_t hash, uint64_t weights)
 void choose_fields(const struct flow_key *k, struct flow_key *m);
 /* Of a packet, as group_hash() of its key. */
 uint64_t choose_hash(uint32_t group, struct packet *p);
-/* Of packets that have this word of extract_simple_word(), which is not 0. */
-void choose_hash_all(uint32_t group, uint32_t word, struct packet *const *packets, unsigned count, uint64_t *hashes);
+/* The buckets of packets, at most PACKET_BATCH, that have this word of extract_simple_word(), which is not 0: as choose_spread(). */
+void choose_spread_all(const struct dp_spread *s, const struct dp_action *select, uint32_t word,
+                       struct packet *const *packets, unsigned count, uint8_t *buckets);
 
 /* No branches: nobody could foretell them. */
 static inline const struct dp_action *choose_by_weight(const struct dp_action *buckets, unsigned count, uint64_t point)

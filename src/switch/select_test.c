@@ -2,6 +2,7 @@
 /* Select groups whose choice is left to each packet: many connections over one megaflow, each to the bucket that its key says. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -83,6 +84,43 @@ static void packets_hash_as_their_keys(void **state)
         assert_int_equal(p.l3_at, 7);
     }
     assert_true(simple > 1000 && simple < 99000);
+}
+
+/* What differs between the packets of each kind, most of them in some low bits only. */
+enum kind { PORT_SRC, PORT_DST, HOST_SRC, NET_DST, MAC, BOTH, IPV6_HOST, IPV6_NET, TAG, KINDS };
+
+static void key_number(struct flow_key *k, enum kind kind, unsigned i)
+{
+    *k = (struct flow_key){.eth_dst = {2, 0, 0, 0, 0, 1}, .eth_src = {2, 0, 0, 0, 0, 2}, .nw_proto = 17};
+    bool ipv6 = kind == IPV6_HOST || kind == IPV6_NET;
+    k->eth_type = be16_make(ipv6 ? 0x86dd : 0x0800);
+    if (!ipv6) k->ipv4_src = be32_make(0x0a000001 + (kind == HOST_SRC ? i : kind == BOTH ? i % 64 : 0));
+    if (!ipv6) k->ipv4_dst = be32_make(0x0a000002 + (kind == NET_DST ? i << 8 : 0));
+    k->tp_src = be16_make((uint16_t)(kind == PORT_SRC ? 1024 + i : kind == BOTH ? i / 64 : 53));
+    k->tp_dst = be16_make((uint16_t)(kind == PORT_DST ? i : 80));
+    if (kind == MAC) memcpy(k->eth_src + 4, (uint8_t[]){(uint8_t)(i >> 8), (uint8_t)i}, 2);
+    if (kind == TAG) k->vlan[0].tci = be16_make((uint16_t)(FLOW_VLAN_PRESENT | i));
+    if (kind == IPV6_HOST) memcpy(k->ipv6_src + 14, (uint8_t[]){(uint8_t)(i >> 8), (uint8_t)i}, 2);
+    if (kind == IPV6_NET) memcpy(k->ipv6_dst + 4, (uint8_t[]){(uint8_t)(i >> 8), (uint8_t)i}, 2);
+}
+
+/* Connections as they are numbered in practice, over 2 to 8 buckets and some groups: within six standard deviations. */
+static void all_buckets_get_their_share(void **state)
+{
+    enum { ALL = 4096 };
+    (void)state;
+    for (unsigned at = 0; at < KINDS * 7 * 8; at++) {
+        unsigned kind = at % KINDS, buckets = 2 + at / KINDS % 7, of[8] = {0}, share = ALL / buckets;
+        for (unsigned i = 0; i < ALL; i++) {
+            struct flow_key k, unused = {0};
+            key_number(&k, kind, i);
+            of[choose_point(group_hash(at / KINDS / 7, &k, &unused), buckets)]++;
+        }
+        for (unsigned i = 0; i < buckets; i++) {
+            unsigned off = of[i] > share ? of[i] - share : share - of[i];
+            if (off * off > 36 * share) fail_msg("kind %u, bucket %u of %u: %u of %u", kind, i, buckets, of[i], ALL);
+        }
+    }
 }
 
 /* By weights that are even and those that are not, with and without dead ones. */
@@ -191,6 +229,65 @@ static void connections_share_a_megaflow(void **state)
     send_all(&r, 2, &expected);
     check_counts(&r, &expected);
     rig_close(&r);
+}
+
+/* One burst of different connections; ports: where each bucket sends to, 0: nowhere. Dead: the link of port 4 is down. */
+static void send_burst(struct rig *r, const unsigned *ports, struct sums *expected)
+{
+    struct packet *packets[PACKET_BATCH];
+    unsigned to[RIG_PORTS + 1] = {0};
+    for (unsigned i = 0; i < PACKET_BATCH; i++) {
+        struct packet *p = packets[i] = packet_pool_packet(r->pool);
+        uint8_t f[128];
+        unsigned n = frame(f, i * 37);
+        memset(f + n, 0, i); /* padding, so that each is of another length */
+        n += i;
+        memcpy(p->head, f, n);
+        p->head_bytes = (uint16_t)(p->length_bytes = n);
+        int bucket = bucket_of(r, 1, f, n);
+        expected->packets++;
+        expected->bytes += p->length_bytes;
+        expected->of[bucket]++;
+        expected->bytes_of[bucket] += p->length_bytes;
+        to[ports[bucket]]++;
+    }
+    rig_burst(r, 1, packets, PACKET_BATCH);
+    for (unsigned i = 2; i <= r->count; i++)
+        assert_int_equal(r->ports[i]->got, to[i]);
+    rig_got(r);
+}
+
+static void bursts_are_spread(void **state)
+{
+    static const struct {
+        const char *group;
+        unsigned ports[4];
+    } cases[] = {
+        {"bucket=output:2,bucket=output:2,bucket=output:2", {2, 2, 2}},
+        {"bucket=output:2,bucket=actions=drop,bucket=output:2", {2, 0, 2}},
+        {"bucket=output:2,bucket=output:3,bucket=output:2,bucket=output:5", {2, 3, 2, 5}},
+        {"bucket=weight:5,output:2,bucket=weight:1,output:3,bucket=weight:2,output:2", {2, 3, 2}},
+        {"bucket=output:2,bucket=watch_port:4,output:2,bucket=output:2", {2, 2, 2}},
+        {"bucket=output:2,bucket=watch_port:4,output:4,bucket=output:3", {2, 4, 3}},
+        {"bucket=weight:5,output:2,bucket=weight:9,watch_port:4,output:2,bucket=actions=drop", {2, 2, 0}},
+    };
+    (void)state;
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct rig r;
+        struct sums expected = {0};
+        char text[256];
+        rig_open(&r, NULL, BRIDGE_SECURE, 5);
+        snprintf(text, sizeof text, "group_id=1,type=select,%s", cases[i].group);
+        rig_group(&r, text);
+        rig_flow(&r, "actions=group:1");
+        for (unsigned n = 0; n < 6; n++) {
+            if (n == 3) set_link(&r, 4, false);
+            send_burst(&r, cases[i].ports, &expected);
+        }
+        assert_int_equal(megaflows(&r), 1);
+        check_counts(&r, &expected);
+        rig_close(&r);
+    }
 }
 
 /* A bucket's own way with a packet, which afterwards goes on as it was; counts of groups within are exact. */
@@ -307,9 +404,14 @@ static void it_is_told(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(packets_hash_as_their_keys),       cmocka_unit_test(a_list_chooses_as_its_group),
-        cmocka_unit_test(connections_share_a_megaflow),     cmocka_unit_test(buckets_change_packets),
-        cmocka_unit_test(some_choices_cannot_be_left_open), cmocka_unit_test(it_is_told),
+        cmocka_unit_test(packets_hash_as_their_keys),
+        cmocka_unit_test(all_buckets_get_their_share),
+        cmocka_unit_test(a_list_chooses_as_its_group),
+        cmocka_unit_test(connections_share_a_megaflow),
+        cmocka_unit_test(bursts_are_spread),
+        cmocka_unit_test(buckets_change_packets),
+        cmocka_unit_test(some_choices_cannot_be_left_open),
+        cmocka_unit_test(it_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

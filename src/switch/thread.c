@@ -70,17 +70,12 @@ static void carry_out_list(struct burst *b, uint32_t line, const struct dp_list 
     if (__builtin_expect(dropped_by != COUNT_ALL, false)) cache_count_dropped(&b->t->cache, line, dropped_by, bytes);
 }
 
-static unsigned spread_count(const struct dp_list *l, uint64_t hash, const struct packet *p)
-{
-    unsigned bucket = choose_spread(l->spread, l->actions, hash);
-    l->sums[bucket].packets++; /* the list's first sums are its buckets' */
-    l->sums[bucket].bytes += p->length_bytes;
-    return l->spread->port[bucket];
-}
-
 static void spread_one(struct switch_thread *t, const struct dp_list *l, struct packet *p)
 {
-    unsigned port = spread_count(l, choose_hash(l->actions->select.group, p), p);
+    unsigned bucket = choose_spread(l->spread, l->actions, choose_hash(l->actions->select.group, p));
+    unsigned port = l->spread->port[bucket];
+    l->sums[bucket].packets++; /* the list's first sums are its buckets' */
+    l->sums[bucket].bytes += p->length_bytes;
     if (port != SPREAD_DROP) outbox_put(&t->outbox, l->spread->to[port], p);
     else t->dropped++;
 }
@@ -308,21 +303,48 @@ static void look_up(struct burst *b, uint32_t is_short)
 
 /* ---- port to port ---- */
 
+#define SPREAD_PACKET (UINT64_C(1) << 48) /* packets and bytes of a burst, in one word */
+static_assert(PACKET_BATCH < 1 << 16, "so many packets of up to 2^32 bytes");
+
+static void spread_count(const struct dp_list *l, const uint8_t *bucket, struct packet *const *packets, unsigned count)
+{
+    struct dp_sum *to = l->sums; /* the first ones are its buckets' */
+    unsigned buckets = l->spread->buckets;
+    uint64_t sums[DP_BUCKETS_MAX];
+    memset(sums, 0, buckets * sizeof sums[0]);
+    for (unsigned i = 0; i < count; i++)
+        sums[bucket[i]] += SPREAD_PACKET + packets[i]->length_bytes;
+    for (unsigned i = 0; i < buckets; i++) {
+        to[i].packets += sums[i] / SPREAD_PACKET;
+        to[i].bytes += sums[i] % SPREAD_PACKET;
+    }
+}
+
 /* Each packet is given to its bucket's port, all of a port at once. */
-static void spread_all(struct switch_thread *t, const struct dp_list *l, uint32_t word, struct packet *const *packets,
-                       unsigned count)
+static void spread_send(struct switch_thread *t, const struct dp_spread *s, const uint8_t *bucket,
+                        struct packet *const *packets, unsigned count)
 {
     struct packet *out[SPREAD_DROP + 1][PACKET_BATCH];
     uint8_t counts[SPREAD_DROP + 1] = {0};
-    uint64_t hashes[PACKET_BATCH];
-    choose_hash_all(l->actions->select.group, word, packets, count, hashes);
     for (unsigned i = 0; i < count; i++) {
-        unsigned port = spread_count(l, hashes[i], packets[i]);
+        unsigned port = s->port[bucket[i]];
         out[port][counts[port]++] = packets[i];
     }
-    for (unsigned i = 0; i < l->spread->ports; i++)
-        if (counts[i]) port_send(l->spread->to[i], out[i], counts[i], t->pool);
+    for (unsigned i = 0; i < s->ports; i++)
+        if (counts[i]) port_send(s->to[i], out[i], counts[i], t->pool);
     t->dropped += counts[SPREAD_DROP];
+}
+
+/* Apart from those who need none of its room on the stack. */
+__attribute__((noinline)) static void spread_all(struct switch_thread *t, const struct dp_list *l, uint32_t word,
+                                                 struct packet *const *packets, unsigned count)
+{
+    const struct dp_spread *s = l->spread;
+    uint8_t bucket[PACKET_BATCH];
+    choose_spread_all(s, l->actions, word, packets, count, bucket);
+    spread_count(l, bucket, packets, count);
+    if (s->only) port_send(s->only, packets, count, t->pool);
+    else spread_send(t, s, bucket, packets, count);
 }
 
 /* All of a burst by one megaflow with one output, or one output of several: no key is made, and with one nothing is touched packet by packet. */
