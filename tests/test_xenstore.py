@@ -944,6 +944,19 @@ def test_the_daemon_of_a_card_is_killed(daemon, store, card):
     wait_until(lambda: shown_card(daemon, card.card) is None, 10, "its end")
 
 
+def test_the_next_daemon_learns_that_rings_are_broken(daemon, store, card):
+    card.connect()
+    daemon.kill()
+    daemon.behave_switch(broken="its request index jumps")  # with nobody there to hear of it
+    daemon.start()
+    wait_until(lambda: len(told(daemon, "vif.connect")) == 2, 10, "that it is said once more")
+    daemon.behave_switch()
+    daemon.call("vif.stats")  # answered behind it
+    assert shown_card(daemon, card.card)["front_end"] == "broken"
+    place = "/local/domain/0/error/backend/vif/7/0/error"
+    wait_until(lambda: store.read(place) == "71 its request index jumps", 10, "an error")
+
+
 def test_the_daemon_is_killed_before_it_told_the_switch_of_the_rings(daemon, store, card):
     card.connect()
     daemon.behave_switch(silent="vif.connect")

@@ -253,7 +253,11 @@ static void resumed(void *arg, const struct peer_answer *a)
     note_answer(i, a);
     if (a->ret == -EPIPE || a->ret == -ETIMEDOUT) return;
     i->linked = true;
-    snprintf(i->front_end, sizeof i->front_end, "connected");
+    /* One that has them in use has said so itself, when it was adopted, if the guest broke them. */
+    if (a->ret != -EISCONN || strcmp(i->front_end, "broken") != 0) {
+        snprintf(i->front_end, sizeof i->front_end, "connected");
+        i->front_end_why[0] = 0;
+    }
     if (a->ret < 0 && a->ret != -EISCONN) {
         log_warn("vif %s: its guest's rings cannot be gone on with: %s", i->name, a->message);
         set_connection(i, NULL, "broken");

@@ -73,6 +73,8 @@ class Switch(Fake):
             for name, fd in v["held"].items():
                 if f"{vif}/{name}" not in self.behaviour().get("forget", []):
                     self.hold(vif, name, fd)
+            if (why := self.behaviour().get("broken")) and v.get("connected"):
+                self.tell("vif", {"name": vif, "front_end": "broken", "why": why})
 
     def next_number(self, wanted):
         used = {o["number"] for o in [*self.ports.values(), *[v["params"] for v in self.vifs.values()]]}
