@@ -166,9 +166,9 @@ def forwarding_section(bed):
         section.rows.append(row)
     masks = {name: median(d["megaflows"] for d in section.rows[0].series[name].details) for name in cases}
     section.notes.append(f"Megaflows at the end, of {FLOWS[0]:,} flows: "
-                         f"{', '.join(f'{name} {count:,.0f}' for name, count in masks.items())}. A flow that only looks at in_port is one megaflow, which is obeyed without a key being read. So is a select group, but that each packet's "
-                         "addresses and ports are hashed to choose a bucket; a flow that looks at the same fields has a megaflow for each "
-                         "connection.")
+                         f"{', '.join(f'{name} {count:,.0f}' for name, count in masks.items())}. A flow that only looks at in_port is one "
+                         "megaflow, which is obeyed without a key being read. So is a select group, but that each packet's addresses and "
+                         "ports are hashed to choose a bucket; a flow that looks at the same fields has a megaflow for each connection.")
     return section
 
 
