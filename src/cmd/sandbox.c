@@ -22,6 +22,9 @@
 #include "base/checked.h"
 #include "base/log.h"
 
+/* SCMP_A0() and its like leave out datum_b, of which clang warns. */
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+
 static const int allowed_calls[] = {
     /* memory: guest regions come and go, layers are mapped whole, the allocator, thread stacks */
     SCMP_SYS(mmap),

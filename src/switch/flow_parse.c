@@ -456,7 +456,7 @@ static void imply_prerequisites(struct parser *p)
 }
 
 /* What every packet has, though nobody says so: tags with a type, a bottom of its label stack, a time to live. */
-static void complete(struct parser *p, struct flow_match *m)
+static void complete(struct flow_match *m)
 {
     unsigned type = known(m, FIELD_ETH_TYPE);
     if (be16_get(m->key.vlan[0].tci) & FLOW_VLAN_PRESENT) m->key.vlan[0].tpid = be16_make(0x8100);
@@ -480,7 +480,7 @@ int flow_parse_key(struct flow_key *out, const char *text, const struct flow_nam
     imply_prerequisites(&p);
     ret = finish_match(&p);
     if (ret) return ret;
-    complete(&p, &f.match);
+    complete(&f.match);
     *out = f.match.key;
     return 0;
 }

@@ -482,6 +482,18 @@ static int copy_file(int from, int to)
     return ftruncate(to, st.st_size) < 0 ? -errno : 0;
 }
 
+/* Copied once more when a request came meanwhile: of an image whose keeper works the copy would have what came late, and
+ * not what had to be there before. */
+static int copy_undisturbed(struct fault_plan *p, int from, int to)
+{
+    for (;;) {
+        uint64_t before = fault_plan_count(p, FAULT_ALL);
+        int ret = copy_file(from, to);
+        if (ret < 0 || fault_plan_count(p, FAULT_ALL) == before) return ret;
+        if (ftruncate(to, 0) < 0) return -errno;
+    }
+}
+
 int fault_plan_copy_after_cut(struct fault_plan *p, const struct engine_file *f, const char *path, uint64_t seed)
 {
     char source[32];
@@ -489,7 +501,7 @@ int fault_plan_copy_after_cut(struct fault_plan *p, const struct engine_file *f,
     autoclose int from = open(source, O_RDONLY | O_CLOEXEC);
     autoclose int to = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (from < 0 || to < 0) return -errno;
-    int ret = copy_file(from, to);
+    int ret = copy_undisturbed(p, from, to);
     if (ret < 0) return ret;
     pthread_mutex_lock(&p->lock);
     struct fault_disk *d;

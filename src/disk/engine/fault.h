@@ -97,7 +97,7 @@ bool fault_plan_is_cut(struct fault_plan *p);
  * rules and counters are cleared, and the plan can be used again. 0 or -errno. */
 int fault_plan_after_cut(struct fault_plan *p, uint64_t seed);
 /* The same for one file (f may be opened anew for it) and on a copy at `path`, which is made or overwritten; changes
- * nothing in the plan. A file that was never written is copied as it is. */
+ * nothing in the plan. Layers may go on meanwhile. A file that was never written is copied as it is. */
 int fault_plan_copy_after_cut(struct fault_plan *p, const struct engine_file *f, const char *path, uint64_t seed);
 
 /* Takes `inner` over, also on failure. */
