@@ -504,7 +504,7 @@ int fault_plan_copy_after_cut(struct fault_plan *p, const struct engine_file *f,
     int ret = copy_undisturbed(p, from, to);
     if (ret < 0) return ret;
     pthread_mutex_lock(&p->lock);
-    struct fault_disk *d;
+    struct fault_disk *d = NULL;
     ret = disk_of(p, f, false, &d);
     if (ret == 0 && d) ret = fault_disk_outcome(d, to, seed);
     pthread_mutex_unlock(&p->lock);
