@@ -488,6 +488,22 @@ static void damage_is_found_and_repaired(void **state)
     }
 }
 
+/* Two references to a cluster, and refcounts of one bit: nobody can mend that, nor say so. */
+static void more_references_than_a_refcount_holds(void **state)
+{
+    (void)state;
+    char path[64];
+    image_make(path, &(struct qcow2_create_args){.size_bytes = MiB, .version = 3, .cluster_bits = 16});
+    run_ok("qemu-img create -q -f qcow2 -o refcount_bits=1 %s 1M && qemu-io -f qcow2 -c 'write 0 128k' %s", path, path);
+    uint64_t l2 = peek64(path, peek64(path, 40)) & QCOW2_OFFSET_MASK;
+    poke64(path, l2 + 8 * 9, peek64(path, l2));
+    struct image_check_result r = check(path, IMAGE_REPAIR_ALL);
+    assert_true(r.errors_fixed < r.errors);
+    r = check(path, IMAGE_REPAIR_NONE);
+    assert_true(r.errors > 0);
+    unlink(path);
+}
+
 /* A sound image of any kind is found sound, and by the same numbers as qemu-img's. */
 static void sound_images_are_found_sound(void **state)
 {
@@ -625,6 +641,7 @@ int main(void)
         cmocka_unit_test(dirty_images_are_made_whole),
         cmocka_unit_test(autoclear_bits_are_dropped_by_writers_only),
         cmocka_unit_test(damage_is_found_and_repaired),
+        cmocka_unit_test(more_references_than_a_refcount_holds),
         cmocka_unit_test(sound_images_are_found_sound),
         cmocka_unit_test(noise_does_no_harm),
         cmocka_unit_test(tools_create_clone_and_describe),
