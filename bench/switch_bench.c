@@ -419,7 +419,8 @@ static void rule_make(struct rule *r)
     r->dst = net((rnd(300) * 2246822519u & 0xffff0000u) | rnd(65536), r->dst_len);
     r->proto = rnd(10) < 6 ? 6 : rnd(2) ? 17 : 0;
     unsigned kind = r->proto ? rnd(4) : 3;
-    r->port_mask = kind < 2 ? 0xffff : kind == 2 ? (uint16_t)(0xffffu << (1 + rnd(10))) : 0;
+    static const uint32_t masks[] = {0xffff, 0xffff, 0xffff0000, 0};
+    r->port_mask = (uint16_t)(masks[kind] >> (kind == 2 ? 15 - rnd(10) : 0));
     r->port = (uint16_t)((rnd(2) ? rnd(1024) : rnd(65536)) & r->port_mask);
 }
 

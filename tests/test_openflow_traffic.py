@@ -61,9 +61,8 @@ def flows(daemon, name):
 
 def stopped(daemon, name):
     first = received(daemon, name)
-    with pytest.raises(Exception, match="waited"):
-        wait_until(lambda: received(daemon, name) != first, NO_FLOWS_S, "frames")
-    return True
+    time.sleep(NO_FLOWS_S)
+    return received(daemon, name) == first
 
 
 def dump(daemon, bridge):
