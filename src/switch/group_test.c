@@ -680,21 +680,13 @@ static void controllers_send_to_groups(void **state)
 static void groups_are_explained(void **state)
 {
     struct rig r;
-    struct flow_key k;
-    struct errmsg e;
-    char *text = NULL;
-    size_t bytes;
     (void)state;
     rig_open(&r, NULL, BRIDGE_SECURE, 4);
     rig_group(&r, "group_id=2,type=ff,bucket=watch_port:9,output:4");
     rig_group(
         &r, "group_id=1,type=all,bucket=set_field:02:00:00:00:00:cc->eth_dst,output:2,bucket=group:2,bucket=output:3");
     rig_flow(&r, "actions=group:1,output:4");
-    assert_int_equal(flow_parse_key(&k, "in_port=1,udp", NULL, &e), 0);
-    FILE *out = open_memstream(&text, &bytes);
-    assert_non_null(out);
-    bridge_trace(r.bridge, &k, NULL, out);
-    fclose(out);
+    char *text = rig_trace(&r, "in_port=1,udp");
     assert_non_null(strstr(text, "group 1: bucket 0\n"));
     assert_non_null(strstr(text, "group 1: bucket 1\n"));
     assert_non_null(strstr(text, "group 2: no bucket that is alive: drop\n"));

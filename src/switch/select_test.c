@@ -378,20 +378,12 @@ static void some_choices_cannot_be_left_open(void **state)
 static void it_is_told(void **state)
 {
     struct rig r;
-    struct flow_key k;
-    struct errmsg e;
-    char *text = NULL;
-    size_t bytes;
     (void)state;
     rig_open(&r, NULL, BRIDGE_SECURE, 4);
     rig_group(&r, "group_id=1,type=select,bucket=weight:2,output:2,bucket=weight:1,watch_port:9,output:4,"
                   "bucket=weight:0,output:2,bucket=dec_ttl,output:3,bucket=weight:5,actions=drop");
     rig_flow(&r, "actions=group:1,output:4");
-    assert_int_equal(flow_parse_key(&k, "in_port=1,udp,nw_ttl=9", NULL, &e), 0);
-    FILE *out = open_memstream(&text, &bytes);
-    assert_non_null(out);
-    bridge_trace(r.bridge, &k, NULL, out);
-    fclose(out);
+    char *text = rig_trace(&r, "in_port=1,udp,nw_ttl=9");
     assert_non_null(strstr(text, "group 1: this packet takes bucket "));
     if (!strstr(text,
                 "actions: select(group=1,0(weight=2,output:2),1(weight=1,dead),3(weight=1,set(0x8->nw_ttl),output:3),"

@@ -109,6 +109,21 @@ void rig_group(struct rig *r, const char *text)
     assert(ret == 0);
 }
 
+char *rig_trace(struct rig *r, const char *packet)
+{
+    struct flow_key k;
+    struct errmsg e;
+    char *text = NULL;
+    size_t bytes;
+    int ret = flow_parse_key(&k, packet, NULL, &e);
+    assert(ret == 0);
+    FILE *out = open_memstream(&text, &bytes);
+    assert(out);
+    bridge_trace(r->bridge, &k, NULL, out);
+    fclose(out);
+    return text;
+}
+
 void rig_flow_delete(struct rig *r, const char *text, unsigned expected)
 {
     struct flow_spec f;

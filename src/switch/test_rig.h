@@ -42,6 +42,8 @@ void rig_port_remove(struct rig *r, uint32_t number);
 void rig_flow(struct rig *r, const char *text);
 /* A group in ovs-ofctl's syntax, added, or modified if it is there. */
 void rig_group(struct rig *r, const char *text);
+/* What `flow trace` says of a packet; the caller frees it. */
+char *rig_trace(struct rig *r, const char *packet);
 void rig_flow_delete(struct rig *r, const char *text, unsigned expected);
 /* Frames of at most 1514 bytes into a port, as one burst. */
 void rig_send(struct rig *r, uint32_t port, const void *frame, unsigned bytes, unsigned copies);

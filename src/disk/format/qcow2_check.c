@@ -348,9 +348,12 @@ static bool compare_one(struct qcow2_check_state *s, uint8_t *block, uint64_t i,
     if (stored < counted) s->wrong_low++;
     else s->wrong_high++;
     bool fix = stored < counted ? fix_low : fix_high;
-    if (fix && counted > qcow2_ref_max(order)) s->bad_entries++; /* a reference too many, which nobody can tell */
-    else if (fix) qcow2_ref_set(block, order, i, counted);
-    if (fix) return counted <= qcow2_ref_max(order);
+    if (fix) {
+        bool fits = counted <= qcow2_ref_max(order);
+        if (fits) qcow2_ref_set(block, order, i, counted);
+        else s->bad_entries++; /* a reference too many, and which one nobody knows */
+        return fits;
+    }
     qcow2_check_say(
         s, "host cluster %" PRIu64 ": the refcount is %" PRIu64 ", but %" PRIu64 " reference(s) were found: %s",
         cluster, stored, counted, stored < counted ? "an error" : "a leak");
