@@ -860,6 +860,11 @@ def test_a_broken_device_is_reported_until_it_is_reset(real, chain):
         front.jump_available_index(1000)
         shown("broken")
         assert "available index" in real.show("d1")["front_end_why"]
+        real.kill()
+        real.start()
+        real.wait_state("d1")
+        wait_until(lambda: "conn" in real.show("d1")["held"], 10, "the front end's connection")
+        assert real.show("d1")["front_end"] == "broken" and "available index" in real.show("d1")["front_end_why"]
         front.order(RESET_DEVICE)
         shown("connected")
         assert "front_end_why" not in real.show("d1")

@@ -223,6 +223,9 @@ def test_a_disks_guest_breaks_its_ring(host):
     shown = disk.shown()
     assert shown["front_end"] == "broken" and error_of(disk) == f"71 {shown['front_end_why']}"
     assert disk.store.read(disk.back + "/state") == "4"
+    disk.host.daemon.kill()
+    disk.host.daemon.start()
+    assert disk.host.daemon.wait_state(disk.name)["front_end"] == "broken"
     disk.close()
     disk.anew()
     disk.to(1)

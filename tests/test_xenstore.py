@@ -621,6 +621,27 @@ def test_a_guest_that_moved_and_cannot_be_served(daemon, store, disk):
     assert after.error() is None
 
 
+def place_of_error(device):
+    return device.back.replace("/backend/", "/error/backend/") + "/error"
+
+
+def test_the_next_daemon_learns_that_a_disks_rings_are_broken(daemon, store, disk):
+    disk.connect()
+    pid = daemon.show(disk.disk)["pid"]
+    daemon.kill()
+    daemon.behave(broken="its request\x1b index jumps")
+    daemon.start()
+    wait_until(lambda: store.read(place_of_error(disk)) == "71 its request? index jumps", 10, "an error")
+    shown = daemon.wait_state(disk.disk)
+    assert (shown["pid"], shown["front_end"], shown["front_end_why"]) == (pid, "broken", "its request? index jumps")
+    assert store.read(disk.back + "/state") == "4"
+    daemon.behave()
+    os.kill(pid, 9)  # the next worker goes on with them: what it says counts
+    wait_until(lambda: store.read(place_of_error(disk)) is None, 10, "the end of the error")
+    shown = daemon.wait_state(disk.disk)
+    assert shown["front_end"] == "connected" and "front_end_why" not in shown
+
+
 # ---- operators ----
 
 

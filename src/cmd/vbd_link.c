@@ -181,10 +181,12 @@ static json_t *describe(struct link_worker *lw)
 {
     if (!lw->worker) return json_object();
     const struct worker_xen *x = worker_xen(lw->worker);
+    const char *broken = vbd_broken(worker_device(lw->worker)); /* whoever was told may not be there any more */
     json_t *o = json_pack("{s:s, s:i, s:s, s:b, s:s, s:o}", "name", worker_config(lw->worker)->name, "pid",
                           (int)getpid(), "version", version_number(), "debug", version_is_debug(), "sandbox",
                           sandbox_state(), "config", worker_config_to_json(worker_config(lw->worker)));
     if (o && x) json_object_set_new(o, "backend", worker_xen_backend(x));
+    if (o && broken) json_object_set_new(o, "broken", json_string(broken));
     if (o && x) json_object_set_new(o, "connected", json_boolean(worker_xen_connected(x)));
     return o;
 }

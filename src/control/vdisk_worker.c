@@ -18,6 +18,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "control/holder.h"
+#include "control/text.h"
 #include "control/vdisk_internal.h"
 #include "control/xenstore_backends.h"
 #include "loop/clock.h"
@@ -106,7 +107,9 @@ static void take_kept(struct vdisk *d, json_t *params, struct link_msg *msg)
         return;
     }
     msg->fds[0] = -1;
-    if (strcmp(name, "conn") == 0) snprintf(d->front_end, sizeof d->front_end, "connected");
+    /* An adopted worker sends it again, and has said what became of the front end on it before. */
+    if (strcmp(name, "conn") == 0 && strcmp(d->front_end, "broken") != 0)
+        snprintf(d->front_end, sizeof d->front_end, "connected");
 }
 
 /* ---- Starting and ending ---- */
@@ -234,6 +237,18 @@ void vdisk_worker_exited(struct process *p, int status)
 
 /* ---- The link ---- */
 
+/* why: NULL: nothing is wrong. */
+static void note_front_end(struct vdisk *d, const char *state, const char *why)
+{
+    bool broken = strcmp(state, "broken") == 0;
+    /* Where a Xen guest's disk stands is in xenstore. */
+    if (!d->config.xen.used || broken) snprintf(d->front_end, sizeof d->front_end, "%s", state);
+    snprintf(d->front_end_why, sizeof d->front_end_why, "%s", why ? why : "");
+    text_clean(d->front_end_why);
+    if (why) log_limited(LOG_LEVEL_WARN, "disk %s: %s: %s", d->config.name, d->front_end, d->front_end_why);
+    if (broken) xen_backends_changed(d->host->xen, d->config.xen.backend);
+}
+
 static void worker_notified(void *arg, const char *method, json_t *params, struct link_msg *msg)
 {
     struct vdisk *d = arg;
@@ -245,13 +260,7 @@ static void worker_notified(void *arg, const char *method, json_t *params, struc
         if (name && strcmp(name, "conn") == 0) snprintf(d->front_end, sizeof d->front_end, "listening");
     } else if (strcmp(method, "state") == 0) {
         const char *state = json_string_value(json_object_get(params, "state"));
-        const char *why = json_string_value(json_object_get(params, "why"));
-        bool broken = state && strcmp(state, "broken") == 0;
-        /* Where a Xen guest's disk stands is in xenstore. */
-        if (!d->config.xen.used || broken) snprintf(d->front_end, sizeof d->front_end, "%s", state ? state : "?");
-        snprintf(d->front_end_why, sizeof d->front_end_why, "%s", why ? why : "");
-        if (why) log_warn("disk %s: %s: %s", d->config.name, d->front_end, why);
-        if (broken) xen_backends_changed(d->host->xen, d->config.xen.backend);
+        note_front_end(d, state ? state : "?", json_string_value(json_object_get(params, "why")));
     } else {
         log_limited(LOG_LEVEL_WARN, "disk %s: its worker sent an unknown notification \"%.32s\"", d->config.name,
                     method);
@@ -360,6 +369,8 @@ static void adopted(void *arg, const struct peer_answer *a)
         return;
     }
     note_version(d, a->result);
+    const char *broken = json_string_value(json_object_get(a->result, "broken"));
+    if (broken) note_front_end(d, "broken", broken);
     log_info("disk %s: process %d goes on", d->config.name, (int)d->process.pid);
     peer_ask(d->peer, "stats", NULL, NULL, NULL, 0, VDISK_ADOPT_LIMIT_MS, resent, d);
     if (!vdisk_adopted_xen(d, a->result)) vdisk_is_serving(d);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "control/text.h"
 #include "control/vdisk_internal.h"
 #include "control/xenstore_backends.h"
 #include "control/xenstore_disk.h"
@@ -152,6 +153,10 @@ static void resumed(void *arg, const struct peer_answer *a)
         log_warn("disk %s: its guest's rings cannot be gone on with: %s", d->config.name, a->message);
         set_connection(d, NULL, "broken");
         snprintf(d->front_end_why, sizeof d->front_end_why, "%s", a->message);
+        text_clean(d->front_end_why);
+    } else { /* the last worker may have found them broken: this one says so itself */
+        snprintf(d->front_end, sizeof d->front_end, "connected");
+        d->front_end_why[0] = 0;
     }
     vdisk_is_serving(d);
 }

@@ -143,6 +143,8 @@ class Worker(Fake):
                 self.answer(request, error=(-19, "not configured"))
                 return
             xen = {"backend": self.offered(self.behaviour()), "connected": self.connected} if "xen" in self.config else {}
+            if why := self.behaviour().get("broken"):
+                xen["broken"] = why
             self.answer(request, {"name": self.config["name"], "pid": os.getpid(), "version": "9.9", "debug": True,
                                   "sandbox": self.behaviour().get("sandbox", "full"),
                                   "config": self.config, **xen})
