@@ -122,7 +122,10 @@ class Daemon:
         """Whom to end if the daemon does not: from the records in the run directory."""
         for record in [*self.run_dir.glob("disks/*.run"), *self.run_dir.glob("cache.run"),
                        *self.run_dir.glob("switch.run"), *self.run_dir.glob("holder.pid")]:
-            words = record.read_text().split()
+            try:
+                words = record.read_text().split()
+            except FileNotFoundError:  # it ended just now
+                words = []
             if words:
                 self.seen_pids.add((int(words[0]), words[1]))
 
