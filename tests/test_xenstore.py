@@ -342,6 +342,16 @@ def test_targets_that_cannot_be(daemon, store, disk, params, words):
     assert disk.error() is None
 
 
+def test_what_the_last_daemon_could_not_serve(daemon, store, disk, image):
+    disk.announce(params="raw:/nowhere/x")
+    wait_until(lambda: "/nowhere/x" in (disk.error() or ""), 10, "a reason")
+    daemon.kill()
+    store.write(disk.back + "/params", f"raw:{image}")
+    daemon.start()
+    disk.is_back(2)
+    wait_until(lambda: disk.error() is None, 10, "the reason's end")
+
+
 def test_options_of_a_target(daemon, store, disk, run_dir):
     odd = run_dir / "a,b.raw"
     odd.write_bytes(bytes(1 << 20))
@@ -642,6 +652,50 @@ def test_the_next_daemon_learns_that_a_disks_rings_are_broken(daemon, store, dis
     assert shown["front_end"] == "connected" and "front_end_why" not in shown
 
 
+def test_an_error_that_is_none_any_more_is_removed_by_the_next_daemon(daemon, store, disk):
+    """With the directories that were made for it, and no other's."""
+    errors = "/local/domain/0/error"
+    store.write(errors + "/backend/vif/9/0/error", "of somebody else's")
+    others = store.under(errors)
+    disk.connect()
+    daemon.kill()
+    daemon.behave(broken="its request index jumps")
+    daemon.start()
+    wait_until(lambda: store.read(place_of_error(disk)), 10, "an error")
+    daemon.kill()
+    daemon.behave(adopt="hang")
+    daemon.start()
+    wait_until(lambda: len(asked(daemon, "adopt")) == 4, 10, "the worker being asked")  # of its version, too, when it was new
+    assert store.read(place_of_error(disk))  # nobody knows yet
+    daemon.kill()
+    daemon.behave()
+    daemon.start()
+    wait_until(lambda: store.read(place_of_error(disk)) is None, 10, "the end of the error")
+    assert store.under(errors) == others and store.read(disk.back + "/state") == "4"
+
+
+def test_directories_of_errors_with_something_of_others(daemon, store, disk):
+    errors = "/local/domain/0/error"
+    disk.connect()
+    daemon.kill()
+    daemon.behave(broken="its request index jumps")
+    daemon.start()
+    wait_until(lambda: store.read(place_of_error(disk)), 10, "an error")
+    came = [errors + "/backend/vbd/8/51712/error", errors + "/backend/vbd/7/51728/error"]
+    store.write(came[0], "of somebody else's")
+    store.before_commit = lambda writes: None if store.read(came[1]) else store.set(came[1], "at the same time")
+    disk.remove()
+    gone(daemon, disk.disk)
+    wait_until(lambda: store.read(place_of_error(disk)) is None, 10, "the end of the error")
+    left = {"backend", "backend/vbd", *(part for path in came for part in ancestors(path[len(errors) + 1:]))}
+    assert set(store.under(errors)) == left
+
+
+def ancestors(path):
+    words = path.split("/")
+    return {"/".join(words[:i]) for i in range(1, len(words) + 1)}
+
+
 # ---- operators ----
 
 
@@ -916,6 +970,7 @@ def test_what_a_guest_did_to_its_rings_is_said_to_the_toolstack(daemon, store, c
         card.to(state)
         card.is_back(state)
     wait_until(lambda: store.read(place) is None, 30, "its end")
+    assert store.under("/local/domain/0/error") == {}
     card.to(1)
     card.is_back(2)
     assert shown_card(daemon, card.card)["front_end"] == "listening"

@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 
 #define COMMIT_TRIES 16u
+#define OURS "creedence" /* value of a directory that was made here: directories have none otherwise */
 
 struct xenstore {
     struct xs_handle *xs;
@@ -76,17 +77,42 @@ int xenstore_read(struct xenstore *s, const char *dir, const char *key, char *ou
     return 0;
 }
 
-static int write_within(struct xenstore *s, xs_transaction_t t, const char *dir, const char *guard,
-                        const struct xenstore_key *keys, unsigned count)
+/* ---- Changes, each at one moment ---- */
+
+struct change {
+    const char *dir, *guard;
+    const struct xenstore_key *keys;
+    unsigned count;
+};
+
+static int transact(struct xenstore *s, int (*make)(struct xs_handle *xs, xs_transaction_t t, const struct change *c),
+                    const struct change *c)
+{
+    int ret = -EAGAIN; /* somebody changed what was read or written meanwhile */
+    for (unsigned i = 0; ret == -EAGAIN && i < COMMIT_TRIES; i++) {
+        xs_transaction_t t = xs_transaction_start(s->xs);
+        if (!t) return last_error();
+        ret = make(s->xs, t, c);
+        if (!xs_transaction_end(s->xs, t, ret < 0) && ret == 0) ret = last_error();
+    }
+    return ret;
+}
+
+static bool put(struct xs_handle *xs, xs_transaction_t t, const char *path, const char *value)
+{
+    return xs_write(xs, t, path, value, (unsigned)strlen(value));
+}
+
+static int write_keys(struct xs_handle *xs, xs_transaction_t t, const struct change *c)
 {
     char path[XENSTORE_PATH_MAX];
     unsigned len;
-    if (!join(path, dir, guard)) return -ENAMETOOLONG;
-    autofree char *there = xs_read(s->xs, t, path, &len);
+    if (!join(path, c->dir, c->guard)) return -ENAMETOOLONG;
+    autofree char *there = xs_read(xs, t, path, &len);
     if (!there) return last_error();
-    for (unsigned i = 0; i < count; i++) {
-        if (!join(path, dir, keys[i].key)) return -ENAMETOOLONG;
-        if (!xs_write(s->xs, t, path, keys[i].value, (unsigned)strlen(keys[i].value))) return last_error();
+    for (unsigned i = 0; i < c->count; i++) {
+        if (!join(path, c->dir, c->keys[i].key)) return -ENAMETOOLONG;
+        if (!put(xs, t, path, c->keys[i].value)) return last_error();
     }
     return 0;
 }
@@ -94,14 +120,59 @@ static int write_within(struct xenstore *s, xs_transaction_t t, const char *dir,
 int xenstore_write_keys(struct xenstore *s, const char *dir, const char *guard, const struct xenstore_key *keys,
                         unsigned count)
 {
-    int ret = -EAGAIN; /* somebody changed one of them meanwhile */
-    for (unsigned i = 0; ret == -EAGAIN && i < COMMIT_TRIES; i++) {
-        xs_transaction_t t = xs_transaction_start(s->xs);
-        if (!t) return last_error();
-        ret = write_within(s, t, dir, guard, keys, count);
-        if (!xs_transaction_end(s->xs, t, ret < 0) && ret == 0) ret = last_error();
+    return transact(s, write_keys, &(struct change){dir, guard, keys, count});
+}
+
+/* Those between the directory and the key; the store would make them as well, but without our mark. */
+static int make_directories(struct xs_handle *xs, xs_transaction_t t, const struct change *c)
+{
+    char path[XENSTORE_PATH_MAX];
+    unsigned len;
+    if (!join(path, c->dir, c->keys[0].key)) return -ENAMETOOLONG;
+    for (char *end = strchr(path + strlen(c->dir) + 1, '/'); end; end = strchr(end + 1, '/')) {
+        *end = 0;
+        autofree char *there = xs_read(xs, t, path, &len);
+        if (!there && (errno != ENOENT || !put(xs, t, path, OURS))) return last_error();
+        *end = '/';
     }
-    return ret;
+    return 0;
+}
+
+static int write_deep(struct xs_handle *xs, xs_transaction_t t, const struct change *c)
+{
+    int ret = make_directories(xs, t, c);
+    return ret < 0 ? ret : write_keys(xs, t, c);
+}
+
+int xenstore_write_deep(struct xenstore *s, const char *dir, const char *guard, const struct xenstore_key *key)
+{
+    return transact(s, write_deep, &(struct change){dir, guard, key, 1});
+}
+
+static bool is_ours_and_empty(struct xs_handle *xs, xs_transaction_t t, const char *path)
+{
+    unsigned len = 0, count = 0;
+    autofree char *value = xs_read(xs, t, path, &len);
+    if (!value || len != strlen(OURS) || memcmp(value, OURS, len) != 0) return false;
+    autofree char **names = xs_directory(xs, t, path, &count);
+    return names && count == 0;
+}
+
+static int remove_deep(struct xs_handle *xs, xs_transaction_t t, const struct change *c)
+{
+    char path[XENSTORE_PATH_MAX];
+    if (!join(path, c->dir, c->keys[0].key)) return -ENAMETOOLONG;
+    do {
+        if (!xs_rm(xs, t, path)) return last_error();
+        *strrchr(path, '/') = 0;
+    } while (strlen(path) > strlen(c->dir) && is_ours_and_empty(xs, t, path));
+    return 0;
+}
+
+int xenstore_remove_deep(struct xenstore *s, const char *dir, const char *key)
+{
+    return transact(s, remove_deep,
+                    &(struct change){.dir = dir, .keys = &(struct xenstore_key){key, NULL}, .count = 1});
 }
 
 int xenstore_remove(struct xenstore *s, const char *dir, const char *key)

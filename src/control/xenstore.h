@@ -41,6 +41,10 @@ struct xenstore_key {
 int xenstore_write_keys(struct xenstore *s, const char *dir, const char *guard, const struct xenstore_key *keys,
                         unsigned count);
 int xenstore_remove(struct xenstore *s, const char *dir, const char *key); /* -ENOENT: it was not there */
+/* A key some levels below the directory, where others have keys, too: missing levels are made, and marked as ours; and those that
+ * are so marked are removed with the last that was in them. */
+int xenstore_write_deep(struct xenstore *s, const char *dir, const char *guard, const struct xenstore_key *key);
+int xenstore_remove_deep(struct xenstore *s, const char *dir, const char *key);
 /* Names below a directory, at most max. 0, or -errno. Every one is passed on; those too long or with a '/' are left out. */
 int xenstore_list(struct xenstore *s, const char *dir, unsigned max, void (*found)(void *arg, const char *name),
                   void *arg);

@@ -316,6 +316,12 @@ static const char *broken(struct xen_device *d)
     return i && strcmp(i->front_end, "broken") == 0 ? i->front_end_why : NULL;
 }
 
+static bool heard_of(struct xen_device *d)
+{
+    struct network_item *i = card_of(d);
+    return i && i->state == NETWORK_PRESENT && (i->linked || !network_xen_connection(i));
+}
+
 static void disconnect(struct xen_device *d)
 {
     struct network_item *i = card_of(d);
@@ -335,6 +341,7 @@ const struct xen_device_kind xen_card_kind = {
     .changed = changed,
     .follow = follow,
     .broken = broken,
+    .heard_of = heard_of,
     .offered = offered,
     .identity = identity,
 };

@@ -192,7 +192,6 @@ static bool go_to(struct xen_device *d, enum xenbus_state s)
 
 static void content(struct xen_device *d)
 {
-    if (!d->error[0]) return;
     d->error[0] = 0;
     if (d->backends->store) xenstore_remove(d->backends->store, d->dir, "hotplug-error");
 }
@@ -211,7 +210,7 @@ static void publish(struct xen_device *d)
     /* Toolstacks wait for it; where they were told of no script, it is ours to say. */
     if (xen_device_read(d, "script", script) == -ENOENT)
         keys[count++] = (struct xenstore_key){"hotplug-status", "connected"};
-    if (write_state(d, XENBUS_INIT_WAIT, keys, count + 1)) content(d);
+    if (write_state(d, XENBUS_INIT_WAIT, keys, count + 1)) content(d); /* an earlier daemon may have complained */
 }
 
 void xen_device_complain(struct xen_device *d, const char *why)
@@ -238,7 +237,8 @@ static const char *error_key(const struct xen_device *d, char out[128])
 static void mended(struct xen_device *d)
 {
     char key[128];
-    if (d->backends->store && !d->foreign) xenstore_remove(d->backends->store, d->backends->home, error_key(d, key));
+    if (d->backends->store && !d->foreign)
+        xenstore_remove_deep(d->backends->store, d->backends->home, error_key(d, key));
     d->told_broken = false;
 }
 
@@ -249,13 +249,13 @@ static void tell_broken(struct xen_device *d)
     const char *why = d->foreign ? NULL : d->kind->broken(d);
     if ((why != NULL) == d->told_broken) return;
     if (!why) {
-        mended(d);
+        if (d->kind->heard_of(d)) mended(d);
         return;
     }
     snprintf(guard, sizeof guard, "%s/frontend", d->backend);
     snprintf(text, sizeof text, "%d %s", EPROTO, *why ? why : "its guest broke its rings");
     struct xenstore_key error = {error_key(d, key), text};
-    d->told_broken = xenstore_write_keys(d->backends->store, d->backends->home, guard, &error, 1) == 0;
+    d->told_broken = xenstore_write_deep(d->backends->store, d->backends->home, guard, &error) == 0;
 }
 
 /* ---- Looking ---- */
@@ -266,6 +266,16 @@ static bool read_state(struct xen_device *d, const char *dir, enum xenbus_state 
     char text[8];
     int ret = xen_device_note(d, xenstore_read(d->backends->store, dir, "state", text, sizeof text));
     xenbus_state_parse(out, ret == 0 ? text : "");
+    return xen_is_answer(ret);
+}
+
+/* An earlier daemon may have told of its rings. False: it cannot be said now. */
+static bool read_error(struct xen_device *d)
+{
+    char key[128], text[XENSTORE_VALUE_MAX];
+    int ret =
+        xen_device_note(d, xenstore_read(d->backends->store, d->backends->home, error_key(d, key), text, sizeof text));
+    d->told_broken = ret != -ENOENT;
     return xen_is_answer(ret);
 }
 
@@ -307,7 +317,7 @@ static bool meet(struct xen_device *d)
         return false;
     }
     enum xenbus_state state;
-    if (!read_state(d, d->dir, &state)) return true;
+    if (!read_state(d, d->dir, &state) || !read_error(d)) return true;
     if (xen_device_note(d, xen_identity(d->backends->store, d->dir, d->identity)) < 0) return true;
     snprintf(d->front, sizeof d->front, "%s", front);
     d->published = state >= XENBUS_INIT_WAIT;
@@ -436,10 +446,10 @@ void xen_device_done(struct xen_device *d, int ret, const char *why)
         d->tries = 0;
         if (action == XEN_DEVICE_CONNECT || action == XEN_DEVICE_DISCONNECT) d->seen_used = false;
         if (action == XEN_DEVICE_CONNECT) d->let_go = d->kind->stage(d) != XEN_DEVICE_CONNECTED;
-        if (action == XEN_DEVICE_CONNECT) mended(d);
+        if (action == XEN_DEVICE_CONNECT && d->told_broken) mended(d);
         if (action == XEN_DEVICE_DISCONNECT) d->let_go = true;
         if (action == XEN_DEVICE_DETACH) d->published = d->published && is_there(d);
-        content(d);
+        if (d->error[0]) content(d);
         xen_device_poke(d);
         return;
     }

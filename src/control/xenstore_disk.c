@@ -310,6 +310,12 @@ static const char *broken(struct xen_device *d)
     return disk && strcmp(disk->front_end, "broken") == 0 ? disk->front_end_why : NULL;
 }
 
+static bool heard_of(struct xen_device *d)
+{
+    struct vdisk *disk = disk_of(d);
+    return disk && vdisk_peer(disk);
+}
+
 const struct xen_device_kind xen_disk_kind = {
     .name = "disk",
     .script_prefix = "block-creedence",
@@ -319,6 +325,7 @@ const struct xen_device_kind xen_disk_kind = {
     .disconnect = disconnect,
     .detach = detach,
     .broken = broken,
+    .heard_of = heard_of,
     .offered = offered,
     .identity = identity,
 };

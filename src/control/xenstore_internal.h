@@ -30,6 +30,7 @@ struct xen_device_kind {
     bool (*changed)(struct xen_device *d);
     void (*follow)(struct xen_device *d);
     const char *(*broken)(struct xen_device *d); /* what its guest did to its rings; NULL: nothing. Borrowed */
+    bool (*heard_of)(struct xen_device *d);      /* by whoever serves it, so that "nothing" is true */
     json_t *(*offered)(struct xen_device *d);    /* keys to be published; borrowed */
     /* What the device that there is here was made of (xen_identity()); NULL: there is none. Borrowed. */
     const char *(*identity)(struct xen_device *d);
@@ -60,7 +61,7 @@ struct xen_device {
     char front[XENSTORE_PATH_MAX]; /* "": not read yet */
     char identity[XEN_TEXT_MAX];   /* read with it */
     struct xen_watch state_watch, followed_watch;
-    bool told_broken; /* the toolstack was */
+    bool told_broken; /* the toolstack was, by us or an earlier daemon */
     bool foreign;     /* another backend's, or nonsense: left alone until it goes */
     bool published;   /* it was past Initialising: when it is there again, it is a new one of the same name */
     bool failed, put_down, seen_used; /* xenstore_state.h */

@@ -33,6 +33,16 @@ int xenstore_remove(struct xenstore *s, const char *dir, const char *key)
     return -ENODEV;
 }
 
+int xenstore_write_deep(struct xenstore *s, const char *dir, const char *guard, const struct xenstore_key *key)
+{
+    return -ENODEV;
+}
+
+int xenstore_remove_deep(struct xenstore *s, const char *dir, const char *key)
+{
+    return -ENODEV;
+}
+
 int xenstore_list(struct xenstore *s, const char *dir, unsigned max, void (*found)(void *arg, const char *name),
                   void *arg)
 {

@@ -142,6 +142,8 @@ class Worker(Fake):
             if self.config is None:
                 self.answer(request, error=(-19, "not configured"))
                 return
+            if self.behaviour().get("adopt") == "hang":
+                return
             xen = {"backend": self.offered(self.behaviour()), "connected": self.connected} if "xen" in self.config else {}
             if why := self.behaviour().get("broken"):
                 xen["broken"] = why

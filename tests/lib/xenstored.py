@@ -23,7 +23,9 @@ class Transaction:
         self.before = dict(tree)
         self.tree = dict(tree)
         self.seen = set()  # paths read and written
+        self.listed = {}  # directories, and what was in them
         self.writes = []  # (path, value)
+        self.removed = []
 
 
 class Client:
@@ -232,12 +234,20 @@ class XenStore:
             self.before_commit(transaction.writes)
         if any(self.tree.get(path) != transaction.before.get(path) for path in transaction.seen):
             return "EAGAIN"
+        if any(self.names(path, self.tree) != names for path, names in transaction.listed.items()):
+            return "EAGAIN"
         self.writes += transaction.writes
         for path, value in transaction.writes:
             self.tree_set(path, value)
         for path, _value in transaction.writes:
             self.changed(path)
+        for path in transaction.removed:
+            self.delete(path)
         return b"OK\0"
+
+    @staticmethod
+    def names(path, tree):
+        return {p[len(path) + 1:].split("/")[0] for p in tree if p.startswith(path + "/")}
 
     def answer(self, client, kind, transaction, payload):
         """Bytes, or the name of an error."""
@@ -257,11 +267,19 @@ class XenStore:
         if kind == DIRECTORY:
             if path not in tree:
                 return "ENOENT"
-            below = {p[len(path) + 1:].split("/")[0] for p in tree if p.startswith(path + "/")}
+            below = self.names(path, tree)
+            if going_on:
+                going_on.listed[path] = self.names(path, going_on.before)
             listing = b"".join(name.encode() + b"\0" for name in sorted(below))
             return listing if len(listing) <= PAYLOAD_MAX else "E2BIG"
-        if kind in (MKDIR, RM) and transaction:
+        if kind == MKDIR and transaction:
             return "ENOSYS"
+        if kind == RM and transaction:
+            if path not in tree:
+                return "ENOENT"
+            going_on.removed.append(path)
+            going_on.tree = {p: value for p, value in tree.items() if p != path and not p.startswith(path + "/")}
+            return b"OK\0"
         if kind == WRITE:
             value = payload[len(words[0]) + 1:].decode("latin-1")
             if going_on:
