@@ -3,16 +3,18 @@
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 
 import pytest
 
-from lib.control import Daemon, RpcError, alive
+from lib.control import Daemon, Rpc, RpcError, alive
 from lib.front_end import RESET_DEVICE, FrontEnd
 from lib.process import Process, ProcessError, is_listening, wait_until
 from lib.paths import built, program
@@ -113,6 +115,59 @@ def test_names_and_states_are_checked(daemon, leaf, run_dir):
     fails(-32004, lambda: daemon.attach("d2", run_dir), run_dir)
     assert len(daemon.call("disk.list")["disks"]) == 1
     fails(-32005, lambda: daemon.call("disk.resize", name="d1", size_bytes=1 << 50), "too large")
+
+
+@contextlib.contextmanager
+def locked(path):
+    """As QEMU locks an image that it writes to, by a description of its own."""
+    with open(path, "r+b") as f:
+        for byte in (100, 101, 103, 201, 203):
+            fcntl.fcntl(f, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
+        yield
+
+
+F_OFD_SETLK = 37
+
+
+def test_a_lock_is_waited_for_while_others_are_served(daemon, leaf):
+    """Whoever had it may just have ended."""
+    seen = set()
+    with locked(leaf), Rpc(daemon.control_socket) as first, Rpc(daemon.control_socket) as second:
+        for _ in range(20):  # until it was looked at within that time
+            first.send("disk.attach", {"name": "d1", "layers": [{"format": "raw", "path": str(leaf)}]})
+            seen.update(d["state"] for d in second.call("disk.list")["disks"])
+            answer = first.receive()["error"]
+            assert answer["code"] == -32004 and str(leaf) in answer["message"] and "in use" in answer["message"]
+            assert daemon.call("disk.list")["disks"] == []
+            assert list((daemon.state_dir / "disks").iterdir()) == []
+            if seen:
+                break
+    assert seen == {"waiting"}
+    with locked(leaf):
+        first = Rpc(daemon.control_socket)
+        first.send("disk.attach", {"name": "d1", "layers": [{"format": "raw", "path": str(leaf)}]})
+        daemon.call("disk.list")
+    answer = first.receive()
+    first.close()
+    assert "in use" in answer["error"]["message"] if "error" in answer else answer["result"]["state"] == "serving"
+
+
+def test_images_that_are_locked_when_the_daemon_starts_again(daemon, run_dir):
+    """It does not stand still for each of them."""
+    images = [new_raw(run_dir / f"{i}.raw") for i in range(32)]
+    pids = [daemon.attach(f"d{i}", image)["pid"] for i, image in enumerate(images)]
+    daemon.kill()
+    for pid in pids:
+        kill_and_wait(pid)
+    with contextlib.ExitStack() as locks:
+        for image in images:
+            locks.enter_context(locked(image))
+        start = time.monotonic()
+        daemon.start()
+        assert "in use" in daemon.show("d31")["error"]
+        assert time.monotonic() - start < 12, "half a second for each would be sixteen"
+    for i in range(32):
+        daemon.wait_state(f"d{i}", timeout_s=30)
 
 
 LAYER = {"format": "raw", "path": "/nowhere"}

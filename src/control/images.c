@@ -21,7 +21,7 @@ static bool falls_back(int ret, const struct disk_layer_config *l)
 static int open_layer(const struct disk_config *c, unsigned index, int *out, struct errmsg *e)
 {
     const struct disk_layer_config *l = &c->layers[index];
-    unsigned flags = index == 0 && !c->read_only ? DISK_FILE_WRITE : 0;
+    unsigned flags = (index == 0 && !c->read_only ? DISK_FILE_WRITE : 0) | DISK_FILE_NO_WAIT;
     bool direct = l->direct == DISK_DIRECT_ON || (index == 0 && l->direct == DISK_DIRECT_AUTO);
     struct engine_file f = {.fd = -1};
     int ret = disk_file_open(&f, l->path, flags | (direct ? DISK_FILE_DIRECT : 0), e);

@@ -12,7 +12,8 @@
 /*
  * Open those of fds[0..layer_count-1] that are -1. The leaf is opened for writing (unless the disk is read-only)
  * and locked; bases are opened for reading. check: compare the chain with the configuration, too.
- * What was opened stays open on failure. 0 or -errno with the reason, which names the file.
+ * What was opened stays open on failure. 0 or -errno with the reason, which names the file. A lock is not waited for: after
+ * -EAGAIN one tries again a little later (VDISK_LOCK_TRIES), as whoever had it may just have ended.
  */
 int images_open(const struct disk_config *c, int fds[DISK_CHAIN_MAX], bool check, struct errmsg *e);
 

@@ -59,28 +59,14 @@ static const struct vdisk *find_socket(struct host *h, const char *path)
 
 static void attach(struct daemon *d, struct rpc_call *call, struct disk_config *c)
 {
-    struct errmsg e = {""};
     struct disk_call *dc = disk_call_new(d, call, c->name);
     struct vdisk *disk = dc ? vdisk_new(&d->host, c) : NULL;
     if (!dc) {
         disk_config_free(c);
         return;
     }
-    if (!disk) {
-        attached(dc, RPC_INTERNAL, "out of memory");
-        return;
-    }
-    int ret = vdisk_open_images(disk, &e), code = RPC_IMAGE;
-    if (ret == 0) {
-        code = RPC_STATE;
-        ret = state_save_disk(d->host.state_dir, &disk->config, image_ids_json(&disk->images), &e);
-    }
-    if (ret < 0) {
-        vdisk_free(disk);
-        attached(dc, code, e.text[0] ? e.text : strerror(-ret));
-        return;
-    }
-    vdisk_attach(disk, attached, dc);
+    if (disk) vdisk_attach(disk, attached, dc);
+    else attached(dc, RPC_INTERNAL, "out of memory");
 }
 
 void method_disk_attach(void *arg, struct rpc_call *call, json_t *params)

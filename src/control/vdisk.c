@@ -137,10 +137,16 @@ static bool begin_operation(struct vdisk *d, vdisk_done done, void *arg)
     return true;
 }
 
-int vdisk_open_images(struct vdisk *d, struct errmsg *e)
+int vdisk_open_and_save(struct vdisk *d, struct errmsg *e)
 {
+    d->error_code = RPC_IMAGE;
     int ret = images_open(&d->config, d->layer_fd, true, e);
-    return ret < 0 ? ret : image_ids_read(&d->images, &d->config, d->layer_fd, e);
+    if (ret == 0) ret = image_ids_read(&d->images, &d->config, d->layer_fd, e);
+    if (ret < 0) return ret;
+    d->error_code = RPC_STATE;
+    ret = state_save_disk(d->host->state_dir, &d->config, image_ids_json(&d->images), e);
+    if (ret == 0) d->saved = true;
+    return ret;
 }
 
 void vdisk_attach(struct vdisk *d, vdisk_done done, void *arg)

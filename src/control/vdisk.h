@@ -55,6 +55,7 @@ struct vdisk {
     struct disk_config config;
     enum vdisk_state state;
     bool attaching;      /* a failed first start is the end */
+    bool saved;          /* its configuration is, by this daemon */
     bool serving_before; /* it served once: starting again is a restart */
     bool keep_saved;     /* it ends, but is to be back when the daemon starts again */
     bool stop_asked;     /* by the shutdown that is going on */
@@ -69,6 +70,7 @@ struct vdisk {
     int listen_fd, connect_fd;
     int layer_fd[DISK_CHAIN_MAX];
     struct image_ids images; /* which files these are, or were */
+    unsigned lock_tries;     /* so often one of them was found locked */
     struct held held;        /* and again in the holder process */
     unsigned map_entries;    /* that its worker was given (Xen); 0: none runs */
     struct cache_request cache_request;
@@ -97,9 +99,11 @@ struct vdisk *vdisk_new(struct host *h, struct disk_config *c);
 void vdisk_free(struct vdisk *d);
 struct vdisk *vdisk_find(struct host *h, const char *name);
 
-/* Open, check and lock the images. 0 or -errno. */
-int vdisk_open_images(struct vdisk *d, struct errmsg *e);
-/* Start the worker. done: when it serves, or its first start failed (then the disk is GONE). */
+/* Open, check and lock the images of one that is to be attached, and save it. 0 or -errno with the rpc_code in d->error_code;
+ * -EAGAIN: somebody has locked one. */
+int vdisk_open_and_save(struct vdisk *d, struct errmsg *e);
+/* Do that, if it is not done yet, and start the worker. done: when it serves, or its first start failed (then the disk is GONE). An
+ * image that is locked is tried again for half a second. */
 void vdisk_attach(struct vdisk *d, vdisk_done done, void *arg);
 /* After a restart of the daemon: go on with the worker there is, or start one. done: when that was decided. */
 void vdisk_restore(struct vdisk *d, vdisk_done done, void *arg);

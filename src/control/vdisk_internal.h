@@ -8,6 +8,8 @@
 #define VDISK_ADOPT_LIMIT_MS 5000u
 #define VDISK_EXIT_LIMIT_MS 5000u /* from its last answer to its end */
 #define VDISK_FRONT_END_RETRY_MS 200u
+#define VDISK_LOCK_RETRY_MS 20u /* of an image, whose last user may still be ending */
+#define VDISK_LOCK_TRIES 25u
 
 /* ---- vdisk_start.c ---- */
 

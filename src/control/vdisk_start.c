@@ -244,18 +244,34 @@ static void wait_for_front_end(struct vdisk *d, const char *why)
     vdisk_wait_then_start(d, VDISK_FRONT_END_RETRY_MS * NS_PER_MS);
 }
 
+/* The event loop has others to serve while somebody ends. */
+static bool try_lock_again(struct vdisk *d, int ret, const char *why)
+{
+    if (ret != -EAGAIN || d->lock_tries == VDISK_LOCK_TRIES) {
+        d->lock_tries = 0;
+        return false;
+    }
+    d->lock_tries++;
+    snprintf(d->error, sizeof d->error, "%s", why);
+    vdisk_wait_then_start(d, VDISK_LOCK_RETRY_MS * NS_PER_MS);
+    return true;
+}
+
 void vdisk_worker_start(struct vdisk *d)
 {
     struct errmsg e = {""};
     assert(!process_running(&d->process));
     loop_timer_cancel(&d->timer);
-    int ret = reach_front_end(d, &e);
-    if (ret < 0) {
+    int ret = d->attaching && !d->saved ? vdisk_open_and_save(d, &e) : 0;
+    if (ret == 0 && reach_front_end(d, &e) < 0) {
         wait_for_front_end(d, e.text);
         return;
     }
-    d->error_code = RPC_IMAGE;
-    ret = open_images(d, &e);
+    if (ret == 0) {
+        d->error_code = RPC_IMAGE;
+        ret = open_images(d, &e);
+    }
+    if (try_lock_again(d, ret, e.text)) return;
     if (ret == 0) {
         d->error_code = RPC_WORKER;
         ret = open_sockets(d, &e);
@@ -270,7 +286,7 @@ void vdisk_worker_start(struct vdisk *d)
         return;
     }
     if (ret < 0) {
-        vdisk_start_again(d, false, e.text);
+        vdisk_start_again(d, false, e.text[0] ? e.text : strerror(-ret));
         return;
     }
     d->error_code = 0;

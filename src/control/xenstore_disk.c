@@ -14,6 +14,7 @@
 #include "control/xenstore_params.h"
 
 #define RING_ORDER_MAX 4u /* a worker may offer less, not more */
+#define LOCKED_TRIES 2u   /* of an image, before the toolstack hears of it: whoever had it may just have ended */
 
 static const char *const published_keys[] = {"sectors",
                                              "sector-size",
@@ -126,8 +127,7 @@ static int make(struct xen_device *d, struct disk_config *c, vdisk_done done, st
     }
     struct vdisk *disk = vdisk_new(h, c);
     if (!disk) return errmsg_set(e, ENOMEM, "out of memory");
-    int ret = vdisk_open_images(disk, e);
-    if (ret == 0) ret = state_save_disk(h->state_dir, &disk->config, image_ids_json(&disk->images), e);
+    int ret = vdisk_open_and_save(disk, e);
     if (ret < 0) {
         vdisk_free(disk);
         return ret;
@@ -170,6 +170,7 @@ static void attach(struct xen_device *d)
     if (ret == 0) return;
     if ((ret == -EAGAIN || ret == -EEXIST) && !d->lent) d->lent = lend(d, leaf);
     if (d->lent) xen_device_done(d, 0, NULL);
+    else if (ret == -EAGAIN && d->tries < LOCKED_TRIES) xen_device_done(d, -EAGAIN, NULL);
     else xen_device_done(d, ret == -EAGAIN ? -EIO : ret, e.text[0] ? e.text : strerror(-ret));
 }
 

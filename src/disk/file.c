@@ -209,14 +209,12 @@ static int open_flags(unsigned flags)
     return oflags;
 }
 
-/* Whoever used the image through io_uring until a moment ago, this process or one that has just ended, holds its lock
- * until the kernel has put its last request away. */
-static int lock_image_patiently(int fd, const char *path, bool writable, struct errmsg *e)
+static int lock_image_patiently(int fd, const char *path, bool writable, unsigned tries, struct errmsg *e)
 {
     const struct flock all = {
         .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = LOCK_USED, .l_len = 2 * (LOCK_REFUSED - LOCK_USED)};
     int ret;
-    for (unsigned tries = 0; (ret = lock_image(fd, path, writable, e)) == -EAGAIN && tries < LOCK_TRIES; tries++) {
+    while ((ret = lock_image(fd, path, writable, e)) == -EAGAIN && tries-- > 0) {
         fcntl(fd, F_OFD_SETLK, &all); /* two who wait must not keep one another waiting */
         usleep(LOCK_WAIT_US);
     }
@@ -235,7 +233,8 @@ int disk_file_open(struct engine_file *out, const char *path, unsigned flags, st
     if (fd < 0) return errmsg_sys(e, errno, "%s: cannot open for %s", path, mode);
     struct engine_file f;
     int ret = describe(&f, fd, path, e);
-    if (ret == 0 && !(flags & DISK_FILE_NO_LOCK)) ret = lock_image_patiently(fd, path, f.writable, e);
+    if (ret == 0 && !(flags & DISK_FILE_NO_LOCK))
+        ret = lock_image_patiently(fd, path, f.writable, flags & DISK_FILE_NO_WAIT ? 0 : LOCK_TRIES, e);
     if (ret < 0) {
         if (flags & DISK_FILE_CREATE) unlink(path); /* ours: O_EXCL */
         return ret;

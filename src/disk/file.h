@@ -18,6 +18,9 @@ enum disk_file_flags {
     DISK_FILE_DIRECT = 1 << 1, /* O_DIRECT */
     DISK_FILE_NO_LOCK = 1 << 2,
     DISK_FILE_CREATE = 1 << 3, /* must not exist yet */
+    /* A lock is not waited for. Otherwise it is for half a second: whoever used the image through io_uring until a moment ago has it
+     * until the kernel has put the last request away. */
+    DISK_FILE_NO_WAIT = 1 << 4,
 };
 
 /* Open path. On failure the message names the path, what was tried and, for a lock, who to look for.

@@ -8,6 +8,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "loop/clock.h"
 
 static struct errmsg msg;
 
@@ -146,6 +147,20 @@ static void test_locks(void **state)
     assert_int_equal(open_again(&s, 0), 0);
     assert_int_equal(open_again(&s, DISK_FILE_WRITE), -EAGAIN);
     assert_message("does not let others write");
+    scratch_drop(&s);
+}
+
+static void test_a_lock_that_is_not_waited_for(void **state)
+{
+    struct scratch s;
+    scratch_open(&s, 4096, DISK_FILE_WRITE);
+    uint64_t start_ns = clock_now_ns();
+    for (int i = 0; i < 60; i++) /* half a minute, otherwise */
+        assert_int_equal(open_again(&s, DISK_FILE_WRITE | DISK_FILE_NO_WAIT), -EAGAIN);
+    assert_message("in use by another program");
+    assert_true(clock_now_ns() - start_ns < 15 * NS_PER_SECOND);
+    disk_file_close(&s.file);
+    assert_int_equal(open_again(&s, DISK_FILE_WRITE | DISK_FILE_NO_WAIT), 0);
     scratch_drop(&s);
 }
 
@@ -301,6 +316,7 @@ int main(void)
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_locks),
+        cmocka_unit_test(test_a_lock_that_is_not_waited_for),
         cmocka_unit_test(test_locks_of_one_opened_again),
         cmocka_unit_test(test_qemu_is_refused),
         cmocka_unit_test(test_qemu_holds),
