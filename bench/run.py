@@ -28,7 +28,7 @@ PARTS = {"cached": cached.run, "leaf": leaf.run, "storm": storm.run, "density": 
          "net_pps": net_pps.run, "net_acl": net_acl.run, "net_stream": net_stream.run, "net_tap": net_tap.run,
          "net_ablation": net_ablation.run, "net_density": net_density.run, "net_attack": net_attack.run,
          "net_flowmods": net_flowmods.run, "xen_disk": xen_disk.run, "xen_net": xen_net.run,
-         "xen_lab": xen_lab.run, "xen_clones": xen_clones.run}
+         "xen_lab": xen_lab.run, "xen_lab_pvh": xen_lab.run_pvh, "xen_clones": xen_clones.run}
 
 
 def parse_arguments():

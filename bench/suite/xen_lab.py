@@ -2,7 +2,8 @@
 """Disks and cards of real guests on a real hypervisor, in the lab (tests/xen): ours and the kernel's own back ends.
 
 Each sample is a machine of its own, which starts from one snapshot of Xen, dom0 and two PV guests: the kernel's back ends take every device
-there is, so both cannot be in one. The load runs in the guests. dom0's processor time is the hypervisor's account of it.
+there is, so both cannot be in one. The load runs in the guests. dom0's processor time is the hypervisor's account of it. dom0 is
+paravirtual, or has the processor's help (PVH): what a system call costs there is another matter.
 """
 
 import re
@@ -42,9 +43,9 @@ ANNOUNCE = ("B=/local/domain/0/backend/vif/{domid}/0; F=/local/domain/{domid}/de
 class BenchLab(Lab):
     """Its guests have guest-load, its dom0 xen-cpu."""
 
-    def __init__(self, run_dir, load=None, account=None, snapshot=None):
+    def __init__(self, run_dir, load=None, account=None, snapshot=None, dom0_kind="pv"):
         self.load, self.account = load, account
-        super().__init__(run_dir, snapshot)
+        super().__init__(run_dir, snapshot, dom0_kind)
 
     def _make_initrd(self):
         super()._make_initrd()
@@ -56,10 +57,10 @@ class BenchLab(Lab):
 
 
 @contextmanager
-def saved_lab(bed):
+def saved_lab(bed, dom0_kind="pv"):
     paths.BUILD = bed.build
     with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp") as path:
-        with BenchLab(path, bed.program("guest-load"), bed.program("xen-cpu")) as lab:
+        with BenchLab(path, bed.program("guest-load"), bed.program("xen-cpu"), dom0_kind=dom0_kind) as lab:
             for guest in [lab.create(name) for name in MACS]:
                 guest.wait_ready(120)
             saved = lab.save()
@@ -228,14 +229,14 @@ def judge(section):
                          "hardware. dom0's processor time is the hypervisor's account.")
 
 
-def run(bed):
+def _sections(bed, dom0_kind, title_end):
     sections = []
     parts = ((KERNEL_DISK, DISKS, _disk_samples, {load: ("IOPS", "an operation", label) for load, label in DISK_LOADS.items()},
-              "A Xen guest's disk in the lab (raw, in dom0's memory)"),
+              f"A Xen guest's disk in the lab (raw, in dom0's memory{title_end})"),
              (KERNEL_CARD, CARDS, _card_samples,
               {label: (unit, "a packet" if unit == "pps" else "a megabyte", label) for label, (unit, *_rest) in CARD_LOADS.items()},
-              "Xen guests' cards in the lab (PV guests, offloads on)"))
-    with saved_lab(bed) as snapshot:
+              f"Xen guests' cards in the lab (PV guests, offloads on{title_end})"))
+    with saved_lab(bed, dom0_kind) as snapshot:
         for kernel, ours, samples, loads, title in parts:
             modes = {kernel: None, **ours}
             section = Section(title, list(modes))
@@ -244,3 +245,11 @@ def run(bed):
             judge(section)
             sections.append(section)
     return sections
+
+
+def run(bed):
+    return _sections(bed, "pv", "")
+
+
+def run_pvh(bed):
+    return _sections(bed, "pvh", "; PVH dom0")

@@ -17,6 +17,7 @@ was saved is gone.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -40,6 +41,22 @@ KERNEL_ARGS = ("panic=-1 quiet loglevel=4 rodata=off swiotlb=512 cryptomgr.notes
                "apparmor=0 lsm=none random.trust_cpu=on")
 # Without the x2APIC, a PVH guest is twice as fast here.
 KIND_ARGS = {"pv": "", "pvh": " nox2apic"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a kind of dom0 wants of QEMU and of Xen."""
+    board: str
+    devices: tuple = ()
+    virtio: str = ""  # options of each virtio device
+    xen_args: str = ""
+
+
+# A PVH dom0's addresses are not the machine's: what its devices read and write goes through an IOMMU. Intel's, because QEMU cannot
+# save AMD's; its page tables are not those that the processor uses, which is AMD's.
+MACHINES = {"pv": Machine("pc"),
+            "pvh": Machine("q35,kernel-irqchip=split", ("-device", "intel-iommu,intremap=on"), ",iommu_platform=on,disable-legacy=on",
+                           " dom0=pvh iommu=no-sharept")}
 
 
 class Qmp:
@@ -70,6 +87,7 @@ class Snapshot:
     devices: Path
     initrd: Path  # QEMU loads it again, to no effect
     guests: dict  # those that run: name -> port of the console
+    dom0_kind: str
 
     def close(self):
         os.close(self.memory)
@@ -138,13 +156,15 @@ class Domain(SerialConsole):
 
 
 class Lab:
-    """The machine, booted or from a snapshot."""
+    """The machine, booted (with a dom0 of a kind of MACHINES), or from a snapshot."""
 
-    def __init__(self, run_dir, snapshot=None):
+    def __init__(self, run_dir, snapshot=None, dom0_kind="pv"):
         self.run_dir = Path(run_dir)
         self.share = self.run_dir / "share"
         self.share.mkdir(exist_ok=True)
         self.snapshot = snapshot
+        self.dom0_kind = snapshot.dom0_kind if snapshot else dom0_kind
+        self.machine = MACHINES[self.dom0_kind]
         self.memory = snapshot.memory if snapshot else None
         self.dom0 = None
         self.qmp = None
@@ -160,10 +180,10 @@ class Lab:
         """Who starts from a snapshot writes to pages of its own."""
         share = "off" if self.snapshot else "on"
         return ["-object", f"memory-backend-file,id=memory,size={MACHINE_MIB}M,share={share},mem-path=/proc/{os.getpid()}/fd/{self.memory}",
-                "-M", "pc,memory-backend=memory", "-m", MACHINE_MIB]
+                "-M", f"{self.machine.board},memory-backend=memory", "-m", MACHINE_MIB, *self.machine.devices]
 
     def _port_words(self):
-        words = ["-device", f"virtio-serial-pci,max_ports={GUEST_PORTS + 2}"]
+        words = ["-device", f"virtio-serial-pci,max_ports={GUEST_PORTS + 2}{self.machine.virtio}"]
         for port in range(1, GUEST_PORTS + 2):
             words += ["-chardev", f"socket,id=port{port},path={self.port_path(port)},server=on,wait=off",
                       "-device", f"virtserialport,chardev=port{port},nr={port}"]
@@ -180,14 +200,15 @@ class Lab:
 
     def _command(self):
         """Both machines of a snapshot have the same devices."""
-        xen_args = f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M dom0_max_vcpus=1 bootscrub=0 loglvl=warning guest_loglvl=info"
+        xen_args = (f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M dom0_max_vcpus=1 bootscrub=0 loglvl=warning "
+                    f"guest_loglvl=info{self.machine.xen_args}")
         return [system_program("qemu-system-x86_64", "qemu-system-x86"),
                 # What dom0 and PVH guests want of a CPU; without rdrand, xl waits for random numbers.
                 "-accel", "tcg,thread=multi", "-cpu", "qemu64,+rdrand,+npt", "-smp", "2", *self._memory_words(),
                 "-nodefaults", "-display", "none", "-vga", "none", "-no-reboot",
                 "-serial", f"file:{self.run_dir}/xen.console", "-qmp", f"unix:{self.run_dir}/qmp,server=on,wait=off",
                 *self._port_words(), "-fsdev", f"local,id=share,path={self.share},security_model=none",
-                "-device", "virtio-9p-pci,fsdev=share,mount_tag=share",
+                "-device", f"virtio-9p-pci,fsdev=share,mount_tag=share{self.machine.virtio}",
                 "-kernel", images.xen(), "-append", xen_args,
                 "-initrd", f"{images.kernel()} console=hvc0 8250.nr_uarts=0 i8042.noprobe=1 {KERNEL_ARGS},{self._initrd()}",
                 *(["-incoming", "defer"] if self.snapshot else [])]
@@ -238,17 +259,29 @@ class Lab:
     def _only_devices(self):
         self.qmp.call("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
 
+    def _stop_outside_domains(self):
+        """Stop the machine while no processor runs a domain by SVM, which QEMU could not take up again. Guests are paused; a PVH dom0 has
+        to be idle for once."""
+        self.qmp.call("stop")
+        if self.dom0_kind == "pv":
+            return True
+        registers = self.qmp.call("human-monitor-command", **{"command-line": "info registers -a"})
+        if set(re.findall(r"HLT=(\d)", registers)) == {"1"}:
+            return True
+        self.qmp.call("cont")
+        return False
+
     def save(self):
         """Stop the machine for good; what it was, to be started from any number of times."""
         devices = self.run_dir / "devices"
-        # QEMU cannot take up a processor that was saved while it ran a guest by SVM: none may run.
         self.dom0.check(f"for name in {' '.join(self.guests)}; do xl pause $name; done")
-        self.qmp.call("stop")
+        wait_until(self._stop_outside_domains, 60, "an idle moment of dom0's")
         self._only_devices()
         self.qmp.call("migrate", uri=f"exec:cat >{devices}")
         wait_until(lambda: self.qmp.call("query-migrate").get("status") in ("completed", "failed"), 60, "the snapshot")
         assert self.qmp.call("query-migrate")["status"] == "completed"
-        snapshot = Snapshot(self.memory, devices, self._initrd(), {name: guest.port for name, guest in self.guests.items()})
+        snapshot = Snapshot(self.memory, devices, self._initrd(), {name: guest.port for name, guest in self.guests.items()},
+                            self.dom0_kind)
         self.memory = None  # it is the snapshot's
         self.stop()
         return snapshot
