@@ -4,6 +4,7 @@
 The native front end of bench/ is the guest here: quick, and every read is verified.
 """
 
+import errno
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 
 import pytest
 
@@ -117,6 +119,32 @@ def test_nobody_can_connect_to_a_worker_that_cannot_open_its_images(run_dir, pro
     start_worker(processes, run_dir / "other", ("qcow2", image))
     assert "lock" in worker_fails(f"--socket-path={path}", "--disk", f"{image},format=qcow2")
     assert not path.exists()
+
+
+def test_nobody_can_connect_to_a_worker_whose_image_is_damaged(run_dir):
+    """Which it sees when it has its socket, and nothing else of the host any more."""
+    path, image = run_dir / "s", new_qcow2(run_dir / "leaf", SIZE)
+    with open(image, "r+b") as f:
+        f.seek(72)  # incompatible features
+        f.write(struct.pack(">Q", 2))  # "it is marked corrupt"
+    connected, tries, ended = [], [], threading.Event()
+
+    def connect_all_the_time():
+        while not ended.is_set():
+            with socket.socket(socket.AF_UNIX) as sock:
+                tries.append(sock.connect_ex(str(path)))
+                if tries[-1] == 0:
+                    connected.append(sock)
+
+    client = threading.Thread(target=connect_all_the_time)
+    client.start()
+    try:
+        for _ in range(10):
+            assert "leaf" in worker_fails(f"--socket-path={path}", "--disk", f"{image},format=qcow2")
+    finally:
+        ended.set()
+        client.join()
+    assert not connected and errno.ECONNREFUSED in tries
 
 
 def test_a_handshake_is_finished_before_the_end(run_dir, pattern, processes):

@@ -64,6 +64,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(recvfrom),
     SCMP_SYS(sendto),
     SCMP_SYS(sendfile),
+    SCMP_SYS(listen),
     SCMP_SYS(accept4),
     SCMP_SYS(socketpair),
     SCMP_SYS(getsockopt),
@@ -117,14 +118,13 @@ static const int allowed_fcntls[] = {
 
 /* What opening a port of the host takes, a front end's socket, and signals to and from one that do not wait (guest/notify.c). */
 static const int network_calls[] = {
-    SCMP_SYS(socket),      SCMP_SYS(bind),      SCMP_SYS(connect),      SCMP_SYS(listen),       SCMP_SYS(getsockname),
-    SCMP_SYS(getpeername), SCMP_SYS(sendmmsg),  SCMP_SYS(recvmmsg),     SCMP_SYS(bpf),          SCMP_SYS(unlink),
-    SCMP_SYS(access),      SCMP_SYS(readlink),  SCMP_SYS(fchmodat),     SCMP_SYS(fdatasync),    SCMP_SYS(setrlimit),
-    SCMP_SYS(prlimit64),   SCMP_SYS(uname),     SCMP_SYS(umask),        SCMP_SYS(readlinkat),   SCMP_SYS(getdents64),
-    SCMP_SYS(openat),      SCMP_SYS(open),      SCMP_SYS(geteuid),      SCMP_SYS(faccessat2),   SCMP_SYS(mincore),
-    SCMP_SYS(flock),       SCMP_SYS(mkdir),     SCMP_SYS(statfs),       SCMP_SYS(clock_getres), SCMP_SYS(faccessat),
-    SCMP_SYS(io_setup),    SCMP_SYS(io_submit), SCMP_SYS(io_getevents), SCMP_SYS(preadv2),      SCMP_SYS(pwritev2),
-    SCMP_SYS(fcntl),
+    SCMP_SYS(socket),    SCMP_SYS(bind),         SCMP_SYS(connect),      SCMP_SYS(getsockname), SCMP_SYS(getpeername),
+    SCMP_SYS(sendmmsg),  SCMP_SYS(recvmmsg),     SCMP_SYS(bpf),          SCMP_SYS(unlink),      SCMP_SYS(access),
+    SCMP_SYS(readlink),  SCMP_SYS(fchmodat),     SCMP_SYS(fdatasync),    SCMP_SYS(setrlimit),   SCMP_SYS(prlimit64),
+    SCMP_SYS(uname),     SCMP_SYS(umask),        SCMP_SYS(readlinkat),   SCMP_SYS(getdents64),  SCMP_SYS(openat),
+    SCMP_SYS(open),      SCMP_SYS(geteuid),      SCMP_SYS(faccessat2),   SCMP_SYS(mincore),     SCMP_SYS(flock),
+    SCMP_SYS(mkdir),     SCMP_SYS(statfs),       SCMP_SYS(clock_getres), SCMP_SYS(faccessat),   SCMP_SYS(io_setup),
+    SCMP_SYS(io_submit), SCMP_SYS(io_getevents), SCMP_SYS(preadv2),      SCMP_SYS(pwritev2),    SCMP_SYS(fcntl),
 };
 #define TUN_WRITES 0x40045400u /* TUNSETIFF and its like */
 #define TUN_READS 0x80045400u

@@ -314,8 +314,7 @@ static int open_inner(struct worker *w, const struct worker_args *args, struct e
     ret = chain_open_files(&w->chain, &w->config, args->cache_fd, mark, e);
     if (ret == 0) ret = chain_wait_previous(w->chain, worker_state_kept(&w->state)->mark, e);
     if (ret < 0) return ret;
-    /* A front end that connects to a process that then cannot serve it may not come again: QEMU before 8.2 does not. */
-    if (args->socket_path) ret = unix_socket_listen(&w->listen_fd, SOCK_STREAM, args->socket_path, 0600, e);
+    if (args->socket_path) ret = unix_socket_bind(&w->listen_fd, SOCK_STREAM, args->socket_path, 0600, e);
     if (ret < 0) return ret;
     worker_state_kept(&w->state)->mark = mark;
     chain_keep_sync(w->chain, &worker_state_kept(&w->state)->sync_failed);
@@ -333,6 +332,8 @@ static int open_inner(struct worker *w, const struct worker_args *args, struct e
     if (ret == 0 && xen) ret = worker_xen_set_device(w->xen, w->vbd, worker_state_inflight(&w->state), e);
     if (ret < 0) return ret;
     ret = loop_add(w->loop, &w->broken_watch, vbd_broken_fd(w->vbd), EPOLLIN, broken_ready);
+    /* A front end that connects to a process that then cannot serve it may not come again: QEMU before 8.2 does not. */
+    if (ret == 0 && args->socket_path) ret = unix_socket_begin(w->listen_fd);
     return ret < 0 ? errmsg_sys(e, -ret, "disk %s: event loop", w->config.name) : 0;
 }
 

@@ -89,7 +89,7 @@ struct worker_args {
     struct worker_keeper keeper;
     bool survives;                  /* keep state in a memfd of our own (the daemon holds it) */
     int listen_fd;                  /* -1: none; taken over */
-    const char *socket_path;        /* ... or to be made here, once all files are open; NULL: none */
+    const char *socket_path;        /* ... or to be made here: nobody can connect before the disk is open; NULL: none */
     int connected_fd;               /* a front end already there, or -1; taken over */
     const struct worker_held *held; /* from a process before us; descriptors taken over */
     unsigned held_count;

@@ -61,7 +61,7 @@ static int remove_old(const struct sockaddr_un *a, int type, const char *path, s
     return 0;
 }
 
-int unix_socket_listen(int *out, int type, const char *path, mode_t mode, struct errmsg *e)
+int unix_socket_bind(int *out, int type, const char *path, mode_t mode, struct errmsg *e)
 {
     *out = -1;
     autoclose int dir_fd = -1;
@@ -78,13 +78,25 @@ int unix_socket_listen(int *out, int type, const char *path, mode_t mode, struct
     ret = bind(fd, (struct sockaddr *)&a, sizeof a) < 0 ? errno : 0;
     umask(old_mask);
     if (ret) return errmsg_sys(e, ret, "%s: bind", path);
-    if (listen(fd, UNIX_SOCKET_BACKLOG) < 0) {
-        ret = errmsg_sys(e, errno, "%s: listen", path);
-        unlink(path);
-        return ret;
-    }
     *out = steal_fd(&fd);
     return 0;
+}
+
+int unix_socket_begin(int fd)
+{
+    return listen(fd, UNIX_SOCKET_BACKLOG) < 0 ? -errno : 0;
+}
+
+int unix_socket_listen(int *out, int type, const char *path, mode_t mode, struct errmsg *e)
+{
+    int ret = unix_socket_bind(out, type, path, mode, e);
+    if (ret < 0) return ret;
+    ret = unix_socket_begin(*out);
+    if (ret == 0) return 0;
+    unlink(path);
+    close(*out);
+    *out = -1;
+    return errmsg_sys(e, -ret, "%s: listen", path);
 }
 
 void unix_socket_remove(const char *path)

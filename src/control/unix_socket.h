@@ -17,6 +17,9 @@
  * serves any more is removed; anything else there is an error. *out is non-blocking and close-on-exec. 0 or -errno with the reason in e.
  */
 int unix_socket_listen(int *out, int type, const char *path, mode_t mode, struct errmsg *e);
+/* The two halves of it: the place is taken, where nobody can connect yet; and now they can. */
+int unix_socket_bind(int *out, int type, const char *path, mode_t mode, struct errmsg *e);
+int unix_socket_begin(int fd);
 
 /* Remove the name of a socket; whatever else is there stays. */
 void unix_socket_remove(const char *path);
