@@ -132,9 +132,10 @@ def test_front_ends_come_and_go(bed):
         guest.done("anew")
     # One that did not rest is not taken for a new one, whoever says so.
     assert "result" in call("connect", guest.connect(protocol="x86_32-abi"))
-    guest.done("load")
-    wait_until(lambda: guest.done("load")["done"] > 300, 20, "requests to be answered")
+    before = guest.done("load")["done"]
+    wait_until(lambda: guest.done("load")["done"] > before + 200, 20, "requests to be answered")
     worker.kill()
+    wait_until(lambda: guest.done("load")["open"] > 0, 20, "requests that are open")
     worker.state = None
     worker.start()
     assert worker.link.call("connect", guest.connect(protocol="x86_32-abi"))["error"]["code"] == BUSY
