@@ -6,6 +6,7 @@
  *   vbd_worker.c   opens the chain, makes the device, takes front ends, keeps what survives
  *   vbd_state.c    the memory that survives
  *   vbd_link.c     the daemon's requests
+ *   vbd_stats.c    what was counted
  *   vbd_xen.c      a front end of Xen's: its rings instead of a session
  *   vbd_chain.c    the layers and every thread's channels of them
  *   vbd_cache.c    asks the cache service when there is no daemon to do it
