@@ -11,8 +11,8 @@
  * begun, or one has to wait. A piece that ends calls qcow2_op_part_done(), which steps again. The
  * request is done when everything was begun and nothing is in flight; after an error nothing more is begun.
  *
- * A request belongs to the era of its start (see qcow2_impl.h) while it holds on to host clusters;
- * when it parks with nothing in flight it leaves its era, and enters the current one when it goes on.
+ * A request belongs to the era of its start (see qcow2_impl.h) while it holds on to host clusters; as soon as it is
+ * parked with nothing in flight it leaves its era, and enters the current one when it goes on.
  */
 #include "disk/format/qcow2_impl.h"
 
@@ -104,6 +104,7 @@ void qcow2_op_part_done(struct qcow2_op *op, int res)
     if (res < 0 && op->error == 0) op->error = res;
     assert(op->parts > 0);
     op->parts--;
+    if (op->parked && op->parts == 0) leave_era(op); /* what it waits for may be freed only when it has left */
     qcow2_op_continue(op);
 }
 

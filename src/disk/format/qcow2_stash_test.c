@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Moments that chance rarely meets, brought about: a kill between two stores into the stash, a stash that changes hands
- * while clusters of another are still to be freed, a channel that closes while its last answer is still being posted.
+ * while clusters of another are still to be freed, a channel that closes while its last answer is still being posted, a
+ * request that waits for clusters of its own time.
  */
 #include "disk/format/qcow2_test_util.h"
 
@@ -14,6 +15,7 @@
 #include "base/log.h"
 #include "disk/engine/fault.h"
 #include "disk/format/qcow2_stash.h"
+#include "loop/clock.h"
 
 #define STASH_BYTES (64u << 10)
 #define CLUSTER 4096u
@@ -191,6 +193,67 @@ static void channel_closes_behind_the_answer(void **state)
     unlink(path);
 }
 
+/* ---- clusters that are hard to come by ---- */
+
+static uint64_t clusters_in_pool(struct disk *d)
+{
+    struct qcow2 *q = qcow2_of(d->layer);
+    keeper_rests(d);
+    pthread_mutex_lock(&q->lock);
+    uint64_t clusters = q->pool.clusters;
+    pthread_mutex_unlock(&q->lock);
+    return clusters;
+}
+
+static void discard_cluster(struct disk *d, uint64_t index)
+{
+    assert_int_equal(disk_io(d, DISK_DISCARD, 0, index * CLUSTER, CLUSTER, NULL), 0);
+}
+
+/* On storage that is full a write gets one of the two clusters that it needs. The other is one that a discard gave up, and
+ * that nobody may have before all requests from before that time have ended, or hold on to nothing, as this one does. */
+static void waits_for_what_it_might_have_seen(void **state)
+{
+    (void)state;
+    char path[64];
+    struct disk d;
+    char *stash = stash_new();
+    struct disk_options o = with_stash(stash);
+    image_make(path, &image);
+    disk_open(&d, path, &o);
+    struct qcow2 *q = qcow2_of(d.layer);
+    write_cluster(&d, 0);
+    disk_flush(&d);
+    keeper_rests(&d);
+    d.file.size_bytes = q->file_clusters * CLUSTER;
+    d.file.block_device = true; /* these have an end */
+    uint64_t next = 1;
+    while (clusters_in_pool(&d) > 1)
+        write_cluster(&d, next++);
+    discard_cluster(&d, 0);
+
+    uint8_t buf[2 * CLUSTER];
+    memset(buf, 'w', sizeof buf);
+    struct iovec iov = {buf, sizeof buf};
+    struct sync_req s = {.req = {.op = DISK_WRITE,
+                                 .offset_bytes = next * CLUSTER,
+                                 .length_bytes = sizeof buf,
+                                 .iov = &iov,
+                                 .iov_count = 1,
+                                 .done = sync_done}};
+    layer_submit(d.chan, &s.req);
+    for (unsigned i = 0; i < 600 && !s.finished; i++)
+        engine_sleep(d.engine, 100 * NS_PER_MS);
+    assert_true(s.finished);
+    assert_int_equal(s.res, 0);
+    keeper_rests(&d);
+    d.file.block_device = false;
+    disk_close(&d, true);
+    image_is_sound(path, false);
+    unlink(path);
+    munmap(stash, STASH_BYTES);
+}
+
 /* ---- an entry that changes more than once between two commits ---- */
 
 static void fill_cluster(struct disk *d, uint64_t index, uint8_t with)
@@ -198,11 +261,6 @@ static void fill_cluster(struct disk *d, uint64_t index, uint8_t with)
     uint8_t buf[CLUSTER];
     memset(buf, with, sizeof buf);
     disk_write(d, index * CLUSTER, sizeof buf, buf);
-}
-
-static void discard_cluster(struct disk *d, uint64_t index)
-{
-    assert_int_equal(disk_io(d, DISK_DISCARD, 0, index * CLUSTER, CLUSTER, NULL), 0);
 }
 
 #define CHANGED 8u /* clusters 0 to 7 */
@@ -286,6 +344,7 @@ int main(void)
         cmocka_unit_test(killed_while_taking_from_the_pool),
         cmocka_unit_test(slots_of_the_old_stash),
         cmocka_unit_test(channel_closes_behind_the_answer),
+        cmocka_unit_test(waits_for_what_it_might_have_seen),
         cmocka_unit_test(killed_between_the_entries_and_their_records),
     };
     main_thread = pthread_self();
