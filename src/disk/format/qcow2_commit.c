@@ -271,7 +271,7 @@ static void switch_tables(struct commit *c)
         if (!t->old_offset) continue;
         struct qcow2_free_batch *b = malloc(sizeof *b + sizeof b->freed[0]);
         if (!b) continue; /* a leak of one cluster */
-        *b = (struct qcow2_free_batch){.count = 1};
+        *b = (struct qcow2_free_batch){.is_table = true, .count = 1};
         b->freed[0] = (struct qcow2_freed){t->old_offset >> q->cluster_bits, 1};
         list_push_back(&q->keeper.tables_to_free, &b->node);
     }

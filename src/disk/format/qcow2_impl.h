@@ -240,6 +240,7 @@ struct qcow2_free_batch {
     struct list node;
     uint64_t era;
     bool from_slots; /* slots of the stash name them until they are free */
+    bool is_table;   /* one cluster, which was an L2 table of ours */
     uint64_t count;
     struct qcow2_freed freed[];
 };

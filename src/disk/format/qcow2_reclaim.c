@@ -67,11 +67,21 @@ static void clear_slots(struct qcow2 *q)
     pthread_mutex_unlock(&q->lock);
 }
 
+/* As long as a snapshot has it, it stays one that must not be written over. */
+static int forget_table(struct qcow2 *q, uint64_t cluster)
+{
+    uint64_t refs;
+    int ret = qcow2_refs_get(q, cluster, &refs);
+    if (ret == 0 && refs == 0) qcow2_meta_remove(&q->meta, cluster, 1);
+    return ret;
+}
+
 static void free_batch(struct qcow2 *q, struct qcow2_free_batch *b)
 {
     int ret = 0;
     for (uint64_t i = 0; i < b->count && ret == 0; i++)
         ret = free_run(q, b->freed[i].first, b->freed[i].count);
+    if (ret == 0 && b->is_table) ret = forget_table(q, b->freed[0].first);
     int written = qcow2_refs_write(q);
     engine_point(q->keeper.engine, "qcow2-reclaim-written");
     if (ret == 0) ret = written;

@@ -254,6 +254,62 @@ static void waits_for_what_it_might_have_seen(void **state)
     munmap(stash, STASH_BYTES);
 }
 
+static struct be64 change_entry(const char *path, off_t at, uint64_t clear, uint64_t set)
+{
+    struct be64 entry;
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, &entry, sizeof entry, at), sizeof entry);
+    entry = be64_make((be64_get(entry) & ~clear) | set);
+    assert_int_equal(pwrite(fd, &entry, sizeof entry, at), sizeof entry);
+    close(fd);
+    return entry;
+}
+
+static off_t l1_of(const char *path)
+{
+    return (off_t)be64_get(change_entry(path, QCOW2_AT_L1_OFFSET, 0, 0));
+}
+
+/* Clear a table's flag that says that it has one reference only: as another program may leave it when it is killed
+ * after it has deleted a snapshot. */
+static void forget_that_it_is_ours(const char *path)
+{
+    change_entry(path, l1_of(path), QCOW2_COPIED, 0);
+}
+
+/* Such a table is copied before it is changed, and the last reference to the old one goes: its cluster is free like any. */
+static void cluster_of_an_old_table(void **state)
+{
+    (void)state;
+    char path[64];
+    struct disk d;
+    uint8_t got[CLUSTER];
+    struct disk_options o = {.flags = DISK_FILE_WRITE};
+    image_make(path, &image);
+    disk_open(&d, path, &o);
+    write_cluster(&d, 0);
+    write_cluster(&d, 1);
+    disk_close(&d, true);
+    forget_that_it_is_ours(path);
+    disk_open(&d, path, &o);
+    write_cluster(&d, 0);
+    write_cluster(&d, 1);
+    disk_flush(&d);
+    keeper_rests(&d);
+    for (uint64_t i = 2; i < 100; i++)
+        write_cluster(&d, i);
+    disk_flush(&d);
+    assert_false(atomic_load(&qcow2_of(d.layer)->broken));
+    for (uint64_t i = 0; i < 100; i++) {
+        disk_read(&d, i * CLUSTER, CLUSTER, got);
+        assert_int_equal(got[0], i | 1);
+    }
+    disk_close(&d, true);
+    image_is_sound(path, false);
+    unlink(path);
+}
+
 /* ---- an entry that changes more than once between two commits ---- */
 
 static void fill_cluster(struct disk *d, uint64_t index, uint8_t with)
@@ -345,6 +401,7 @@ int main(void)
         cmocka_unit_test(slots_of_the_old_stash),
         cmocka_unit_test(channel_closes_behind_the_answer),
         cmocka_unit_test(waits_for_what_it_might_have_seen),
+        cmocka_unit_test(cluster_of_an_old_table),
         cmocka_unit_test(killed_between_the_entries_and_their_records),
     };
     main_thread = pthread_self();
