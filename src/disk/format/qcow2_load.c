@@ -29,6 +29,8 @@ struct load {
     struct be64 *entries;
     unsigned reads; /* in flight */
     int error;
+    unsigned tables;
+    uint64_t l1[TABLES_MAX]; /* entries of these tables as they were when the reads began */
     struct load_read read[TABLES_MAX];
 };
 
@@ -65,10 +67,13 @@ static unsigned load_plan(struct load *l)
     uint64_t index = l->slice << q->slice_bits, end = index + (UINT64_C(1) << q->slice_bits);
     char *to = (char *)l->entries;
     unsigned n = 0;
+    l->tables = 0;
     while (index < end) {
         uint64_t in_table = index & ((UINT64_C(1) << q->l2_bits) - 1);
         uint64_t count = min_u64(end - index, (UINT64_C(1) << q->l2_bits) - in_table);
-        uint64_t table = atomic_load_explicit(&q->l1[index >> q->l2_bits], memory_order_acquire) & QCOW2_OFFSET_MASK;
+        uint64_t l1 = atomic_load_explicit(&q->l1[index >> q->l2_bits], memory_order_acquire);
+        uint64_t table = l1 & QCOW2_OFFSET_MASK;
+        l->l1[l->tables++] = l1;
         if (table) {
             struct load_read *r = &l->read[n++];
             *r = (struct load_read){.load = l, .iov = {to, count * 8}};
@@ -86,9 +91,26 @@ static unsigned load_plan(struct load *l)
     return n;
 }
 
+static void load_begin(struct load *l);
+
+/* A commit may have put a table of our own in the place of a shared one meanwhile. What was read there had flags that mean
+ * nothing in ours, and the cluster may have been freed before it was read. */
+static bool tables_replaced(const struct load *l)
+{
+    struct qcow2 *q = l->q;
+    uint64_t first = (l->slice << q->slice_bits) >> q->l2_bits;
+    for (unsigned i = 0; i < l->tables; i++)
+        if (atomic_load_explicit(&q->l1[first + i], memory_order_relaxed) != l->l1[i]) return true;
+    return false;
+}
+
 static void load_end(struct load *l)
 {
     struct qcow2 *q = l->q;
+    if (tables_replaced(l)) {
+        load_begin(l);
+        return;
+    }
     if (l->error)
         log_limited(LOG_LEVEL_ERROR, "%s: reading the L2 entries of guest cluster %" PRIu64 " on: %s", q->layer.name,
                     l->slice << q->slice_bits, strerror(-l->error));
@@ -108,6 +130,18 @@ static void table_read(struct engine_io *io, int res)
     struct load *l = container_of(io, struct load_read, io)->load;
     if (res < 0) l->error = res;
     if (--l->reads == 0) load_end(l);
+}
+
+static void load_begin(struct load *l)
+{
+    l->error = 0;
+    l->reads = load_plan(l);
+    if (l->reads == 0) {
+        load_end(l); /* every table of it is absent */
+        return;
+    }
+    for (unsigned i = 0, n = l->reads; i < n; i++)
+        engine_submit(l->q->keeper.engine, &l->read[i].io);
 }
 
 void qcow2_load_start(struct qcow2 *q, struct qcow2_op *op)
@@ -131,13 +165,7 @@ void qcow2_load_start(struct qcow2 *q, struct qcow2_op *op)
     }
     list_push_back(&q->keeper.loads, &l->node);
     list_push_back(&l->waiters, &op->wait_node);
-    l->reads = load_plan(l);
-    if (l->reads == 0) {
-        load_end(l); /* every table of it is absent */
-        return;
-    }
-    for (unsigned i = 0, n = l->reads; i < n; i++)
-        engine_submit(q->keeper.engine, &l->read[i].io);
+    load_begin(l);
 }
 
 int qcow2_load_now(struct qcow2 *q, uint64_t slice)

@@ -2,7 +2,7 @@
 /*
  * Moments that chance rarely meets, brought about: a kill between two stores into the stash, a stash that changes hands
  * while clusters of another are still to be freed, a channel that closes while its last answer is still being posted, a
- * request that waits for clusters of its own time.
+ * request that waits for clusters of its own time, a table that is replaced.
  */
 #include "disk/format/qcow2_test_util.h"
 
@@ -310,6 +310,61 @@ static void cluster_of_an_old_table(void **state)
     unlink(path);
 }
 
+#define LARGE (128u << 10)  /* clusters whose tables are read in two parts ... */
+#define PART UINT64_C(8192) /* ... of so many entries */
+
+/* A table that a snapshot shares is replaced by one of our own while a part of it is being read. What was read says of a
+ * cluster that it is the disk's alone: it is not. */
+static void table_replaced_while_it_is_read(void **state)
+{
+    (void)state;
+    char path[64];
+    struct disk d;
+    uint8_t buf[CLUSTER];
+    image_make(path, &(struct qcow2_create_args){
+                         .size_bytes = 2 * PART * LARGE, .version = 3, .cluster_bits = 17, .refcount_order = 4});
+    disk_open(&d, path, &(struct disk_options){.flags = DISK_FILE_WRITE});
+    memset(buf, 'o', sizeof buf);
+    disk_write(&d, 0, sizeof buf, buf);
+    disk_write(&d, PART * LARGE, sizeof buf, buf);
+    disk_close(&d, true);
+    run_ok("qemu-img snapshot -c old %s", path);
+    off_t table = (off_t)(be64_get(change_entry(path, l1_of(path), 0, 0)) & QCOW2_OFFSET_MASK);
+    change_entry(path, table + (off_t)PART * 8, 0, QCOW2_COPIED);
+
+    struct fault_plan *plan = fault_plan_new(1);
+    fault_plan_add(plan, &(struct fault_rule){.action = FAULT_DELAY,
+                                              .ops = FAULT_READS,
+                                              .offset_bytes = (uint64_t)table + PART * 8,
+                                              .length_bytes = 512,
+                                              .delay_ns = NS_PER_SECOND});
+    disk_open(&d, path, &(struct disk_options){.flags = DISK_FILE_WRITE, .maker = fault_plan_maker(plan)});
+    struct iovec iov = {buf, sizeof buf};
+    struct sync_req s = {.req = {.op = DISK_READ,
+                                 .offset_bytes = PART * LARGE,
+                                 .length_bytes = sizeof buf,
+                                 .iov = &iov,
+                                 .iov_count = 1,
+                                 .done = sync_done}};
+    layer_submit(d.chan, &s.req);
+    uint8_t new[CLUSTER];
+    memset(new, 'n', sizeof new);
+    disk_write(&d, 0, sizeof new, new);
+    disk_flush(&d);
+    while (!s.finished)
+        engine_sleep(d.engine, UINT64_MAX);
+    assert_int_equal(s.res, 0);
+    disk_write(&d, PART * LARGE, sizeof new, new);
+    disk_close(&d, true);
+    fault_plan_free(plan);
+    run_ok("qemu-img snapshot -a old %s", path);
+    disk_open(&d, path, &(struct disk_options){0});
+    disk_read(&d, PART * LARGE, sizeof buf, buf);
+    assert_int_equal(buf[0], 'o');
+    disk_close(&d, true);
+    unlink(path);
+}
+
 /* ---- an entry that changes more than once between two commits ---- */
 
 static void fill_cluster(struct disk *d, uint64_t index, uint8_t with)
@@ -402,6 +457,7 @@ int main(void)
         cmocka_unit_test(channel_closes_behind_the_answer),
         cmocka_unit_test(waits_for_what_it_might_have_seen),
         cmocka_unit_test(cluster_of_an_old_table),
+        cmocka_unit_test(table_replaced_while_it_is_read),
         cmocka_unit_test(killed_between_the_entries_and_their_records),
     };
     main_thread = pthread_self();
