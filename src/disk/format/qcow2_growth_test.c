@@ -243,6 +243,33 @@ static void refcount_table(void **state)
     each_request_fails(true);
 }
 
+/* However often it fails, the larger table is tried in the same place: the file does not grow meanwhile, nor the table. */
+static void table_that_fails_for_long(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_init(&r, &(struct qcow2_create_args){.size_bytes = MiB, .version = 3, .cluster_bits = 9, .refcount_order = 6},
+             1);
+    write_and_flush(&r, 0, 'a');
+    take_up_to(&r, BLOCK_CLUSTERS * TABLE_BLOCKS);
+    fault_plan_add(r.plan, &(struct fault_rule){.action = FAULT_FAIL, .ops = FAULT_SYNCS, .count = 20});
+    uint64_t end = 0;
+    for (unsigned i = 0; i < 20; i++) {
+        assert_int_equal(take(&r, &(struct take){.want = 1}), -EIO);
+        if (i == 0) end = r.q->file_clusters;
+        assert_int_equal(r.q->file_clusters, end);
+        nothing_stays_claimed(&r);
+    }
+    for (uint64_t taken = 0; taken < 3 * BLOCK_CLUSTERS; taken += 8)
+        assert_int_equal(take(&r, &(struct take){.want = 8}), 0);
+    assert_true(r.q->refs.table_entries > TABLE_BLOCKS);
+    nothing_stays_claimed(&r);
+    disk_close(&r.d, true);
+    is_sound(r.path, "at the end");
+    image_is_sound(r.path, true);
+    rig_free(&r);
+}
+
 /* False: the growth needed fewer allocations. */
 static bool one_without_memory(bool table, unsigned nth)
 {
@@ -343,10 +370,8 @@ static void l1_table(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(refcount_block),
-        cmocka_unit_test(refcount_table),
-        cmocka_unit_test(no_memory),
-        cmocka_unit_test(l1_table),
+        cmocka_unit_test(refcount_block), cmocka_unit_test(refcount_table), cmocka_unit_test(table_that_fails_for_long),
+        cmocka_unit_test(no_memory),      cmocka_unit_test(l1_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -155,6 +155,7 @@ struct qcow2_refs {
     uint64_t clock;
     struct qcow2_ref_slice slices[QCOW2_REF_SLICES];
     uint64_t search_at; /* no free cluster is known of below this one */
+    uint64_t tried_at;  /* host cluster where a larger table was to begin that could not be written; 0: none */
 };
 
 /* ---- what was switched to in memory and may not be on storage (qcow2_settle.c): keeper only ---- */

@@ -256,10 +256,10 @@ int qcow2_refs_take(struct qcow2 *q, uint64_t want, uint64_t least, uint64_t *fi
     for (;;) {
         ret = qcow2_refs_find(q, want, least, first, count);
         if (ret < 0) return ret;
-        uint64_t before = q->file_clusters;
+        uint64_t before = q->file_clusters, entries = q->refs.table_entries;
         ret = qcow2_refs_cover(q, *first, *count);
         if (ret < 0) return ret;
-        if (q->file_clusters == before) break;
+        if (q->file_clusters == before && q->refs.table_entries == entries) break;
         /* covering them took clusters of their own: look again */
     }
     ret = check_found(q, *first, *count);

@@ -7,8 +7,10 @@
  * blocks that describe it, is written and synced before the header refers to it, and the header is synced
  * before the old table's clusters are free. New structures are put at the end of the file.
  *
- * Failure before the switch leaves nothing behind: what was claimed is as free as it was. The switch itself, an entry of
- * the table or the header, is not undone: it may be on storage, and is written again first (qcow2_settle.c).
+ * Failure before the switch leaves nothing behind: what was claimed is as free as it was. A larger table is tried in the
+ * same place again: it has to begin with a region that no block describes yet, and on storage that is full for long the
+ * file would grow by one each time. The switch itself, an entry of the table or the header, is not undone: it may be on
+ * storage, and is written again first (qcow2_settle.c).
  */
 #include "disk/format/qcow2_impl.h"
 
@@ -110,7 +112,8 @@ struct new_table {
 static int plan_table(struct qcow2 *q, uint64_t region, struct new_table *t)
 {
     struct qcow2_refs *r = &q->refs;
-    t->first = align_up(max_u64(q->file_clusters, r->table_entries << r->block_bits), block_refs(q));
+    t->first = r->tried_at; /* nothing else can be there: it has no refcounts before the table has grown */
+    if (!t->first) t->first = align_up(max_u64(q->file_clusters, r->table_entries << r->block_bits), block_refs(q));
     t->region = t->first >> r->block_bits;
     uint64_t last = max_u64(region, t->region) + 1;
     if (last > QCOW2_REFTABLE_MAX_BYTES / 8) return -EFBIG;
@@ -170,6 +173,7 @@ static int switch_table(struct qcow2 *q, struct new_table *t)
     free(r->table);
     r->table = steal_ptr(&t->entries);
     r->table_entries = t->entry_count;
+    r->tried_at = 0;
     return qcow2_switch_header(q, old);
 }
 
@@ -184,6 +188,7 @@ static int grow_table(struct qcow2 *q, uint64_t region)
     memcpy(t.entries, r->table, r->table_entries * 8);
     for (uint64_t i = 0; i < t.blocks; i++)
         t.entries[t.region + i] = (t.first + i) << q->cluster_bits;
+    r->tried_at = t.first;
     ret = claim_table_area(q, &t);
     q->file_clusters = max_u64(q->file_clusters, t.first + t.blocks + t.clusters);
     if (ret == 0) ret = write_table_area(q, &t);
