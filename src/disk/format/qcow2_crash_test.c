@@ -367,7 +367,7 @@ static void power_cuts_at_points(void **state)
         for (unsigned tries = 0; rule.nth == 1 && tries < 8; tries++)
             for (; one_cut(cases[i].at, &rule, 16); rule.nth += rule.nth * (thorough() ? 1 : 3))
                 continue;
-        if (rule.nth == 1) fail_msg("%s never came to %s", cases[i].at->name, rule.point);
+        if (rule.nth == 1 && !other_seed()) fail_msg("%s never came to %s", cases[i].at->name, rule.point);
     }
 }
 

@@ -37,12 +37,20 @@ struct model {
     uint64_t failures;
 };
 
+/* In the environment, a number: requests are other ones then, and the same again for the same number. NULL: not there. */
+static inline const char *other_seed(void)
+{
+    return getenv("CREEDENCE_DISK_SEED");
+}
+
 static inline void model_init(struct model *m, uint64_t size, uint64_t seed)
 {
+    const char *other = other_seed();
     memset(m, 0, sizeof *m);
     m->data = calloc(1, size);
     assert_non_null(m->data);
     m->size = size;
+    if (other) seed += strtoull(other, NULL, 10) * 1000;
     m->seed = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
     m->unit = 512;
     m->max_bytes = SHOT_MAX_BYTES;
