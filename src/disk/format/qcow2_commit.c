@@ -106,15 +106,29 @@ static int compose_table(struct commit *c, const struct new_table *t, struct be6
     return 0;
 }
 
+/* Where storage is full one of those that are reserved for writes: what was acknowledged goes before what may come. A kill before
+ * the L1 table refers to it leaks it. */
+static int take_cluster(struct qcow2 *q, uint64_t *cluster)
+{
+    uint64_t count;
+    uint32_t slot;
+    bool zero;
+    int ret = qcow2_refs_take(q, 1, 1, cluster, &count, &zero);
+    if (ret != -ENOSPC) return ret;
+    pthread_mutex_lock(&q->lock);
+    count = qcow2_pool_take(q, 1, cluster, &zero, &slot);
+    if (count) qcow2_stash_alloc_done(q, slot);
+    pthread_mutex_unlock(&q->lock);
+    return count ? 0 : ret;
+}
+
 static int make_table(struct commit *c, uint64_t l1_index, uint64_t old_offset)
 {
     struct qcow2 *q = c->q;
     struct new_table *t = &c->tables[c->table_count];
-    uint64_t count;
-    bool zero;
     assert(c->table_count < c->table_max);
     *t = (struct new_table){.l1_index = l1_index, .old_offset = old_offset};
-    int ret = qcow2_refs_take(q, 1, 1, &t->cluster, &count, &zero);
+    int ret = take_cluster(q, &t->cluster);
     if (ret < 0) return ret;
     c->table_count++;
     enum qcow2_meta_type other;

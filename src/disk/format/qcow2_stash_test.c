@@ -254,6 +254,32 @@ static void waits_for_what_it_might_have_seen(void **state)
     munmap(stash, STASH_BYTES);
 }
 
+/* What was acknowledged needs a table to be made durable, and there are clusters that are reserved for writes only. */
+static void table_on_full_storage(void **state)
+{
+    (void)state;
+    char path[64];
+    struct disk d;
+    char *stash = stash_new();
+    struct disk_options o = with_stash(stash);
+    image_make(path, &image);
+    disk_open(&d, path, &o);
+    write_cluster(&d, 0);
+    disk_flush(&d);
+    keeper_rests(&d);
+    d.file.size_bytes = qcow2_of(d.layer)->file_clusters * CLUSTER;
+    d.file.block_device = true;
+    assert_true(clusters_in_pool(&d) > 1);
+    write_cluster(&d, CLUSTER / 8); /* the first of the second table */
+    disk_flush(&d);
+    keeper_rests(&d);
+    d.file.block_device = false;
+    disk_close(&d, true);
+    image_is_sound(path, false);
+    unlink(path);
+    munmap(stash, STASH_BYTES);
+}
+
 static struct be64 change_entry(const char *path, off_t at, uint64_t clear, uint64_t set)
 {
     struct be64 entry;
@@ -456,6 +482,7 @@ int main(void)
         cmocka_unit_test(slots_of_the_old_stash),
         cmocka_unit_test(channel_closes_behind_the_answer),
         cmocka_unit_test(waits_for_what_it_might_have_seen),
+        cmocka_unit_test(table_on_full_storage),
         cmocka_unit_test(cluster_of_an_old_table),
         cmocka_unit_test(table_replaced_while_it_is_read),
         cmocka_unit_test(killed_between_the_entries_and_their_records),
