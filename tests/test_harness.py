@@ -39,6 +39,8 @@ echo "$*" >>{tmp_path}/log
 case $1 in
 update) echo "  Depends: linux-image-6.1.0-9-cloud-amd64" >{tmp_path}/lists ;;
 download) grep -q update {tmp_path}/log || exit 100; : >"$3.deb" ;;
+indextargets) [ ! -e {tmp_path}/lists ] || printf '%s\\n' 'Else main http://else/ bookworm' 'Debian main http://debian-security/ bookworm-security' \\
+                                                       'Debian main http://debian/ bookworm' ;;
 esac
 """)
     for name in ("apt-cache", "apt-get"):
@@ -57,6 +59,16 @@ def test_stale_package_lists_are_renewed(apt):
     (apt / "lists").write_text("  Depends: linux-image-6.1.0-8-cloud-amd64\n")
     (apt / "to").mkdir()
     assert [path.name for path in packages.download(apt / "to", [], QEMU_KERNEL_PACKAGE)] == ["linux-image-6.1.0-9-cloud-amd64.deb"]
+
+
+def test_packages_of_another_architecture(apt):
+    """apt has lists of its own for them, of the release that this machine has, and no other."""
+    environment = packages.foreign("i386", apt / "apt-i386")
+    assert (apt / "log").read_text().count("update") == 1
+    assert "] http://debian/ bookworm main\n" in (apt / "apt-i386" / "sources.list").read_text()
+    options = (apt / "apt-i386" / "apt.conf").read_text()
+    assert 'APT::Architectures "i386";' in options and f'Dir::State "{apt}/apt-i386/state";' in options
+    assert environment["APT_CONFIG"] == str(apt / "apt-i386" / "apt.conf")
 
 
 def test_no_network_is_said(apt):

@@ -69,9 +69,10 @@ def busybox():
     return path.read_bytes()
 
 
-def initrd(name, modules):
-    """An initial RAM disk that loads these modules, in this order; its path."""
-    inputs = hashlib.sha256(INIT.encode())
+def initrd(name, modules, shell=None):
+    """An initial RAM disk that loads these modules, in this order; its path. `shell`: a busybox that is not this machine's."""
+    shell = shell or busybox()
+    inputs = hashlib.sha256(INIT.encode() + shell)
     loaded = [(Path(module).name, Path(module).read_bytes()) for module in modules]
     for module, data in loaded:
         inputs.update(module.encode() + data)
@@ -79,7 +80,7 @@ def initrd(name, modules):
     with building("initrd"):
         if not path.exists():
             archive = Archive()
-            archive.file("bin/busybox", busybox(), executable=True)
+            archive.file("bin/busybox", shell, executable=True)
             archive.symlink("bin/sh", "busybox")
             archive.character_device("dev/console", 5, 1)
             for module, data in loaded:
