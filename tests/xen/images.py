@@ -18,10 +18,12 @@ from pathlib import Path
 from lib import packages
 from lib.cpio import Archive
 from lib.images import building, busybox, initrd, module_files, write_whole
-from lib.paths import CACHE, TOP, built, program
+from lib.paths import CACHE, TOP, built, program, system_program
 
 KERNEL_PACKAGE = "linux-image-amd64"  # a metapackage: it depends on the kernel of the day
 PACKAGE_GROUP = "xenlab"
+KERNEL_PACKAGE_32 = "linux-image-686-pae"
+PACKAGE_GROUP_32 = "xenlab32"
 HERE = Path(__file__).resolve().parent
 LIBRARIES = "lib/x86_64-linux-gnu"
 TOOLS = "usr/lib/xen-4.17/bin"
@@ -33,6 +35,9 @@ PROGRAMS = ("creedenced", "creedence-vbd", "creedence-cache", "creedence-switch"
 GUEST_TOOLS = ("guest-writer", "guest-disk", "guest-net")
 DOM0_TOOLS = ("xen-check", "log-writes")
 OURS = "opt/creedence"
+# What Xen calls reserved in the four top entries of a PAE guest's page tables: bits 63 to 52, 8 to 5, 2 and 1. QEMU sets one of them,
+# 5, as if those entries were accessed like others; a CPU does not. Xen would find none of a 32-bit guest's instructions.
+RESERVED_PAE, RESERVED_PAE_QEMU = (struct.pack("<Q", 0xfff00000000001e6 & ~accessed) for accessed in (0, 1 << 5))
 
 
 def unpacked():
@@ -50,20 +55,29 @@ def _only(directory, pattern):
 
 
 def xen():
-    """The hypervisor, as QEMU boots it (multiboot)."""
-    path = CACHE / "xen-hypervisor"
+    """The hypervisor, as QEMU boots it (multiboot), with one bit changed for 32-bit guests."""
+    path = CACHE / "xen-hypervisor-pae"
     with building("xen-hypervisor"):
         packed = _only(unpacked(), "boot/xen-4.17-amd64.gz")
         if not path.exists() or path.stat().st_mtime < packed.stat().st_ctime:
-            write_whole(path, gzip.decompress(packed.read_bytes()))
+            write_whole(path, gzip.decompress(packed.read_bytes()).replace(RESERVED_PAE, RESERVED_PAE_QEMU))
     return path
 
 
+def takes_32_bits():
+    """Whether that bit was found."""
+    return RESERVED_PAE_QEMU in xen().read_bytes()
+
+
 def kernel():
+    return _kernel("xen-kernel", unpacked())
+
+
+def _kernel(name, packages_in):
     """The kernel as an ELF file: a PV domain's loader would take minutes, under TCG, to unpack it."""
-    path = CACHE / "xen-kernel"
-    with building("xen-kernel"):
-        packed = _only(unpacked(), "boot/vmlinuz-*")
+    path = CACHE / name
+    with building(name):
+        packed = _only(packages_in, "boot/vmlinuz-*")
         if not path.exists() or path.stat().st_mtime < packed.stat().st_ctime:
             image = packed.read_bytes()
             # The boot protocol's header: where the payload is, after the sectors of the 16-bit part (x86/boot.rst).
@@ -83,10 +97,47 @@ def guest_tools():
 
 def guest_initrd():
     """The initial RAM disk of the guests, with the tools that are built here."""
-    tools = Archive()
-    for path in guest_tools():
-        tools.file(f"tools/{path.name}", path.read_bytes(), executable=True)
-    return initrd("xen", module_files(modules(), GUEST_MODULES)).read_bytes() + tools.bytes()
+    return initrd("xen", module_files(modules(), GUEST_MODULES)).read_bytes() + _tools_archive(guest_tools())
+
+
+def _tools_archive(tools):
+    archive = Archive()
+    for path in tools:
+        archive.file(f"tools/{path.name}", path.read_bytes(), executable=True)
+    return archive.bytes()
+
+
+def _unpacked_32():
+    """Debian's packages for i386: a kernel, a shell, a C library for the guest tools."""
+    directory = CACHE / "xen-packages-i386"
+    with building("xen-packages-i386"):
+        if not directory.exists():
+            environment = packages.foreign("i386", CACHE / "apt-i386")
+            packages.unpack(directory, packages.group(PACKAGE_GROUP_32), KERNEL_PACKAGE_32, environment)
+    return directory
+
+
+def _guest_tools_32(directory):
+    """The guest tools, made with this machine's compiler and the other architecture's C library."""
+    root = _unpacked_32()
+    places = [root / "usr/lib/i386-linux-gnu", _only(root, "usr/lib/gcc/i686-linux-gnu/*")]
+    for name in GUEST_TOOLS:
+        done = subprocess.run([system_program("gcc", "gcc"), "-m32", "-static", "-pthread", "-O2", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64",
+                               f"--sysroot={root}", *(f"{option}{place}/" for place in places for option in ("-B", "-L")),
+                               TOP / "tests/guest" / f"{name}.c", "-o", directory / name],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == 0, done.stdout
+    return [directory / name for name in GUEST_TOOLS]
+
+
+def guest_32(directory):
+    """(kernel, initial RAM disk) of a 32-bit guest, as files in the directory."""
+    root = _unpacked_32()
+    shell = (root / "bin/busybox").read_bytes()
+    modules = module_files(_only(root, "lib/modules/*"), GUEST_MODULES)
+    ramdisk = directory / "initrd-32"
+    ramdisk.write_bytes(initrd("xen-32", modules, shell).read_bytes() + _tools_archive(_guest_tools_32(directory)))
+    return _kernel("xen-kernel-32", root), ramdisk
 
 
 def libraries_of(files, search=()):

@@ -310,15 +310,16 @@ class Lab:
 
     # -- guests
 
-    def create(self, name, kind="pv", disks=(), cards=(), mem_mib=GUEST_MIB, vcpus=1, console=True, script=None, extra=""):
+    def create(self, name, kind="pv", disks=(), cards=(), mem_mib=GUEST_MIB, vcpus=1, console=True, script=None, extra="",
+               boot=("/lab/kernel", "/lab/initrd")):
         """A guest, started; wait_ready() tells when it runs. With no console to talk to it is None. `script` is run by its /init before
-        that, and may never come back."""
-        ramdisk = "/lab/initrd"
+        that, and may never come back. `boot`: another kernel and initial RAM disk, as dom0 has them."""
+        kernel, ramdisk = boot
         if script:
             (self.share / f"{name}.cpio").write_bytes(guest_archive({}, script, disks=0))
             ramdisk = f"/tmp/{name}.initrd"
-            self.dom0.check(f"cat /lab/initrd /share/{name}.cpio >{ramdisk}")
-        config = [f'name="{name}"', f'type="{kind}"', 'kernel="/lab/kernel"', f'ramdisk="{ramdisk}"', f"memory={mem_mib}",
+            self.dom0.check(f"cat {boot[1]} /share/{name}.cpio >{ramdisk}")
+        config = [f'name="{name}"', f'type="{kind}"', f'kernel="{kernel}"', f'ramdisk="{ramdisk}"', f"memory={mem_mib}",
                   f"vcpus={vcpus}", f'extra="console=hvc0 {KERNEL_ARGS}{KIND_ARGS[kind]}"',
                   f"disk={json.dumps([disk.text() for disk in disks])}", f"vif={json.dumps([card.text() for card in cards])}", extra]
         self.dom0.check(f"printf '%s\\n' {shlex.join(config)} >/tmp/{name}.cfg && xl create -q /tmp/{name}.cfg", 120)
