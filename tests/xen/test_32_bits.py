@@ -7,7 +7,7 @@ from xen import images
 from xen.cards import connect, ping, stream
 from xen.disks import attach, image_sha256
 from xen.host import disk
-from xen.lab import BOOT_TIMEOUT_S
+from xen.lab import create_pvh
 
 MIB = 1 << 20
 SIZE = 16 * MIB
@@ -24,7 +24,7 @@ def guest(lab, run_dir):
     for name, file in zip(("kernel", "initrd"), images.guest_32(run_dir)):
         (lab.share / name).write_bytes(file.read_bytes())
     lab.dom0.check("cp /share/kernel /share/initrd /tmp/")
-    guest = lab.create(NAME, "pvh", boot=("/tmp/kernel", "/tmp/initrd")).wait_ready(BOOT_TIMEOUT_S)
+    guest = create_pvh(lab, NAME, boot=("/tmp/kernel", "/tmp/initrd"))
     assert guest.check("uname -m") == "i686\n"
     return guest
 
