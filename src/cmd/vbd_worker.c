@@ -333,9 +333,9 @@ static int open_inner(struct worker *w, const struct worker_args *args, struct e
     if (ret == 0 && xen) ret = worker_xen_set_device(w->xen, w->vbd, worker_state_inflight(&w->state), e);
     if (ret < 0) return ret;
     ret = loop_add(w->loop, &w->broken_watch, vbd_broken_fd(w->vbd), EPOLLIN, broken_ready);
+    if (ret < 0) return errmsg_sys(e, -ret, "disk %s: event loop", w->config.name);
     /* A front end that connects to a process that then cannot serve it may not come again: QEMU before 8.2 does not. */
-    if (ret == 0 && args->socket_path) ret = unix_socket_begin(w->listen_fd);
-    return ret < 0 ? errmsg_sys(e, -ret, "disk %s: event loop", w->config.name) : 0;
+    return args->socket_path ? unix_socket_begin(w->listen_fd, args->socket_path, e) : 0;
 }
 
 int worker_open(struct worker **out, const struct worker_args *args, struct errmsg *e)

@@ -82,21 +82,21 @@ int unix_socket_bind(int *out, int type, const char *path, mode_t mode, struct e
     return 0;
 }
 
-int unix_socket_begin(int fd)
+int unix_socket_begin(int fd, const char *path, struct errmsg *e)
 {
-    return listen(fd, UNIX_SOCKET_BACKLOG) < 0 ? -errno : 0;
+    return listen(fd, UNIX_SOCKET_BACKLOG) < 0 ? errmsg_sys(e, errno, "%s: listen", path) : 0;
 }
 
 int unix_socket_listen(int *out, int type, const char *path, mode_t mode, struct errmsg *e)
 {
     int ret = unix_socket_bind(out, type, path, mode, e);
     if (ret < 0) return ret;
-    ret = unix_socket_begin(*out);
+    ret = unix_socket_begin(*out, path, e);
     if (ret == 0) return 0;
     unlink(path);
     close(*out);
     *out = -1;
-    return errmsg_sys(e, -ret, "%s: listen", path);
+    return ret;
 }
 
 void unix_socket_remove(const char *path)

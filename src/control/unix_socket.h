@@ -17,9 +17,9 @@
  * serves any more is removed; anything else there is an error. *out is non-blocking and close-on-exec. 0 or -errno with the reason in e.
  */
 int unix_socket_listen(int *out, int type, const char *path, mode_t mode, struct errmsg *e);
-/* The two halves of it: the place is taken, where nobody can connect yet; and now they can. */
+/* The two halves of it: the place is taken, where nobody can connect yet; and now they can. The second closes and removes nothing. */
 int unix_socket_bind(int *out, int type, const char *path, mode_t mode, struct errmsg *e);
-int unix_socket_begin(int fd);
+int unix_socket_begin(int fd, const char *path, struct errmsg *e);
 
 /* Remove the name of a socket; whatever else is there stays. */
 void unix_socket_remove(const char *path);
