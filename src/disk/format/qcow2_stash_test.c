@@ -69,6 +69,15 @@ static void keeper_rests(struct disk *d)
     assert_int_equal(qcow2_keeper_call(qcow2_of(d->layer), nothing, NULL), 0);
 }
 
+/* The image is sound. A stash (NULL: there is none) is given back. */
+static void close_and_check(struct disk *d, const char *path, void *stash, bool exact)
+{
+    disk_close(d, true);
+    image_is_sound(path, exact);
+    unlink(path);
+    if (stash) munmap(stash, STASH_BYTES);
+}
+
 static void killed(int signal)
 {
     (void)signal;
@@ -112,10 +121,7 @@ static void die_and_resume(unsigned page, bool slot_set)
         used += h->slots[i] != 0;
     assert_int_equal(used, slot_set);
     disk_open(&d, path, &o);
-    disk_close(&d, true);
-    image_is_sound(path, false);
-    unlink(path);
-    munmap(stash, STASH_BYTES);
+    close_and_check(&d, path, stash, false);
 }
 
 /* Clusters that go from the pool to a write are in its slot before they are out of the pool. */
@@ -162,10 +168,7 @@ static void slots_of_the_old_stash(void **state)
     struct disk_options with_a = with_stash(a);
     disk_open(&d, path, &with_a);
     assert_int_equal(d.layer->ops->set_stash(d.layer, with_stash(b).stash, &d.e), 0);
-    disk_close(&d, true);
-    image_is_sound(path, false);
-    unlink(path);
-    munmap(a, STASH_BYTES);
+    close_and_check(&d, path, a, false);
     munmap(b, STASH_BYTES);
 }
 
@@ -205,6 +208,22 @@ static uint64_t clusters_in_pool(struct disk *d)
     return clusters;
 }
 
+/* One cluster is written, and storage ends where the file does, as a block device can. */
+static void fill_storage(struct disk *d)
+{
+    write_cluster(d, 0);
+    disk_flush(d);
+    keeper_rests(d);
+    d->file.size_bytes = qcow2_of(d->layer)->file_clusters * CLUSTER;
+    d->file.block_device = true;
+}
+
+static void has_room_again(struct disk *d)
+{
+    keeper_rests(d);
+    d->file.block_device = false;
+}
+
 static void discard_cluster(struct disk *d, uint64_t index)
 {
     assert_int_equal(disk_io(d, DISK_DISCARD, 0, index * CLUSTER, CLUSTER, NULL), 0);
@@ -221,12 +240,7 @@ static void waits_for_what_it_might_have_seen(void **state)
     struct disk_options o = with_stash(stash);
     image_make(path, &image);
     disk_open(&d, path, &o);
-    struct qcow2 *q = qcow2_of(d.layer);
-    write_cluster(&d, 0);
-    disk_flush(&d);
-    keeper_rests(&d);
-    d.file.size_bytes = q->file_clusters * CLUSTER;
-    d.file.block_device = true; /* these have an end */
+    fill_storage(&d);
     uint64_t next = 1;
     while (clusters_in_pool(&d) > 1)
         write_cluster(&d, next++);
@@ -234,24 +248,14 @@ static void waits_for_what_it_might_have_seen(void **state)
 
     uint8_t buf[2 * CLUSTER];
     memset(buf, 'w', sizeof buf);
-    struct iovec iov = {buf, sizeof buf};
-    struct sync_req s = {.req = {.op = DISK_WRITE,
-                                 .offset_bytes = next * CLUSTER,
-                                 .length_bytes = sizeof buf,
-                                 .iov = &iov,
-                                 .iov_count = 1,
-                                 .done = sync_done}};
-    layer_submit(d.chan, &s.req);
+    struct sync_req s;
+    disk_begin(&d, &s, DISK_WRITE, 0, next * CLUSTER, sizeof buf, buf);
     for (unsigned i = 0; i < 600 && !s.finished; i++)
         engine_sleep(d.engine, 100 * NS_PER_MS);
     assert_true(s.finished);
     assert_int_equal(s.res, 0);
-    keeper_rests(&d);
-    d.file.block_device = false;
-    disk_close(&d, true);
-    image_is_sound(path, false);
-    unlink(path);
-    munmap(stash, STASH_BYTES);
+    has_room_again(&d);
+    close_and_check(&d, path, stash, false);
 }
 
 /* What was acknowledged needs a table to be made durable, and there are clusters that are reserved for writes only. */
@@ -264,20 +268,12 @@ static void table_on_full_storage(void **state)
     struct disk_options o = with_stash(stash);
     image_make(path, &image);
     disk_open(&d, path, &o);
-    write_cluster(&d, 0);
-    disk_flush(&d);
-    keeper_rests(&d);
-    d.file.size_bytes = qcow2_of(d.layer)->file_clusters * CLUSTER;
-    d.file.block_device = true;
+    fill_storage(&d);
     assert_true(clusters_in_pool(&d) > 1);
     write_cluster(&d, CLUSTER / 8); /* the first of the second table */
     disk_flush(&d);
-    keeper_rests(&d);
-    d.file.block_device = false;
-    disk_close(&d, true);
-    image_is_sound(path, false);
-    unlink(path);
-    munmap(stash, STASH_BYTES);
+    has_room_again(&d);
+    close_and_check(&d, path, stash, false);
 }
 
 static struct be64 change_entry(const char *path, off_t at, uint64_t clear, uint64_t set)
@@ -331,9 +327,7 @@ static void cluster_of_an_old_table(void **state)
         disk_read(&d, i * CLUSTER, CLUSTER, got);
         assert_int_equal(got[0], i | 1);
     }
-    disk_close(&d, true);
-    image_is_sound(path, false);
-    unlink(path);
+    close_and_check(&d, path, NULL, false);
 }
 
 #define LARGE (128u << 10)  /* clusters whose tables are read in two parts ... */
@@ -365,21 +359,13 @@ static void table_replaced_while_it_is_read(void **state)
                                               .length_bytes = 512,
                                               .delay_ns = NS_PER_SECOND});
     disk_open(&d, path, &(struct disk_options){.flags = DISK_FILE_WRITE, .maker = fault_plan_maker(plan)});
-    struct iovec iov = {buf, sizeof buf};
-    struct sync_req s = {.req = {.op = DISK_READ,
-                                 .offset_bytes = PART * LARGE,
-                                 .length_bytes = sizeof buf,
-                                 .iov = &iov,
-                                 .iov_count = 1,
-                                 .done = sync_done}};
-    layer_submit(d.chan, &s.req);
+    struct sync_req s;
+    disk_begin(&d, &s, DISK_READ, 0, PART * LARGE, sizeof buf, buf);
     uint8_t new[CLUSTER];
     memset(new, 'n', sizeof new);
     disk_write(&d, 0, sizeof new, new);
     disk_flush(&d);
-    while (!s.finished)
-        engine_sleep(d.engine, UINT64_MAX);
-    assert_int_equal(s.res, 0);
+    assert_int_equal(disk_wait(&d, &s), 0);
     disk_write(&d, PART * LARGE, sizeof new, new);
     disk_close(&d, true);
     fault_plan_free(plan);
@@ -456,10 +442,7 @@ static void dies_and_is_resumed(const char *first, const char *second)
         disk_flush(&d);
         keeper_rests(&d);
     }
-    disk_close(&d, true);
-    image_is_sound(path, true);
-    unlink(path);
-    munmap(stash, STASH_BYTES);
+    close_and_check(&d, path, stash, true);
 }
 
 /* Entries are in the image already, and their records, with all that was before, still in the stash. */

@@ -230,11 +230,9 @@ static void reads_in_flight_keep_their_clusters(void **state)
     memset(secret, 0xee, 4 * MiB);
     disk_write(&d, 0, sizeof old, old);
     disk_flush(&d);
-    struct iovec iov = {got, sizeof got};
-    struct sync_req read = {
-        .req = {.op = DISK_READ, .length_bytes = sizeof got, .iov = &iov, .iov_count = 1, .done = sync_done}};
+    struct sync_req read;
     holding_engine->hold = true;
-    layer_submit(d.chan, &read.req);
+    disk_begin(&d, &read, DISK_READ, 0, 0, sizeof got, got);
     assert_int_equal(disk_io(&d, DISK_DISCARD, 0, 0, sizeof old, NULL), 0);
     for (unsigned i = 0; i < 8; i++) {
         disk_flush(&d);
@@ -242,9 +240,7 @@ static void reads_in_flight_keep_their_clusters(void **state)
     }
     assert_false(read.finished);
     holding_release(holding_engine);
-    while (!read.finished)
-        engine_sleep(d.engine, UINT64_MAX);
-    assert_int_equal(read.res, 0);
+    assert_int_equal(disk_wait(&d, &read), 0);
     assert_memory_equal(got, old, sizeof old);
     disk_close(&d, true);
     image_is_sound(path, false);

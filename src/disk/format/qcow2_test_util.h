@@ -167,6 +167,7 @@ static inline void disk_close(struct disk *d, bool last)
 
 struct sync_req {
     struct disk_req req;
+    struct iovec iov;
     int res;
     bool finished;
 };
@@ -179,25 +180,40 @@ static inline void sync_done(struct disk_req *req, int res)
     s->finished = true;
 }
 
-static inline int disk_run(struct disk *d, struct sync_req *s)
+static inline int disk_wait(struct disk *d, struct sync_req *s)
 {
-    s->req.done = sync_done;
-    layer_submit(d->chan, &s->req);
     while (!s->finished)
         assert_true(engine_sleep(d->engine, UINT64_MAX) >= 0);
     return s->res;
 }
 
+static inline int disk_run(struct disk *d, struct sync_req *s)
+{
+    s->req.done = sync_done;
+    layer_submit(d->chan, &s->req);
+    return disk_wait(d, s);
+}
+
+/* Not waited for. */
+static inline void disk_begin(struct disk *d, struct sync_req *s, enum disk_op op, unsigned flags, uint64_t offset,
+                              uint64_t length, void *buf)
+{
+    *s = (struct sync_req){.iov = {buf, length},
+                           .req = {.op = op,
+                                   .flags = flags,
+                                   .offset_bytes = offset,
+                                   .length_bytes = length,
+                                   .iov = buf ? &s->iov : NULL,
+                                   .iov_count = buf ? 1 : 0,
+                                   .done = sync_done}};
+    layer_submit(d->chan, &s->req);
+}
+
 static inline int disk_io(struct disk *d, enum disk_op op, unsigned flags, uint64_t offset, uint64_t length, void *buf)
 {
-    struct iovec iov = {buf, length};
-    struct sync_req s = {.req = {.op = op,
-                                 .flags = flags,
-                                 .offset_bytes = offset,
-                                 .length_bytes = length,
-                                 .iov = buf ? &iov : NULL,
-                                 .iov_count = buf ? 1 : 0}};
-    return disk_run(d, &s);
+    struct sync_req s;
+    disk_begin(d, &s, op, flags, offset, length, buf);
+    return disk_wait(d, &s);
 }
 
 static inline void disk_write(struct disk *d, uint64_t offset, uint64_t length, const void *buf)
