@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/stat.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/checked.h"
@@ -181,6 +183,12 @@ static int find_size(struct engine_file *f, const struct stat *st, struct errmsg
     return 0;
 }
 
+static bool is_in_memory(int fd)
+{
+    struct statfs fs;
+    return fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
 /* Fill everything in from the descriptor, which stays the caller's when this fails. */
 static int describe(struct engine_file *out, int fd, const char *name, struct errmsg *e)
 {
@@ -195,6 +203,7 @@ static int describe(struct engine_file *out, int fd, const char *name, struct er
         return errmsg_sys(e, errno, "%s: cannot make it blocking", name);
     out->direct = (flags & O_DIRECT) != 0;
     out->writable = (flags & O_ACCMODE) == O_RDWR;
+    out->in_memory = S_ISREG(st.st_mode) && is_in_memory(fd);
     int ret = find_size(out, &st, e);
     return ret < 0 ? ret : find_alignment(out, e);
 }

@@ -32,7 +32,7 @@ static void test_describes_a_file(void **state)
     struct scratch s;
     scratch_open(&s, 1000000, DISK_FILE_WRITE);
     assert_int_equal(s.file.size_bytes, 1000000);
-    assert_true(s.file.writable && !s.file.direct && !s.file.block_device);
+    assert_true(s.file.writable && !s.file.direct && !s.file.block_device && !s.file.in_memory);
     assert_int_equal(s.file.mem_align, 1);
     assert_int_equal(s.file.io_align, 1);
     assert_ptr_equal(s.file.name, s.path);

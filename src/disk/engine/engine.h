@@ -37,6 +37,7 @@ struct engine_file {
     bool direct; /* O_DIRECT is set on fd */
     bool block_device;
     bool writable;
+    bool in_memory;      /* tmpfs, ramfs: the page cache is all of its storage */
     uint32_t mem_align;  /* bytes; what buffers must be aligned to, 1 when buffered */
     uint32_t io_align;   /* bytes; what offsets and lengths must be multiples of, 1 when buffered */
     uint64_t size_bytes; /* at open */

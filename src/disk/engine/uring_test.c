@@ -96,6 +96,50 @@ static void test_write_then_read_direct(void **state)
     check_write_then_read(DISK_FILE_DIRECT);
 }
 
+/* One at a time and several at a time take different ways for files in memory: both, and from one to the other. */
+static void test_file_in_memory(void **state)
+{
+    enum { SIZE = 256 << 10 };
+    struct engine_file f;
+    struct errmsg msg;
+    int fd = memfd_create("in memory", MFD_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, SIZE), 0);
+    assert_int_equal(disk_file_adopt(&f, fd, "in memory", &msg), 0);
+    assert_true(f.in_memory);
+    struct engine *e = new_engine(8);
+    uint64_t seed = 5;
+    autofree unsigned char *model = calloc(1, SIZE), *buf = malloc(SIZE);
+    autofree struct request *r = calloc(16, sizeof *r);
+    for (int round = 0; round < 600; round++) {
+        unsigned together = round / 150 % 2 ? 1 + (unsigned)rnd_below(&seed, 16) : 1;
+        for (unsigned i = 0; i < together; i++) { /* each in a part of its own */
+            uint64_t at = i * (SIZE / 16) + rnd_below(&seed, 8192), len = rnd_below(&seed, 8192);
+            bool write = rnd_below(&seed, 2);
+            if (write) rnd_fill(&seed, model + at, len);
+            if (write) memcpy(buf + at, model + at, len);
+            request_submit(e, &r[i], &f, write ? ENGINE_WRITE : ENGINE_READ, at, buf + at, len);
+            assert_false(r[i].done);
+        }
+        wait_all(e);
+        for (unsigned i = 0; i < together; i++) {
+            assert_int_equal(r[i].res, 0);
+            assert_memory_equal(r[i].iov.iov_base, model + r[i].io.offset_bytes, r[i].iov.iov_len);
+        }
+    }
+    /* Past the end, and no memory there: as with any other file. */
+    memset(buf, 0xee, 8192);
+    assert_int_equal(engine_read_now(e, &f, buf, SIZE - 4096, 8192), 0);
+    assert_memory_equal(buf, model + SIZE - 4096, 4096);
+    assert_true(is_zero(buf + 4096, 4096));
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(engine_read_now(e, &f, buf, 0, 1), 0);
+    assert_int_equal(engine_read_now(e, &f, (void *)1, 0, 4096), -EFAULT);
+    assert_int_equal(engine_write_now(e, &f, (void *)1, 0, 4096), -EFAULT);
+    engine_free(e);
+    disk_file_close(&f);
+}
+
 static void test_unaligned_direct_write(void **state)
 {
     struct scratch s;
@@ -328,6 +372,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_write_then_read),
         cmocka_unit_test(test_write_then_read_direct),
+        cmocka_unit_test(test_file_in_memory),
         cmocka_unit_test(test_unaligned_direct_write),
         cmocka_unit_test(test_end_of_file),
         cmocka_unit_test(test_end_of_file_direct),
