@@ -277,6 +277,8 @@ int netif_control_open(struct vif *v, const struct netif_control_setup *s, bool 
     netif_ctrl_init(&t->ring, t->page);
     t->told = false;
     settings_restore(c);
+    /* Was the guest told of the last process's answers? */
+    if (resume) t->xen->ops->notify(t->xen, t->port);
     return 0;
 }
 

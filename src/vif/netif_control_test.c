@@ -395,6 +395,48 @@ static void test_static_price(void **state)
     bed_close(&g.bed);
 }
 
+/* ---- killed, and flooded ---- */
+
+static void no_notify(struct xen *x, int port) {}
+
+/* The process ends, another one takes its place. */
+static void restart(struct guest_control *g)
+{
+    bed_restart(&g->bed, NETIF_COPY);
+    connect_all(g, true);
+}
+
+static bool was_notified(struct guest_control *g)
+{
+    int ports[32];
+    bool yes = false;
+    for (unsigned n; (n = sim_pending(g->bed.front.guest, ports, 32)) > 0;)
+        for (unsigned i = 0; i < n; i++) {
+            yes = yes || ports[i] == g->port;
+            sim_unmask(g->bed.front.guest, ports[i]);
+        }
+    return yes;
+}
+
+/* Killed between an answer and its event: the guest, which sleeps until one comes, is told by the next process. */
+static void test_killed_before_event(void **state)
+{
+    struct guest_control g;
+    open_control(&g, 1);
+    struct xen *x = g.bed.vif->netif->control.xen;
+    struct xen_ring *ring = sim_guest_page(g.bed.front.guest, g.page);
+    struct xen_ops silent = *x->ops;
+    silent.notify = no_notify;
+    x->ops = &silent;
+    ring->rsp_event = 1;
+    was_notified(&g);
+    ask(&g, NETIF_CTRL_GET_HASH_MAPPING_SIZE, 0, 0, 0, NULL);
+    assert_false(was_notified(&g));
+    restart(&g);
+    assert_true(was_notified(&g));
+    bed_close(&g.bed);
+}
+
 static void test_nonsense(void **state)
 {
     struct guest_control g;
@@ -440,8 +482,9 @@ static void test_nonsense(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hash),         cmocka_unit_test(test_hash_batch), cmocka_unit_test(test_static),
-        cmocka_unit_test(test_static_price), cmocka_unit_test(test_nonsense),
+        cmocka_unit_test(test_hash),     cmocka_unit_test(test_hash_batch),
+        cmocka_unit_test(test_static),   cmocka_unit_test(test_static_price),
+        cmocka_unit_test(test_nonsense), cmocka_unit_test(test_killed_before_event),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
