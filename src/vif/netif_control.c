@@ -112,61 +112,83 @@ static uint32_t set_hash(struct netif_card *c, const struct netif_ctrl_request *
 
 /* ---- static grants ---- */
 
+/* Who was killed after a change and before its answer is asked for it again by the same request, and answers that it is done: a guest
+ * that heard otherwise would not know which of its pages are mapped. */
+#define RESTORED UINT64_C(0) /* no request at all */
+
+static uint64_t request_now(const struct netif_card *c)
+{
+    return UINT64_C(1) << 32 | c->control.ring.rsp_prod;
+}
+
+static bool is_again(const struct netif_card *c, unsigned queue, uint64_t by)
+{
+    return by == RESTORED || c->config.state->queue[queue].changed_by == by;
+}
+
+/* Whoever is killed in the middle of it has left all that stays in the list: what is added is behind its end until the last moment, and
+ * what takes the place of something that goes comes from further behind, where it still is. (It may be there twice.) */
 static void keep_list(struct netif_card *c, unsigned queue, const struct netif_static *s)
 {
     struct netif_state_queue *k = &c->config.state->queue[queue];
-    k->static_count = 0;
     for (unsigned i = 0; i < netif_static_count(s); i++) {
         const struct netif_static_page *p = netif_static_at(s, i);
         k->static_grant[i] = (struct netif_gref){p->map.ref, p->writable ? 0 : NETIF_GREF_READONLY, 0};
     }
-    k->static_count = netif_static_count(s);
+    __atomic_store_n(&k->static_count, netif_static_count(s), __ATOMIC_RELEASE);
 }
 
 /* Takes `new` over. */
-static void static_replace(struct netif_card *c, unsigned queue, struct netif_static *new)
+static void static_replace(struct netif_card *c, unsigned queue, struct netif_static *new, uint64_t by)
 {
     struct netif_static *old = atomic_exchange(&c->queue[queue].pages, new);
+    if (by != RESTORED) __atomic_store_n(&c->config.state->queue[queue].changed_by, by, __ATOMIC_RELAXED);
+    atomic_signal_fence(memory_order_seq_cst);
     keep_list(c, queue, new);
     barrier(c);
     free(old);
 }
 
-static int static_add(struct netif_card *c, unsigned queue, const struct netif_gref *list, unsigned count)
+static int static_add(struct netif_card *c, unsigned queue, const struct netif_gref *list, unsigned count, uint64_t by)
 {
     struct netif_static *new = netif_static_copy(atomic_load(&c->queue[queue].pages));
-    int ret = new ? netif_static_add(new, c->control.xen, c->config.domid, list, count) : -ENOMEM;
-    if (ret == 0) static_replace(c, queue, new);
+    bool again = is_again(c, queue, by);
+    int ret = new ? netif_static_add(new, c->control.xen, c->config.domid, list, count, again) : -ENOMEM;
+    if (ret == 0) static_replace(c, queue, new, by);
     else free(new);
     return ret;
 }
 
-static unsigned static_del(struct netif_card *c, unsigned queue, struct netif_gref *list, unsigned count)
+/* How many went, now or the first time. */
+static unsigned static_del(struct netif_card *c, unsigned queue, struct netif_gref *list, unsigned count, uint64_t by)
 {
     struct xen_map gone[NETIF_STATIC_MAX];
-    unsigned n = 0;
+    unsigned n = 0, done = 0;
+    bool again = is_again(c, queue, by);
     struct netif_static *new = netif_static_copy(atomic_load(&c->queue[queue].pages));
     for (unsigned i = 0; i < count; i++) {
-        bool found = new &&netif_static_take(new, list[i].ref, &gone[n]);
-        list[i].status = found ? NETIF_CTRL_SUCCESS : NETIF_CTRL_INVALID_PARAMETER;
+        bool found = new &&netif_static_take(new, list[i].ref, &gone[n]), ok = found || (new &&again);
+        list[i].status = ok ? NETIF_CTRL_SUCCESS : NETIF_CTRL_INVALID_PARAMETER;
         n += found;
+        done += ok;
     }
     if (!new) return 0;
-    static_replace(c, queue, new); /* nobody looks at the pages any more */
+    static_replace(c, queue, new, by); /* nobody looks at the pages any more */
     for (unsigned i = 0; i < n; i++)
         c->control.xen->ops->unmap(c->control.xen, &gone[i], 1);
-    return n;
+    return done;
 }
 
 static uint32_t change_static(struct netif_card *c, const struct netif_ctrl_request *q, uint32_t *data)
 {
     struct netif_gref list[NETIF_STATIC_MAX];
     uint32_t queue = q->data[0], ref = q->data[1], count = q->data[2];
+    uint64_t by = request_now(c);
     if (queue >= c->queues || count > NETIF_STATIC_MAX) return NETIF_CTRL_INVALID_PARAMETER;
     if (!copy_page(c, ref, list, count * sizeof list[0], false)) return NETIF_CTRL_INVALID_PARAMETER;
     if (q->type == NETIF_CTRL_ADD_GREF_MAPPING)
-        return static_add(c, queue, list, count) == 0 ? NETIF_CTRL_SUCCESS : NETIF_CTRL_INVALID_PARAMETER;
-    *data = static_del(c, queue, list, count);
+        return static_add(c, queue, list, count, by) == 0 ? NETIF_CTRL_SUCCESS : NETIF_CTRL_INVALID_PARAMETER;
+    *data = static_del(c, queue, list, count, by);
     return copy_page(c, ref, list, count * sizeof list[0], true) ? NETIF_CTRL_SUCCESS : NETIF_CTRL_INVALID_PARAMETER;
 }
 
@@ -253,7 +275,7 @@ static void settings_restore(struct netif_card *c)
         uint32_t count = s->queue[i].static_count;
         if (count == 0 || count > NETIF_STATIC_MAX) continue;
         memcpy(list, s->queue[i].static_grant, count * sizeof list[0]);
-        static_add(c, i, list, count); /* without them frames are copied by calls */
+        static_add(c, i, list, count, RESTORED); /* without them frames are copied by calls */
     }
 }
 

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The control ring of a Xen guest's card: hashing, pages that stay mapped, and what a guest can ask for that it must not get. */
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -60,13 +64,20 @@ static char *entry(struct guest_control *g, uint32_t index)
            index % NETIF_CTRL_ENTRIES * sizeof(struct netif_ctrl_request);
 }
 
-static uint32_t ask(struct guest_control *g, unsigned type, uint32_t a, uint32_t b, uint32_t c, uint32_t *data)
+static void put_request(struct guest_control *g, unsigned type, uint32_t a, uint32_t b, uint32_t c)
 {
     struct xen_ring *ring = sim_guest_page(g->bed.front.guest, g->page);
     struct netif_ctrl_request q = {++g->id, (uint16_t)type, {a, b, c}};
-    struct netif_ctrl_response r;
     memcpy(entry(g, g->asked), &q, sizeof q);
     ring->req_prod = g->asked + 1;
+}
+
+static uint32_t answered(struct guest_control *g, uint32_t *data)
+{
+    struct xen_ring *ring = sim_guest_page(g->bed.front.guest, g->page);
+    struct netif_ctrl_request q;
+    struct netif_ctrl_response r;
+    memcpy(&q, entry(g, g->asked), sizeof q);
     while (netif_control_serve(g->bed.vif)) {
     }
     assert_int_equal(ring->rsp_prod, g->asked + 1);
@@ -76,6 +87,12 @@ static uint32_t ask(struct guest_control *g, unsigned type, uint32_t a, uint32_t
     g->asked++;
     if (data) *data = r.data;
     return r.status;
+}
+
+static uint32_t ask(struct guest_control *g, unsigned type, uint32_t a, uint32_t b, uint32_t c, uint32_t *data)
+{
+    put_request(g, type, a, b, c);
+    return answered(g, data);
 }
 
 static void *list(struct guest_control *g)
@@ -395,7 +412,7 @@ static void test_static_price(void **state)
     bed_close(&g.bed);
 }
 
-/* ---- killed, and flooded ---- */
+/* ---- killed ---- */
 
 static void no_notify(struct xen *x, int port) {}
 
@@ -434,6 +451,117 @@ static void test_killed_before_event(void **state)
     assert_false(was_notified(&g));
     restart(&g);
     assert_true(was_notified(&g));
+    bed_close(&g.bed);
+}
+
+/* The last request was carried out, and its process killed before the answer: it is asked again. */
+static uint32_t ask_again(struct guest_control *g, unsigned type, uint32_t count, uint32_t *data)
+{
+    struct xen_ring *ring = sim_guest_page(g->bed.front.guest, g->page);
+    g->asked--;
+    ring->rsp_prod--;
+    restart(g);
+    return ask(g, type, 0, g->list_ref, count, data);
+}
+
+/* What was done and not answered is answered as done: a guest that is told otherwise believes that its pages are not mapped, or
+ * still are. */
+static void test_killed_before_answer(void **state)
+{
+    struct guest_control g;
+    uint32_t data;
+    open_control(&g, 1);
+    struct netfront_queue *q = &g.bed.front.queue[0];
+    struct netif_gref *grefs = list(&g);
+    unsigned maps = sim_maps_used(g.bed.sim);
+    for (unsigned i = 0; i < NETIF_STATIC_MAX; i++)
+        grefs[i] = i < NETIF_ENTRIES ? (struct netif_gref){q->tx_grant[i], NETIF_GREF_READONLY, 0}
+                                     : (struct netif_gref){q->rx_grant[i - NETIF_ENTRIES], 0, 0};
+    assert_int_equal(ask(&g, NETIF_CTRL_ADD_GREF_MAPPING, 0, g.list_ref, NETIF_STATIC_MAX, NULL), NETIF_CTRL_SUCCESS);
+    assert_int_equal(ask_again(&g, NETIF_CTRL_ADD_GREF_MAPPING, NETIF_STATIC_MAX, NULL), NETIF_CTRL_SUCCESS);
+    assert_int_equal(sim_maps_used(g.bed.sim), maps + NETIF_STATIC_MAX);
+    /* One that was refused the first time is refused again. */
+    assert_int_equal(ask(&g, NETIF_CTRL_ADD_GREF_MAPPING, 0, g.list_ref, 1, NULL), NETIF_CTRL_INVALID_PARAMETER);
+    assert_int_equal(ask_again(&g, NETIF_CTRL_ADD_GREF_MAPPING, 1, NULL), NETIF_CTRL_INVALID_PARAMETER);
+    assert_int_equal(ask(&g, NETIF_CTRL_DEL_GREF_MAPPING, 0, g.list_ref, 100, &data), NETIF_CTRL_SUCCESS);
+    assert_int_equal(data, 100);
+    grefs[7].status = 77;
+    assert_int_equal(ask_again(&g, NETIF_CTRL_DEL_GREF_MAPPING, 100, &data), NETIF_CTRL_SUCCESS);
+    assert_int_equal(data, 100);
+    for (unsigned i = 0; i < 100; i++)
+        assert_int_equal(grefs[i].status, NETIF_CTRL_SUCCESS);
+    assert_int_equal(sim_maps_used(g.bed.sim), maps + NETIF_STATIC_MAX - 100);
+    assert_int_equal(ask(&g, NETIF_CTRL_DEL_GREF_MAPPING, 0, g.list_ref, 1, &data), NETIF_CTRL_SUCCESS);
+    assert_int_equal(data, 0);
+    bed_close(&g.bed);
+}
+
+/* At no moment in which a process may be killed is less kept than stays: somebody else looks all the time. */
+static void test_kept_at_any_moment(void **state)
+{
+    struct guest_control g;
+    struct seen {
+        _Atomic bool looks, stop;
+        _Atomic uint32_t least;
+    } *seen = mmap(NULL, sizeof *seen, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(seen != MAP_FAILED);
+    open_control(&g, 1);
+    struct netif_state *own = g.bed.state;
+    g.bed.state = mmap(NULL, netif_state_bytes(1), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(g.bed.state != MAP_FAILED);
+    restart(&g);
+    struct netif_gref *grefs = list(&g);
+    for (unsigned i = 0; i < NETIF_ENTRIES; i++)
+        grefs[i].ref = g.bed.front.queue[0].rx_grant[i];
+    assert_int_equal(ask(&g, NETIF_CTRL_ADD_GREF_MAPPING, 0, g.list_ref, NETIF_ENTRIES, NULL), NETIF_CTRL_SUCCESS);
+    seen->least = NETIF_ENTRIES;
+    pid_t pid = fork();
+    if (pid == 0) {
+        while (!seen->stop) {
+            uint32_t now = __atomic_load_n(&g.bed.state->queue[0].static_count, __ATOMIC_ACQUIRE);
+            if (now < seen->least) seen->least = now;
+            seen->looks = true;
+        }
+        _exit(0);
+    }
+    assert_true(pid > 0);
+    while (!seen->looks)
+        sched_yield();
+    for (unsigned i = 0; i < 400; i++)
+        ask(&g, i % 2 ? NETIF_CTRL_ADD_GREF_MAPPING : NETIF_CTRL_DEL_GREF_MAPPING, 0, g.list_ref, 1, NULL);
+    seen->stop = true;
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_true(seen->least >= NETIF_ENTRIES - 1);
+    struct netif_state *shared = g.bed.state;
+    g.bed.state = own;
+    bed_close(&g.bed);
+    munmap(shared, netif_state_bytes(1));
+    munmap(seen, sizeof *seen);
+}
+
+/* Killed while the list was written: something is in it twice, and something that goes still is. */
+static void test_killed_in_the_list(void **state)
+{
+    struct guest_control g;
+    uint32_t data;
+    open_control(&g, 1);
+    struct netif_gref *grefs = list(&g);
+    unsigned maps = sim_maps_used(g.bed.sim);
+    for (unsigned i = 0; i < 10; i++)
+        grefs[i].ref = g.bed.front.queue[0].rx_grant[i];
+    assert_int_equal(ask(&g, NETIF_CTRL_ADD_GREF_MAPPING, 0, g.list_ref, 10, NULL), NETIF_CTRL_SUCCESS);
+    /* The first two are to go, and the first is overwritten. */
+    g.bed.state->queue[0].static_grant[0] = g.bed.state->queue[0].static_grant[9];
+    g.bed.state->queue[0].changed_by = UINT64_C(1) << 32 | g.asked;
+    put_request(&g, NETIF_CTRL_DEL_GREF_MAPPING, 0, g.list_ref, 2);
+    restart(&g);
+    assert_int_equal(sim_maps_used(g.bed.sim), maps + 9);
+    assert_int_equal(answered(&g, &data), NETIF_CTRL_SUCCESS);
+    assert_int_equal(data, 2);
+    assert_int_equal(sim_maps_used(g.bed.sim), maps + 8);
+    grefs[0] = grefs[9];
+    assert_int_equal(ask(&g, NETIF_CTRL_DEL_GREF_MAPPING, 0, g.list_ref, 1, &data), NETIF_CTRL_SUCCESS);
+    assert_int_equal(data, 1);
     bed_close(&g.bed);
 }
 
@@ -482,9 +610,15 @@ static void test_nonsense(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hash),     cmocka_unit_test(test_hash_batch),
-        cmocka_unit_test(test_static),   cmocka_unit_test(test_static_price),
-        cmocka_unit_test(test_nonsense), cmocka_unit_test(test_killed_before_event),
+        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_hash_batch),
+        cmocka_unit_test(test_static),
+        cmocka_unit_test(test_static_price),
+        cmocka_unit_test(test_nonsense),
+        cmocka_unit_test(test_killed_before_event),
+        cmocka_unit_test(test_killed_before_answer),
+        cmocka_unit_test(test_kept_at_any_moment),
+        cmocka_unit_test(test_killed_in_the_list),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

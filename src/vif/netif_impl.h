@@ -46,7 +46,9 @@ struct netif_hash_settings {
 
 struct netif_state_queue {
     struct netif_queue_setup setup; /* of whose rings the rest is */
-    uint32_t domid, static_count, unused[10];
+    uint32_t domid, static_count;
+    uint64_t changed_by; /* netif_control.c: the request that changed the list of pages last */
+    uint32_t unused[8];
     struct netif_kept tx, rx;
     struct netif_gref static_grant[NETIF_STATIC_MAX];
 };
@@ -188,9 +190,9 @@ struct netif_static *netif_static_copy(
     const struct netif_static *s); /* of NULL: an empty one. NULL: no memory. free() */
 unsigned netif_static_count(const struct netif_static *s);
 const struct netif_static_page *netif_static_at(const struct netif_static *s, unsigned i);
-/* All, or -errno and none. To a copy, before anybody looks at it. */
+/* All, or -errno and none. To a copy, before anybody looks at it. again: some may be there already. */
 int netif_static_add(struct netif_static *s, struct xen *x, xen_domid domid, const struct netif_gref *list,
-                     unsigned count);
+                     unsigned count, bool again);
 bool netif_static_take(struct netif_static *s, uint32_t ref, struct xen_map *out);
 void netif_static_free(struct netif_static *s, struct xen *x); /* unmaps all */
 

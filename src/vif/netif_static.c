@@ -66,13 +66,15 @@ const struct netif_static_page *netif_static_at(const struct netif_static *s, un
 }
 
 /* Noted, before any is mapped. */
-static int list_add(struct netif_static *s, const struct netif_gref *list, unsigned count)
+static int list_add(struct netif_static *s, const struct netif_gref *list, unsigned count, bool again)
 {
-    if (count > NETIF_STATIC_MAX - s->count) return -ENOSPC;
     for (unsigned i = 0; i < count; i++) {
-        if (netif_static_find(s, list[i].ref)) return -EEXIST;
-        s->page[s->count] =
-            (struct netif_static_page){.map = {.ref = list[i].ref}, .writable = !(list[i].flags & NETIF_GREF_READONLY)};
+        bool writable = !(list[i].flags & NETIF_GREF_READONLY);
+        const struct netif_static_page *there = netif_static_find(s, list[i].ref);
+        if (there && again && there->writable == writable) continue;
+        if (there) return -EEXIST;
+        if (s->count == NETIF_STATIC_MAX) return -ENOSPC;
+        s->page[s->count] = (struct netif_static_page){.map = {.ref = list[i].ref}, .writable = writable};
         index_one(s, s->count++);
     }
     return 0;
@@ -89,10 +91,10 @@ static int map_from(struct netif_static *s, unsigned at, struct xen *x, xen_domi
 }
 
 int netif_static_add(struct netif_static *s, struct xen *x, xen_domid domid, const struct netif_gref *list,
-                     unsigned count)
+                     unsigned count, bool again)
 {
     unsigned before = s->count;
-    int ret = list_add(s, list, count);
+    int ret = list_add(s, list, count, again);
     if (ret == 0) ret = map_from(s, before, x, domid);
     if (ret == 0) return 0;
     for (; s->count > before; s->count--)
