@@ -75,7 +75,7 @@ void netif_multicast_control(struct vif *v, bool on);
 
 /* The control ring: readable when there may be requests; -1: there is none. */
 int netif_control_fd(const struct vif *v);
-/* Carry out some. True: there are more, to be asked for again after a while (not at once: they have their price). */
+/* Carry out some. True: there may be more, to be asked for again after 10 ms (not at once: they have their price). */
 bool netif_control_serve(struct vif *v);
 
 #endif

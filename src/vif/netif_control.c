@@ -4,7 +4,8 @@
  * (netif_static.c). What was set is in what survives.
  *
  * Tables that senders look at are replaced, and freed after config.barrier(): no thread is in a batch then that began before. So each
- * request that changes something has its price, and only so many are carried out at a time. Grants have a price of their own.
+ * request that changes something has its price, and only so many are carried out without a pause, however they come. Grants have a
+ * price of their own: each is a map or an unmap.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -12,10 +13,9 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "loop/clock.h"
 #include "vif/netif_impl.h"
 
-#define AT_A_TIME 16u         /* requests, ... */
-#define GRANTS_AT_A_TIME 512u /* ... or grants that they name: each is a map or an unmap */
 #define PORTS_AT_ONCE 4u
 
 static void barrier(const struct netif_card *c)
@@ -227,19 +227,21 @@ static unsigned grants_of(const struct netif_ctrl_request *q)
     return changes && q->data[2] <= NETIF_STATIC_MAX ? q->data[2] : 0;
 }
 
-/* A few; true: there are more. */
+/* A few, until there was a pause, in which others had their turn. True: there may be more. */
 static bool serve_some(struct vif *v)
 {
     struct netif_control *t = &v->netif->control;
     struct netif_ctrl_request q;
     bool notify = false;
-    unsigned n = 0, grants = 0;
     int ret = 1;
-    while (n < AT_A_TIME && grants < GRANTS_AT_A_TIME && (ret = netif_ctrl_pop(&t->ring, &q)) > 0) {
+    if (clock_now_ns() - t->served_ns >= NETIF_CONTROL_PAUSE_NS) t->requests = t->grants = 0;
+    while (t->requests < NETIF_CONTROL_REQUESTS && t->grants < NETIF_CONTROL_GRANTS &&
+           (ret = netif_ctrl_pop(&t->ring, &q)) > 0) {
         struct netif_ctrl_response r = answer_to(v->netif, &q);
         notify = netif_ctrl_answer(&t->ring, &r) || notify;
-        grants += grants_of(&q);
-        n++;
+        t->grants += grants_of(&q);
+        t->requests++;
+        t->served_ns = clock_now_ns();
     }
     if (notify) t->xen->ops->notify(t->xen, t->port);
     if (ret < 0 && !t->told) {

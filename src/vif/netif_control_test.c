@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "loop/clock.h"
 #include "ring/netif_wire.h"
 #include "vif/test_netif.h"
 
@@ -565,6 +566,28 @@ static void test_killed_in_the_list(void **state)
     bed_close(&g.bed);
 }
 
+/* Nor does a guest get more by asking for a little, again and again, as soon as it has its answer. */
+static void test_pace(void **state)
+{
+    struct guest_control g;
+    open_control(&g, 1);
+    struct netfront_queue *q = &g.bed.front.queue[0];
+    struct netif_gref *grefs = list(&g);
+    for (unsigned i = 0; i < NETIF_ENTRIES; i++)
+        grefs[i] = (struct netif_gref){.ref = q->rx_grant[i]};
+    uint64_t begun_ns = clock_now_ns();
+    for (unsigned i = 0; i < 10 * NETIF_CONTROL_REQUESTS; i++)
+        assert_int_equal(ask(&g, NETIF_CTRL_SET_HASH_ALGORITHM, NETIF_HASH_TOEPLITZ, 0, 0, NULL), NETIF_CTRL_SUCCESS);
+    assert_true(clock_now_ns() - begun_ns >= 9 * NETIF_CONTROL_PAUSE_NS);
+    begun_ns = clock_now_ns();
+    for (unsigned i = 0; i < 20; i++)
+        assert_int_equal(ask(&g, i % 2 ? NETIF_CTRL_DEL_GREF_MAPPING : NETIF_CTRL_ADD_GREF_MAPPING, 0, g.list_ref,
+                             NETIF_ENTRIES, NULL),
+                         NETIF_CTRL_SUCCESS);
+    assert_true(clock_now_ns() - begun_ns >= 9 * NETIF_CONTROL_PAUSE_NS);
+    bed_close(&g.bed);
+}
+
 static void test_nonsense(void **state)
 {
     struct guest_control g;
@@ -614,6 +637,7 @@ int main(void)
         cmocka_unit_test(test_hash_batch),
         cmocka_unit_test(test_static),
         cmocka_unit_test(test_static_price),
+        cmocka_unit_test(test_pace),
         cmocka_unit_test(test_nonsense),
         cmocka_unit_test(test_killed_before_event),
         cmocka_unit_test(test_killed_before_answer),

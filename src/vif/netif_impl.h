@@ -28,6 +28,11 @@ struct netif_static;
 
 #define NETIF_STATIC_MAX 512u /* pages of a queue that stay mapped: a list of one page */
 
+/* Of a control ring, carried out without a pause: each has its price for others, and each grant that it names has one of its own. */
+#define NETIF_CONTROL_PAUSE_NS (10 * NS_PER_MS)
+#define NETIF_CONTROL_REQUESTS 16u
+#define NETIF_CONTROL_GRANTS 512u
+
 #define NETIF_HASH_NONE 0u
 #define NETIF_HASH_TOEPLITZ 1u
 #define NETIF_HASH_IPV4 1u
@@ -138,6 +143,8 @@ struct netif_control {
     void *page; /* NULL: there is none */
     int port;
     bool told;
+    uint64_t served_ns;        /* when a request was carried out last, ... */
+    unsigned requests, grants; /* ... and how much without a pause */
     struct netif_ctrl ring;
 };
 
