@@ -126,7 +126,26 @@ static void test_sizes(void **state)
     }
 }
 
-/* XSA-216, XSA-361's kind: more pieces than anybody can hold are answered, and not kept. */
+/* Pieces that are more than the whole by so much that, in 16 bits, something sound is left for the first: the whole's length is what the
+ * frame is given room for. */
+static void test_sizes_that_wrap(void **state)
+{
+    for (unsigned left = 0; left <= NETIF_PAGE_BYTES; left += 64) {
+        struct bed b;
+        bed_open(&b);
+        unsigned rest = 65536 + 100 - left;
+        add(&b, 100, 0, NETIF_TX_MORE_DATA);
+        for (; rest > NETIF_PAGE_BYTES; rest -= NETIF_PAGE_BYTES)
+            add(&b, NETIF_PAGE_BYTES, 0, NETIF_TX_MORE_DATA);
+        add(&b, (uint16_t)rest, 0, 0);
+        assert_int_equal(pop(&b), 1);
+        assert_true(b.f.slot_count <= NETIF_SLOTS_MAX && b.f.invalid);
+        answer(&b, b.f.entries);
+        bed_close(&b);
+    }
+}
+
+/* CVE-2023-34319's kind: more pieces than anybody can hold are answered, and not kept. */
 static void test_many_pieces(void **state)
 {
     for (unsigned pieces = NETIF_SLOTS_MAX - 1; pieces <= NETIF_ENTRIES; pieces++) {
@@ -241,6 +260,61 @@ static void test_our_words(void **state)
     bed_close(&b);
 }
 
+/* What lay on the stack before is to be told from what was written. */
+__attribute__((noinline)) static void spoil_stack(void)
+{
+    volatile uint8_t bytes[8192];
+    for (unsigned i = 0; i < sizeof bytes; i++)
+        bytes[i] = 0xaa;
+}
+
+static void is_answer(unsigned at, const void *expected, size_t bytes)
+{
+    assert_memory_equal(page + sizeof(struct xen_ring) + at, expected, bytes);
+}
+
+/* XSA-216: nothing that was in the ring before, or on our stack, is in an answer. */
+static void test_transmit_answers_leak_nothing(void **state)
+{
+    struct bed b;
+    bed_open(&b);
+    add(&b, 100, 0, NETIF_TX_EXTRA_INFO);
+    struct netif_wire_extra x = {.type = NETIF_EXTRA_HASH};
+    netif_sim_add_extra(&b.sim, &x);
+    assert_int_equal(pop(&b), 1);
+    memset(page + sizeof(struct xen_ring), 0xaa, sizeof page - sizeof(struct xen_ring));
+    spoil_stack();
+    netif_tx_push(b.tx, 2, NETIF_ERROR);
+    netif_tx_publish(b.tx);
+    is_answer(0, &(struct netif_wire_tx_response){0, NETIF_ERROR}, 4);
+    is_answer(sizeof(struct netif_wire_tx), &(struct netif_wire_tx_response){0, 1}, 4);
+    bed_close(&b);
+}
+
+static void test_receive_answers_leak_nothing(void **state)
+{
+    struct netif_rx *r;
+    struct netif_setup s = {.ring = page};
+    memset(page, 0, sizeof(struct xen_ring));
+    memset(page + sizeof(struct xen_ring), 0xaa, sizeof page - sizeof(struct xen_ring));
+    assert_int_equal(netif_rx_new(&r, &s, NULL), 0);
+    shared()->req_prod = 3;
+    assert_int_equal(netif_rx_available(r), 3);
+    for (unsigned i = 0; i < 3; i++)
+        netif_rx_pop(r);
+    spoil_stack();
+    netif_rx_push(r, NETIF_RX_EXTRA_INFO, 77);
+    spoil_stack();
+    netif_rx_push_gso(r, NETIF_GSO_TCP6, 1400, true);
+    spoil_stack();
+    netif_rx_push_hash(r, 2, 1, 0x04030201, false);
+    netif_rx_publish(r);
+    is_answer(0, (uint8_t[]){0xaa, 0xaa, 0, 0, NETIF_RX_EXTRA_INFO, 0, 77, 0}, 8); /* the first two are its id */
+    is_answer(8, (uint8_t[]){NETIF_EXTRA_GSO, NETIF_EXTRA_FLAG_MORE, 0x78, 0x05, NETIF_GSO_TCP6, 0, 0, 0}, 8);
+    is_answer(16, (uint8_t[]){NETIF_EXTRA_HASH, 0, 2, 1, 1, 2, 3, 4}, 8);
+    netif_rx_free(r);
+}
+
 static void test_setup(void **state)
 {
     struct netif_tx *t;
@@ -267,9 +341,17 @@ static void test_setup(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_index),     cmocka_unit_test(test_sizes),  cmocka_unit_test(test_many_pieces),
-        cmocka_unit_test(test_endless),   cmocka_unit_test(test_extras), cmocka_unit_test(test_receive_index),
-        cmocka_unit_test(test_our_words), cmocka_unit_test(test_setup),
+        cmocka_unit_test(test_index),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_sizes_that_wrap),
+        cmocka_unit_test(test_many_pieces),
+        cmocka_unit_test(test_endless),
+        cmocka_unit_test(test_extras),
+        cmocka_unit_test(test_receive_index),
+        cmocka_unit_test(test_our_words),
+        cmocka_unit_test(test_transmit_answers_leak_nothing),
+        cmocka_unit_test(test_receive_answers_leak_nothing),
+        cmocka_unit_test(test_setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
