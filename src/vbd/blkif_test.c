@@ -515,6 +515,27 @@ static void test_idle_pages(void **state)
     bed_close(&bed);
 }
 
+/* A guest that uses one page of each earlier request again and again has no more mapped than its part, and is served. */
+static void test_one_page_of_each(void **state)
+{
+    bed_open(&bed, VBD_BLKIF_PERSISTENT, BLKIF_ABI_NATIVE, 1);
+    bed.setup.persistent_max = 64;
+    struct vbd_config c = bed_config(&bed);
+    bed_serve(&bed, &c);
+    for (unsigned i = 0; i < 540; i += 10) {
+        fill(i, i);
+        assert_int_equal(ask_pages(BLKIF_WRITE, i * 8, i, 10), BLKIF_OKAY);
+        for (unsigned k = 0; k < 11; k++)
+            direct[k] = (struct blkif_segment){bed.ref[i >= k * 10 ? i - k * 10 : 0], 0, 7};
+        struct blkif_request kept = {.op = BLKIF_WRITE, .sector = 8000, .segment_count = 11, .segments = direct};
+        assert_int_equal(ask(&kept), BLKIF_OKAY);
+        assert_memory_equal(bed.disk->bytes + 8000 * 512, bed.page[i], XEN_PAGE_BYTES);
+        assert_true(sim_maps_used(bed.sim) <= 65); /* and the ring */
+        assert_true(atomic_load(&bed.budget.used) <= 64);
+    }
+    bed_close(&bed);
+}
+
 static void test_refused_rings(void **state)
 {
     struct errmsg e = {""};
@@ -726,6 +747,7 @@ int main(void)
         cmocka_unit_test(test_one_more_than_entries),
         cmocka_unit_test(test_latency_has_the_copy_in_it),
         cmocka_unit_test(test_idle_pages),
+        cmocka_unit_test(test_one_page_of_each),
         cmocka_unit_test(test_refused_rings),
         cmocka_unit_test(test_properties),
         cmocka_unit_test(test_connect_and_disconnect),
