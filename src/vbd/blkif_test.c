@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -325,6 +326,39 @@ static void test_same_reference(void **state)
     }
 }
 
+/* ---- a hypervisor that is looked at ---- */
+
+static const struct xen_ops *real_ops;
+static struct xen_ops ops; /* those, or the test's own */
+static atomic_uint copies, unmasks;
+
+static void count_copy(struct xen *x, xen_domid domid, struct xen_copy *list, unsigned count)
+{
+    atomic_fetch_add(&copies, 1);
+    real_ops->copy(x, domid, list, count);
+}
+
+static void count_unmask(struct xen *x, int port)
+{
+    atomic_fetch_add(&unmasks, 1);
+    real_ops->unmask(x, port);
+}
+
+/* As open_default(), with `ops`. */
+static void open_looked_at(enum vbd_blkif_way way, unsigned persistent_max)
+{
+    struct errmsg e = {""};
+    open_default(way);
+    vbd_blkif_stop(bed.vbd, 0);
+    bed.setup.persistent_max = persistent_max;
+    real_ops = bed.setup.xen->ops;
+    ops = *real_ops;
+    ops.copy = count_copy;
+    ops.unmask = count_unmask;
+    bed.setup.xen->ops = &ops;
+    if (vbd_blkif_start(bed.vbd, 0, &bed.setup, &e)) fail_msg("%s", e.text);
+}
+
 /* XSA-361, XSA-362, XSA-365: each reference has a status of its own, and what was got for the others is given back. */
 static void test_bad_references(void **state)
 {
@@ -349,9 +383,29 @@ static void test_bad_references(void **state)
             int status = bed_wait(&bed, &token);
             assert_int_equal(status, token == 3 ? BLKIF_ERROR : BLKIF_OKAY);
         }
+        /* More of them than there are buffers. */
+        for (unsigned i = 0; i < 200; i++) {
+            struct blkif_request q = request(i % 2 ? BLKIF_READ : BLKIF_WRITE, 0, 0, 11);
+            direct[10].ref = 5;
+            assert_int_equal(ask(&q), BLKIF_ERROR);
+        }
+        assert_int_equal(ask_pages(BLKIF_WRITE, 0, 0, 11), BLKIF_OKAY);
         assert_null(vbd_broken(bed.vbd));
         bed_close(&bed);
     }
+}
+
+/* And nobody holds them: where few pages may stay mapped, others take their places, and nothing has to be copied. */
+static void test_bad_references_hold_nothing(void **state)
+{
+    open_looked_at(VBD_BLKIF_PERSISTENT, 11);
+    struct blkif_request q = request(BLKIF_WRITE, 0, 0, 11);
+    direct[10].ref = 5;
+    assert_int_equal(ask(&q), BLKIF_ERROR);
+    unsigned before = atomic_load(&copies);
+    assert_int_equal(ask_pages(BLKIF_WRITE, 0, 20, 11), BLKIF_OKAY);
+    assert_int_equal(atomic_load(&copies), before);
+    bed_close(&bed);
 }
 
 static void test_bad_indirect_pages(void **state)
@@ -658,6 +712,60 @@ static void test_event_storm(void **state)
     bed_close(&bed);
 }
 
+static sem_t reached, go;
+static atomic_bool waits, holds; /* for the next event; at the next copy */
+static atomic_uint unmasks_at_event;
+
+/* A request comes with the event, and not before: the thread is woken by it. */
+static unsigned publish_when_pending(struct xen *x, int *ports, unsigned max)
+{
+    unsigned n = real_ops->pending(x, ports, max);
+    if (n == 0 || !atomic_exchange(&waits, false)) return n;
+    blkif_sim_publish(&bed.front);
+    atomic_store(&unmasks_at_event, atomic_load(&unmasks));
+    return n;
+}
+
+static void hold_copy(struct xen *x, xen_domid domid, struct xen_copy *list, unsigned count)
+{
+    if (atomic_exchange(&holds, false)) {
+        sem_post(&reached);
+        sem_wait(&go);
+    }
+    real_ops->copy(x, domid, list, count);
+}
+
+/* Why it can: from an event until its thread sleeps again, the port is masked. */
+static void test_events_while_awake(void **state)
+{
+    open_looked_at(VBD_BLKIF_COPY, 0);
+    vbd_blkif_stop(bed.vbd, 0);
+    sem_init(&reached, 0, 0);
+    sem_init(&go, 0, 0);
+    ops.pending = publish_when_pending;
+    ops.copy = hold_copy;
+    struct errmsg e = {""};
+    if (vbd_blkif_start(bed.vbd, 0, &bed.setup, &e)) fail_msg("%s", e.text);
+    for (unsigned i = 0; i < 20; i++) {
+        struct blkif_request q = request(BLKIF_WRITE, 0, 0, 1);
+        assert_true(blkif_sim_add(&bed.front, &q, i));
+        atomic_store(&holds, true);
+        atomic_store(&waits, true);
+        sim_port_notify(bed.guest, bed.port);
+        while (sem_wait(&reached))
+            ;
+        for (unsigned k = 0; k < 100; k++)
+            sim_port_notify(bed.guest, bed.port);
+        unsigned since = atomic_load(&unmasks) - atomic_load(&unmasks_at_event);
+        sem_post(&go);
+        assert_int_equal(since, 0);
+        assert_int_equal(bed_wait(&bed, NULL), BLKIF_OKAY);
+    }
+    bed_close(&bed);
+    sem_destroy(&reached);
+    sem_destroy(&go);
+}
+
 /* XSA-350: connected and disconnected in quick succession, with requests on the ring each time. None is lost, none answered twice. */
 static void test_reconnected_under_load(void **state)
 {
@@ -739,6 +847,7 @@ int main(void)
         cmocka_unit_test(test_flush_and_discard),
         cmocka_unit_test(test_same_reference),
         cmocka_unit_test(test_bad_references),
+        cmocka_unit_test(test_bad_references_hold_nothing),
         cmocka_unit_test(test_bad_indirect_pages),
         cmocka_unit_test(test_bad_ranges),
         cmocka_unit_test(test_large_sectors_and_read_only),
@@ -753,6 +862,7 @@ int main(void)
         cmocka_unit_test(test_connect_and_disconnect),
         cmocka_unit_test(test_guest_gone),
         cmocka_unit_test(test_event_storm),
+        cmocka_unit_test(test_events_while_awake),
         cmocka_unit_test(test_reconnected_under_load),
         cmocka_unit_test(test_busy),
     };
