@@ -4,6 +4,7 @@
  * that is gone; and thousands of connections. The ring's own rules have ring/netif_hostile_test.c.
  */
 #include <errno.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -27,7 +28,7 @@ static uint64_t pick(uint64_t below)
     return (seed >> 33) % below;
 }
 
-static uint8_t frame[65536];
+static _Alignas(XEN_PAGE_BYTES) uint8_t frame[65536]; /* where it lies decides how many pages of a receiver it takes */
 
 static void add(struct netif_bed *b, uint32_t length, const struct netfront_send *how)
 {
@@ -39,7 +40,7 @@ static void publish(struct netif_bed *b)
     netfront_publish_tx(&b->front, &b->front.queue[0]);
 }
 
-/* XSA-155's kind: each grant of a frame in turn is none; its neighbours are not harmed. */
+/* XSA-361's kind: each grant of a frame in turn is none; its neighbours are not harmed, and nothing of it stays mapped. */
 static void grants(enum netif_transmit transmit)
 {
     for (unsigned bad = 0; bad < 5; bad++) {
@@ -62,6 +63,7 @@ static void grants(enum netif_transmit transmit)
         netfront_reap(q);
         assert_int_equal(q->answered, 9);
         assert_int_equal(q->failed, 5);
+        assert_int_equal(sim_maps_used(b.sim), 2); /* the rings */
         assert_null(q->tx.error);
         assert_null(vif_broken(b.vif));
         bed_close(&b);
@@ -145,21 +147,66 @@ static void test_most_pieces(void **state)
     bed_close(&b);
 }
 
-/* Headers in many tiny pieces (XSA-423's and CVE-2023-34319's kind): as long as there are not too many, they are one frame's. */
-static void test_tiny_pieces(void **state)
+/* Headers in many tiny pieces (XSA-423's and CVE-2023-34319's kind): as long as there are not too many, they are one frame's, with every byte
+ * in its place, whether it is copied whole or what lies behind the head is mapped. */
+static void tiny_pieces(enum netif_transmit transmit)
 {
-    for (unsigned length = 14; length < 200; length++) {
-        struct netif_bed b;
-        struct packet *packets[PACKET_BATCH];
-        bed_open(&b, 1, true, length & 1 ? NETIF_MAP : NETIF_COPY, &bed_takes_all);
-        struct netfront_send how = {.piece_bytes = 1 + length / 21};
+    struct netif_bed b;
+    struct packet *packets[PACKET_BATCH];
+    static uint8_t seen[65536];
+    bed_open(&b, 1, true, transmit, &bed_takes_all);
+    struct netfront_queue *q = &b.front.queue[0];
+    for (unsigned i = 0; i < 400; i++)
+        frame[i] = (uint8_t)pick(256);
+    for (unsigned length = 14; length < 400; length++) {
+        struct netfront_send how = {.piece_bytes = 1 + length / 21, .offset = (uint16_t)(length * 9)};
+        unsigned pieces = (length + how.piece_bytes - 1) / how.piece_bytes;
+        bool taken = pieces <= NETIF_SLOTS_MAX;
+        uint64_t failed = q->failed;
         add(&b, length, &how);
         publish(&b);
-        unsigned pieces = (length + how.piece_bytes - 1) / how.piece_bytes;
-        assert_int_equal(bed_receive(&b, 0, packets), pieces <= NETIF_SLOTS_MAX);
-        if (pieces <= NETIF_SLOTS_MAX) bed_release(&b, 0);
-        netfront_reap(&b.front.queue[0]);
-        assert_int_equal(b.front.queue[0].failed, pieces <= NETIF_SLOTS_MAX ? 0 : pieces);
+        assert_int_equal(bed_receive(&b, 0, packets), taken);
+        if (taken) {
+            assert_int_equal(packets[0]->length_bytes, length);
+            packet_read(packets[0], 0, seen, length);
+            assert_memory_equal(seen, frame, length);
+            bed_release(&b, 0);
+        }
+        netfront_reap(q);
+        assert_int_equal(q->failed - failed, taken ? 0 : pieces);
+    }
+    bed_close(&b);
+}
+
+static void test_tiny_pieces(void **state)
+{
+    tiny_pieces(NETIF_COPY);
+    tiny_pieces(NETIF_MAP);
+}
+
+/* XSA-155: what is parsed is ours. A guest that writes over its pages once its frame was taken changes what is mapped of it, and nothing else. */
+static void test_heads_are_copies(void **state)
+{
+    for (unsigned mapped = 0; mapped < 2; mapped++) {
+        struct netif_bed b;
+        struct packet *packets[PACKET_BATCH];
+        static uint8_t seen[65536];
+        bed_open(&b, 1, true, mapped ? NETIF_MAP : NETIF_COPY, &bed_takes_all);
+        struct netfront_queue *q = &b.front.queue[0];
+        for (unsigned i = 0; i < 5000; i++)
+            frame[i] = (uint8_t)pick(255);
+        struct netfront_send how = {.piece_bytes = 1000, .head_bytes = 100};
+        add(&b, 5000, &how);
+        publish(&b);
+        assert_int_equal(bed_receive(&b, 0, packets), 1);
+        for (unsigned i = 0; i < NETIF_ENTRIES; i++)
+            memset(sim_guest_page(b.front.guest, q->tx_page[i]), 255, XEN_PAGE_BYTES);
+        assert_int_equal(packets[0]->head_bytes, PACKET_HEAD_BYTES);
+        assert_memory_equal(packets[0]->head, frame, PACKET_HEAD_BYTES);
+        packet_read(packets[0], 0, seen, 5000);
+        if (mapped) memset(frame + PACKET_HEAD_BYTES, 255, 5000 - PACKET_HEAD_BYTES);
+        assert_memory_equal(seen, frame, 5000);
+        bed_release(&b, 0);
         bed_close(&b);
     }
 }
@@ -262,6 +309,48 @@ static struct packet outgoing(uint32_t length, struct iovec *body)
         .head = frame, .head_bytes = (uint16_t)head, .length_bytes = length, .body = body, .body_count = length > head};
 }
 
+static void send_events(struct netif_bed *b, unsigned count)
+{
+    for (; count; count--) {
+        sim_port_notify(b->front.guest, b->front.queue[0].tx_port);
+        sim_port_notify(b->front.guest, b->front.queue[0].rx_port);
+    }
+}
+
+static int is_woken(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return poll(&p, 1, 0);
+}
+
+/* XSA-332: after an event no other comes until the card is about to sleep, however many are sent; and of the receive ring none at all, as
+ * there is nothing to be done then. */
+static void test_event_storm(void **state)
+{
+    struct netif_bed b;
+    bed_open(&b, 1, true, NETIF_COPY, &bed_takes_all);
+    struct port_source *s = &b.vif->netif->queue[0].source;
+    s->ops->woken(s); /* what came before it was connected */
+    for (unsigned i = 0; i < 10; i++) {
+        assert_false(s->ops->arm(s));
+        assert_int_equal(is_woken(s->fd), i > 0);
+        send_events(&b, 1);
+        assert_int_equal(is_woken(s->fd), 1);
+        s->ops->woken(s);
+        send_events(&b, 100);
+        assert_int_equal(is_woken(s->fd), 0);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        s->ops->arm(s);
+        s->ops->woken(s);
+    }
+    s->ops->arm(s);
+    for (unsigned i = 0; i < 100; i++)
+        sim_port_notify(b.front.guest, b.front.queue[0].rx_port);
+    assert_int_equal(is_woken(s->fd), 0);
+    bed_close(&b);
+}
+
 /* XSA-392's kind: a receiver that posts nothing costs nobody anything, however much comes for it. */
 static void test_stalled(void **state)
 {
@@ -359,7 +448,7 @@ static void test_receive_calls(void **state)
         for (unsigned i = 0; i < 50; i++) {
             bool good = mapped && i % 2;
             foreign = good ? frame + 256 : NULL;
-            for (unsigned k = 0; k < 15; k++) {
+            for (unsigned k = 0; k < 16; k++) {
                 uint16_t id = q->rx_free[--q->rx_free_count];
                 netif_sim_add_rx(&q->rx, id, good ? q->rx_grant[id] : 99999);
             }
@@ -700,7 +789,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_grants_copied),  cmocka_unit_test(test_grants_mapped),
         cmocka_unit_test(test_no_maps),        cmocka_unit_test(test_most_pieces),
-        cmocka_unit_test(test_tiny_pieces),    cmocka_unit_test(test_headers),
+        cmocka_unit_test(test_tiny_pieces),    cmocka_unit_test(test_heads_are_copies),
+        cmocka_unit_test(test_event_storm),    cmocka_unit_test(test_headers),
         cmocka_unit_test(test_random_headers), cmocka_unit_test(test_stalled),
         cmocka_unit_test(test_receive_grants), cmocka_unit_test(test_receive_calls),
         cmocka_unit_test(test_destroyed),      cmocka_unit_test(test_connections),
