@@ -8,6 +8,10 @@
  * Packets of a port that owes are dropped when they want a translation; those that the caches know are not concerned. So a
  * neighbour waits no longer than that for its turn, whatever flows there are and whatever packets the other one sends.
  *
+ * The time that the thread sleeps, because nobody wanted anything, counts as the rounds that it could have been. Where the thread was
+ * taken off its CPU in the middle of a translation a port owes far more than is its own fault, and of rounds there are few where
+ * little is sent: it would go on losing the first packet of each flow.
+ *
  * Time, not a number of translations: one takes 100 ns or, through thousands of resubmits, a millisecond.
  *
  * Thread-safety: of its thread.
@@ -29,6 +33,12 @@ struct quota {
     uint64_t round; /* up to which it has been given */
     int64_t left_ns;
 };
+
+/* Of a sleep. */
+static inline uint64_t quota_rounds(uint64_t slept_ns, unsigned round_ns)
+{
+    return round_ns ? slept_ns / round_ns : 0;
+}
 
 static inline void quota_give(struct quota *q, uint64_t round, unsigned round_ns)
 {

@@ -4,12 +4,14 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "loop/clock.h"
 #include "switch/quota.h"
 #include "switch/test_rig.h"
+#include "switch/thread.h"
 
 #define A "02:00:00:00:00:0a"
 #define B "02:00:00:00:00:0b"
@@ -53,6 +55,7 @@ static void limited_beside_others(void **state)
     (void)state;
     switch_config_default(&c);
     open_rig(&r, &c);
+    rig_busy(&r, true);
     send(&r, 2, 1, 1);
     rig_got(&r);
     for (unsigned i = 0; i < 20; i++) {
@@ -68,6 +71,33 @@ static void limited_beside_others(void **state)
     assert_int_equal(p.in_dropped, s.over_quota);
     port_stats_read(&r.ports[2]->port, &p);
     assert_int_equal(p.in_dropped, 0);
+    rig_busy(&r, false);
+    rig_close(&r);
+}
+
+/* What a port owes is paid by the time in which nobody wants anything, too. */
+static void paid_asleep(void **state)
+{
+    struct switch_config c;
+    struct rig r;
+    (void)state;
+    switch_config_default(&c);
+    c.new_flows_ns = 100; /* a round pays nothing worth speaking of */
+    open_rig(&r, &c);
+    rig_busy(&r, true);
+    send(&r, 2, 1, 1);
+    send(&r, 1, 1, 1);
+    struct switch_thread *t = r.thread;
+    quota_take(&cache_port_get(&t->cache, switch_port_word(r.ports[1]->sp))->quota, 20 * NS_PER_MS);
+    send(&r, 1, 2, 1);
+    assert_int_equal(stats_of(&r).over_quota, 1);
+    rig_busy(&r, false);
+    usleep(30000);
+    rig_busy(&r, true);
+    send(&r, 1, 3, 1);
+    assert_int_equal(stats_of(&r).over_quota, 1);
+    assert_int_equal(stats_of(&r).translations, 3);
+    rig_busy(&r, false);
     rig_close(&r);
 }
 
@@ -132,11 +162,13 @@ static void over_its_quota_nothing_is_looked_for(void **state)
     open_rig(&r, &c);
     for (unsigned many = 0; many < 2; many++) {
         if (many) add_kinds(&r);
+        rig_busy(&r, true);
         send(&r, 2, 1, 1);
         send(&r, 1, 1, PACKET_BATCH); /* that takes all that it had saved */
         uint64_t before = stats_of(&r).over_quota;
         ns[many] = burst_ns(&r);
         assert_int_equal(stats_of(&r).over_quota - before, 50 * PACKET_BATCH);
+        rig_busy(&r, false);
     }
     assert_true(ns[1] < 2 * ns[0]);
     rig_close(&r);
@@ -162,6 +194,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(limited_beside_others),
+        cmocka_unit_test(paid_asleep),
         cmocka_unit_test(alone_or_without_a_limit),
         cmocka_unit_test(over_its_quota_nothing_is_looked_for),
         cmocka_unit_test(saved_and_owed),

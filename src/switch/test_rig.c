@@ -142,7 +142,14 @@ void rig_burst(struct rig *r, uint32_t port, struct packet *const *packets, unsi
     r->sink->input(r->thread, &r->ports[port]->port, packets, count);
     packet_pool_reset(r->pool);
     r->sink->quiescent(r->thread);
-    r->sink->asleep(r->thread);
+    if (!r->busy) r->sink->asleep(r->thread);
+}
+
+void rig_busy(struct rig *r, bool busy)
+{
+    r->busy = busy;
+    if (busy) r->sink->awake(r->thread);
+    else r->sink->asleep(r->thread);
 }
 
 void rig_send(struct rig *r, uint32_t port, const void *frame, unsigned bytes, unsigned copies)

@@ -31,6 +31,7 @@ struct rig {
     struct packet_pool *pool;
     struct rig_port *ports[RIG_PORTS + 1]; /* by number, from 1 */
     unsigned count;
+    bool busy;
 };
 
 /* c: NULL for the defaults. Ports 1 to count. */
@@ -48,6 +49,8 @@ void rig_flow_delete(struct rig *r, const char *text, unsigned expected);
 /* Frames of at most 1514 bytes into a port, as one burst. */
 void rig_send(struct rig *r, uint32_t port, const void *frame, unsigned bytes, unsigned copies);
 void rig_burst(struct rig *r, uint32_t port, struct packet *const *packets, unsigned count);
+/* Between bursts the thread sleeps, or, if it is busy, goes on at once; then nothing else may be asked of the switch. */
+void rig_busy(struct rig *r, bool busy);
 /* Which ports got something since the last time: a bit per number. */
 uint32_t rig_got(struct rig *r);
 
