@@ -695,19 +695,21 @@ def test_a_card_whose_guest_ends_the_switch_again_and_again_is_left_out(net):
     assert net.switch_pid() == pid and of_switch(net, pid, "vif.attach")[-1]["fds"] == ["conn", "listen", "state"]
 
 
-@pytest.mark.parametrize("thread", ["web1", "nobody", "a-name-that-is-cut-0", "ports.0", "?"])
-def test_faults_blame_who_can_be_known(net, thread):
+@pytest.mark.parametrize("thread, port, blamed", [
+    ("web1", "", "web1"), ("nobody", "", None), ("a-name-that-is-cut-0", "", None), ("ports.0", "", None), ("?", "", None),
+    ("ports.0", "a-name-that-is-cut-1", "a-name-that-is-cut-1"), ("web1", "host0", None)])
+def test_faults_blame_who_can_be_known(net, thread, port, blamed):
     for n in range(2):
         net.call("vif.attach", bridge="br0", name=f"a-name-that-is-cut-{n}")
     net.call("vif.attach", bridge="br0", name="ports", queues=2)
-    net.behave_switch(fault_thread=thread[:15])
+    net.behave_switch(fault_thread=thread[:15], fault_port=port)
     os.kill(net.switch_pid(), signal.SIGKILL)
     wait_until(lambda: status(net)["switch"]["restarts"] > 5, 10, "faults")
     net.behave_switch()
     wait_until(lambda: status(net)["settled"], 10, "the switch to be settled")
-    assert [v["name"] for v in net.call("vif.list")["vifs"] if v["state"] == "left out"] == (["web1"] if thread == "web1" else [])
-    if thread == "web1":
-        net.call("vif.detach", name="web1")
+    assert [v["name"] for v in net.call("vif.list")["vifs"] if v["state"] == "left out"] == ([blamed] if blamed else [])
+    if blamed:
+        net.call("vif.detach", name=blamed)
         assert len(net.call("vif.list")["vifs"]) == 3
 
 

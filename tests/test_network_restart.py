@@ -162,18 +162,39 @@ def fault_in(pid, thread):
     return False
 
 
+def thread_names(pid):
+    return [(task / "comm").read_text().strip() for task in Path(f"/proc/{pid}/task").iterdir()]
+
+
+def test_on_one_cpu_all_share_a_thread(daemon, load):
+    assert {"a", "b"} <= set(thread_names(daemon.switch_pid()))
+    old, allowed = daemon.switch_pid(), os.sched_getaffinity(0)
+    daemon.kill()
+    os.kill(old, signal.SIGKILL)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        daemon.start()
+    finally:
+        os.sched_setaffinity(0, allowed)
+    pid = another(daemon, old)
+    flowing(daemon)
+    names = thread_names(pid)
+    assert names.count("ports.0") == 1 and not {"a", "b"} & set(names)
+    end(load)
+    daemon.call("vif.detach", name="a", force=True)
+    assert "ports.0" in thread_names(pid)
+    daemon.call("vif.detach", name="b", force=True)
+    wait_until(lambda: "ports.0" not in thread_names(pid), 5, "the thread's end")
+
+
 def test_the_threads_of_ports_are_called_after_none(daemon, request):
     """One that several share may outlive the port that it was made for, and a card may get that name."""
     tap = own_name("crrs")
     request.addfinalizer(lambda: ip("link", "del", tap, check=False))
     daemon.call("port.add", bridge="br0", name=tap, type="tap")
     pid = daemon.switch_pid()
-
-    def names():
-        return [(task / "comm").read_text().strip() for task in Path(f"/proc/{pid}/task").iterdir()]
-
-    wait_until(lambda: "ports.0" in names(), 5, "the thread")
-    assert tap not in names()
+    wait_until(lambda: "ports.0" in thread_names(pid), 5, "the thread")
+    assert tap not in thread_names(pid)
 
 
 @pytest.mark.skipif(b"__asan_init" in program("creedence-switch").read_bytes(), reason="faults are the sanitizer's to report")
@@ -185,7 +206,7 @@ def test_a_guest_that_ends_the_switch_again_and_again_is_left_out(daemon, load):
     wait_until(lambda: daemon.call("status")["network"]["settled"], 5, "the switch")
     states = {v["name"]: v["state"] for v in daemon.call("vif.list")["vifs"]}
     assert states == {"a": "left out", "b": "serving"}
-    assert "thread of vif a" in daemon.output()
+    assert "while it served vif a" in daemon.output()
     pid = daemon.switch_pid()
     daemon.call("vif.set", name="a", link="up")
     flowing(daemon)

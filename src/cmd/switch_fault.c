@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cmd/switch_fault.h"
 
+#include <assert.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
 #include "base/checked.h"
+#include "port/port.h"
+#include "port/source.h"
 
 #define THREAD_NAME_BYTES 16
 
@@ -21,18 +23,36 @@ static bool is_plain(char c)
            c == '-';
 }
 
+struct words {
+    size_t used;
+    char text[128];
+};
+static_assert(sizeof(struct words) > 64 + THREAD_NAME_BYTES + PORT_NAME_BYTES, "all that tell() says");
+
+static void say(struct words *w, const char *text)
+{
+    for (; *text && w->used < sizeof w->text; text++)
+        w->text[w->used++] = *text;
+}
+
+static void say_name(struct words *w, const char *name)
+{
+    for (; is_plain(*name) && w->used < sizeof w->text; name++)
+        w->text[w->used++] = *name;
+}
+
 static void tell(int sock)
 {
-    static const char head[] = "{\"method\":\"fault\",\"params\":{\"thread\":\"", tail[] = "\"}}";
-    char text[sizeof head + THREAD_NAME_BYTES + sizeof tail], name[THREAD_NAME_BYTES + 1] = "";
-    size_t used = sizeof head - 1;
-    if (sock < 0 || prctl(PR_GET_NAME, name, 0, 0, 0) < 0) return;
-    memcpy(text, head, used);
-    for (const char *p = name; *p && is_plain(*p); p++)
-        text[used++] = *p;
-    memcpy(text + used, tail, sizeof tail - 1);
-    used += sizeof tail - 1;
-    struct iovec iov = {.iov_base = text, .iov_len = used};
+    struct words w = {0};
+    char thread[THREAD_NAME_BYTES + 1] = "";
+    const struct port *port = runner_serves();
+    if (sock < 0 || prctl(PR_GET_NAME, thread, 0, 0, 0) < 0) return;
+    say(&w, "{\"method\":\"fault\",\"params\":{\"thread\":\"");
+    say_name(&w, thread);
+    say(&w, "\",\"port\":\"");
+    say_name(&w, port ? port->name : "");
+    say(&w, "\"}}");
+    struct iovec iov = {.iov_base = w.text, .iov_len = w.used};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
     sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The last word of a switch that dies of a fault: the name of the thread that made it, which is that of the card or
- * port that it served. The daemon can then leave out a card whose guest ends the switch again and again (control/network.h).
+ * The last word of a switch that dies of a fault: the name of the thread that made it, and of the card or port that it was at
+ * ("" if at none). The daemon can then leave out a card whose guest ends the switch again and again (control/network.h).
  *
- *     {"method": "fault", "params": {"thread": "NAME"}}
+ *     {"method": "fault", "params": {"thread": "NAME", "port": "NAME"}}
  */
 #ifndef CMD_SWITCH_FAULT_H
 #define CMD_SWITCH_FAULT_H

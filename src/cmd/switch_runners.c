@@ -3,8 +3,9 @@
  * Which thread serves what. By default every transmit queue of a VIF has a runner of its own, named after it and free to run on
  * any CPU. The receive queues of ports of the host have one each as well, until there is one for every two CPUs; then they share,
  * so that threads leave room for whoever speaks through them (docs/adr/0009): none is one port's for good, and they are called
- * ports.N. While they are busy they stay on a CPU for a while (port/stay.h). With --vif-threads=N the queues of VIFs are hashed
- * onto N threads that all VIFs share: the design of before, to compare with.
+ * ports.N. While they are busy they stay on a CPU for a while (port/stay.h). Where we may use one CPU only, the queues of VIFs join
+ * them: nothing could run beside another, and each switch of threads would be a loss. With --vif-threads=N the queues of VIFs are
+ * hashed onto N threads that all VIFs share: the design of before, to compare with.
  */
 #include <errno.h>
 #include <sched.h>
@@ -27,17 +28,16 @@ struct own_runner {
 struct net_runners {
     struct net *net;
     struct list own; /* struct own_runner: one queue each, or several of ports */
+    unsigned cpus; /* that we may use */
     unsigned port_runners, port_runners_max;
     unsigned shared_count;
     struct runner *shared[NET_VIF_THREADS_MAX]; /* NULL until the first queue falls on it */
 };
 
-/* One for every two CPUs that we may use. */
-static unsigned port_runners_max(void)
+static unsigned cpus_allowed(void)
 {
     cpu_set_t cpus;
-    int count = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 2;
-    return count < 4 ? 1 : (unsigned)count / 2;
+    return sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? (unsigned)CPU_COUNT(&cpus) : 2;
 }
 
 int net_runners_new(struct net_runners **out, struct net *n)
@@ -46,7 +46,8 @@ int net_runners_new(struct net_runners **out, struct net *n)
     if (!r) return -ENOMEM;
     r->net = n;
     r->shared_count = n->options.vif_threads;
-    r->port_runners_max = port_runners_max();
+    r->cpus = cpus_allowed();
+    r->port_runners_max = r->cpus < 4 ? 1 : r->cpus / 2;
     list_init(&r->own);
     *out = r;
     return 0;
@@ -126,6 +127,7 @@ static int vif_get(void *arg, unsigned pair, struct runner **out)
     struct net_vif *v = arg;
     struct net_runners *r = v->net->runners;
     if (r->shared_count) return shared_get(r, hash_queue(v->a.name, pair) % r->shared_count, out);
+    if (r->cpus == 1) return net_runner_new(v->net, out);
     struct own_runner *o;
     char name[NAME_BYTES];
     name_pair(name, v->a.name, pair, v->s.queues);

@@ -428,19 +428,27 @@ static void leave_out(struct network_item *i)
     loop_timer_arm(i->network->host->loop, &i->limit, LEFT_OUT_MS * NS_PER_MS, left_out_fired);
 }
 
+/* At which port the switch was, it says itself. At none: then a thread that only one card has is told by its name. */
+static bool is_at_fault(const struct network_item *i, const char *port, const char *thread)
+{
+    if (port && *port) return strcmp(i->name, port) == 0;
+    return thread && !is_shared(thread) && is_thread_of(i, thread);
+}
+
 /* Who lies here ends cards that it has in its hands anyway. */
 static void note_fault(struct network *n, json_t *params)
 {
     const char *thread = json_string_value(json_object_get(params, "thread"));
+    const char *port = json_string_value(json_object_get(params, "port"));
     struct network_item *whose = NULL;
     unsigned matches = 0;
     LIST_FOR_EACH (node, &n->items[NETWORK_VIF]) {
         struct network_item *i = list_entry(node, struct network_item, node);
-        if (!thread || i->state != NETWORK_PRESENT || is_shared(thread) || !is_thread_of(i, thread)) continue;
+        if (i->state != NETWORK_PRESENT || !is_at_fault(i, port, thread)) continue;
         whose = i;
         matches++;
     }
-    log_limited(LOG_LEVEL_ERROR, "switch: a fault in %s%s", whose ? "the thread of vif " : "a thread of its own",
+    log_limited(LOG_LEVEL_ERROR, "switch: a fault %s%s", whose ? "while it served vif " : "of its own",
                 whose ? whose->name : "");
     if (matches != 1 || whose->left_out) return; /* several of a name that was cut: nobody can be blamed */
     uint64_t now_ns = clock_now_ns(), first_ns = whose->fault_ns[0];

@@ -37,6 +37,13 @@
 
 enum source_state { SOURCE_GONE, SOURCE_ACTIVE, SOURCE_IDLE, SOURCE_THROTTLED, SOURCE_BROKEN };
 
+static _Thread_local const struct port *serves;
+
+const struct port *runner_serves(void)
+{
+    return serves;
+}
+
 static void count(_Atomic uint64_t *counter, uint64_t n)
 {
     atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
@@ -182,7 +189,9 @@ static void park(struct runner *r, struct port_source *s)
 
 static void unpark(struct port_source *s, uint64_t now_ns)
 {
+    serves = s->port;
     if (s->ops->disarm) s->ops->disarm(s);
+    serves = NULL;
     adapt(s, now_ns);
     s->idle_since_ns = 0;
     set_active(s);
@@ -207,6 +216,7 @@ static unsigned serve_active(struct runner *r)
     LIST_FOR_EACH_SAFE (node, &r->active) {
         struct port_source *s = list_entry(node, struct port_source, node);
         s->not_before_ns = 0;
+        serves = s->port;
         int n = serve(r, s);
         if (n < 0) {
             set_broken(s, n);
@@ -217,6 +227,7 @@ static unsigned serve_active(struct runner *r)
         else if (n < (int)PACKET_BATCH) not_now(r, s, (unsigned)n);
         else s->idle_since_ns = 0;
     }
+    serves = NULL;
     return total;
 }
 
@@ -373,7 +384,9 @@ int runner_pass_add(struct runner *r, struct port_source *s)
 
 void runner_pass_remove(struct port_source *s)
 {
+    serves = s->port;
     if (s->state == SOURCE_IDLE && s->ops->disarm) s->ops->disarm(s);
+    serves = NULL;
     unwatch(s);
     list_remove(&s->node);
     s->state = SOURCE_GONE;

@@ -55,6 +55,7 @@ static int fake_receive(struct port_source *s, struct packet **out, unsigned max
 {
     struct fake *f = container_of(s, struct fake, source);
     assert_non_null(pool);
+    assert_ptr_equal(runner_serves(), &f->port);
     assert_false(f->held);
     assert_false(atomic_load(&f->armed));
     atomic_fetch_add(&f->receives, 1);
@@ -79,6 +80,7 @@ static void fake_release(struct port_source *s)
 {
     struct fake *f = container_of(s, struct fake, source);
     assert_true(f->held);
+    assert_ptr_equal(runner_serves(), &f->port);
     f->held = false;
     atomic_fetch_add(&f->released, 1);
 }
@@ -86,6 +88,7 @@ static void fake_release(struct port_source *s)
 static bool fake_arm(struct port_source *s)
 {
     struct fake *f = container_of(s, struct fake, source);
+    assert_ptr_equal(runner_serves(), &f->port);
     assert_false(atomic_load(&f->armed));
     atomic_store(&f->armed, true);
     atomic_fetch_add(&f->arms, 1);
@@ -96,6 +99,7 @@ static bool fake_arm(struct port_source *s)
 static void fake_disarm(struct port_source *s)
 {
     struct fake *f = container_of(s, struct fake, source);
+    assert_ptr_equal(runner_serves(), &f->port);
     assert_true(atomic_load(&f->armed));
     atomic_store(&f->armed, false);
 }

@@ -91,5 +91,7 @@ void runner_set_poll(struct runner *r, uint64_t poll_ns);
 /* Whether the thread, while it is busy, stays where it is (port/stay.h). It does not, unless told so. */
 void runner_set_stay(struct runner *r, bool stays);
 void runner_stats_read(struct runner *r, struct runner_stats *out); /* any thread */
+/* The port whose source the calling thread is at; NULL: none. May be asked in a signal handler: whose frames, or whose memory, ended us? */
+const struct port *runner_serves(void);
 
 #endif

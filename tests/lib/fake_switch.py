@@ -6,7 +6,7 @@ Installed by tests as DIR/creedence-switch. How to behave stands in DIR/switch.j
 
     {"die": "method", "hang": "method", "close": "method", "fail": {"method": [code, "message"]}, "hostile": "garbage" | ...,
      "connected": ["vif", ...], "extra": N, "forget": ["vif/name", ...], "page": N, "version": "fail", "unknown": "bridge",
-     "fault": "vif", "fault_thread": "name", "silent": "method", "wait": "method" (as long as that stands there),
+     "fault": "vif", "fault_thread": "name", "fault_port": "name", "silent": "method", "wait": "method" (as long as that stands there),
      "broken": "why, when asked for statistics"}
 
 Every request received goes to DIR/switch.jsonl with the names of its descriptors.
@@ -430,7 +430,7 @@ class Switch(Fake):
         if method == "settled":
             self.hostile(how.get("hostile"))
             if how.get("fault") in self.vifs or how.get("fault_thread"):
-                self.tell("fault", {"thread": how.get("fault_thread", how.get("fault"))})
+                self.tell("fault", {"thread": how.get("fault_thread", how.get("fault")), "port": how.get("fault_port", "")})
                 os.kill(os.getpid(), signal.SIGSEGV)
             if how.get("compact"):
                 self.tell("flows", {"bridge": how["compact"], "compact": True})
