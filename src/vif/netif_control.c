@@ -133,10 +133,16 @@ static void keep_list(struct netif_card *c, unsigned queue, const struct netif_s
     struct netif_state_queue *k = &c->config.state->queue[queue];
     for (unsigned i = 0; i < netif_static_count(s); i++) {
         const struct netif_static_page *p = netif_static_at(s, i);
-        k->static_grant[i] = (struct netif_gref){p->map.ref, p->writable ? 0 : NETIF_GREF_READONLY, 0};
+        struct netif_gref g = {p->map.ref, p->writable ? 0 : NETIF_GREF_READONLY, 0};
+        uint64_t word; /* never a reference with another's access */
+        memcpy(&word, &g, sizeof word);
+        __atomic_store_n((uint64_t *)(void *)&k->static_grant[i], word, __ATOMIC_RELAXED);
     }
     __atomic_store_n(&k->static_count, netif_static_count(s), __ATOMIC_RELEASE);
 }
+
+_Static_assert(offsetof(struct netif_state_queue, static_grant) % 8 == 0 && sizeof(struct netif_gref) == 8,
+               "a word each");
 
 /* Takes `new` over. */
 static void static_replace(struct netif_card *c, unsigned queue, struct netif_static *new, uint64_t by)
