@@ -54,9 +54,10 @@ struct vbd_blkif_setup {
     enum vbd_blkif_way way;
     bool no_discard;         /* was not offered: refused as not supported */
     unsigned persistent_max; /* pages that stay mapped, ... */
-    unsigned idle_ms;        /* ... until they were not used for that long (and up to a third more); 0: a minute */
-    void *inflight;          /* blkif_inflight_bytes() long, or NULL */
-    bool resume;             /* it holds what an earlier process left */
+    /* ... until they were not used for that long (and up to a third more; of very many, 128 in each third); 0: a minute */
+    unsigned idle_ms;
+    void *inflight; /* blkif_inflight_bytes() long, or NULL */
+    bool resume;    /* it holds what an earlier process left */
 };
 
 /* The ring is mapped and served from here on, what an earlier process had in flight first. 0 or -errno with the reason. */
