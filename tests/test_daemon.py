@@ -325,6 +325,7 @@ def held_at_its_end(pid):
         libc.ptrace(go_on, pid, None, None)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_that_does_not_end_is_told_of(daemon, leaf):
     """It may have writes on their way: no other is started before it has ended."""
     pid = daemon.attach("d1", leaf)["pid"]
@@ -648,6 +649,7 @@ def end_by_force(daemon):
     assert daemon.process.wait(10) == 0, daemon.output()[-2000:]
 
 
+@pytest.mark.slow
 def test_shutdown_by_force_waits_for_nobody_for_ever(daemon, run_dir):
     pids = attach_three(daemon, run_dir)
     daemon.behave(leave="hang")

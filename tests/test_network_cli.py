@@ -182,6 +182,7 @@ def test_captures(net, run_dir):
     assert "vif list" in refused(net, "capture", "web9", "-w", path)
 
 
+@pytest.mark.slow
 def test_top_shows_networks(net):
     net.behave_switch()
     text = net.creedence("top", "--batch", "-n", "1", "-d", "1.1").stdout

@@ -547,6 +547,7 @@ def test_a_flow_that_somebody_wrote_stays(daemon, ofctl):
         assert len(normal()) == 1 and own not in normal()[0]
 
 
+@pytest.mark.slow
 def test_standalone_without_its_controllers(daemon, ofctl, processes, run_dir):
     """After three times the time of a probe the flow for what is not known is NORMAL; it goes when a controller is there again."""
     port = free_port()
@@ -702,6 +703,7 @@ def test_sockets_go_with_their_bridge(daemon, run_dir):
     assert not (daemon.run_dir / "br1.mgmt").exists() and not (daemon.run_dir / "br1.snoop").exists()
 
 
+@pytest.mark.slow
 def test_a_hostile_controller(daemon, ofctl):
     """Nonsense ends its connection, or is answered; the others' go on, and so does the switch."""
     pid = daemon.switch_pid()

@@ -83,6 +83,7 @@ def target_of(listener):
     return f"tcp:127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_what_bridges_do_without_their_controllers(daemon, processes):
     """A secure one goes on by its flows, a standalone one by addresses, while frames come in."""
     daemon.call("bridge.add", name="br1", fail_mode="standalone")

@@ -567,6 +567,7 @@ def test_ports_share_threads(held):
     assert threads() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["af_packet", "af_xdp", "tap"])
 def test_an_interface_that_is_deleted_and_made_anew(held, veth, run_dir, kind):
     names = veth if kind != "tap" else [f"crt{os.getpid() % 100000}"]

@@ -248,6 +248,7 @@ def test_sandboxed_rings_take_no_locked_memory(run_dir, processes, datapath):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_writes_survive_workers_killed_under_a_native_front_end(run_dir, processes):
     """No daemon: the front end reconnects and gives the in-flight memory back, twenty times over."""
     leaf = new_qcow2(run_dir / "leaf", SIZE)

@@ -540,6 +540,7 @@ def test_rings_of_another_guest_are_not_gone_on_with(daemon, store, disk):
     assert all(not c["resume"] for c in connects[:1])
 
 
+@pytest.mark.slow
 def test_the_store_goes_and_comes_back(daemon, store, disk, run_dir):
     disk.connect()
     tree = dict(store.tree)

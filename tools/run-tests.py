@@ -43,6 +43,7 @@ BUILDS = {
 TIME_FACTOR = {"release": 3, "asan": 8, "tsan": 12}
 # Suites that a build leaves out: those that fill memory, those that would take minutes.
 LEFT_OUT = {"release": [], "asan": ["big"], "tsan": ["big", "slow"]}
+LEFT_OUT_IF_QUICK = ["big", "long"]
 # What `make check` runs longer than a developer would wait for.
 LONG_ENV = {"release": {"CREEDENCE_ORACLE_S": "60"}}
 # A failure that says one of these is never tried again, and none is when there are more than so many.
@@ -107,7 +108,8 @@ def unit_tests(kind, where, results, quick=False):
         return
     extra = {} if quick else LONG_ENV.get(kind, {})
     failures = {}
-    for test in meson_test(kind, where, [f"--no-suite={suite}" for suite in LEFT_OUT[kind]], extra):
+    left_out = LEFT_OUT_IF_QUICK if quick else LEFT_OUT[kind]
+    for test in meson_test(kind, where, [f"--no-suite={suite}" for suite in left_out], extra):
         name, result = f"{kind}: {test['name']}", test["result"]
         if result in ("OK", "EXPECTEDFAIL"):
             results.passed += 1

@@ -28,7 +28,7 @@ struct own_runner {
 struct net_runners {
     struct net *net;
     struct list own; /* struct own_runner: one queue each, or several of ports */
-    unsigned cpus; /* that we may use */
+    unsigned cpus;   /* that we may use */
     unsigned port_runners, port_runners_max;
     unsigned shared_count;
     struct runner *shared[NET_VIF_THREADS_MAX]; /* NULL until the first queue falls on it */

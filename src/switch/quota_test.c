@@ -193,10 +193,8 @@ static void saved_and_owed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(limited_beside_others),
-        cmocka_unit_test(paid_asleep),
-        cmocka_unit_test(alone_or_without_a_limit),
-        cmocka_unit_test(over_its_quota_nothing_is_looked_for),
+        cmocka_unit_test(limited_beside_others),    cmocka_unit_test(paid_asleep),
+        cmocka_unit_test(alone_or_without_a_limit), cmocka_unit_test(over_its_quota_nothing_is_looked_for),
         cmocka_unit_test(saved_and_owed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -370,18 +370,12 @@ static void test_bounce_pool(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_write_then_read),
-        cmocka_unit_test(test_write_then_read_direct),
-        cmocka_unit_test(test_file_in_memory),
-        cmocka_unit_test(test_unaligned_direct_write),
-        cmocka_unit_test(test_end_of_file),
-        cmocka_unit_test(test_end_of_file_direct),
-        cmocka_unit_test(test_punch_and_zero),
-        cmocka_unit_test(test_device),
-        cmocka_unit_test(test_errors_are_passed),
-        cmocka_unit_test(test_full_disk),
-        cmocka_unit_test(test_more_than_depth),
-        cmocka_unit_test(test_bounce_pool),
+        cmocka_unit_test(test_write_then_read),   cmocka_unit_test(test_write_then_read_direct),
+        cmocka_unit_test(test_file_in_memory),    cmocka_unit_test(test_unaligned_direct_write),
+        cmocka_unit_test(test_end_of_file),       cmocka_unit_test(test_end_of_file_direct),
+        cmocka_unit_test(test_punch_and_zero),    cmocka_unit_test(test_device),
+        cmocka_unit_test(test_errors_are_passed), cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_more_than_depth),   cmocka_unit_test(test_bounce_pool),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
