@@ -7,6 +7,7 @@ paravirtual, or has the processor's help (PVH): what a system call costs there i
 """
 
 import re
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from lib import paths
 from lib.console import GuestError
 from lib.cpio import Archive
 from lib.images import guest_archive
+from lib.process import ProcessError, wait_until
 from xen import images
 from xen.disks import wait_block
 from xen.host import Host, disk
@@ -31,6 +33,7 @@ DISK_LOADS = {(way, size, depth): f"{label} random {way}s, {depth} at a time"
 WARM_UP = 0.3  # of the runtime: the emulator translates code when it is run for the first time
 PORT, ECHO_PORT = 5000, 5001
 QEMU_MMU_MODES = 8  # of an x86 in QEMU 7.2: a full flush is counted once for each
+TRIES = 3  # of a sample
 STREAM_BYTES_PER_S = 6_000_000  # when nothing else runs, it is over sooner
 ADDRESSES = {"dom0": "10.9.0.100", "u1": "10.9.0.1", "u2": "10.9.0.2"}
 MACS = {"u1": "00:16:3e:00:00:01", "u2": "00:16:3e:00:00:02"}
@@ -39,6 +42,10 @@ ANNOUNCE = ("B=/local/domain/0/backend/vif/{domid}/0; F=/local/domain/{domid}/de
             "xenstore-write $F ''; xenstore-chmod $F n{domid} r0; xenstore-write $B ''; xenstore-chmod $B n0 r{domid}; "
             "xenstore-write $B/frontend $F $B/frontend-id {domid} $B/online 1 $B/state 1 $B/script vif-creedence $B/mac {mac} "
             "$B/bridge br0 $B/handle 0 $B/tx {tx} $F/backend $B $F/backend-id 0 $F/state 1 $F/handle 0 $F/mac {mac}")
+
+
+class MachineEnded(BenchError):
+    """QEMU is gone, without a word of the hypervisor or of dom0. (With a PVH dom0 that happens once in some hundred samples.)"""
 
 
 class BenchLab(Lab):
@@ -58,13 +65,40 @@ class BenchLab(Lab):
 
 
 @contextmanager
+def told_apart(lab):
+    """A machine that ended, from whatever else fails in it."""
+    try:
+        yield
+    except GuestError as error:
+        try:
+            wait_until(lambda: not lab.process.running(), 5, "QEMU's end")
+        except ProcessError:
+            raise BenchError(str(error)) from error
+        raise MachineEnded(f"{error}\n{lab.process.output()[-2000:]}\n{lab.console_of_xen()[-2000:]}") from error
+
+
+def again_if_it_ends(what, do):
+    for left in reversed(range(TRIES)):
+        try:
+            return do()
+        except MachineEnded as error:
+            if not left:
+                raise
+            print(f"{what}: once more: {error}", file=sys.stderr)
+
+
+def _save(bed, path, dom0_kind):
+    with BenchLab(path, bed.program("guest-load"), bed.program("xen-cpu"), dom0_kind=dom0_kind) as lab, told_apart(lab):
+        for guest in [lab.create(name) for name in MACS]:
+            guest.wait_ready(120)
+        return lab.save()
+
+
+@contextmanager
 def saved_lab(bed, dom0_kind="pv"):
     paths.BUILD = bed.build
     with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp") as path:
-        with BenchLab(path, bed.program("guest-load"), bed.program("xen-cpu"), dom0_kind=dom0_kind) as lab:
-            for guest in [lab.create(name) for name in MACS]:
-                guest.wait_ready(120)
-            saved = lab.save()
+        saved = again_if_it_ends("the snapshot", lambda: _save(bed, path, dom0_kind))
         yield saved
         saved.close()
 
@@ -74,7 +108,7 @@ def machine(bed, snapshot):
     """From the snapshot. What fails in there is a measurement that could not be made."""
     with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp") as path:
         try:
-            with BenchLab(path, snapshot=snapshot) as lab:
+            with BenchLab(path, snapshot=snapshot) as lab, told_apart(lab):
                 yield lab
         except GuestError as error:
             raise BenchError(str(error)) from error
@@ -209,7 +243,8 @@ def _measure(bed, section, modes, rows, samples_of):
     for turn in range(bed.plan.rounds):
         for contender in modes if turn % 2 == 0 else reversed(modes):
             progress(section.title, f"{contender}, round {turn + 1} of {bed.plan.rounds}")
-            for load, values in samples_of(modes[contender]).items():
+            mode = modes[contender]
+            for load, values in again_if_it_ends(contender, lambda mode=mode: samples_of(mode)).items():
                 for row, value in zip(rows[load], values):
                     row.series[contender].samples.append(value)
     progress_end()
