@@ -92,7 +92,7 @@ static void paid_asleep(void **state)
     send(&r, 1, 2, 1);
     assert_int_equal(t->over_quota, 1);
     rig_busy(&r, false);
-    usleep(30000);
+    usleep(60000);
     rig_busy(&r, true);
     send(&r, 1, 3, 1);
     assert_int_equal(t->over_quota, 1);

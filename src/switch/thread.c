@@ -524,7 +524,6 @@ static void asleep(void *thread)
 {
     struct switch_thread *t = thread;
     if (!t->is_awake) return;
-    t->asleep_since_ns = clock_now_ns();
     publish(t);
     t->is_awake = false;
     epoch_asleep(&t->reader);
@@ -538,8 +537,9 @@ static void awake(void *thread)
     pthread_mutex_lock(&t->own);
     epoch_awake(&t->sw->epoch, &t->reader);
     t->is_awake = true;
+    uint64_t before_ns = t->now_ns; /* it went to sleep */
     t->now_ns = coarse_now_ns();
-    t->round += quota_rounds(clock_now_ns() - t->asleep_since_ns, t->sw->config.new_flows_ns);
+    t->round += quota_rounds(t->now_ns - before_ns, t->sw->config.new_flows_ns);
 }
 
 static int init(struct switch_thread *t, struct net_switch *s)
@@ -571,7 +571,7 @@ static void *thread_new(void *arg, struct packet_pool *pool)
     pthread_mutex_lock(&s->threads_lock);
     list_push_back(&s->threads, &t->node);
     pthread_mutex_unlock(&s->threads_lock);
-    t->asleep_since_ns = clock_now_ns();
+    t->now_ns = coarse_now_ns();
     awake(t);
     return t;
 }

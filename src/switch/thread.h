@@ -33,9 +33,8 @@ struct switch_thread {
     uint64_t now_ns;
     uint64_t seen[2]; /* of the burst's bridge: last change but of addresses; last change */
     uint64_t simple_hits, packets, translations, revalidated, dropped, over_quota;
-    uint64_t round; /* of the runner: batches of each of its sources, and those that its sleep could have been */
-    uint64_t asleep_since_ns;
-    uint64_t last_word;       /* of the port that sent last */
+    uint64_t round;     /* of the runner: batches of each of its sources, and those that its sleep could have been */
+    uint64_t last_word; /* of the port that sent last */
     uint64_t shared_until_ns; /* several ports send to this thread, as far as one knows */
     struct thread_counters counters;
     struct cache cache;
