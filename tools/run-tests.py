@@ -109,7 +109,8 @@ def unit_tests(kind, where, results, quick=False):
     extra = {} if quick else LONG_ENV.get(kind, {})
     failures = {}
     left_out = LEFT_OUT_IF_QUICK if quick else LEFT_OUT[kind]
-    for test in meson_test(kind, where, [f"--no-suite={suite}" for suite in left_out], extra):
+    words = [f"--no-suite={suite}" for suite in left_out] + ([f"--num-processes={TESTS_TOGETHER}"] if quick else [])
+    for test in meson_test(kind, where, words, extra):
         name, result = f"{kind}: {test['name']}", test["result"]
         if result in ("OK", "EXPECTEDFAIL"):
             results.passed += 1
@@ -181,7 +182,8 @@ def system_tests(where, quick, results):
     # A full run does not pass over a program that is listed in tools/packages.txt and not there (tests/conftest.py).
     environment = {**os.environ, "CREEDENCE_BUILD": str(where / "release"), **({} if quick else {"CREEDENCE_CHECK": "1"})}
     fast = " and not slow" if quick else ""
-    some = [f"--numprocesses={TESTS_TOGETHER}", "--dist=loadgroup"] if importlib.util.find_spec("xdist") else []
+    together = TESTS_TOGETHER * 2 if quick else TESTS_TOGETHER  # no guests among them: they wait even more
+    some = [f"--numprocesses={together}", "--dist=loadgroup"] if importlib.util.find_spec("xdist") else []
     failures = {}
     for name, words in (("together", ["tests", "-m", f"not alone{fast}", *some]), ("alone", ["tests", "-m", f"alone{fast}"])):
         failures |= pytest_run(words, where / "release" / f"pytest-{name}.xml", environment, results)
