@@ -20,6 +20,8 @@
 #include "base/checked.h"
 #include "port/source.h"
 
+#define CARD "a-card-with-a-name-that-is-long"
+
 /* A card in whose ring there is something that ends us. */
 static int receive_and_die(struct port_source *s, struct packet **out, unsigned max, struct packet_pool *pool)
 {
@@ -47,7 +49,7 @@ static void thread_free(void *thread)
     (void)thread;
 }
 
-static void serve_and_die(const char *card)
+static void serve_and_die(void)
 {
     static const struct port_source_ops ops = {.receive = receive_and_die, .release = nothing};
     static const struct port_ops port_ops = {.type = "fake"};
@@ -55,7 +57,7 @@ static void serve_and_die(const char *card)
     struct port port;
     struct port_source source = {.ops = &ops, .port = &port, .fd = -1};
     struct runner *r;
-    port_init(&port, &port_ops, card);
+    port_init(&port, &port_ops, CARD);
     if (runner_new(&r, "ports.0", &sink, 0) || runner_add(r, &source)) _exit(3);
     pause();
 }
@@ -71,52 +73,46 @@ static void begin(int sock)
     fault_tell(sock);
 }
 
-/* What was said; the child must have died of `number`. */
-static void assert_said(pid_t child, int sock, int number, const char *expected)
+/* What a process says that does this, and dies of `number`. */
+static void assert_says(void (*and_dies)(void), int number, const char *expected)
 {
     char said[256];
-    int status;
-    ssize_t n = recv(sock, said, sizeof said - 1, 0);
+    int pair[2], status;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        close(pair[0]);
+        begin(pair[1]);
+        and_dies();
+        _exit(4);
+    }
+    close(pair[1]);
+    ssize_t n = recv(pair[0], said, sizeof said - 1, 0);
     said[n < 0 ? 0 : n] = 0;
     assert_string_equal(said, expected);
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == number);
+    close(pair[0]);
 }
 
 static void while_it_serves_a_card(void **state)
 {
-    int pair[2];
     (void)state;
-    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
-    pid_t child = fork();
-    if (child == 0) {
-        close(pair[0]);
-        begin(pair[1]);
-        serve_and_die("a-card-with-a-name-that-is-long");
-        _exit(4);
-    }
-    close(pair[1]);
-    assert_said(
-        child, pair[0], SIGSEGV,
-        "{\"method\":\"fault\",\"params\":{\"thread\":\"ports.0\",\"port\":\"a-card-with-a-name-that-is-long\"}}");
-    close(pair[0]);
+    assert_says(serve_and_die, SIGSEGV,
+                "{\"method\":\"fault\",\"params\":{\"thread\":\"ports.0\",\"port\":\"" CARD "\"}}");
+}
+
+static void abort_with_an_odd_name(void)
+{
+    prctl(PR_SET_NAME, "odd \"name\"");
+    abort();
 }
 
 static void of_its_own(void **state)
 {
-    int pair[2];
     (void)state;
-    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
-    pid_t child = fork();
-    if (child == 0) {
-        close(pair[0]);
-        begin(pair[1]);
-        prctl(PR_SET_NAME, "odd \"name\"");
-        abort();
-    }
-    close(pair[1]);
-    assert_said(child, pair[0], SIGABRT, "{\"method\":\"fault\",\"params\":{\"thread\":\"odd\",\"port\":\"\"}}");
-    close(pair[0]);
+    assert_says(abort_with_an_odd_name, SIGABRT,
+                "{\"method\":\"fault\",\"params\":{\"thread\":\"odd\",\"port\":\"\"}}");
 }
 
 int main(void)
