@@ -29,7 +29,7 @@ struct net_runners {
     struct net *net;
     struct list own; /* struct own_runner: one queue each, or several of ports */
     unsigned cpus;   /* that we may use */
-    unsigned port_runners, port_runners_max;
+    unsigned port_runners;
     unsigned shared_count;
     struct runner *shared[NET_VIF_THREADS_MAX]; /* NULL until the first queue falls on it */
 };
@@ -40,6 +40,12 @@ static unsigned cpus_allowed(void)
     return sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? (unsigned)CPU_COUNT(&cpus) : 2;
 }
 
+/* One for every two CPUs. */
+static unsigned port_runners_max(const struct net_runners *r)
+{
+    return r->cpus < 4 ? 1 : r->cpus / 2;
+}
+
 int net_runners_new(struct net_runners **out, struct net *n)
 {
     struct net_runners *r = calloc(1, sizeof *r);
@@ -47,7 +53,6 @@ int net_runners_new(struct net_runners **out, struct net *n)
     r->net = n;
     r->shared_count = n->options.vif_threads;
     r->cpus = cpus_allowed();
-    r->port_runners_max = r->cpus < 4 ? 1 : r->cpus / 2;
     list_init(&r->own);
     *out = r;
     return 0;
@@ -188,7 +193,7 @@ int net_runner_new(struct net *n, struct runner **out)
 {
     struct net_runners *r = n->runners;
     struct own_runner *o;
-    if (r->port_runners == r->port_runners_max) {
+    if (r->port_runners == port_runners_max(r)) {
         o = least_used(r);
         o->users++;
     } else {

@@ -187,11 +187,16 @@ static void park(struct runner *r, struct port_source *s)
     move(s, SOURCE_IDLE, &r->unkicked);
 }
 
-static void unpark(struct port_source *s, uint64_t now_ns)
+static void disarm(struct port_source *s)
 {
     serves = s->port;
     if (s->ops->disarm) s->ops->disarm(s);
     serves = NULL;
+}
+
+static void unpark(struct port_source *s, uint64_t now_ns)
+{
+    disarm(s);
     adapt(s, now_ns);
     s->idle_since_ns = 0;
     set_active(s);
@@ -384,9 +389,7 @@ int runner_pass_add(struct runner *r, struct port_source *s)
 
 void runner_pass_remove(struct port_source *s)
 {
-    serves = s->port;
-    if (s->state == SOURCE_IDLE && s->ops->disarm) s->ops->disarm(s);
-    serves = NULL;
+    if (s->state == SOURCE_IDLE) disarm(s);
     unwatch(s);
     list_remove(&s->node);
     s->state = SOURCE_GONE;
