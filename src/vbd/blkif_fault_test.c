@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "base/test_alloc.h"
+#include "guest/test_failing_xen.h"
 #include "vbd/test_blkfront.h"
 
 static struct bed bed;
@@ -35,19 +36,6 @@ int __wrap_timerfd_create(int clock, int flags)
     if (!alloc_fails()) return __real_timerfd_create(clock, flags);
     errno = EMFILE;
     return -1;
-}
-
-static const struct xen_ops *real_ops;
-
-static void *map_ring(struct xen *x, xen_domid domid, const uint32_t *refs, unsigned count, int *ret)
-{
-    *ret = -EINVAL;
-    return alloc_fails() ? NULL : real_ops->map_ring(x, domid, refs, count, ret);
-}
-
-static int bind_port(struct xen *x, xen_domid domid, uint32_t remote_port)
-{
-    return alloc_fails() ? -EINVAL : real_ops->bind(x, domid, remote_port);
 }
 
 /* ---- */
@@ -99,10 +87,7 @@ static void all_fail_once(enum vbd_blkif_way way)
     bed_serve(&bed, &c);
     use();
     vbd_blkif_stop(bed.vbd, 0);
-    real_ops = bed.setup.xen->ops;
-    struct xen_ops failing = *real_ops;
-    failing.map_ring = map_ring;
-    failing.bind = bind_port;
+    const struct xen_ops *real = bed.setup.xen->ops, failing = failing_xen(real);
     bed.setup.xen->ops = &failing;
     unsigned before = descriptors(), failures = 0;
     for (unsigned n = 1;; n++) {
@@ -120,7 +105,7 @@ static void all_fail_once(enum vbd_blkif_way way)
     }
     print_message("%u failures\n", failures);
     assert_true(failures > 5);
-    bed.setup.xen->ops = real_ops;
+    bed.setup.xen->ops = real;
     assert_int_equal(start_failing(0), 0);
     use();
     bed_close(&bed);

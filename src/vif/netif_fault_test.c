@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "base/test_alloc.h"
+#include "guest/test_failing_xen.h"
 #include "ring/netif_wire.h"
 #include "vif/test_netif.h"
 
@@ -156,39 +157,11 @@ static void test_requests(void **state)
     }
 }
 
-static const struct xen_ops *real_ops;
-
-static void *map_ring(struct xen *x, xen_domid domid, const uint32_t *refs, unsigned count, int *ret)
-{
-    *ret = -EINVAL;
-    return alloc_fails() ? NULL : real_ops->map_ring(x, domid, refs, count, ret);
-}
-
-static int bind_port(struct xen *x, xen_domid domid, uint32_t remote_port)
-{
-    return alloc_fails() ? -EINVAL : real_ops->bind(x, domid, remote_port);
-}
-
-static void map_pages(struct xen *x, xen_domid domid, struct xen_map *maps, unsigned count, bool writable)
-{
-    if (!alloc_fails()) {
-        real_ops->map(x, domid, maps, count, writable);
-        return;
-    }
-    for (unsigned i = 0; i < count; i++) {
-        maps[i].page = NULL;
-        maps[i].status = -EINVAL;
-    }
-}
-
 /* What the hypervisor is asked for fails, too. */
 static void xen_may_fail(struct control *c, struct xen_ops *ops)
 {
     struct netif_card *card = c->bed.vif->netif;
-    *ops = *(real_ops = card->control.xen->ops);
-    ops->map_ring = map_ring;
-    ops->bind = bind_port;
-    ops->map = map_pages;
+    *ops = failing_xen(card->control.xen->ops);
     card->control.xen->ops = ops;
     for (unsigned i = 0; i < c->bed.front.queues; i++)
         card->queue[i].xen->ops = ops;
