@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include "base/test_fds.h"
 #include "control/link.h"
 
 struct pair {
@@ -34,14 +35,6 @@ static void pair_close(struct pair p)
 {
     close(p.a);
     close(p.b);
-}
-
-static int open_fds(void)
-{
-    int n = 0;
-    for (int fd = 0; fd < 1024; fd++)
-        if (fcntl(fd, F_GETFD) >= 0) n++;
-    return n;
 }
 
 /* Send raw bytes and descriptors, past link_send()'s own checks. */
@@ -66,7 +59,7 @@ static void send_raw(int sock, const char *text, size_t len, const int *fds, uns
 static void refuse(const char *text, unsigned fds, const char *expected)
 {
     struct pair p = pair_new();
-    int before = open_fds();
+    unsigned before = open_fds();
     int event = eventfd(0, EFD_CLOEXEC), list[253];
     for (unsigned i = 0; i < fds; i++)
         list[i] = event;
@@ -84,7 +77,7 @@ static void refuse(const char *text, unsigned fds, const char *expected)
 static void round_trip(void **state)
 {
     struct pair p = pair_new();
-    int before = open_fds();
+    unsigned before = open_fds();
     json_t *body = link_request(7, "configure", json_pack("{s:s}", "name", "d1"));
     int fd = eventfd(41, EFD_CLOEXEC | EFD_NONBLOCK);
     const char *names[] = {"layer0", "held:state"};
@@ -216,7 +209,7 @@ static void oversized(void **state)
     big[0] = '{';
     big[LINK_MESSAGE_MAX] = '}';
     int event = eventfd(0, EFD_CLOEXEC);
-    int before = open_fds();
+    unsigned before = open_fds();
     send_raw(p.a, big, LINK_MESSAGE_MAX + 1, &event, 1);
     send_raw(p.a, "{\"method\":\"m\"}", 14, NULL, 0);
     struct link_msg m;

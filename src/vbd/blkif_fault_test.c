@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Whatever a blkif ring needs when it is started fails once: nothing is left of it then, and the next start works. */
-#include <dirent.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/test_alloc.h"
+#include "base/test_fds.h"
 #include "guest/test_failing_xen.h"
 #include "vbd/test_blkfront.h"
 
@@ -40,17 +40,6 @@ int __wrap_timerfd_create(int clock, int flags)
 
 /* ---- */
 
-static unsigned descriptors(void)
-{
-    unsigned n = 0;
-    DIR *d = opendir("/proc/self/fd");
-    assert_non_null(d);
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n;
-}
-
 static int start_failing(unsigned n)
 {
     struct errmsg e = {""};
@@ -77,7 +66,7 @@ static void check_nothing_is_left(unsigned descriptors_before)
     assert_int_equal(sim_ports_used(bed.sim, SIM_HOST), 0);
     assert_int_equal(atomic_load(&bed.budget.used), 0);
     assert_int_equal(atomic_load(&bed.budget.rings), 0);
-    assert_int_equal(descriptors(), descriptors_before);
+    assert_int_equal(open_fds(), descriptors_before);
 }
 
 static void all_fail_once(enum vbd_blkif_way way)
@@ -89,7 +78,7 @@ static void all_fail_once(enum vbd_blkif_way way)
     vbd_blkif_stop(bed.vbd, 0);
     const struct xen_ops *real = bed.setup.xen->ops, failing = failing_xen(real);
     bed.setup.xen->ops = &failing;
-    unsigned before = descriptors(), failures = 0;
+    unsigned before = open_fds(), failures = 0;
     for (unsigned n = 1;; n++) {
         int ret = start_failing(n);
         if (ret == 0) {

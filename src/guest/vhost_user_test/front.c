@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/vhost_user_test/front.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/test_fds.h"
 #include "guest/notify.h"
 
 /* ---- the device that takes notes ---- */
@@ -415,13 +415,7 @@ unsigned count_open_fds(void)
 {
     while (guest_fd_drops() > 0)
         usleep(100);
-    unsigned n = 0;
-    DIR *d = opendir("/proc/self/fd");
-    assert_non_null(d);
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n;
+    return open_fds();
 }
 
 static unsigned fds_before;
