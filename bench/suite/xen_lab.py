@@ -275,8 +275,9 @@ def judge(section):
         more_s, more = (row.series[DEFAULT].median() - row.series[kernel].median() for row in (cost, flushes))
         if more_s > 0 and more > 0:
             section.notes.append(f"{flushes.label}: {more:.1f} more with {DEFAULT}; its processor time is {more_s / more * 1e6:.0f} us more for each.")
-    section.notes.append("Under QEMU without KVM every instruction is emulated, and each change of address spaces empties a TLB (`info jit`, all of the machine): these compare two back ends in one run, and say nothing of "
-                         "hardware. dom0's processor time is the hypervisor's account.")
+    section.notes.append("Under QEMU without KVM every instruction is emulated, and each change of address spaces empties a TLB (`info jit`, all of "
+                         "the machine): these compare two back ends in one run, and say nothing of hardware. dom0's processor time is the "
+                         "hypervisor's account.")
 
 
 def _sections(bed, dom0_kind, title_end):
