@@ -76,7 +76,9 @@ static void all_fail_once(enum vbd_blkif_way way)
     bed_serve(&bed, &c);
     use();
     vbd_blkif_stop(bed.vbd, 0);
-    const struct xen_ops *real = bed.setup.xen->ops, failing = failing_xen(real);
+    const struct xen_ops *real = bed.setup.xen->ops;
+    struct xen_ops failing = failing_xen(real);
+    failing.map = real->map; /* by the queue's thread: the count is this one's */
     bed.setup.xen->ops = &failing;
     unsigned before = open_fds(), failures = 0;
     for (unsigned n = 1;; n++) {
